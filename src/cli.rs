@@ -1,0 +1,536 @@
+//! The command line: which commands and options there are, and what is said when they are misused. Options choose where,
+//! how loud and on which device; what changes a trained result stands in the recipe, or in `--set`, which is recorded.
+
+use std::path::PathBuf;
+
+use clap::builder::RangedU64ValueParser;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{Args, Parser, Subcommand};
+
+use crate::error::{Error, nearest};
+
+/// The version of the tensor library this was built against; Cargo.toml pins it exactly.
+const BURN: &str = "0.22.1";
+
+/// Devices that `--device` may name; the build decides which of them exist.
+pub const DEVICES: [&str; 6] = ["flex", "ndarray", "cuda", "wgpu", "vulkan", "metal"];
+
+/// Distil many-step diffusion language models into few-step ones, and show what that cost.
+#[derive(Debug, Parser)]
+#[command(name = "fewstep", version, long_version = long_version(), arg_required_else_help = true)]
+#[command(subcommand_required = true, disable_help_subcommand = true, max_term_width = 100)]
+#[command(after_help = "Examples:
+  fewstep recipe list
+  fewstep run tiny
+  fewstep sample runs/tiny --steps 8 --trace")]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+    #[command(flatten)]
+    pub global: Global,
+}
+
+/// Options of every command.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Global options")]
+pub struct Global {
+    /// Device to compute on: flex, ndarray, cuda[:n], wgpu, vulkan or metal
+    #[arg(long, global = true, value_name = "DEVICE", default_value = "flex", value_parser = device)]
+    pub device: String,
+    /// CPU threads to use [default: all]
+    #[arg(long, global = true, value_name = "N", value_parser = from_one())]
+    pub threads: Option<usize>,
+    /// Print the result as JSON on stdout
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Print no progress, only warnings and errors
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub quiet: bool,
+    /// Print more detail
+    #[arg(short, long, global = true)]
+    pub verbose: bool,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Do what a study still lacks: train, distil, evaluate, report; the same command resumes
+    #[command(after_help = "Examples:
+  fewstep run tiny
+  fewstep run my.toml --only student --device cuda:0
+  fewstep run my.toml --set models.student.train.steps=500 --out runs/short")]
+    Run {
+        /// A recipe file, or the name of a built-in recipe
+        recipe: String,
+        /// Do only this model and what it needs
+        #[arg(long, value_name = "NAME")]
+        only: Option<String>,
+        /// Directory of the run [default: runs/<recipe>]
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
+        /// Override a key of the recipe, as in `--set train.steps=500`; may be repeated
+        #[arg(long, value_name = "KEY=VALUE")]
+        set: Vec<String>,
+    },
+    /// Write text with a trained model
+    #[command(after_help = "Examples:
+  fewstep sample runs/tiny --steps 8 -n 4
+  fewstep sample runs/tiny --model student --prompt \"mia has\" --trace
+  fewstep sample runs/tiny --infill \"mia has _ apples .\" --temperature 0.8")]
+    Sample(Sample),
+    /// Measure quality and speed of the models of a run
+    #[command(after_help = "Examples:
+  fewstep eval runs/tiny
+  fewstep eval runs/tiny --only student --device cuda")]
+    Eval {
+        /// Directory of a run
+        run: PathBuf,
+        /// Only this model
+        #[arg(long, value_name = "NAME")]
+        only: Option<String>,
+    },
+    /// Draw tables and plots from results
+    #[command(after_help = "Examples:
+  fewstep report runs/tiny
+  fewstep report runs/tiny/results.json --out reports/tiny")]
+    Report {
+        /// Directory of a run, or its results.json
+        results: PathBuf,
+        /// Directory to write to [default: beside the results]
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
+    },
+    /// Compare results with a baseline; exit code 1 if quality got worse
+    #[command(after_help = "Examples:
+  fewstep gate runs/tiny --baseline reports/tiny/results.json
+  fewstep gate runs/tiny --baseline old.json --strict --junit gate.xml")]
+    Gate {
+        /// Directory of a run, or its results.json
+        results: PathBuf,
+        /// Results to compare with
+        #[arg(long, value_name = "RESULTS.JSON")]
+        baseline: PathBuf,
+        /// Fail on inconclusive speed metrics too
+        #[arg(long)]
+        strict: bool,
+        /// Compare although device, dtype, data or batch size differ
+        #[arg(long)]
+        allow_mismatch: bool,
+        /// Also write the verdicts as JUnit XML
+        #[arg(long, value_name = "FILE")]
+        junit: Option<PathBuf>,
+    },
+    /// Write a model in the layout other tools read: weights, tokenizer, recipe
+    #[command(after_help = "Examples:
+  fewstep export runs/tiny --out student
+  fewstep export runs/tiny --model teacher --out teacher")]
+    Export {
+        /// Directory of a run
+        run: PathBuf,
+        /// Which model of the run [default: the last]
+        #[arg(long, value_name = "NAME")]
+        model: Option<String>,
+        /// Directory to write to; must not exist
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+    },
+    /// Show what a checkpoint holds: tensors, metadata, recipe, hash, values that are not finite
+    #[command(after_help = "Examples:
+  fewstep inspect runs/tiny
+  fewstep inspect model.safetensors --against expected.safetensors")]
+    Inspect {
+        /// A run, an export or a checkpoint directory, or a .safetensors file
+        path: PathBuf,
+        /// Also compare names, shapes and values with this file
+        #[arg(long, value_name = "FILE")]
+        against: Option<PathBuf>,
+    },
+    /// List, copy, check and compare recipes
+    #[command(subcommand_required = true, arg_required_else_help = true, disable_help_subcommand = true)]
+    #[command(after_help = "Examples:
+  fewstep recipe list
+  fewstep recipe copy tiny my.toml
+  fewstep recipe check my.toml")]
+    Recipe {
+        #[command(subcommand)]
+        command: RecipeCommand,
+    },
+}
+
+/// What to do with recipes.
+#[derive(Debug, Subcommand)]
+pub enum RecipeCommand {
+    /// List the recipes inside this binary
+    #[command(after_help = "Examples:
+  fewstep recipe list
+  fewstep recipe list --json")]
+    List,
+    /// Copy a built-in recipe to a file; never overwrites
+    #[command(after_help = "Examples:
+  fewstep recipe copy tiny
+  fewstep recipe copy tiny my.toml")]
+    Copy {
+        /// Name of a built-in recipe
+        name: String,
+        /// File to write [default: <name>.toml]
+        to: Option<PathBuf>,
+    },
+    /// Check a recipe without training: keys, contradictions, memory
+    #[command(after_help = "Examples:
+  fewstep recipe check my.toml
+  fewstep recipe check tiny --set models.student.train.batch=64")]
+    Check {
+        /// A recipe file, or the name of a built-in recipe
+        recipe: String,
+        /// Override a key of the recipe, as in `--set train.steps=500`; may be repeated
+        #[arg(long, value_name = "KEY=VALUE")]
+        set: Vec<String>,
+    },
+    /// Show which keys differ between two recipes
+    #[command(after_help = "Examples:
+  fewstep recipe diff tiny my.toml
+  fewstep recipe diff runs/a/recipe.toml runs/b/recipe.toml")]
+    Diff {
+        /// A recipe file, or the name of a built-in recipe
+        old: String,
+        /// Another one
+        new: String,
+    },
+}
+
+/// How to write text. What is not given is as the recipe has it.
+#[derive(Debug, Clone, Args)]
+pub struct Sample {
+    /// Directory of a run or an export
+    pub dir: PathBuf,
+    /// Which model of the run [default: the last]
+    #[arg(long, value_name = "NAME")]
+    pub model: Option<String>,
+    /// Denoising steps
+    #[arg(long, value_name = "K", value_parser = from_one())]
+    pub steps: Option<usize>,
+    /// How many texts
+    #[arg(short = 'n', value_name = "N", default_value = "4", value_parser = from_one())]
+    pub n: usize,
+    /// Seed of the random numbers: the same one writes the same texts
+    #[arg(long, value_name = "S", default_value = "0")]
+    pub seed: u64,
+    /// Text to go on from
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true, conflicts_with = "infill")]
+    pub prompt: Option<String>,
+    /// Text with `_` or `·` for each word to fill in
+    #[arg(long, value_name = "TEMPLATE", allow_hyphen_values = true, value_parser = template)]
+    pub infill: Option<String>,
+    /// Divide logits by this; below 1 is bolder
+    #[arg(long, value_name = "T", allow_negative_numbers = true, value_parser = positive)]
+    pub temperature: Option<f64>,
+    /// Draw among the K likeliest tokens only
+    #[arg(long, value_name = "K", allow_negative_numbers = true, value_parser = from_one())]
+    pub top_k: Option<usize>,
+    /// Draw among the likeliest tokens that hold this probability only
+    #[arg(long, value_name = "P", allow_negative_numbers = true, value_parser = probability)]
+    pub top_p: Option<f64>,
+    /// Beams of a beam search instead of random draws; autoregressive models only
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = from_one())]
+    pub beam: Option<usize>,
+    /// Exponent of the length that beam scores are divided by
+    #[arg(long, value_name = "A", allow_negative_numbers = true, value_parser = finite, requires = "beam")]
+    pub length_penalty: Option<f64>,
+    /// Show the text after every step, and write trace.html
+    #[arg(long)]
+    pub trace: bool,
+}
+
+fn from_one() -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(1..)
+}
+
+fn finite(text: &str) -> Result<f64, String> {
+    text.parse().ok().filter(|x: &f64| x.is_finite()).ok_or_else(|| "it must be a number".to_string())
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    finite(text).ok().filter(|x| *x > 0.0).ok_or_else(|| "it must be a number above 0".to_string())
+}
+
+fn probability(text: &str) -> Result<f64, String> {
+    positive(text).ok().filter(|x| *x <= 1.0).ok_or_else(|| "it must be above 0 and at most 1".to_string())
+}
+
+fn template(text: &str) -> Result<String, String> {
+    match text.split_whitespace().any(|word| word == "_" || word == "·") {
+        true => Ok(text.to_string()),
+        false => Err("it has no word to fill in; write `_` for each".to_string()),
+    }
+}
+
+fn device(text: &str) -> Result<String, String> {
+    let (name, index) = text.split_once(':').map_or((text, None), |(name, index)| (name, Some(index)));
+    let indexed = index.is_none_or(|i| name == "cuda" && i.parse::<usize>().is_ok() && !i.starts_with('+'));
+    match DEVICES.contains(&name) && indexed {
+        true => Ok(text.to_string()),
+        false => match nearest(name, DEVICES).filter(|near| *near != name) {
+            Some(near) => Err(format!("did you mean `{near}`?")),
+            None => Err("it is one of flex, ndarray, cuda, cuda:0, wgpu, vulkan, metal".to_string()),
+        },
+    }
+}
+
+/// The features of this build, in the order of Cargo.toml.
+fn features() -> String {
+    let all = [
+        ("flex", cfg!(feature = "flex")),
+        ("ndarray", cfg!(feature = "ndarray")),
+        ("x86-v4", cfg!(feature = "x86-v4")),
+        ("cuda", cfg!(feature = "cuda")),
+        ("cuda-nvrtc", cfg!(feature = "cuda-nvrtc")),
+        ("wgpu", cfg!(feature = "wgpu")),
+        ("vulkan", cfg!(feature = "vulkan")),
+        ("metal", cfg!(feature = "metal")),
+        ("faults", cfg!(feature = "faults")),
+    ];
+    let on: Vec<&str> = all.iter().filter(|(_, on)| *on).map(|(name, _)| *name).collect();
+    if on.is_empty() { "none".to_string() } else { on.join(" ") }
+}
+
+/// What `--version` prints below the name; clap keeps it as long as the process lives.
+fn long_version() -> &'static str {
+    let text = format!("{}\nburn {BURN}\nfeatures: {}", env!("CARGO_PKG_VERSION"), features());
+    Box::leak(text.into_boxed_str())
+}
+
+/// A misuse of the command line in this crate's form (exit 2); help and version are no misuse and none of its business.
+pub fn usage_error(e: &clap::Error) -> Error {
+    let one = |kind| match e.get(kind) {
+        Some(ContextValue::String(text)) => Some(text.clone()),
+        Some(ContextValue::Strings(texts)) => texts.first().cloned(),
+        _ => None,
+    };
+    let argument = one(ContextKind::InvalidArg).unwrap_or_default();
+    let value = one(ContextKind::InvalidValue).unwrap_or_default();
+    let command = misused(e);
+    let help = format!("`{command} --help` shows what there is");
+    match e.kind() {
+        ErrorKind::InvalidSubcommand => {
+            let typed = one(ContextKind::InvalidSubcommand).unwrap_or_default();
+            let hint = match one(ContextKind::SuggestedSubcommand).or_else(|| elsewhere(&typed)) {
+                Some(near) if near.contains(' ') => format!("did you mean `{near}`?"),
+                Some(near) => format!("did you mean `{command} {near}`?"),
+                None => help,
+            };
+            Error::usage(format!("unknown command `{typed}`")).hint(hint)
+        }
+        ErrorKind::UnknownArgument => {
+            let what = if argument.starts_with('-') { "unknown option" } else { "unexpected argument" };
+            let hint = match one(ContextKind::SuggestedArg) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => help,
+            };
+            Error::usage(format!("{what} `{argument}` of `{command}`")).hint(hint)
+        }
+        ErrorKind::InvalidValue | ErrorKind::ValueValidation if value.is_empty() => {
+            Error::usage(format!("`{argument}` needs a value")).hint(help)
+        }
+        ErrorKind::InvalidValue | ErrorKind::ValueValidation => {
+            let reason = std::error::Error::source(e).map(|s| s.to_string()).unwrap_or_default();
+            let name = argument.split([' ', '=']).next().unwrap_or_default();
+            let error = Error::usage(format!("`{name}` cannot be `{value}`"));
+            if reason.is_empty() { error.hint(help) } else { error.hint(reason) }
+        }
+        ErrorKind::MissingRequiredArgument => {
+            let missing = match e.get(ContextKind::InvalidArg) {
+                Some(ContextValue::Strings(all)) => all.iter().map(|a| format!("`{a}`")).collect::<Vec<_>>().join(", "),
+                _ => format!("`{argument}`"),
+            };
+            Error::usage(format!("`{command}` lacks {missing}")).hint(format!("`{command} --help` shows examples"))
+        }
+        ErrorKind::ArgumentConflict => {
+            let prior = one(ContextKind::PriorArg).unwrap_or_default();
+            match prior == argument || prior.is_empty() {
+                true => Error::usage(format!("`{argument}` may be given only once")).hint(help),
+                false => Error::usage(format!("`{argument}` and `{prior}` exclude each other")).hint("keep one of them"),
+            }
+        }
+        _ => {
+            let text = e.render().to_string();
+            let line = text.lines().next().unwrap_or_default();
+            Error::usage(line.strip_prefix("error: ").unwrap_or(line)).hint(help)
+        }
+    }
+}
+
+/// The command whose use was wrong, as typed: `fewstep recipe copy`.
+fn misused(e: &clap::Error) -> String {
+    let usage = match e.get(ContextKind::Usage) {
+        Some(ContextValue::StyledStr(text)) => text.to_string(),
+        _ => String::new(),
+    };
+    let words: Vec<&str> = usage
+        .split_whitespace()
+        .skip_while(|word| *word != "fewstep")
+        .take_while(|word| word.chars().all(|c| c.is_ascii_lowercase()))
+        .collect();
+    if words.is_empty() { "fewstep".to_string() } else { words.join(" ") }
+}
+
+/// Words that other tools have for these commands.
+fn elsewhere(typed: &str) -> Option<String> {
+    let near = match typed {
+        "train" | "distil" | "distill" | "resume" | "fit" => "fewstep run",
+        "generate" | "infill" => "fewstep sample",
+        "evaluate" | "test" | "bench" => "fewstep eval",
+        "plot" => "fewstep report",
+        "compare" => "fewstep gate",
+        "check" | "validate" => "fewstep recipe check",
+        "list" | "ls" => "fewstep recipe list",
+        "copy" | "cp" => "fewstep recipe copy",
+        "diff" => "fewstep recipe diff",
+        "show" | "info" => "fewstep inspect",
+        "help" => "fewstep --help",
+        _ => return None,
+    };
+    Some(near.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(line.split_whitespace())
+    }
+
+    fn said(line: &str) -> String {
+        match parse(line) {
+            Ok(cli) => panic!("`{line}` was understood: {cli:?}"),
+            Err(e) => usage_error(&e).to_string(),
+        }
+    }
+
+    /// Every command with its full name.
+    fn all(command: &clap::Command, name: &str, into: &mut Vec<(String, clap::Command)>) {
+        into.push((name.to_string(), command.clone()));
+        for sub in command.get_subcommands() {
+            all(sub, &format!("{name} {}", sub.get_name()), into);
+        }
+    }
+
+    fn commands() -> Vec<(String, clap::Command)> {
+        let mut list = Vec::new();
+        all(&Cli::command(), "fewstep", &mut list);
+        list
+    }
+
+    #[test]
+    fn the_definitions_are_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_ends_its_help_in_two_or_three_examples_that_parse() {
+        for (name, command) in commands() {
+            let help = command.get_after_help().map(|h| h.to_string()).unwrap_or_default();
+            let examples: Vec<&str> = help.lines().filter_map(|l| l.strip_prefix("  ")).collect();
+            assert!((2..=3).contains(&examples.len()), "{name}: {examples:?}");
+            for example in examples {
+                // Quoted words stay one argument, as in a shell.
+                let words: Vec<String> = example
+                    .split('"')
+                    .enumerate()
+                    .flat_map(|(n, part)| match n % 2 {
+                        0 => part.split_whitespace().map(str::to_string).collect::<Vec<_>>(),
+                        _ => vec![part.to_string()],
+                    })
+                    .collect();
+                assert!(example.starts_with(&name), "{name}: {example}");
+                Cli::try_parse_from(words).unwrap_or_else(|e| panic!("{example}: {e}"));
+            }
+        }
+    }
+
+    #[test]
+    fn global_options_stand_before_or_after_the_command() {
+        let cli = parse("fewstep --json run a.toml --device cuda:1 --threads 3 -v --set a=1 --set b.c=x").unwrap();
+        assert!(cli.global.json && cli.global.verbose && !cli.global.quiet);
+        assert_eq!((cli.global.device.as_str(), cli.global.threads), ("cuda:1", Some(3)));
+        match cli.command {
+            Command::Run { recipe, set, .. } => assert_eq!((recipe.as_str(), set.len()), ("a.toml", 2)),
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(parse("fewstep recipe list").unwrap().global.device, "flex");
+    }
+
+    #[test]
+    fn only_commands_that_read_a_recipe_take_set() {
+        for line in ["run x", "recipe check x"] {
+            assert!(parse(&format!("fewstep {line} --set a=1")).is_ok());
+        }
+        assert!(said("fewstep eval x --set a=1").starts_with("error: unknown option `--set` of `fewstep eval`\n"));
+    }
+
+    #[test]
+    fn a_misspelt_command_or_option_is_told_the_nearest_one() {
+        for (line, expected) in [
+            ("fewstep rnu x", "error: unknown command `rnu`\n\nhint: did you mean `fewstep run`?"),
+            ("fewstep smaple x", "error: unknown command `smaple`\n\nhint: did you mean `fewstep sample`?"),
+            ("fewstep train x", "error: unknown command `train`\n\nhint: did you mean `fewstep run`?"),
+            ("fewstep xyzzy", "error: unknown command `xyzzy`\n\nhint: `fewstep --help` shows what there is"),
+            ("fewstep recipe lst", "error: unknown command `lst`\n\nhint: did you mean `fewstep recipe list`?"),
+            (
+                "fewstep sample x --stpes 3",
+                "error: unknown option `--stpes` of `fewstep sample`\n\nhint: did you mean `--steps`?",
+            ),
+        ] {
+            assert_eq!(said(line), expected);
+        }
+    }
+
+    #[test]
+    fn every_verb_with_two_letters_swapped_is_told_the_verb() {
+        for (name, _) in commands().into_iter().filter(|(name, _)| name.contains(' ')) {
+            let mut letters: Vec<char> = name.chars().collect();
+            let last = letters.len();
+            letters.swap(last - 2, last - 1);
+            let typed: String = letters.into_iter().collect();
+            assert!(said(&typed).ends_with(&format!("hint: did you mean `{name}`?")), "{typed}: {}", said(&typed));
+        }
+    }
+
+    #[test]
+    fn values_that_make_no_sense_are_refused_with_the_reason() {
+        for (line, expected) in [
+            ("fewstep sample x --temperature -1", "`--temperature` cannot be `-1`\n\nhint: it must be a number above 0"),
+            ("fewstep sample x --temperature nan", "`--temperature` cannot be `nan`\n\nhint: it must be a number above 0"),
+            ("fewstep sample x --top-p 1.5", "`--top-p` cannot be `1.5`\n\nhint: it must be above 0 and at most 1"),
+            ("fewstep sample x -n 0", "`-n` cannot be `0`\n\nhint: 0 is not in 1..18446744073709551615"),
+            ("fewstep sample x --infill abc", "`--infill` cannot be `abc`\n\nhint: it has no word to fill in; write `_` for each"),
+            ("fewstep eval x --device cdua", "`--device` cannot be `cdua`\n\nhint: did you mean `cuda`?"),
+            (
+                "fewstep eval x --device cuda:x",
+                "`--device` cannot be `cuda:x`\n\nhint: it is one of flex, ndarray, cuda, cuda:0, wgpu, vulkan, metal",
+            ),
+            ("fewstep run x --out", "`--out <DIR>` needs a value\n\nhint: `fewstep run --help` shows what there is"),
+            ("fewstep gate x", "`fewstep gate` lacks `--baseline <RESULTS.JSON>`\n\nhint: `fewstep gate --help` shows examples"),
+            ("fewstep eval x -q -v", "`--quiet` and `--verbose` exclude each other\n\nhint: keep one of them"),
+        ] {
+            assert_eq!(said(line), format!("error: {expected}"), "{line}");
+        }
+    }
+
+    #[test]
+    fn the_long_version_names_the_tensor_library_and_the_features() {
+        let text = Cli::command().render_long_version();
+        assert!(text.contains(env!("CARGO_PKG_VERSION")) && text.contains("burn 0.22.1") && text.contains("features: "));
+        assert!(include_str!("../Cargo.toml").contains(&format!("={BURN}")));
+    }
+
+    #[test]
+    fn help_fits_100_columns() {
+        for (name, mut command) in commands() {
+            let help = command.render_long_help().to_string();
+            assert!(help.lines().all(|l| l.chars().count() <= 100), "{name}:\n{help}");
+        }
+    }
+}

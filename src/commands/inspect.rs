@@ -1,0 +1,94 @@
+//! `inspect`: what is in a model directory or a safetensors file, and how near its outputs are to stored ones.
+
+use std::path::Path;
+
+use burn::prelude::*;
+use serde_json::json;
+
+use crate::error::{Error, Result};
+use crate::export;
+use crate::model::{Denoise, Noised, State, params, token_tensor};
+use crate::weights::{self, NonFinite};
+use crate::{fs, term};
+
+/// Prints tensors, sizes, finiteness and hash; with `against`, compares logits on stored inputs.
+pub fn run(path: &Path, against: Option<&Path>, as_json: bool, device: &Device) -> Result<()> {
+    let (file, dir) = match path.is_dir() {
+        true => {
+            let dir = crate::commands::sample::model_dir(path, None)?;
+            (dir.join("model.safetensors"), Some(dir))
+        }
+        false => (path.to_path_buf(), None),
+    };
+    let weights = weights::read(&file, NonFinite::Allow)?;
+    let bad: usize = weights.tensors.values().map(|t| t.data.iter().filter(|v| !v.is_finite()).count()).sum();
+    let parameters: usize = weights.tensors.values().map(|t| t.data.len()).sum();
+    let sha = fs::sha256_file(&file)?;
+    let error = match (&dir, against) {
+        (Some(dir), Some(against)) => Some(largest_error(dir, against, device)?),
+        (None, Some(_)) => {
+            return Err(Error::usage("`--against` needs a model directory, not a single file").hint("give the directory that holds config.json"));
+        }
+        (_, None) => None,
+    };
+    if as_json {
+        let tensors: Vec<_> = weights.tensors.iter().map(|(n, t)| json!({ "name": n, "shape": t.shape })).collect();
+        let line = json!({ "file": file, "sha256": sha, "parameters": parameters, "non_finite": bad, "tensors": tensors,
+            "metadata": weights.metadata, "largest_absolute_error": error });
+        return term::out(format!("{line}"));
+    }
+    for (name, tensor) in &weights.tensors {
+        let top = tensor.data.iter().fold(0f32, |a, v| a.max(v.abs()));
+        term::out(format!("{name:<40} {:<16} largest |value| {top:.4}", format!("{:?}", tensor.shape)))?;
+    }
+    for (key, value) in &weights.metadata {
+        term::out(format!("metadata {key} = {value}"))?;
+    }
+    term::out(format!("{} tensors, {parameters} parameters, {bad} non-finite values, sha256 {sha}", weights.tensors.len()))?;
+    if let Some(error) = error {
+        term::out(format!("largest absolute error of the logits: {error:.3e}"))?;
+    }
+    Ok(())
+}
+
+/// The largest |logits - stored logits| of the model in `dir` on the inputs stored in `against`.
+fn largest_error(dir: &Path, against: &Path, device: &Device) -> Result<f64> {
+    let loaded = export::read(dir, device)?;
+    let stored = weights::read(against, NonFinite::Refuse)?;
+    let place = against.display();
+    let mut ints = weights::read_ints(against)?;
+    let Some(ids) = ints.remove("input_ids") else {
+        return Err(Error::input(format!("{place} has no integer tensor `input_ids`")));
+    };
+    let Some(want) = stored.tensors.get("logits") else {
+        return Err(Error::input(format!("{place} has no tensor `logits`")).hint("it needs `input_ids` [B, L], `logits` [B, L, V] and optionally `timesteps` [B]"));
+    };
+    let [b, l] = match ids.shape[..] {
+        [b, l] => [b, l],
+        _ => return Err(Error::input(format!("{place}: `input_ids` must be [B, L], but is {:?}", ids.shape))),
+    };
+    let v = loaded.model.vocab();
+    if want.shape != [b, l, v] {
+        return Err(Error::input(format!("{place}: `logits` must be {:?}, but is {:?}", [b, l, v], want.shape)));
+    }
+    if l > loaded.model.length() || ids.data.iter().any(|i| *i < 0 || *i > v as i64) {
+        return Err(Error::input(format!("{place}: `input_ids` must be below {} and at most {} long", v + 1, loaded.model.length())));
+    }
+    let t: Vec<f32> = match stored.tensors.get("timesteps") {
+        None => vec![0.0; b * l],
+        Some(t) if t.shape == [b] => t.data.iter().flat_map(|t| std::iter::repeat_n(*t, l)).collect(),
+        Some(t) if t.shape == [b, l] => t.data.clone(),
+        Some(t) => return Err(Error::input(format!("{place}: `timesteps` must be [{b}] or [{b}, {l}], but is {:?}", t.shape))),
+    };
+    let ids: Vec<u32> = ids.data.iter().map(|i| *i as u32).collect();
+    let input = Noised {
+        x: State::Tokens(token_tensor(&ids, l, device)),
+        t: Tensor::from_data(TensorData::new(t, [b, l]), device),
+        s: None,
+        clean: None,
+    };
+    let features = loaded.model.features(&input);
+    let d = features.dims()[2];
+    let got = params::floats(loaded.model.logits(features.reshape([b * l, d])));
+    Ok(got.iter().zip(&want.data).map(|(a, b)| f64::from((a - b).abs())).fold(0.0, f64::max))
+}

@@ -1,0 +1,141 @@
+//! The verbs: each reads what the command line named, does one thing, and says where the result is.
+
+pub mod device;
+pub mod inspect;
+pub mod recipe;
+pub mod run;
+pub mod sample;
+
+use std::path::{Path, PathBuf};
+
+use crate::cli::{self, Cli, Command, RecipeCommand};
+use crate::error::{Error, Kind, Result};
+use crate::eval::results::Results;
+use crate::model::draw::Filter;
+use crate::recipe::{self as recipes, Loaded};
+use crate::term::{self, Interrupt};
+use crate::{fs, gate, report};
+use run::Study;
+
+/// Does what the command line says.
+pub fn dispatch(cli: Cli) -> Result<()> {
+    let global = &cli.global;
+    let open = || device::open(&global.device);
+    match &cli.command {
+        Command::Run { recipe, only, out, set } => {
+            // The recipe is checked before any device is opened.
+            let loaded = recipes::load(recipe, set)?;
+            let study = Study::open(loaded, out.clone(), (open()?, &global.device), Interrupt::listen()?)?;
+            match only {
+                Some(name) => study.train(Some(name)),
+                None => study.run(),
+            }
+        }
+        Command::Eval { run, only } => {
+            let study = Study::open(stored(run)?, Some(run.clone()), (open()?, &global.device), Interrupt::listen()?)?;
+            if let Some(name) = only {
+                study.recipe.model(name)?;
+            }
+            let results = study.evaluate(only.as_deref())?;
+            term::out(report::summary::summary(&results))?;
+            term::out(format!("results {}", study.dir.join("results.json").display()))
+        }
+        Command::Sample(args) => sample::run(&request(args, global.json), &open()?),
+        Command::Report { results, out } => {
+            let path = results_file(results);
+            let loaded = Results::load(&path)?;
+            let dir = out.clone().unwrap_or_else(|| path.parent().unwrap_or(Path::new(".")).join("report"));
+            for file in report::write(&loaded, &dir)? {
+                term::out(format!("{}", file.display()))?;
+            }
+            Ok(())
+        }
+        Command::Gate { results, baseline, strict, allow_mismatch, junit } => {
+            judge(&results_file(results), baseline, (*strict, *allow_mismatch), junit.as_deref(), global.json)
+        }
+        Command::Export { run, model, out } => {
+            if out.exists() {
+                return Err(Error::usage(format!("{} is there already", out.display()))
+                    .hint("give a directory that does not exist yet"));
+            }
+            let study = Study::open(stored(run)?, Some(run.clone()), (open()?, &global.device), Interrupt::listen()?)?;
+            let name = match model {
+                Some(name) => name.clone(),
+                None => study.recipe.model.keys().last().cloned().unwrap_or_default(),
+            };
+            let path = run.join("results.json");
+            let results = if path.is_file() { Some(Results::load(&path)?) } else { None };
+            study.export(&name, out, results.as_ref())?;
+            term::out(format!("{}", out.display()))
+        }
+        Command::Inspect { path, against } => inspect::run(path, against.as_deref(), global.json, &open()?),
+        Command::Recipe { command } => match command {
+            RecipeCommand::List => recipe::list(global.json),
+            RecipeCommand::Copy { name, to } => recipe::copy(name, to.as_deref()),
+            RecipeCommand::Check { recipe, set } => recipe::check(recipe, set, &open()?, global.json),
+            RecipeCommand::Diff { old, new } => recipe::diff(old, new),
+        },
+    }
+}
+
+/// The recipe stored in a run directory; its relative paths stay relative to where the program is started.
+fn stored(run: &Path) -> Result<Loaded> {
+    let path = run.join("recipe.toml");
+    if !path.is_file() {
+        return Err(Error::input(format!("{} is not a run directory: it has no recipe.toml", run.display()))
+            .hint("`fewstep run quickstart` makes one in runs/quickstart"));
+    }
+    let mut loaded = recipes::load(&path.display().to_string(), &[])?;
+    loaded.base = PathBuf::from(".");
+    Ok(loaded)
+}
+
+/// results.json itself, or the one of a run directory.
+fn results_file(path: &Path) -> PathBuf {
+    if path.is_dir() { path.join("results.json") } else { path.to_path_buf() }
+}
+
+fn request(args: &cli::Sample, json: bool) -> sample::Request {
+    sample::Request {
+        path: args.dir.clone(),
+        model: args.model.clone(),
+        steps: args.steps,
+        n: args.n,
+        seed: args.seed,
+        prompt: args.prompt.clone(),
+        infill: args.infill.clone(),
+        filter: Filter { temperature: args.temperature.unwrap_or(1.0), top_k: args.top_k, top_p: args.top_p },
+        beam: args.beam,
+        length_penalty: args.length_penalty.unwrap_or(1.0),
+        trace: args.trace,
+        json,
+    }
+}
+
+fn judge(
+    candidate: &Path,
+    baseline: &Path,
+    (strict, allow_mismatch): (bool, bool),
+    junit: Option<&Path>,
+    json: bool,
+) -> Result<()> {
+    let (candidate, baseline) = (Results::load(candidate)?, Results::load(baseline)?);
+    // The limits are the candidate recipe's own.
+    let config = recipes::parse::parse::<recipes::Recipe>(&candidate.recipe, "the recipe in results.json", &[])?.value.gate;
+    let verdict = gate::judge(&baseline, &candidate, &config, allow_mismatch)?;
+    verdict.warnings.iter().for_each(|w| term::warn(w));
+    if let Some(path) = junit {
+        fs::write_atomic(path, gate::junit(&verdict, strict).as_bytes())?;
+    }
+    if let Some(path) = std::env::var_os("GITHUB_STEP_SUMMARY").filter(|p| !p.is_empty()) {
+        fs::append(Path::new(&path), gate::markdown_summary(&verdict, strict).as_bytes())?;
+    }
+    match json {
+        true => term::out(format!("{}", gate::json(&verdict, strict)?))?,
+        false => term::out(gate::text(&verdict, strict))?,
+    }
+    match verdict.passes(strict) {
+        true => Ok(()),
+        false => Err(Error::new(Kind::Gate, "the gate is closed: quality is not shown to be within its limits")),
+    }
+}

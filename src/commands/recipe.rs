@@ -1,0 +1,139 @@
+//! `recipe list | copy | check | diff`.
+
+use std::path::Path;
+use std::time::Instant;
+
+use burn::prelude::Device;
+use serde_json::json;
+
+use crate::data::{Data, DataConfig};
+use crate::error::{Error, Result};
+use crate::model::{Transformer, params};
+use crate::objective::{self, Objective, distill};
+use crate::recipe::{self as recipes, Recipe, builtin, parse};
+use crate::rng::StepRng;
+use crate::term;
+use crate::train::log::clock;
+
+/// Prints the built-in recipes.
+pub fn list(as_json: bool) -> Result<()> {
+    for (name, _, about) in builtin::ALL {
+        match as_json {
+            true => term::out(format!("{}", json!({ "name": name, "about": about })))?,
+            false => term::out(format!("{name:<14} {about}"))?,
+        }
+    }
+    Ok(())
+}
+
+/// Copies a built-in recipe to a file that is not there yet.
+pub fn copy(name: &str, to: Option<&Path>) -> Result<()> {
+    let Some(text) = builtin::find(name) else {
+        let error = Error::usage(format!("no built-in recipe `{name}`"));
+        return Err(match crate::error::nearest(name, builtin::names()) {
+            Some(near) => error.hint(format!("did you mean `{near}`?")),
+            None => error.hint("`fewstep recipe list` shows them"),
+        });
+    };
+    let default = format!("{name}.toml");
+    let to = to.unwrap_or(Path::new(&default));
+    if to.exists() {
+        return Err(Error::usage(format!("{} is there already", to.display())).hint("give another file name"));
+    }
+    crate::fs::write_atomic(to, text.as_bytes())?;
+    term::out(format!("{}", to.display()))
+}
+
+/// Prints the keys in which two recipes differ.
+pub fn diff(old: &str, new: &str) -> Result<()> {
+    let (a, b) = (recipes::load(old, &[])?, recipes::load(new, &[])?);
+    term::out(parse::diff(&a.text, &b.text, old, new)?)
+}
+
+/// What the sizes of a study come to.
+struct Estimate {
+    parameters: usize,
+    /// Bytes of weights, gradients, optimiser moments, average and teacher.
+    states: usize,
+    /// Bytes of activations kept for the backward pass, and of one chunk of logits.
+    activations: usize,
+    seconds_per_step: f64,
+    loss: f64,
+}
+
+/// Checks a recipe: keys, contradictions, data, memory and disk, and one real forward and backward pass per model.
+pub fn check(place: &str, sets: &[String], device: &Device, as_json: bool) -> Result<()> {
+    let loaded = recipes::load(place, sets)?;
+    let recipe = &loaded.recipe;
+    let cache = std::env::temp_dir().join(format!("fewstep-check-{}", std::process::id()));
+    let data = Data::prepare(&recipe.data, &loaded.base, &cache);
+    let _ = std::fs::remove_dir_all(&cache);
+    let data = data?;
+    let kind = if matches!(recipe.data, DataConfig::Story(_)) { "story" } else { "text" };
+    if !as_json {
+        term::out(format!("recipe   {}: {} models, all keys known", recipe.name, recipe.model.len()))?;
+        term::out(format!("data     {kind}, vocabulary {}, length {}", data.vocab(), data.length()))?;
+    }
+    let mut total = 0.0;
+    for name in recipe.training_order()? {
+        let model = recipe.model(name)?;
+        let e = dry_run(recipe, name, &data, device)?;
+        let seconds = e.seconds_per_step * (model.train.steps * model.train.accumulate) as f64;
+        total += seconds;
+        let megabytes = |bytes: usize| bytes as f64 / 1e6;
+        let disk = (model.train.keep + 1) * e.states;
+        if as_json {
+            term::out(format!("{}", json!({ "model": name, "parameters": e.parameters, "memory_bytes": e.states + e.activations,
+                "disk_bytes": disk, "loss": e.loss, "seconds": seconds })))?;
+            continue;
+        }
+        term::out(format!(
+            "model    {name}: {} parameters, about {:.0} MB memory, {:.0} MB disk; dry run loss {:.3}, gradients finite; about {}",
+            e.parameters,
+            megabytes(e.states + e.activations),
+            megabytes(disk),
+            e.loss,
+            clock(seconds)
+        ))?;
+    }
+    if !as_json {
+        term::out(format!("estimate {} of training", clock(total)))?;
+    }
+    Ok(())
+}
+
+/// One forward and backward pass of a model at its real batch and length.
+fn dry_run(recipe: &Recipe, name: &str, data: &Data, device: &Device) -> Result<Estimate> {
+    let config = recipe.model(name)?;
+    let network = recipe.network(name)?;
+    let (vocab, length, batch) = (data.vocab(), data.length(), config.train.batch);
+    let seed = recipe.seed(config);
+    let model = Transformer::init(network, vocab, length, seed, &device.clone().autodiff());
+    let x0 = data.batch(seed, 0, batch);
+    let rng = (StepRng::new(seed), 0);
+    let begin = Instant::now();
+    let teacher;
+    let rows = match &config.objective {
+        Objective::Sdtt(sdtt) => {
+            teacher = Transformer::init(network, vocab, length, seed, device);
+            distill::rows(sdtt, &teacher, &x0, length, sdtt.dt(0), rng, device)
+        }
+        other => match objective::data_rows(other, &x0, length, vocab, config.order.order(length), rng, device) {
+            Some(rows) => rows,
+            None => panic!("only distillation needs a teacher"),
+        },
+    };
+    let (loss, grads) = objective::backward(&model, &rows);
+    let norm = params::gradient_norm(&model, &grads);
+    let seconds_per_step = begin.elapsed().as_secs_f64();
+    if !loss.is_finite() || !norm.is_finite() {
+        return Err(Error::new(crate::error::Kind::NonFinite, format!("`{name}`: the dry run gives loss {loss}, gradient norm {norm}")));
+    }
+    let parameters = params::count(&model);
+    let copies = 4 + usize::from(config.train.ema.is_some()) + usize::from(matches!(config.objective, Objective::Sdtt(_)));
+    // Per block and position: residual, norms, q k v, attention out, the hidden layer twice, and the scores of each head.
+    let per_position = 10 * network.dim + 3 * network.hidden() + 2 * network.heads * length;
+    let activations = 4 * batch * length * (per_position * network.layers + 4 * network.dim)
+        + 12 * objective::chunk_rows(vocab).min(batch * length) * vocab;
+    Ok(Estimate { parameters, states: 4 * copies * parameters, activations, seconds_per_step, loss })
+}

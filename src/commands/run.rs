@@ -1,0 +1,404 @@
+//! `run`, `eval` and `export`: the stages of a study in its run directory, each skipped when its result is there.
+//!
+//! RUN/{recipe.toml, data/, models/NAME/{metrics.jsonl, step-*, final/, eval.json}, results.json, report/, export/NAME/}.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use burn::prelude::Device;
+use serde::{Deserialize, Serialize};
+
+use crate::data::Data;
+use crate::error::{Error, Kind, Result};
+use crate::eval::results::{Environment, ModelResult, Results, Role};
+use crate::eval::{self, Scorer};
+use crate::export::{self, Extras, LoadedModel, ModelCard};
+use crate::model::{Denoise, Oracle, params};
+use crate::objective::Objective;
+use crate::process::Corruption;
+use crate::recipe::{Loaded, ModelConfig, Recipe, parse};
+use crate::sample::Process;
+use crate::term::{self, Interrupt};
+use crate::train::{self, Job};
+use crate::weights::Weights;
+use crate::{fs, report};
+
+/// Recipe parts that may change between two runs in the same directory: they decide no trained weight.
+const FREE: [&str; 8] = [
+    "eval.*",
+    "gate.*",
+    "gate.*.*",
+    "export.*",
+    "model.*.train.log_every",
+    "model.*.train.save_every",
+    "model.*.train.keep",
+    "eval",
+];
+
+/// A study opened in its run directory, locked against a second process.
+pub struct Study {
+    pub recipe: Recipe,
+    pub text: String,
+    pub dir: PathBuf,
+    pub data: Data,
+    pub device: Device,
+    device_name: String,
+    interrupt: Interrupt,
+    _lock: fs::RunLock,
+}
+
+impl Study {
+    /// Opens `dir` (default `runs/<name>`) for `loaded`.
+    ///
+    /// Errors: another process in the directory, another recipe in it, data that cannot be read.
+    pub fn open(loaded: Loaded, dir: Option<PathBuf>, device: (Device, &str), interrupt: Interrupt) -> Result<Study> {
+        let Loaded { recipe, text, base } = loaded;
+        let dir = dir.unwrap_or_else(|| Path::new("runs").join(&recipe.name));
+        std::fs::create_dir_all(&dir).map_err(|e| Error::io("create", &dir, &e))?;
+        let lock = fs::RunLock::acquire(&dir)?;
+        fs::remove_stale_tmp(&dir)?;
+        let stored = dir.join("recipe.toml");
+        if stored.exists() {
+            let before = String::from_utf8_lossy(&fs::read_limited(&stored, 16 << 20)?).into_owned();
+            let changed = parse::allowed_changes(&before, &text, &FREE).map_err(|e| {
+                let mut error = Error::usage(format!("{} holds a run of another recipe", dir.display()));
+                error.causes = e.causes;
+                error.hint(format!("give another `--out DIR`, or remove {}", dir.display()))
+            })?;
+            if !changed.is_empty() {
+                term::note(&format!("changed since the last run here: {}", changed.join(", ")));
+            }
+        }
+        fs::write_atomic(&stored, text.as_bytes())?;
+        let data = Data::prepare(&recipe.data, &base, &dir.join("data"))?;
+        let (device, device_name) = device;
+        Ok(Study { recipe, text, dir, data, device, device_name: device_name.to_string(), interrupt, _lock: lock })
+    }
+
+    fn model_dir(&self, name: &str) -> PathBuf {
+        self.dir.join("models").join(name)
+    }
+
+    fn final_dir(&self, name: &str) -> PathBuf {
+        self.model_dir(name).join("final")
+    }
+
+    /// The finished model `name`.
+    pub fn finished(&self, name: &str) -> Result<LoadedModel> {
+        self.recipe.model(name)?;
+        let dir = self.final_dir(name);
+        if !dir.exists() {
+            return Err(Error::usage(format!("model `{name}` is not trained yet in {}", self.dir.display()))
+                .hint("run the recipe first: `fewstep run RECIPE`"));
+        }
+        fs::verify_manifest(&dir)?;
+        export::read(&dir, &self.device)
+    }
+
+    /// Trains what is missing: every model, or `only` and its teachers.
+    pub fn train(&self, only: Option<&str>) -> Result<()> {
+        let mut wanted: Vec<&str> = Vec::new();
+        if let Some(name) = only {
+            let mut at = Some(name);
+            while let Some(name) = at {
+                wanted.push(name);
+                at = Recipe::teacher(self.recipe.model(name)?);
+            }
+        }
+        for name in self.recipe.training_order()? {
+            if only.is_none() || wanted.contains(&name) {
+                self.train_model(name)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn train_model(&self, name: &str) -> Result<()> {
+        let model = self.recipe.model(name)?;
+        let (dir, fingerprint) = (self.model_dir(name), self.recipe.fingerprint(name)?);
+        let last = self.final_dir(name);
+        if let Ok(manifest) = fs::verify_manifest(&last) {
+            if manifest.extra["fingerprint"].as_str() == Some(&fingerprint) {
+                return Ok(());
+            }
+            return Err(Error::usage(format!("`{name}` in {} was trained by another recipe", dir.display()))
+                .hint(format!("give another `--out DIR`, or remove {}", dir.display())));
+        }
+        std::fs::create_dir_all(&dir).map_err(|e| Error::io("create", &dir, &e))?;
+        let network = self.recipe.network(name)?;
+        let teacher = match Recipe::teacher(model) {
+            Some(teacher) => {
+                let tensors = params::export(&self.finished(teacher)?.model);
+                Some(Weights { tensors, ..Weights::default() })
+            }
+            None => None,
+        };
+        let (vocab, length, seed) = (self.data.vocab(), self.data.length(), self.recipe.seed(model));
+        let batch = model.train.batch;
+        let draw = |part: u64| self.data.batch(seed, part, batch);
+        let trained = train::train(&Job {
+            name,
+            dir: &dir,
+            config: &model.train,
+            objective: &model.objective,
+            network,
+            order: model.order.order(length),
+            vocab,
+            length,
+            seed,
+            batch: &draw,
+            start: teacher.as_ref(),
+            fingerprint: &fingerprint,
+            device: &self.device,
+            interrupt: &self.interrupt,
+        })?;
+        let card = self.card(name, model, (trained.tokens, trained.seconds))?;
+        fs::commit_dir(&dir, "final", |tmp| {
+            let extras = Extras { tokenizer: Some(&self.data.tokenizer()), recipe: &self.text, results: None };
+            export::write(tmp, &card, trained.weights.clone(), &extras)?;
+            let extra = serde_json::json!({ "fingerprint": fingerprint, "seconds": trained.seconds, "loss": trained.last_loss });
+            fs::write_manifest(tmp, extra).map(|_| ())
+        })?;
+        term::note(&format!("{name}: trained in {} ({} parameters)", train::log::clock(trained.seconds), {
+            trained.weights.values().map(|t| t.data.len()).sum::<usize>()
+        }));
+        Ok(())
+    }
+
+    fn card(&self, name: &str, model: &ModelConfig, (tokens, seconds): (u64, f64)) -> Result<ModelCard> {
+        Ok(ModelCard {
+            architectures: vec!["FewstepTransformer".into()],
+            model_type: "fewstep".into(),
+            fewstep_version: env!("CARGO_PKG_VERSION").into(),
+            name: name.into(),
+            vocab_size: self.data.vocab(),
+            mask_token_id: self.data.vocab(),
+            max_position_embeddings: self.data.length(),
+            network: self.recipe.network(name)?.clone(),
+            order: model.order,
+            schedule: self.recipe.schedule(model),
+            corruption: Corruption::Absorb,
+            objective: model.objective.clone(),
+            seed: self.recipe.seed(model),
+            train_steps: model.train.steps,
+            train_tokens: tokens,
+            train_seconds: seconds,
+        })
+    }
+
+    /// Evaluates what is missing and writes results.json.
+    pub fn evaluate(&self, only: Option<&str>) -> Result<Results> {
+        let config = &self.recipe.eval;
+        let judge = config.judge.as_ref().map(|name| self.finished(name)).transpose()?;
+        let scorer = match (&self.data, &judge) {
+            (Data::Story(story), _) => Scorer::Story(story),
+            (_, Some(judge)) => Scorer::Judge(&judge.model),
+            (_, None) => return Err(Error::usage("`data.text` needs `eval.judge`")),
+        };
+        let held_out = self.data.held_out(config.held_out);
+        let summary = eval::data_summary(&self.data, &scorer, &held_out);
+        let judge_hash = judge.as_ref().map_or("", |j| j.weights_sha256.as_str());
+        let mut models = Vec::new();
+        for (name, model) in &self.recipe.model {
+            if only.is_some_and(|o| o != name) && !self.model_dir(name).join("eval.json").exists() {
+                continue;
+            }
+            let done = self.finished(name)?;
+            let key = self.eval_key(&[&summary.sha256, &done.weights_sha256, judge_hash])?;
+            models.push(self.cached(name, &key, || {
+                let role = self.recipe.role(name, model);
+                let process = done.card.process();
+                let likelihood = eval::likelihood(&done.model, &model.objective, &process, &held_out);
+                let ar = matches!(model.objective, Objective::ArNll {});
+                let steps = if ar { vec![process.length] } else { config.steps.clone() };
+                let rows = match role {
+                    Role::Judge => Vec::new(),
+                    _ => self.rows(name, &done.model, &process, &steps, &scorer, true)?,
+                };
+                let extra = fs::verify_manifest(&self.final_dir(name))?.extra;
+                Ok(ModelResult {
+                    name: name.clone(),
+                    role,
+                    objective: model.objective.name().into(),
+                    teacher: Recipe::teacher(model).map(str::to_string),
+                    parameters: params::count(&done.model) as u64,
+                    weights_sha256: done.weights_sha256.clone(),
+                    seed: done.card.seed,
+                    train_steps: done.card.train_steps as u64,
+                    train_tokens: done.card.train_tokens,
+                    train_seconds: extra["seconds"].as_f64().unwrap_or(0.0),
+                    likelihood: Some(likelihood),
+                    rows,
+                })
+            })?);
+        }
+        if let (Data::Story(story), true) = (&self.data, config.oracle) {
+            let key = self.eval_key(&[&summary.sha256, "oracle"])?;
+            models.push(self.cached("oracle", &key, || {
+                let oracle = Oracle::new(Arc::clone(story.chain()), self.device.clone());
+                let process = Process {
+                    order: crate::process::Order::parallel(story.length()),
+                    schedule: crate::process::Schedule::LogLinear,
+                    corruption: Corruption::Absorb,
+                    length: story.length(),
+                    cached: false,
+                };
+                Ok(ModelResult {
+                    name: "oracle".into(),
+                    role: Role::Oracle,
+                    objective: "exact".into(),
+                    teacher: None,
+                    parameters: 0,
+                    weights_sha256: summary.sha256.clone(),
+                    seed: 0,
+                    train_steps: 0,
+                    train_tokens: 0,
+                    train_seconds: 0.0,
+                    likelihood: None,
+                    rows: self.rows("oracle", &oracle, &process, &config.steps, &scorer, false)?,
+                })
+            })?);
+        }
+        let results = Results {
+            format: eval::results::FORMAT,
+            fewstep: env!("CARGO_PKG_VERSION").into(),
+            study: self.recipe.name.clone(),
+            recipe_sha256: fs::sha256_hex(self.text.as_bytes()),
+            recipe: self.text.clone(),
+            environment: self.environment(),
+            data: summary,
+            models,
+        };
+        results.save(&self.dir.join("results.json"))?;
+        Ok(results)
+    }
+
+    fn eval_key(&self, parts: &[&str]) -> Result<String> {
+        let config = toml::to_string(&self.recipe.eval).map_err(|e| Error::usage(format!("`eval`: {e}")))?;
+        Ok(fs::sha256_hex(format!("{}\n{config}\n{}\n{}", parts.join("\n"), self.device_name, env!("CARGO_PKG_VERSION")).as_bytes()))
+    }
+
+    fn cached(&self, name: &str, key: &str, make: impl FnOnce() -> Result<ModelResult>) -> Result<ModelResult> {
+        #[derive(Serialize, Deserialize)]
+        struct Cached {
+            key: String,
+            result: ModelResult,
+        }
+        let dir = self.model_dir(name);
+        let path = dir.join("eval.json");
+        if let Ok(bytes) = std::fs::read(&path)
+            && let Ok(cached) = serde_json::from_slice::<Cached>(&bytes)
+            && cached.key == key
+        {
+            return Ok(cached.result);
+        }
+        let cached = Cached { key: key.to_string(), result: make()? };
+        std::fs::create_dir_all(&dir).map_err(|e| Error::io("create", &dir, &e))?;
+        let bytes = serde_json::to_vec(&cached)
+            .map_err(|e| Error::new(Kind::NonFinite, format!("`{name}` has scores that are not numbers: {e}")))?;
+        fs::write_atomic(&path, &bytes)?;
+        Ok(cached.result)
+    }
+
+    fn rows(
+        &self,
+        name: &str,
+        model: &dyn Denoise,
+        process: &Process,
+        steps: &[usize],
+        scorer: &Scorer,
+        timed: bool,
+    ) -> Result<Vec<eval::results::Row>> {
+        let mut rows = Vec::new();
+        let mut texts = String::new();
+        for k in steps {
+            if self.interrupt.requested() {
+                return Err(Error::new(Kind::Signal(2), format!("stopped by a signal while evaluating `{name}`")));
+            }
+            let (row, tokens) = eval::row(model, process, *k, &self.recipe.eval, scorer, timed)?;
+            let nll = &row.scores[scorer.name()];
+            let valid = row.scores.get("valid").map_or(String::new(), |v| format!("  valid {:5.1} %", 100.0 * v.mean));
+            term::note(&format!(
+                "eval {name:<10} {k:>5} steps  nfe {:>6.1}  nll {:.4}  entropy {:.3}{valid}",
+                row.nfe, nll.mean, row.scores["entropy"].mean
+            ));
+            texts.push_str(&format!("==== {name}, {k} steps\n"));
+            tokens.iter().take(5).for_each(|t| texts.push_str(&format!("{}\n----\n", self.data.decode(t))));
+            rows.push(row);
+        }
+        let dir = self.model_dir(name);
+        std::fs::create_dir_all(&dir).map_err(|e| Error::io("create", &dir, &e))?;
+        fs::write_atomic(&dir.join("samples.txt"), texts.as_bytes())?;
+        Ok(rows)
+    }
+
+    fn environment(&self) -> Environment {
+        Environment {
+            burn: "0.22.1".into(),
+            rustc: env!("FEWSTEP_RUSTC").into(),
+            device: self.device_name.clone(),
+            threads: rayon::current_num_threads(),
+            dtype: eval::device_dtype(&self.device),
+            os: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
+            cpu_features: cpu_features(),
+        }
+    }
+
+    /// Exports model `name` into `out`.
+    pub fn export(&self, name: &str, out: &Path, results: Option<&Results>) -> Result<()> {
+        let done = self.finished(name)?;
+        let model = self.recipe.model(name)?;
+        let card = self.card(name, model, (done.card.train_tokens, 0.0))?;
+        std::fs::create_dir_all(out).map_err(|e| Error::io("create", out, &e))?;
+        let own = results.and_then(|r| r.models.iter().find(|m| m.name == name).map(|m| (r, m)));
+        let extras = Extras { tokenizer: done.tokenizer.as_ref(), recipe: &self.text, results: own };
+        export::write(out, &card, params::export(&done.model), &extras)
+    }
+
+    /// The whole study: train, evaluate, report, export; prints the table and where everything is.
+    pub fn run(&self) -> Result<()> {
+        term::note(&format!(
+            "study {}: {} data, vocabulary {}, length {}; {} on {} with {} threads",
+            self.recipe.name,
+            match self.data {
+                Data::Story(_) => "story",
+                Data::Text { .. } => "text",
+            },
+            self.data.vocab(),
+            self.data.length(),
+            self.recipe.model.keys().cloned().collect::<Vec<_>>().join(" + "),
+            self.device_name,
+            rayon::current_num_threads()
+        ));
+        self.train(None)?;
+        let results = self.evaluate(None)?;
+        let written = report::write(&results, &self.dir.join("report"))?;
+        for name in &self.recipe.export.models {
+            let out = self.dir.join("export").join(name);
+            self.export(name, &out, Some(&results))?;
+            term::note(&format!("export {}", out.display()));
+        }
+        term::out(report::summary::summary(&results))?;
+        if let Some(page) = written.iter().find(|p| p.extension().is_some_and(|e| e == "html")) {
+            term::out(format!("report {}", page.display()))?;
+        }
+        Ok(())
+    }
+}
+
+fn cpu_features() -> String {
+    let mut found = Vec::new();
+    #[cfg(target_arch = "x86_64")]
+    {
+        for (name, there) in [
+            ("avx2", std::arch::is_x86_feature_detected!("avx2")),
+            ("fma", std::arch::is_x86_feature_detected!("fma")),
+            ("avx512f", std::arch::is_x86_feature_detected!("avx512f")),
+        ] {
+            if there {
+                found.push(name);
+            }
+        }
+    }
+    found.join(" ")
+}

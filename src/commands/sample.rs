@@ -1,0 +1,208 @@
+//! `sample`: text from a model of a run or from an exported directory, with prompts, infills and every decoding option.
+
+use std::path::{Path, PathBuf};
+
+use burn::prelude::Device;
+use serde_json::json;
+
+use crate::data::tokenizer::Tokenizer;
+use crate::error::{Error, Result};
+use crate::export::{self, LoadedModel};
+use crate::model::draw::Filter;
+use crate::sample::{SampleSpec, Samples, beam, sample};
+use crate::term;
+
+/// What the command line asks for.
+#[derive(Debug, Clone, Default)]
+pub struct Request {
+    pub path: PathBuf,
+    pub model: Option<String>,
+    pub steps: Option<usize>,
+    pub n: usize,
+    pub seed: u64,
+    pub prompt: Option<String>,
+    pub infill: Option<String>,
+    pub filter: Filter,
+    pub beam: Option<usize>,
+    pub length_penalty: f64,
+    pub trace: bool,
+    pub json: bool,
+}
+
+/// The directory of the model meant by a path: itself, or a model of a run.
+pub fn model_dir(path: &Path, name: Option<&str>) -> Result<PathBuf> {
+    if path.join("config.json").is_file() {
+        return match name {
+            Some(name) => Err(Error::usage(format!("`--model {name}`: {} is one model, not a run", path.display()))
+                .hint("leave `--model` out")),
+            None => Ok(path.to_path_buf()),
+        };
+    }
+    let models = path.join("models");
+    let mut names: Vec<String> = std::fs::read_dir(&models)
+        .map(|d| d.flatten().filter(|e| e.path().join("final").is_dir()).map(|e| e.file_name().to_string_lossy().into_owned()).collect())
+        .unwrap_or_default();
+    names.sort();
+    if names.is_empty() {
+        return Err(Error::input(format!("{} is neither a model directory nor a run with trained models", path.display()))
+            .hint("`fewstep run quickstart` makes a run in runs/quickstart"));
+    }
+    let name = match name {
+        Some(name) => name.to_string(),
+        None => {
+            let preferred = ["student", "teacher"].iter().find(|p| names.iter().any(|n| n == *p));
+            preferred.map_or_else(|| names[0].clone(), |p| p.to_string())
+        }
+    };
+    if !names.contains(&name) {
+        let error = Error::usage(format!("no trained model `{name}` in {}", path.display()));
+        return Err(error.hint(format!("it has {}", names.join(", "))));
+    }
+    Ok(models.join(name).join("final"))
+}
+
+/// Draws and prints.
+pub fn run(request: &Request, device: &Device) -> Result<()> {
+    let dir = model_dir(&request.path, request.model.as_deref())?;
+    let loaded = export::read(&dir, device)?;
+    let process = loaded.card.process();
+    let Some(tokenizer) = &loaded.tokenizer else {
+        return Err(Error::input(format!("{} has no tokenizer.json", dir.display()))
+            .hint("put the tokenizer the model was trained with beside config.json"));
+    };
+    let pinned = pinned(request, tokenizer, process.length)?;
+    if let Some(width) = request.beam {
+        return beams(request, &loaded, tokenizer, &pinned, width);
+    }
+    let steps = match (request.steps, process.cached) {
+        (Some(k), true) if k != process.length => {
+            return Err(Error::usage(format!("`--steps {k}`: an autoregressive model takes one step a token ({})", process.length))
+                .hint("leave `--steps` out, or choose a diffusion model with `--model NAME`"));
+        }
+        (Some(k), _) => k,
+        (None, true) => process.length,
+        (None, false) => 16.min(process.length),
+    };
+    let spec = SampleSpec {
+        steps,
+        filter: request.filter,
+        seed: request.seed,
+        batch: request.n.clamp(1, 16),
+        pinned,
+        trace: request.trace,
+    };
+    let drawn = sample(&loaded.model, &process, &spec, request.n)?;
+    term::note(&format!(
+        "{} of {}: {} steps, {:.1} passes, {:.2} s",
+        request.n,
+        loaded.card.name,
+        steps,
+        drawn.nfe.iter().sum::<usize>() as f64 / request.n.max(1) as f64,
+        drawn.seconds
+    ));
+    print(request, tokenizer, &drawn)?;
+    if request.trace {
+        let page = crate::report::trace::page(&loaded.card.name, &texts_by_step(tokenizer, &drawn));
+        let path = PathBuf::from("trace.html");
+        crate::fs::write_atomic(&path, page.as_bytes())?;
+        term::note("wrote trace.html");
+    }
+    Ok(())
+}
+
+/// The decoded canvases [sample][step].
+fn texts_by_step(tokenizer: &Tokenizer, drawn: &Samples) -> Vec<Vec<String>> {
+    drawn.trace.iter().map(|t| t.iter().map(|c| tokenizer.decode(c)).collect()).collect()
+}
+
+fn print(request: &Request, tokenizer: &Tokenizer, drawn: &Samples) -> Result<()> {
+    for (i, tokens) in drawn.tokens.iter().enumerate() {
+        let text = tokenizer.decode(tokens);
+        if request.json {
+            let line = json!({ "sample": i, "seed": request.seed, "nfe": drawn.nfe[i], "positions": drawn.positions[i], "text": text });
+            term::out(format!("{line}"))?;
+            continue;
+        }
+        if request.trace {
+            for (k, canvas) in drawn.trace[i].iter().enumerate() {
+                term::out(format!("{k:>4} | {}", tokenizer.decode(canvas)))?;
+            }
+        }
+        term::out(format!("{text}"))?;
+    }
+    Ok(())
+}
+
+/// Pinned positions [L] from a prompt or an infill template, or empty.
+fn pinned(request: &Request, tokenizer: &Tokenizer, length: usize) -> Result<Vec<Option<u32>>> {
+    let mut pinned: Vec<Option<u32>> = match (&request.prompt, &request.infill) {
+        (Some(_), Some(_)) => {
+            return Err(Error::usage("`--prompt` and `--infill` cannot be given together").hint("put the prompt into the template"));
+        }
+        (None, None) => return Ok(Vec::new()),
+        (Some(prompt), None) => tokenizer.encode(prompt.as_bytes())?.into_iter().map(Some).collect(),
+        (None, Some(template)) => template_tokens(template, tokenizer)?,
+    };
+    if pinned.len() > length {
+        return Err(Error::usage(format!("{} tokens are given, but the model writes {length}", pinned.len()))
+            .hint("shorten the prompt"));
+    }
+    pinned.resize(length, None);
+    Ok(pinned)
+}
+
+/// A template's tokens: gaps are `_` or `·`, one a token; a tokenizer of words has them between spaces.
+fn template_tokens(template: &str, tokenizer: &Tokenizer) -> Result<Vec<Option<u32>>> {
+    let gap = |c: char| c == '_' || c == '·';
+    let mut out = Vec::new();
+    let words = matches!(tokenizer, Tokenizer::Words(_));
+    let mut piece = String::new();
+    let flush = |piece: &mut String, out: &mut Vec<Option<u32>>| -> Result<()> {
+        if !piece.is_empty() {
+            out.extend(tokenizer.encode(piece.as_bytes())?.into_iter().map(Some));
+            piece.clear();
+        }
+        Ok(())
+    };
+    if words {
+        for word in template.split_whitespace() {
+            match word.chars().all(gap) {
+                true => out.extend(word.chars().map(|_| None)),
+                false => out.extend(tokenizer.encode(word.as_bytes())?.into_iter().map(Some)),
+            }
+        }
+        return Ok(out);
+    }
+    for c in template.chars() {
+        if gap(c) {
+            flush(&mut piece, &mut out)?;
+            out.push(None);
+        } else {
+            piece.push(c);
+        }
+    }
+    flush(&mut piece, &mut out)?;
+    Ok(out)
+}
+
+fn beams(
+    request: &Request,
+    loaded: &LoadedModel,
+    tokenizer: &Tokenizer,
+    pinned: &[Option<u32>],
+    width: usize,
+) -> Result<()> {
+    let prompt: Vec<u32> = pinned.iter().map_while(|p| *p).collect();
+    if pinned.iter().skip(prompt.len()).any(Option::is_some) {
+        return Err(Error::usage("beam search continues a prompt; it cannot fill a gap").hint("use `--prompt`"));
+    }
+    let found = beam::search(&loaded.model, &loaded.card.process(), &prompt, width, request.length_penalty, None)?;
+    for (i, h) in found.iter().enumerate() {
+        let text = tokenizer.decode(&h.tokens);
+        match request.json {
+            true => term::out(format!("{}", json!({ "rank": i, "log_prob": h.log_prob, "score": h.score, "text": text })))?,
+            false => term::out(format!("{:>9.3}  {text}", h.score))?,
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,233 @@
+//! Tests of the corpus: splits, the cache and its damage, and batches without repeats.
+
+use super::*;
+use proptest::prelude::*;
+use std::collections::{BTreeMap, BTreeSet};
+
+fn config(length: usize) -> TextConfig {
+    TextConfig {
+        path: "t.txt".into(),
+        valid_fraction: None,
+        valid_path: None,
+        tokenizer: TokenizerConfig::Bytes,
+        length,
+    }
+}
+
+fn folder(text: &[u8]) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("t.txt"), text).unwrap();
+    dir
+}
+
+fn prepare(dir: &Path, config: &TextConfig) -> Result<Corpus> {
+    Corpus::prepare(config, dir, &dir.join("cache")).map(|(corpus, _)| corpus)
+}
+
+fn counting(tokens: usize) -> Corpus {
+    Corpus { train: (0..tokens as u32).collect(), valid: vec![0; 10], vocab: tokens, sha256: String::new() }
+}
+
+#[test]
+fn the_end_of_the_text_is_kept_for_validation_from_a_line_start() {
+    let text = "one line of text\n".repeat(100);
+    let dir = folder(text.as_bytes());
+    let corpus = prepare(dir.path(), &config(8)).unwrap();
+    assert_eq!(corpus.train.len() + corpus.valid.len(), text.len());
+    assert!(corpus.train.len() % 17 == 0 && (50..90).contains(&corpus.valid.len()), "{}", corpus.valid.len());
+    assert_eq!(corpus.valid_windows(8), corpus.valid.len() / 8);
+    assert_eq!(corpus.valid_window(1, 8), &corpus.valid[8..16]);
+}
+
+#[test]
+fn the_cut_between_the_splits_never_falls_inside_a_character() {
+    for n in 20..60 {
+        let text = "日".repeat(n);
+        let config = TextConfig { valid_fraction: Some(0.2), tokenizer: TokenizerConfig::Char, ..config(2) };
+        assert_eq!(prepare(folder(text.as_bytes()).path(), &config).unwrap().vocab, 1);
+    }
+}
+
+#[test]
+fn any_bytes_come_back_through_the_bytes_tokenizer() {
+    let all: Vec<u8> = (0..=255).cycle().take(3000).collect();
+    let tricky = ["\u{feff}a\r\nb\0𝄞\n".repeat(40).into_bytes(), vec![b'x'; 900], vec![0xff; 900], all];
+    for text in tricky {
+        let corpus = prepare(folder(&text).path(), &config(4)).unwrap();
+        let back: Vec<u8> = corpus.train.iter().chain(&corpus.valid).map(|id| *id as u8).collect();
+        assert_eq!(back, text);
+    }
+}
+
+#[test]
+fn a_text_that_cannot_be_used_is_refused_with_the_reason() {
+    let char = || TextConfig { tokenizer: TokenizerConfig::Char, ..config(4) };
+    let late = [&b"ab\n".repeat(99)[..], "é".as_bytes()].concat();
+    let cases: [(&[u8], TextConfig, Kind, &str); 8] = [
+        (b"", config(4), Kind::Input, "the corpus is empty"),
+        (b"x", config(4), Kind::Usage, "the training text has 1 tokens, and one window has length = 4"),
+        (&[b'x'; 40], config(4), Kind::Usage, "the validation text has 2 tokens"),
+        (&[b'x'; 40], config(0), Kind::Usage, "`length` is 0"),
+        (b"ab\xff", char(), Kind::Input, "t.txt: the text is not UTF-8 at byte 2 (line 1, column 3)"),
+        (&late, char(), Kind::Input, "t.txt: character 'é' at byte 297 (line 100, column 1)"),
+        (b"x", TextConfig { valid_fraction: Some(1.0), ..config(4) }, Kind::Usage, "`valid_fraction` is 1"),
+        (b"x", TextConfig { valid_fraction: Some(f64::NAN), ..config(4) }, Kind::Usage, "`valid_fraction` is NaN"),
+    ];
+    for (text, config, kind, words) in cases {
+        let e = prepare(folder(text).path(), &config).unwrap_err();
+        assert!(e.kind == kind && e.message.contains(words), "`{words}` is not in: {e}");
+    }
+}
+
+#[test]
+fn a_second_text_is_for_validation_and_may_not_be_the_first() {
+    let dir = folder(&[b'a'; 100]);
+    std::fs::write(dir.path().join("v.txt"), [b'b'; 50]).unwrap();
+    let with = |path: &str| TextConfig { valid_path: Some(path.into()), ..config(4) };
+    let corpus = prepare(dir.path(), &with("v.txt")).unwrap();
+    assert_eq!((corpus.train.len(), corpus.valid.len()), (100, 50));
+    assert!(prepare(dir.path(), &with("t.txt")).unwrap_err().message.contains("the same text"));
+    let both = TextConfig { valid_fraction: Some(0.1), ..with("v.txt") };
+    let e = prepare(dir.path(), &both).unwrap_err().message;
+    assert!(e.contains("`valid_path`") && e.contains("`valid_fraction`"), "{e}");
+}
+
+#[test]
+fn the_cache_gives_the_same_corpus_and_is_made_anew_for_another_text() {
+    let dir = folder(&b"hello world\n".repeat(50));
+    let first = prepare(dir.path(), &config(8)).unwrap();
+    let cache = dir.path().join("cache/train.tok");
+    let bytes = std::fs::read(&cache).unwrap();
+    assert!(bytes.starts_with(b"FEWSTOK1"));
+    assert_eq!(prepare(dir.path(), &config(8)).unwrap(), first);
+    std::fs::write(dir.path().join("t.txt"), b"other words\n".repeat(50)).unwrap();
+    let other = prepare(dir.path(), &config(8)).unwrap();
+    assert_ne!(other.sha256, first.sha256);
+    assert_ne!(std::fs::read(&cache).unwrap(), bytes);
+}
+
+/// A token file with `change` made to its header before it is written.
+fn token_file(vocab: usize, dtype: Dtype, data: &[u8], change: impl FnOnce(&mut Header)) -> Vec<u8> {
+    let (length, sha256) = (data.len() / dtype.size(), sha256_hex(data));
+    let (source_sha256, tokenizer_sha256) = (String::new(), String::new());
+    let mut header = Header { format: FORMAT, vocab, dtype, length, sha256, source_sha256, tokenizer_sha256 };
+    change(&mut header);
+    let json = serde_json::to_vec(&header).unwrap();
+    [MAGIC, &(json.len() as u32).to_le_bytes()[..], &json, data].concat()
+}
+
+#[test]
+fn each_damage_of_a_cache_file_is_named_with_its_offset() {
+    let good = token_file(256, Dtype::U16, &[1, 0, 2, 0], |_| {});
+    assert_eq!(parse(Path::new("c"), &good).unwrap().1, [1, 2]);
+    let begin = good.len() - 4;
+    let (odd, long) = (format!("at byte {}: half a token", good.len()), [&good[..], &[0]].concat());
+    let id = format!("at byte {}: token 1 has the id 512, the vocabulary has 256", begin + 2);
+    let mut magic = good.clone();
+    magic[7] = b'2';
+    let mut huge = good.clone();
+    huge[8..12].fill(0xff);
+    for (bytes, words) in [
+        (b"FEW".to_vec(), "it has 3 bytes"),
+        (magic, "at byte 0"),
+        (good[..10].to_vec(), "at byte 8"),
+        (huge, "at byte 8: the header length is 4294967295"),
+        (token_file(256, Dtype::U16, &[], |h| h.format = 2), "format 2"),
+        (token_file(65537, Dtype::U16, &[1, 0], |_| {}), "dtype U16 does not fit a vocabulary of 65537"),
+        (token_file(256, Dtype::U16, &[1, 0], |h| h.length = 9), "says 9 tokens, and 1 follow"),
+        (token_file(256, Dtype::U16, &[1, 0], |h| h.sha256 = "0".into()), "the sha256 of the tokens"),
+        (token_file(256, Dtype::U16, &[1, 0, 0, 2], |_| {}), &id),
+        (long, &odd),
+    ] {
+        let e = parse(Path::new("c.tok"), &bytes).unwrap_err();
+        assert!(e.kind == Kind::Input && e.to_string().contains(words), "`{words}` is not in: {e}");
+        assert!(e.hint.as_deref().unwrap().contains("delete the cache file c.tok"), "{e}");
+    }
+}
+
+#[test]
+fn the_first_window_of_an_epoch_is_uniform_over_the_text() {
+    let corpus = counting(2 * 16 + 1);
+    let mut counts = BTreeMap::new();
+    for seed in 0..8000 {
+        *counts.entry(corpus.start(seed, 0, 1, 0, 2)).or_insert(0.0) += 1.0f64;
+    }
+    // 16 windows of 2 tokens at offset 0 or 1: 32 starts, each with probability 1/32.
+    assert_eq!(counts.len(), 32);
+    let chi: f64 = counts.values().map(|c| (c - 250.0).powi(2) / 250.0).sum();
+    // 31 degrees of freedom: 61.1 has probability 1e-3, and the seeds are fixed.
+    assert!(chi < 61.1, "chi-square {chi}");
+}
+
+#[test]
+fn every_order_of_four_windows_is_equally_likely() {
+    let mut counts = BTreeMap::new();
+    for epoch in 0..12_000u64 {
+        let rng = || StepRng::new(3).at(epoch, Stream::Batch);
+        let order = [0, 1, 2, 3].map(|slot| permute(slot, 4, &mut rng()));
+        *counts.entry(order).or_insert(0.0) += 1.0f64;
+    }
+    assert_eq!(counts.len(), 24);
+    let chi: f64 = counts.values().map(|c| (c - 500.0).powi(2) / 500.0).sum();
+    assert!(chi < 49.7, "chi-square {chi} of 23 degrees of freedom");
+}
+
+#[test]
+fn neighbouring_draws_of_many_windows_are_independent() {
+    // Both places of 1000 in tenths: 100 cells.
+    let mut counts = BTreeMap::new();
+    for epoch in 0..10_000u64 {
+        let rng = || StepRng::new(4).at(epoch, Stream::Batch);
+        let tenths = [0, 1].map(|slot| permute(slot, 1000, &mut rng()) / 100);
+        *counts.entry(tenths).or_insert(0.0) += 1.0f64;
+    }
+    let chi: f64 = counts.values().map(|c| (c - 100.0).powi(2) / 100.0).sum();
+    assert!(counts.len() == 100 && chi < 148.3, "chi-square {chi} of 99 degrees of freedom");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(500))]
+    #[test]
+    fn an_epoch_has_every_window_once_and_no_token_twice(
+        seed in any::<u64>(), epoch in 0u64..1000, tokens in 1usize..400, length in 1usize..20,
+    ) {
+        prop_assume!(tokens >= length);
+        let corpus = counting(tokens);
+        let windows = corpus.train_windows(length) as u64;
+        let epoch: Vec<u32> = (0..windows).flat_map(|i| corpus.batch(seed, epoch * windows + i, 1, length)).collect();
+        prop_assert_eq!(epoch.len(), epoch.iter().collect::<BTreeSet<_>>().len());
+        prop_assert!(tokens - epoch.len() < 2 * length);
+    }
+
+    #[test]
+    fn a_batch_is_a_pure_function_of_seed_and_step(seed in any::<u64>(), step in any::<u64>(), batch in 1usize..9) {
+        let corpus = counting(300);
+        let one = corpus.batch(seed, step, batch, 7);
+        prop_assert_eq!(one.len(), batch * 7);
+        corpus.batch(seed, step.wrapping_add(1), batch, 7);
+        prop_assert_eq!(corpus.batch(seed, step, batch, 7), one);
+    }
+
+    #[test]
+    fn the_batch_size_changes_how_draws_are_grouped_and_not_their_order(seed in any::<u64>(), step in 0u64..999) {
+        let corpus = counting(300);
+        let rows: Vec<u32> = (0..4).flat_map(|i| corpus.batch(seed, step * 4 + i, 1, 7)).collect();
+        prop_assert_eq!(corpus.batch(seed, step, 4, 7), rows);
+    }
+
+    #[test]
+    fn a_permutation_is_one_to_one(n in 1u64..700, seed in any::<u64>()) {
+        let rng = || StepRng::new(seed).at(0, Stream::Batch);
+        prop_assert_eq!((0..n).map(|i| permute(i, n, &mut rng())).collect::<BTreeSet<_>>(), (0..n).collect());
+    }
+
+    #[test]
+    fn a_mutated_cache_file_never_gives_other_tokens(at in any::<prop::sample::Index>(), flip in 1u8..) {
+        let mut bytes = token_file(256, Dtype::U16, &[7, 0, 200, 0, 13, 0], |_| {});
+        let i = at.index(bytes.len());
+        bytes[i] ^= flip;
+        if let Ok((_, tokens)) = parse(Path::new("c"), &bytes) {
+            prop_assert_eq!(tokens, [7, 200, 13]);
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! Data: the built-in story language or any text, behind one set of pure functions.
+//!
+//! A batch is a function of (seed, step). B batch, L length, V vocabulary (the mask is not in it; its id is V).
+
+pub mod chain;
+pub mod corpus;
+pub mod story;
+pub mod tokenizer;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::Result;
+use crate::fs;
+use crate::rng::{StepRng, Stream};
+use corpus::{Corpus, TextConfig};
+use story::{Story, StoryConfig};
+pub use tokenizer::Tokenizer;
+
+/// Where the training text comes from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum DataConfig {
+    /// The built-in language with its exact likelihood.
+    Story(StoryConfig),
+    /// A UTF-8 text file.
+    Text(TextConfig),
+}
+
+/// Prepared data.
+pub enum Data {
+    Story(Arc<Story>),
+    Text { corpus: Corpus, tokenizer: Tokenizer, length: usize },
+}
+
+/// Held-out stories come from this seed, which no recipe's training uses.
+const HELD_OUT_SEED: u64 = 0x5eed_0f_7e57;
+
+impl Data {
+    /// Reads or generates the data; relative paths are looked up from `base`, token files are cached in `cache`.
+    pub fn prepare(config: &DataConfig, base: &Path, cache: &Path) -> Result<Data> {
+        Ok(match config {
+            DataConfig::Story(story) => Data::Story(Arc::new(Story::new(story)?)),
+            DataConfig::Text(text) => {
+                let (corpus, tokenizer) = Corpus::prepare(text, base, cache)?;
+                Data::Text { corpus, tokenizer, length: text.length }
+            }
+        })
+    }
+
+    /// Vocabulary size V, without the mask.
+    pub fn vocab(&self) -> usize {
+        match self {
+            Data::Story(s) => s.vocab(),
+            Data::Text { tokenizer, .. } => tokenizer.vocab_size(),
+        }
+    }
+
+    /// Tokens per sequence L.
+    pub fn length(&self) -> usize {
+        match self {
+            Data::Story(s) => s.length(),
+            Data::Text { length, .. } => *length,
+        }
+    }
+
+    /// Tokens [B L] of training part `part`.
+    pub fn batch(&self, seed: u64, part: u64, batch: usize) -> Vec<u32> {
+        match self {
+            Data::Story(s) => {
+                let mut rng = StepRng::new(seed).at(part, Stream::Batch);
+                (0..batch).flat_map(|_| s.sample(&mut rng)).collect()
+            }
+            Data::Text { corpus, length, .. } => corpus.batch(seed, part, batch, *length),
+        }
+    }
+
+    /// Up to `n` held-out sequences, spread over the validation split.
+    pub fn held_out(&self, n: usize) -> Vec<Vec<u32>> {
+        match self {
+            Data::Story(s) => {
+                let rng = StepRng::new(HELD_OUT_SEED);
+                (0..n).map(|i| s.sample(&mut rng.at(i as u64, Stream::Validation))).collect()
+            }
+            Data::Text { corpus, length, .. } => {
+                let there = corpus.valid_windows(*length);
+                let n = n.min(there);
+                (0..n).map(|i| corpus.valid_window(i * there / n, *length).to_vec()).collect()
+            }
+        }
+    }
+
+    /// Text of token ids; the mask prints as `·`.
+    pub fn decode(&self, tokens: &[u32]) -> String {
+        match self {
+            Data::Story(s) => s.decode(tokens),
+            Data::Text { tokenizer, .. } => tokenizer.decode(tokens),
+        }
+    }
+
+    /// The tokenizer to ship with a model of this data.
+    pub fn tokenizer(&self) -> Tokenizer {
+        match self {
+            Data::Story(s) => Tokenizer::Words(s.words().to_vec()),
+            Data::Text { tokenizer, .. } => tokenizer.clone(),
+        }
+    }
+
+    /// Identifies the data: the corpus' token hash, or the hash of the language's held-out stories.
+    pub fn sha256(&self) -> String {
+        match self {
+            Data::Story(_) => {
+                let bytes: Vec<u8> = self.held_out(256).iter().flatten().flat_map(|t| t.to_le_bytes()).collect();
+                fs::sha256_hex(&bytes)
+            }
+            Data::Text { corpus, .. } => corpus.sha256.clone(),
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! The Hugging Face side: every call of the `tokenizers` crate that sees a file of strangers, each inside `catch_unwind`,
+//! and our own kinds written as `tokenizer.json`.
+
+use super::{MAX_FILE, Tokenizer, UNKNOWN};
+use crate::error::{Error, Result};
+use crate::fs::read_limited;
+use serde_json::{Map, Value, json};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+
+/// Ids above this are taken for a damaged file: tables of that many rows would be made from a few bytes.
+const MAX_ID: u64 = 1 << 24;
+/// Text is encoded in pieces of about this many bytes, since the library takes some hundred bytes for each.
+const PIECE: usize = 1 << 20;
+
+/// Runs `work` of the library on data that may be crafted to make it panic.
+fn guarded<T>(what: &str, work: impl FnOnce() -> tokenizers::Result<T>) -> Result<T> {
+    match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(done) => done.map_err(|e| Error::input(what.to_string()).cause(e.to_string())),
+        Err(_) => Err(Error::input(what.to_string()).cause("the tokenizers library failed on it")),
+    }
+}
+
+/// A tokenizer from the text of a `tokenizer.json` called `file` in messages.
+pub fn parse(file: &str, bytes: &[u8]) -> Result<Tokenizer> {
+    let wrong = |why: String| Error::input(format!("{file} is not a valid tokenizer.json")).cause(why);
+    let value: Value = serde_json::from_slice(bytes).map_err(|e| wrong(e.to_string()))?;
+    if let Some(own) = own_kind(&value) {
+        return Ok(own);
+    }
+    from_value(value, file)
+}
+
+/// The tokenizer of ours that would have been written as `value`.
+fn own_kind(value: &Value) -> Option<Tokenizer> {
+    if value["model"]["type"] != "WordLevel" {
+        return None;
+    }
+    let vocab = value["model"]["vocab"].as_object()?;
+    let mut words = vec![None; vocab.len()];
+    for (word, id) in vocab {
+        *words.get_mut(usize::try_from(id.as_u64()?).ok()?)? = Some(word.clone());
+    }
+    let words = words.into_iter().collect::<Option<Vec<String>>>()?;
+    if *value == bytes_json() {
+        return Some(Tokenizer::Bytes);
+    }
+    if *value == words_json(&words) {
+        return Some(Tokenizer::Words(words));
+    }
+    let chars: Vec<char> = words.iter().filter_map(|w| w.chars().next()).collect();
+    (chars.is_sorted() && *value == char_json(&chars)).then_some(Tokenizer::Char { chars })
+}
+
+fn from_value(mut value: Value, file: &str) -> Result<Tokenizer> {
+    let what = format!("{file} is not a valid tokenizer.json");
+    let wrong = |why: String| Error::input(what.clone()).cause(why);
+    let Some(fields) = value.as_object_mut() else { return Err(wrong("it is not an object".into())) };
+    // A corpus is one stream: cutting and padding have no place in it, and random dropout would make it differ each time.
+    fields.insert("truncation".into(), Value::Null);
+    fields.insert("padding".into(), Value::Null);
+    if let Some(model) = fields.get_mut("model").and_then(Value::as_object_mut)
+        && model.contains_key("dropout")
+    {
+        model.insert("dropout".into(), Value::Null);
+    }
+    let ids = value["model"]["vocab"].as_object().into_iter().flat_map(Map::values);
+    if let Some(id) = ids.filter_map(Value::as_u64).find(|id| *id > MAX_ID) {
+        return Err(wrong(format!("the id {id} is above {MAX_ID}")));
+    }
+    let tokenizer: tokenizers::Tokenizer = guarded(&what, || Ok(serde_json::from_value(value.clone())?))?;
+    // The library numbers added tokens in order and does not look at the ids in the file: a gap would shift them all.
+    for added in value["added_tokens"].as_array().into_iter().flatten() {
+        let (Some(name), Some(id)) = (added["content"].as_str(), added["id"].as_u64()) else { continue };
+        let got = tokenizer.token_to_id(name).map(u64::from);
+        if got.is_some_and(|got| got != id) {
+            return Err(wrong(format!("the added token `{name}` has the id {id}, and the ids before it have a gap"))
+                .hint("add tokens for the missing ids to added_tokens"));
+        }
+    }
+    // A first use finds what only shows when text is seen, such as a decoder that does not fit.
+    guarded(&what, || tokenizer.decode(tokenizer.encode("a b\n", false)?.get_ids(), false))?;
+    Ok(Tokenizer::Hf(Box::new(tokenizer)))
+}
+
+/// The byte-level BPE of GPT-2 from `vocab.json` and `merges.txt`.
+pub fn gpt2(vocab_path: &Path, merges_path: &Path) -> Result<Tokenizer> {
+    let vocab = read_limited(vocab_path, MAX_FILE)?;
+    let wrong = |why: String| Error::input(format!("{} is not a BPE vocabulary", vocab_path.display())).cause(why);
+    let vocab: std::collections::BTreeMap<String, u32> =
+        serde_json::from_slice(&vocab).map_err(|e| wrong(e.to_string()))?;
+    let text = read_limited(merges_path, MAX_FILE)?;
+    let wrong = |why: String| Error::input(format!("{} is not a list of BPE merges", merges_path.display())).cause(why);
+    let text = std::str::from_utf8(&text).map_err(|e| wrong(e.to_string()))?;
+    let mut merges = Vec::new();
+    for (line, pair) in text.lines().enumerate().filter(|(_, l)| !l.is_empty() && !l.starts_with("#version")) {
+        match pair.split_once(' ') {
+            Some((a, b)) if !a.is_empty() && !b.is_empty() && !b.contains(' ') => merges.push(json!([a, b])),
+            _ => return Err(wrong(format!("line {}: `{pair}` is not two tokens parted by a space", line + 1))),
+        }
+    }
+    let end = "<|endoftext|>";
+    let added: Vec<Value> = vocab.get(end).map(|id| added_token(*id, end)).into_iter().collect();
+    let byte_level = json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true });
+    let model = json!({ "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
+        "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "vocab": vocab, "merges": merges });
+    let mut value = document(byte_level.clone(), byte_level, model);
+    value["added_tokens"] = json!(added);
+    from_value(value, &format!("{} with {}", vocab_path.display(), merges_path.display()))
+}
+
+fn added_token(id: u32, content: &str) -> Value {
+    json!({ "id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false,
+        "special": true })
+}
+
+/// One more than the highest id.
+pub fn vocab_size(tokenizer: &tokenizers::Tokenizer) -> usize {
+    tokenizer.get_vocab(true).values().max().map_or(0, |id| *id as usize + 1)
+}
+
+/// The ids of `text`, encoded piece by piece where that gives the same ids as the whole.
+pub fn encode(tokenizer: &tokenizers::Tokenizer, text: &str) -> Result<Vec<u32>> {
+    let ids = |part: &str| {
+        guarded("the text cannot be encoded", || Ok(tokenizer.encode_fast(part, false)?.get_ids().to_vec()))
+    };
+    let (mut all, mut rest) = (Vec::new(), text);
+    while rest.len() > 2 * PIECE {
+        let mut cut = None;
+        for (at, _) in rest[floor(rest, PIECE)..].match_indices('\n').take(1000) {
+            let at = floor(rest, PIECE) + at + 1;
+            // A cut is good if the text around it has the same ids in two halves.
+            let (left, right) = (&rest[floor(rest, at - at.min(200))..at], &rest[at..floor(rest, at + 200)]);
+            let near = &rest[floor(rest, at - at.min(200))..floor(rest, at + 200)];
+            if ids(near)? == [ids(left)?, ids(right)?].concat() {
+                cut = Some(at);
+                break;
+            }
+        }
+        let Some(at) = cut else { break };
+        all.extend(ids(&rest[..at])?);
+        rest = &rest[at..];
+    }
+    all.extend(ids(rest)?);
+    Ok(all)
+}
+
+fn floor(text: &str, at: usize) -> usize {
+    text.floor_char_boundary(at)
+}
+
+/// The text of `ids`; the library leaves unknown ids out, so the text between them is decoded run by run.
+pub fn decode(tokenizer: &tokenizers::Tokenizer, ids: &[u32]) -> String {
+    let text =
+        |run: &[u32]| guarded("decode", || tokenizer.decode(run, false)).unwrap_or_else(|_| UNKNOWN.repeat(run.len()));
+    let runs: Vec<String> = ids
+        .chunk_by(|a, b| known(tokenizer, *a) && known(tokenizer, *b))
+        .map(|run| if known(tokenizer, run[0]) { text(run) } else { UNKNOWN.into() })
+        .collect();
+    runs.concat()
+}
+
+fn known(tokenizer: &tokenizers::Tokenizer, id: u32) -> bool {
+    tokenizer.id_to_token(id).is_some()
+}
+
+/// A `tokenizer.json` of these parts.
+fn document(pre_tokenizer: Value, decoder: Value, model: Value) -> Value {
+    json!({ "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
+        "pre_tokenizer": pre_tokenizer, "post_processor": null, "decoder": decoder, "model": model })
+}
+
+/// A model without an unknown token in its vocabulary: what is not in it is an error.
+fn word_level(words: impl Iterator<Item = String>) -> Value {
+    let vocab: Map<String, Value> = words.zip(0u32..).map(|(word, id)| (word, id.into())).collect();
+    json!({ "type": "WordLevel", "vocab": vocab, "unk_token": "<unk>" })
+}
+
+fn isolate_chars() -> Value {
+    json!({ "type": "Split", "pattern": { "Regex": "[\\s\\S]" }, "behavior": "Isolated", "invert": false })
+}
+
+/// `Tokenizer::Char` as a Hugging Face file.
+pub fn char_json(chars: &[char]) -> Value {
+    document(isolate_chars(), json!({ "type": "Fuse" }), word_level(chars.iter().map(char::to_string)))
+}
+
+/// `Tokenizer::Words` as a Hugging Face file.
+pub fn words_json(words: &[String]) -> Value {
+    document(json!({ "type": "WhitespaceSplit" }), Value::Null, word_level(words.iter().cloned()))
+}
+
+/// `Tokenizer::Bytes` as a Hugging Face file: each byte is written as the printable character GPT-2 gave it.
+pub fn bytes_json() -> Value {
+    let byte_level =
+        json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false });
+    let pre_tokenizer = json!({ "type": "Sequence", "pretokenizers": [byte_level, isolate_chars()] });
+    document(pre_tokenizer, byte_level, word_level(byte_chars().map(String::from)))
+}
+
+/// The character of each byte 0..=255: itself where printable, else the next free one from U+0100 on.
+fn byte_chars() -> impl Iterator<Item = char> {
+    let mut free = '\u{100}'..;
+    (0..=255u8).map(move |b| match b {
+        b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff => char::from(b),
+        _ => free.next().unwrap_or('\u{fffd}'),
+    })
+}

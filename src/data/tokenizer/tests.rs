@@ -1,0 +1,262 @@
+//! Tests of the tokenizers: round trips, places in messages, files of strangers, and the ids of reference tokenizers.
+
+use super::*;
+use crate::error::Kind;
+use proptest::prelude::*;
+
+fn shared(path: &str) -> Option<PathBuf> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared").join(path);
+    if !path.exists() {
+        eprintln!("skipped: {} is absent", path.display());
+        return None;
+    }
+    Some(path)
+}
+
+fn words() -> Tokenizer {
+    Tokenizer::Words("mia has 3 apples . <end>".split(' ').map(String::from).collect())
+}
+
+fn char(text: &str) -> Tokenizer {
+    Tokenizer::build(&TokenizerConfig::Char, text.as_bytes(), Path::new("")).unwrap()
+}
+
+#[test]
+fn each_kind_is_written_in_a_recipe_as_documented() {
+    #[derive(Deserialize)]
+    struct Recipe {
+        tokenizer: TokenizerConfig,
+    }
+    let read = |text: &str| toml::from_str::<Recipe>(text).map(|r| r.tokenizer);
+    assert_eq!(read(r#"tokenizer = "bytes""#).unwrap(), TokenizerConfig::Bytes);
+    assert_eq!(read(r#"tokenizer = "char""#).unwrap(), TokenizerConfig::Char);
+    assert_eq!(read(r#"tokenizer.json = { path = "t" }"#).unwrap(), TokenizerConfig::Json { path: "t".into() });
+    let bpe = TokenizerConfig::Bpe { vocab: "v".into(), merges: "m".into() };
+    assert_eq!(read(r#"tokenizer.bpe = { vocab = "v", merges = "m" }"#).unwrap(), bpe);
+    assert!(read(r#"tokenizer.json = { path = "t", x = 1 }"#).is_err() && read(r#"tokenizer = "byte""#).is_err());
+}
+
+#[test]
+fn characters_are_numbered_in_ascending_order_and_others_are_refused_with_their_place() {
+    let t = char("cab\nä");
+    assert_eq!((t.vocab_size(), t.encode("abcä".as_bytes()).unwrap()), (5, vec![1, 2, 3, 4]));
+    assert_eq!(t.decode(&[1, 5, 4]), "a·ä");
+    let e = t.encode("ab\nää€".as_bytes()).unwrap_err();
+    assert!(e.kind == Kind::Input && e.message.contains("'€' at byte 7 (line 2, column 3)"), "{e}");
+    let e = t.encode_part("ab\nää€".as_bytes(), 5..10).unwrap_err();
+    assert!(e.message.contains("'€' at byte 7 (line 2, column 3)"), "{e}");
+    assert_eq!((t.id("ä"), t.id("ab"), t.id("z")), (Some(4), None, None));
+}
+
+#[test]
+fn words_are_parted_by_white_space_and_joined_by_one_space() {
+    let t = words();
+    assert_eq!(t.encode(b" mia  has\n3 . ").unwrap(), [0, 1, 2, 4]);
+    assert_eq!(t.decode(&[0, 1, 6, 4]), "mia has · .");
+    let e = t.encode(b"mia has\n 4 apples").unwrap_err();
+    assert!(e.message.contains("word `4` at byte 9 (line 2, column 2)"), "{e}");
+}
+
+#[test]
+fn text_that_is_not_utf8_is_refused_with_its_offset_except_by_bytes() {
+    for t in [words(), char("a"), hf_toy()] {
+        let e = t.encode(b"a\na \xff").unwrap_err();
+        assert!(e.kind == Kind::Input && e.message.contains("not UTF-8 at byte 4 (line 2, column 3)"), "{e}");
+    }
+    assert_eq!(Tokenizer::Bytes.encode(b"\xff").unwrap(), [255]);
+    assert_eq!(Tokenizer::Bytes.decode(&[104, 256, 105]), "h·i");
+}
+
+fn hf_toy() -> Tokenizer {
+    let mut json: serde_json::Value = serde_json::from_str(&Tokenizer::Bytes.to_json().unwrap()).unwrap();
+    json["added_tokens"] = serde_json::json!([{ "id": 256, "content": "<end>", "single_word": false, "lstrip": false,
+        "rstrip": false, "normalized": false, "special": true }]);
+    hf::parse("toy", json.to_string().as_bytes()).unwrap()
+}
+
+#[test]
+fn a_saved_tokenizer_comes_back_as_the_same_kind_with_the_same_ids() {
+    let text = "mia has 3 apples .";
+    for t in [Tokenizer::Bytes, char(text), words(), hf_toy()] {
+        let dir = tempfile::tempdir().unwrap();
+        t.save(dir.path()).unwrap();
+        let back = Tokenizer::load(dir.path()).unwrap();
+        assert_eq!(std::mem::discriminant(&back), std::mem::discriminant(&t));
+        assert_eq!(back.to_json().unwrap(), t.to_json().unwrap());
+        assert_eq!(back.encode(text.as_bytes()).unwrap(), t.encode(text.as_bytes()).unwrap());
+        assert_eq!(back.vocab_size(), t.vocab_size());
+    }
+}
+
+#[test]
+fn the_library_reads_what_is_saved_with_the_same_ids_and_text() {
+    let text = "mia has 3 apples .";
+    let lines = "mia  has\r\n3\t\"apples\" . é日𝄞";
+    for (t, text) in [(Tokenizer::Bytes, lines), (char(lines), lines), (words(), text)] {
+        let library: tokenizers::Tokenizer = t.to_json().unwrap().parse().unwrap();
+        let ids = library.encode(text, false).unwrap().get_ids().to_vec();
+        assert_eq!(ids, t.encode(text.as_bytes()).unwrap());
+        assert_eq!(library.decode(&ids, false).unwrap(), text);
+        assert_eq!(library.get_vocab_size(true), t.vocab_size());
+    }
+    let library: tokenizers::Tokenizer = words().to_json().unwrap().parse().unwrap();
+    assert!(library.encode("mia who", false).is_err());
+}
+
+#[test]
+fn an_unknown_id_of_a_library_tokenizer_prints_as_a_dot() {
+    let t = hf_toy();
+    assert_eq!(t.vocab_size(), 257);
+    assert_eq!(t.encode(b"hi<end>").unwrap(), [104, 105, 256]);
+    assert_eq!(t.decode(&[104, 257, 900, 105, 256]), "h··i<end>");
+    assert_eq!(t.decode(&[0xc3, 0xa9]), "é");
+}
+
+#[test]
+fn the_bpe_of_gpt2_gives_the_known_ids() {
+    let Some(dir) = shared("data/gpt2-bpe") else { return };
+    let config = TokenizerConfig::Bpe { vocab: "vocab.json".into(), merges: "merges.txt".into() };
+    let t = Tokenizer::build(&config, b"", &dir).unwrap();
+    assert_eq!(t.vocab_size(), 50257);
+    assert_eq!(t.encode(b"Hello world").unwrap(), [15496, 995]);
+    assert_eq!(t.encode(b"Hello world<|endoftext|>").unwrap(), [15496, 995, 50256]);
+    assert_eq!(t.decode(&[15496, 50257, 995]), "Hello· world");
+    let text = "naïve café 日本語 \n\n  don't 12345\t";
+    assert_eq!(t.decode(&t.encode(text.as_bytes()).unwrap()), text);
+    let out = tempfile::tempdir().unwrap();
+    t.save(out.path()).unwrap();
+    assert_eq!(
+        Tokenizer::load(out.path()).unwrap().encode(text.as_bytes()).unwrap(),
+        t.encode(text.as_bytes()).unwrap()
+    );
+}
+
+#[test]
+fn long_text_encoded_in_pieces_has_the_ids_of_the_whole() {
+    let (Some(dir), Some(text)) = (shared("data/gpt2-bpe"), shared("data/wikitext2-valid.txt")) else { return };
+    let config = TokenizerConfig::Bpe { vocab: "vocab.json".into(), merges: "merges.txt".into() };
+    let t = Tokenizer::build(&config, b"", &dir).unwrap();
+    let text = std::fs::read_to_string(text).unwrap().repeat(2);
+    let text = &text[..text.floor_char_boundary(2_150_000)];
+    let Tokenizer::Hf(library) = &t else { panic!("not of the library") };
+    assert_eq!(t.encode(text.as_bytes()).unwrap(), library.encode_fast(text, false).unwrap().get_ids());
+}
+
+#[test]
+fn the_reference_ids_of_each_fixture_are_reproduced() {
+    for family in ["gpt2", "qwen3_mdlm"] {
+        let Some(dir) = shared(&format!("fixtures/{family}")) else { return };
+        let t = Tokenizer::load(&dir).unwrap();
+        let expected = std::fs::read_to_string(dir.join("tokenizer_expected.json")).unwrap();
+        let expected: serde_json::Value = serde_json::from_str(&expected).unwrap();
+        for case in expected["cases"].as_array().unwrap() {
+            let ids: Vec<u32> = serde_json::from_value(case["ids"].clone()).unwrap();
+            assert_eq!(t.encode(case["text"].as_str().unwrap().as_bytes()).unwrap(), ids, "{family} {case}");
+            assert_eq!(t.decode(&ids), case["decoded"].as_str().unwrap(), "{family}");
+        }
+    }
+}
+
+#[test]
+fn a_file_that_is_no_tokenizer_is_an_error_and_never_a_panic() {
+    let bpe = |model: &str| format!(r#"{{"version":"1.0","model":{{"type":"BPE",{model}}}}}"#);
+    for text in [
+        String::new(),
+        "[]".into(),
+        "{}".into(),
+        "null".into(),
+        r#"{"model":null}"#.into(),
+        r#"{"version":"2.0","model":{"type":"BPE","vocab":{},"merges":[]}}"#.into(),
+        bpe(r#""vocab":{"a":0},"merges":["a b"]"#),
+        bpe(r#""vocab":{"a":0,"b":1},"merges":["a b"]"#),
+        bpe(r#""vocab":{"a":0},"merges":["a"]"#),
+        bpe(r#""vocab":{"a":4294967296},"merges":[]"#),
+        bpe(r#""vocab":{"a":4294967295},"merges":[]"#),
+        bpe(r#""vocab":{"a":0,"b":1,"ab":2},"merges":["a b"],"continuing_subword_prefix":"xyz""#),
+        r#"{"version":"1.0","model":{"type":"WordLevel","vocab":{"a":7},"unk_token":1}}"#.into(),
+        r#"{"version":"1.0","model":{"type":"Unigram","unk_id":9,"vocab":[]}}"#.into(),
+        r#"{"version":"1.0","pre_tokenizer":{"type":"Split","pattern":{"Regex":"("},"behavior":"Isolated","invert":false},"model":{"type":"BPE","vocab":{},"merges":[]}}"#.into(),
+    ] {
+        match hf::parse("t.json", text.as_bytes()) {
+            Err(e) => assert!(e.kind == Kind::Input && e.message.starts_with("t.json is not"), "{e}"),
+            Ok(t) => panic!("{text} was taken for a tokenizer of {} ids", t.vocab_size()),
+        }
+    }
+}
+
+#[test]
+fn cutting_padding_and_dropout_of_a_file_do_not_touch_a_corpus() {
+    let mut json: serde_json::Value = serde_json::from_str(&hf_toy().to_json().unwrap()).unwrap();
+    json["truncation"] =
+        serde_json::json!({ "direction": "Right", "max_length": 0, "strategy": "LongestFirst", "stride": 9 });
+    json["padding"] = serde_json::json!({ "strategy": { "Fixed": 99 }, "direction": "Right", "pad_to_multiple_of": 0,
+        "pad_id": 0, "pad_type_id": 0, "pad_token": "x" });
+    assert_eq!(hf::parse("t", json.to_string().as_bytes()).unwrap().encode(b"hey").unwrap().len(), 3);
+}
+
+#[test]
+fn added_tokens_with_a_gap_in_their_ids_are_refused_instead_of_shifted() {
+    let mut json: serde_json::Value = serde_json::from_str(&hf_toy().to_json().unwrap()).unwrap();
+    json["added_tokens"][0]["id"] = 300.into();
+    let e = hf::parse("t", json.to_string().as_bytes()).unwrap_err().to_string();
+    assert!(e.contains("`<end>` has the id 300") && e.contains("gap"), "{e}");
+}
+
+#[test]
+fn a_bad_line_of_merges_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("v"), r#"{"a":0,"b":1,"ab":2}"#).unwrap();
+    let build = |merges: &str| {
+        std::fs::write(dir.path().join("m"), merges).unwrap();
+        Tokenizer::build(&TokenizerConfig::Bpe { vocab: "v".into(), merges: "m".into() }, b"", dir.path())
+    };
+    assert_eq!(build("#version: 0.2\na b\n").unwrap().encode(b"ab").unwrap(), [2]);
+    for (merges, words) in [("a b\nab\n", "line 2"), ("a b c", "line 1"), ("a c", "is not a valid"), ("a ", "line 1")] {
+        let e = build(merges).unwrap_err();
+        assert!(e.kind == Kind::Input && e.to_string().contains(words), "{merges:?}: {e}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1000))]
+    #[test]
+    fn bytes_gives_back_any_file(text in prop::collection::vec(any::<u8>(), 0..200)) {
+        let ids = Tokenizer::Bytes.encode(&text).unwrap();
+        let back: Vec<u8> = ids.iter().map(|id| *id as u8).collect();
+        prop_assert_eq!(back, text.clone());
+        prop_assert_eq!(Tokenizer::Bytes.decode(&ids), String::from_utf8_lossy(&text));
+    }
+
+    #[test]
+    fn char_gives_back_any_text_of_its_characters(text in "\\PC{0,60}") {
+        let t = char(&text);
+        prop_assert_eq!(t.decode(&t.encode(text.as_bytes()).unwrap()), text);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+    #[test]
+    fn a_mutated_tokenizer_file_is_an_error_or_works_and_never_panics(
+        at in any::<prop::sample::Index>(), byte in any::<u8>(), cut in 0usize..8, text in "\\PC{0,12}",
+    ) {
+        let vocab = r#""vocab":{"a":0,"b":1,"ab":2,"c":3,"abc":4},"merges":["a b","ab c"]"#;
+        let mut json = format!(
+            r#"{{"version":"1.0","added_tokens":[{{"id":5,"content":"<x>","single_word":false,"lstrip":true,"rstrip":false,"normalized":true,"special":true}}],
+            "normalizer":{{"type":"NFC"}},"pre_tokenizer":{{"type":"ByteLevel","add_prefix_space":true,"trim_offsets":true,"use_regex":true}},
+            "decoder":{{"type":"ByteLevel","add_prefix_space":true,"trim_offsets":true,"use_regex":true}},
+            "model":{{"type":"BPE","dropout":0.5,"unk_token":null,"continuing_subword_prefix":null,"end_of_word_suffix":null,"fuse_unk":false,{vocab}}}}}"#
+        ).into_bytes();
+        let i = at.index(json.len());
+        json[i] = byte;
+        if cut > 0 && i > 20 {
+            json.drain(i..json.len().min(i + cut));
+        }
+        if let Ok(t) = hf::parse("t", &json) {
+            if let Ok(ids) = t.encode(text.as_bytes()) {
+                t.decode(&ids);
+            }
+            t.to_json().unwrap();
+        }
+    }
+}

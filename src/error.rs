@@ -1,0 +1,137 @@
+//! The one error type: what is wrong (with its place), why (indented causes), and a hint with the exact text to type.
+//!
+//! `kind` decides the exit code: 1 gate failed, 2 recipe or usage, 3 bad input file, 4 I/O, 5 non-finite numbers,
+//! 6 device or memory, 130/143 stopped by a signal.
+
+use std::fmt;
+use std::path::Path;
+
+/// What went wrong, by who can mend it; each kind has its own exit code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A quality gate said no.
+    Gate,
+    /// A recipe or a command line that cannot be meant as it stands.
+    Usage,
+    /// A file whose content is not what it should be.
+    Input,
+    /// The operating system refused a read or a write.
+    Io,
+    /// A loss, gradient or weight that is not finite.
+    NonFinite,
+    /// The device is absent, failed, or out of memory.
+    Device,
+    /// Stopped by a signal; the number is the signal's.
+    Signal(i32),
+}
+
+impl Kind {
+    /// The process exit code of this kind of error.
+    pub fn exit_code(self) -> i32 {
+        match self {
+            Kind::Gate => 1,
+            Kind::Usage => 2,
+            Kind::Input => 3,
+            Kind::Io => 4,
+            Kind::NonFinite => 5,
+            Kind::Device => 6,
+            Kind::Signal(n) => 128 + n,
+        }
+    }
+}
+
+/// An error a user can act on.
+#[derive(Debug, Clone, thiserror::Error)]
+pub struct Error {
+    pub kind: Kind,
+    /// What is wrong and where; lower case, no full stop, values in backticks.
+    pub message: String,
+    /// Causes, one line each, printed indented.
+    pub causes: Vec<String>,
+    /// The exact text to type, or the setting to change.
+    pub hint: Option<String>,
+}
+
+/// The crate's result.
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    /// An error of `kind` with no cause and no hint yet.
+    pub fn new(kind: Kind, message: impl Into<String>) -> Self {
+        Error { kind, message: message.into(), causes: Vec::new(), hint: None }
+    }
+    /// A recipe or command line mistake (exit 2).
+    pub fn usage(message: impl Into<String>) -> Self {
+        Self::new(Kind::Usage, message)
+    }
+    /// A bad input file (exit 3).
+    pub fn input(message: impl Into<String>) -> Self {
+        Self::new(Kind::Input, message)
+    }
+    /// A refused read or write of `path` (exit 4); `doing` is a verb: "read", "write", "create".
+    pub fn io(doing: &str, path: &Path, cause: &std::io::Error) -> Self {
+        let mut text = cause.to_string();
+        if let Some(at) = text.find(" (os error") {
+            text.truncate(at);
+        }
+        Self::new(Kind::Io, format!("cannot {doing} {}", path.display())).cause(text.to_lowercase())
+    }
+    /// The same error with one more cause line.
+    pub fn cause(mut self, line: impl Into<String>) -> Self {
+        self.causes.push(line.into());
+        self
+    }
+    /// The same error with this hint.
+    pub fn hint(mut self, text: impl Into<String>) -> Self {
+        self.hint = Some(text.into());
+        self
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "error: {}", self.message)?;
+        for cause in &self.causes {
+            for line in cause.lines() {
+                write!(f, "\n   {line}")?;
+            }
+        }
+        if let Some(hint) = &self.hint {
+            write!(f, "\n\nhint: {hint}")?;
+        }
+        Ok(())
+    }
+}
+
+/// The known name nearest to `typed`, if one is near enough to be meant.
+pub fn nearest<'a>(typed: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    known
+        .into_iter()
+        .map(|k| (strsim::damerau_levenshtein(&typed.to_lowercase(), &k.to_lowercase()), k))
+        .filter(|(d, k)| *d <= 2.max(k.len() / 3))
+        .min_by_key(|(d, _)| *d)
+        .map(|(_, k)| k)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_prints_message_indented_causes_and_hint() {
+        let e = Error::input("vocab.json: not JSON").cause("line 3").hint("write JSON");
+        assert_eq!(e.to_string(), "error: vocab.json: not JSON\n   line 3\n\nhint: write JSON");
+    }
+
+    #[test]
+    fn each_kind_has_its_exit_code() {
+        let kinds = [Kind::Gate, Kind::Usage, Kind::Input, Kind::Io, Kind::NonFinite, Kind::Device, Kind::Signal(2)];
+        assert_eq!(kinds.map(Kind::exit_code), [1, 2, 3, 4, 5, 6, 130]);
+    }
+
+    #[test]
+    fn a_typo_finds_the_name_that_was_meant_and_a_stranger_finds_none() {
+        assert_eq!(nearest("teecher", ["teacher", "rounds"]), Some("teacher"));
+        assert_eq!(nearest("banana", ["teacher", "rounds"]), None);
+    }
+}

@@ -1,0 +1,225 @@
+//! Evaluation: every model at every step count, scored sample by sample, timed, and put into one results file.
+//!
+//! B batch, L length, K steps, n samples. All text metrics come from the same samples.
+
+pub mod quality;
+pub mod results;
+pub mod speed;
+pub mod stats;
+
+use burn::prelude::*;
+use indexmap::IndexMap;
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use crate::data::Data;
+use crate::error::{Error, Result};
+use crate::model::{Denoise, Transformer};
+use crate::objective::{self, Objective};
+use crate::process::Schedule;
+use crate::rng::{StepRng, Stream};
+use crate::sample::{Process, SampleSpec, sample};
+use results::{Bound, DataKind, DataSummary, Likelihood, Row};
+use stats::{Estimate, mean_interval};
+
+/// What is evaluated.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EvalConfig {
+    /// Samples n of each model at each step count.
+    pub samples: usize,
+    /// Samples drawn together, also the batch of the throughput.
+    pub batch: usize,
+    /// Denoising steps K of the diffusion models; an autoregressive model always takes L.
+    pub steps: Vec<usize>,
+    /// Sampling seed: sample i draws from (seed, i) in every row.
+    #[serde(default)]
+    pub seed: u64,
+    /// Held-out sequences for the likelihood and the reference values of real data.
+    #[serde(default = "default_held_out")]
+    pub held_out: usize,
+    /// Timed repeats of each speed measurement; 0 measures none.
+    #[serde(default = "default_repeats")]
+    pub speed_repeats: usize,
+    /// Text data: the autoregressive model, trained on another seed, under which samples are scored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub judge: Option<String>,
+    /// Story data: also sample from the exact oracle.
+    #[serde(default = "yes")]
+    pub oracle: bool,
+}
+
+fn default_held_out() -> usize {
+    512
+}
+fn default_repeats() -> usize {
+    5
+}
+fn yes() -> bool {
+    true
+}
+
+impl EvalConfig {
+    /// Checks ranges.
+    pub fn validate(&self) -> Result<()> {
+        for (key, value) in [("samples", self.samples), ("batch", self.batch), ("held_out", self.held_out)] {
+            if value == 0 || value > 1 << 24 {
+                return Err(Error::usage(format!("`eval.{key}` must be between 1 and {}, but it is {value}", 1 << 24)));
+            }
+        }
+        if self.steps.is_empty() || self.steps.iter().any(|k| *k == 0 || *k > 1 << 20) {
+            return Err(Error::usage(format!("`eval.steps` must list step counts of at least 1, but it is {:?}", self.steps)));
+        }
+        if self.steps.windows(2).any(|p| p[0] >= p[1]) {
+            return Err(Error::usage(format!("`eval.steps` must rise, but it is {:?}", self.steps)));
+        }
+        Ok(())
+    }
+}
+
+/// What gives a sample its negative log-likelihood.
+pub enum Scorer<'a> {
+    /// The story language itself.
+    Story(&'a crate::data::story::Story),
+    /// A held-out autoregressive model.
+    Judge(&'a Transformer),
+}
+
+impl Scorer<'_> {
+    /// The score's key in results.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Scorer::Story(_) => "oracle_nll",
+            Scorer::Judge(_) => "judge_nll",
+        }
+    }
+
+    /// Mean NLL per token of each text, nats.
+    pub fn nll(&self, texts: &[Vec<u32>]) -> Vec<f64> {
+        match self {
+            Scorer::Story(s) => {
+                texts.par_iter().map(|t| -s.chain().log_likelihood(t) / t.len() as f64).collect()
+            }
+            Scorer::Judge(judge) => ar_nll(judge, texts),
+        }
+    }
+}
+
+/// Exact NLL per token of each text under an autoregressive network, nats.
+pub fn ar_nll(model: &Transformer, texts: &[Vec<u32>]) -> Vec<f64> {
+    let device = model.device();
+    let mut out = Vec::with_capacity(texts.len());
+    for group in texts.chunks(16) {
+        let length = group[0].len();
+        let rows = objective::ar_nll(&group.concat(), length, &device);
+        let (_, losses) = objective::evaluate(model, &rows);
+        out.extend(losses.chunks(length).map(stats::mean));
+    }
+    out
+}
+
+/// NELBO per token of each text, nats: `draws` stratified times each, the same masks for every model.
+pub fn nelbo(model: &Transformer, schedule: Schedule, process: &Process, texts: &[Vec<u32>], draws: usize) -> Vec<f64> {
+    let (device, rng) = (model.device(), StepRng::new(0));
+    texts
+        .iter()
+        .enumerate()
+        .map(|(i, text)| {
+            // The batch is one text `draws` times, so its times are stratified over (0, 1].
+            let copies = text.repeat(draws);
+            let gens = (rng.at(2 * i as u64, Stream::Validation), rng.at(2 * i as u64 + 1, Stream::Validation));
+            let rows = objective::elbo(&copies, text.len(), model.vocab(), process.order, schedule, gens, &device);
+            if rows.rows.is_empty() { 0.0 } else { objective::evaluate(model, &rows).0 }
+        })
+        .collect()
+}
+
+/// The model's own likelihood of held-out text, its kind marked.
+pub fn likelihood(model: &Transformer, objective: &Objective, process: &Process, texts: &[Vec<u32>]) -> Likelihood {
+    let (values, kind) = match objective {
+        Objective::ArNll {} => (ar_nll(model, texts), Bound::Exact),
+        _ => (nelbo(model, process.schedule, process, texts, 8), Bound::Elbo),
+    };
+    Likelihood { estimate: mean_interval(&values, 0), kind, n: texts.len() }
+}
+
+/// The per-sample scores of a set of texts.
+fn scores(texts: &[Vec<u32>], scorer: &Scorer) -> IndexMap<String, Vec<f64>> {
+    let mut out = IndexMap::new();
+    out.insert(scorer.name().to_string(), scorer.nll(texts));
+    let per = |f: fn(&[u32]) -> f64| texts.iter().map(|t| f(t)).collect::<Vec<f64>>();
+    out.insert("entropy".into(), per(quality::unigram_entropy));
+    if let Scorer::Story(s) = scorer {
+        out.insert("valid".into(), texts.iter().map(|t| f64::from(u8::from(s.is_valid(t)))).collect());
+    }
+    out.insert("distinct_2".into(), per(quality::distinct_2));
+    out.insert("repetition".into(), per(quality::repetition));
+    out
+}
+
+fn estimates(samples: &IndexMap<String, Vec<f64>>) -> IndexMap<String, Estimate> {
+    samples.iter().map(|(key, values)| (key.clone(), mean_interval(values, 0))).collect()
+}
+
+/// One row: `model` sampled in `steps` steps, scored, and timed where `config.speed_repeats` asks for it.
+///
+/// Errors when the process cannot be walked in so few steps.
+pub fn row(
+    model: &dyn Denoise,
+    process: &Process,
+    steps: usize,
+    config: &EvalConfig,
+    scorer: &Scorer,
+    timed: bool,
+) -> Result<(Row, Vec<Vec<u32>>)> {
+    let n = config.samples;
+    let drawn = sample(model, process, &SampleSpec::new(steps, config.seed, config.batch), n)?;
+    let samples = scores(&drawn.tokens, scorer);
+    let texts: Vec<&[u32]> = drawn.tokens.iter().map(Vec::as_slice).collect();
+    let speed = match timed && config.speed_repeats > 0 {
+        true => Some(speed::measure(model, process, steps, config.batch, config.speed_repeats, config.seed + 1)?),
+        false => None,
+    };
+    let row = Row {
+        steps,
+        nfe: drawn.nfe.iter().sum::<usize>() as f64 / n as f64,
+        positions: drawn.positions.iter().sum::<u64>() as f64 / n as f64,
+        n,
+        seed: config.seed,
+        scores: estimates(&samples),
+        samples,
+        corpus: IndexMap::from([("self_distinct_2".to_string(), quality::self_distinct_2(texts))]),
+        speed,
+    };
+    Ok((row, drawn.tokens))
+}
+
+/// What real data scores, and what identifies it.
+pub fn data_summary(data: &Data, scorer: &Scorer, held_out: &[Vec<u32>]) -> DataSummary {
+    let reference = estimates(&scores(held_out, scorer));
+    let (kind, entropy_rate) = match data {
+        // The rate that samples are compared with is the noisy chain's own, estimated on many texts.
+        Data::Story(s) => {
+            let mut rng = StepRng::new(17).at(0, Stream::Validation);
+            (DataKind::Story, Some(s.chain().mean_nll(20_000, &mut rng).0))
+        }
+        Data::Text { .. } => (DataKind::Text, None),
+    };
+    DataSummary {
+        kind,
+        vocab: data.vocab(),
+        length: data.length(),
+        sha256: data.sha256(),
+        entropy: reference["entropy"],
+        n_reference: held_out.len(),
+        entropy_rate,
+        nll_name: scorer.name().to_string(),
+        reference,
+    }
+}
+
+/// The name of a device as a recipe's user typed it, for results.
+pub fn device_dtype(device: &Device) -> String {
+    let probe: Tensor<1> = Tensor::zeros([1], device);
+    format!("{:?}", probe.dtype()).to_lowercase()
+}

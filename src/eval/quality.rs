@@ -1,0 +1,104 @@
+//! Text metrics from token ids alone: how varied one sample is, and how much samples differ from each other.
+//!
+//! Unigram entropy is the one published next to generative perplexity (e.g. Zheng et al. 2024, arXiv 2409.02908); it sees
+//! repetition inside a sample only, so distinct bigrams over all samples stand beside it. L is the length of a sample.
+
+use std::collections::{HashMap, HashSet};
+
+/// Entropy in nats of the empirical token distribution of one sample [L]; 0 for constant or empty text, at most ln L.
+pub fn unigram_entropy(tokens: &[u32]) -> f64 {
+    let mut counts: HashMap<u32, usize> = HashMap::new();
+    for &token in tokens {
+        *counts.entry(token).or_default() += 1;
+    }
+    // Sorted counts make the order of summation, and so the last bit, independent of the hash map.
+    let mut counts: Vec<usize> = counts.into_values().collect();
+    counts.sort_unstable();
+    let n = tokens.len() as f64;
+    let plogp = |&c: &usize| (c as f64 / n) * (c as f64 / n).ln();
+    (-counts.iter().map(plogp).sum::<f64>()).max(0.0)
+}
+
+/// Share of distinct bigrams among the bigrams of one sample [L]; 1 when the sample has no bigram.
+pub fn distinct_2(tokens: &[u32]) -> f64 {
+    self_distinct_2([tokens])
+}
+
+/// Share of positions of one sample [L] whose 4-gram already occurred earlier in it; 0 when L < 4.
+pub fn repetition(tokens: &[u32]) -> f64 {
+    let mut seen = HashSet::new();
+    let repeated = tokens.windows(4).filter(|gram| !seen.insert(*gram)).count();
+    repeated as f64 / tokens.len().saturating_sub(3).max(1) as f64
+}
+
+/// Distinct bigrams over all samples divided by all their bigrams: low when samples copy each other; 1 without bigrams.
+pub fn self_distinct_2<'a>(samples: impl IntoIterator<Item = &'a [u32]>) -> f64 {
+    let (mut seen, mut total) = (HashSet::new(), 0usize);
+    for sample in samples {
+        for pair in sample.windows(2) {
+            seen.insert((pair[0], pair[1]));
+            total += 1;
+        }
+    }
+    if total == 0 { 1.0 } else { seen.len() as f64 / total as f64 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rng::{StepRng, Stream};
+    use rand::Rng;
+
+    #[test]
+    fn golden_values_by_hand() {
+        // Counts 2, 1, 1 of 4: H = 0.5 ln 2 + 2 * 0.25 ln 4 = 1.5 ln 2.
+        assert!((unigram_entropy(&[7, 7, 1, 2]) - 1.5 * 2f64.ln()).abs() < 1e-15);
+        // Bigrams ab, ba, ab, ba, ab: 2 distinct of 5.
+        assert_eq!(distinct_2(&[1, 2, 1, 2, 1, 2]), 0.4);
+        // 4-grams 1212, 2121, 1212: the third occurred before.
+        assert_eq!(repetition(&[1, 2, 1, 2, 1, 2]), 1.0 / 3.0);
+        // Bigrams 12, 23 and 12, 24: 3 distinct of 4; no bigram spans two samples.
+        assert_eq!(self_distinct_2([&[1, 2, 3][..], &[1, 2, 4][..]]), 0.75);
+    }
+
+    #[test]
+    fn constant_text_has_no_entropy_and_all_different_text_no_repetition() {
+        assert_eq!(unigram_entropy(&[3; 50]), 0.0);
+        assert_eq!(repetition(&[3; 50]), 46.0 / 47.0);
+        let all: Vec<u32> = (0..64).collect();
+        assert!((unigram_entropy(&all) - 64f64.ln()).abs() < 1e-12);
+        assert_eq!((distinct_2(&all), repetition(&all)), (1.0, 0.0));
+    }
+
+    #[test]
+    fn empty_and_very_short_samples_have_values() {
+        for tokens in [&[][..], &[1][..], &[1, 1][..], &[1, 1, 1][..]] {
+            assert_eq!((unigram_entropy(tokens), repetition(tokens)), (0.0, 0.0));
+        }
+        assert_eq!((distinct_2(&[]), distinct_2(&[1]), distinct_2(&[1, 1, 1])), (1.0, 1.0, 0.5));
+        assert_eq!(self_distinct_2([]), 1.0);
+    }
+
+    #[test]
+    fn renaming_tokens_changes_nothing_and_values_stay_in_range() {
+        let mut rng = StepRng::new(1).at(0, Stream::Validation);
+        for _ in 0..300 {
+            let len = rng.random_range(1..80);
+            let text: Vec<u32> = (0..len).map(|_| rng.random_range(0..9)).collect();
+            let renamed: Vec<u32> = text.iter().map(|t| 1000 - 7 * t).collect();
+            for metric in [unigram_entropy, distinct_2, repetition] {
+                assert_eq!(metric(&text), metric(&renamed));
+            }
+            let entropy = unigram_entropy(&text);
+            assert!(entropy >= 0.0 && entropy <= (len as f64).ln().min(9f64.ln()) + 1e-12);
+            assert!((0.0..=1.0).contains(&repetition(&text)) && (0.0..=1.0).contains(&distinct_2(&text)));
+        }
+    }
+
+    #[test]
+    fn a_copied_sample_halves_the_distinct_bigrams_between_samples() {
+        let text: Vec<u32> = (0..20).collect();
+        assert_eq!(self_distinct_2([&text[..]]), 1.0);
+        assert_eq!(self_distinct_2([&text[..], &text[..]]), 0.5);
+    }
+}

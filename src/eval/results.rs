@@ -1,0 +1,568 @@
+//! `results.json`: everything a report or a gate needs, and enough to recompute each number: the recipe's text and hash,
+//! versions, device, data, weights' hashes, seeds, and the score of every single sample.
+//!
+//! Sample i of a row has the same seed in every row with the same `seed` and `n`, so comparisons can be paired. The file
+//! is a pure function of its content: object keys in a fixed order, shortest exact decimal numbers, no date, no path.
+
+use super::stats::{Estimate, Spread};
+use crate::error::{Error, Kind, Result};
+use indexmap::IndexMap;
+use serde::{Deserialize, Serialize};
+use serde_json::error::Category;
+use sha2::{Digest, Sha256};
+use std::collections::HashSet;
+use std::fmt::Write as _;
+use std::io;
+use std::path::Path;
+
+#[cfg(test)]
+pub mod fixture;
+
+/// The version of the file's layout that this crate writes and reads.
+pub const FORMAT: u32 = 1;
+
+/// One evaluated study.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Results {
+    /// Layout version, [`FORMAT`].
+    pub format: u32,
+    /// Version of this crate.
+    pub fewstep: String,
+    pub study: String,
+    /// The resolved recipe, as TOML text.
+    pub recipe: String,
+    /// SHA-256 of `recipe`, lower-case hexadecimal.
+    pub recipe_sha256: String,
+    pub environment: Environment,
+    pub data: DataSummary,
+    pub models: Vec<ModelResult>,
+}
+
+/// What the numbers were computed with.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Environment {
+    pub burn: String,
+    pub rustc: String,
+    pub device: String,
+    pub threads: usize,
+    pub dtype: String,
+    pub os: String,
+    /// Processor features in use, as free text.
+    pub cpu_features: String,
+}
+
+/// The two kinds of data a study can have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DataKind {
+    /// The built-in language, whose likelihood is known exactly.
+    Story,
+    /// Any text, scored by a judge model.
+    Text,
+}
+
+/// The data and what real data scores.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DataSummary {
+    pub kind: DataKind,
+    /// Vocabulary size.
+    pub vocab: usize,
+    /// Tokens per sample.
+    pub length: usize,
+    pub sha256: String,
+    /// Unigram entropy of single held-out windows, nats.
+    pub entropy: Estimate,
+    /// Held-out windows behind `entropy` and `reference`.
+    pub n_reference: usize,
+    /// Entropy rate of the language, nats per token; known for the story language only.
+    pub entropy_rate: Option<f64>,
+    /// Score key of the negative log-likelihood: `oracle_nll` or `judge_nll`.
+    pub nll_name: String,
+    /// What held-out data scores on each metric.
+    pub reference: IndexMap<String, Estimate>,
+}
+
+/// What a model is in a study.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// The autoregressive baseline.
+    Ar,
+    /// The many-step model that students are distilled from.
+    Teacher,
+    /// A few-step model.
+    Student,
+    /// The exact posterior of the story language: what parallel decoding alone costs.
+    Oracle,
+    /// The model that scores samples of text data.
+    Judge,
+}
+
+/// One model with its rows.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelResult {
+    pub name: String,
+    pub role: Role,
+    pub objective: String,
+    /// Name of the teacher that it was distilled from.
+    pub teacher: Option<String>,
+    /// Number of weights.
+    pub parameters: u64,
+    /// SHA-256 of the canonical export of the weights.
+    pub weights_sha256: String,
+    /// Training seed.
+    pub seed: u64,
+    pub train_steps: u64,
+    pub train_tokens: u64,
+    pub train_seconds: f64,
+    pub likelihood: Option<Likelihood>,
+    pub rows: Vec<Row>,
+}
+
+/// Likelihoods differ in kind and are never compared unmarked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Bound {
+    /// The exact negative log-likelihood.
+    Exact,
+    /// An upper bound on it (the negative ELBO).
+    Elbo,
+    /// A number that bounds nothing.
+    None,
+}
+
+/// The model's own likelihood of held-out data, nats per token.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Likelihood {
+    pub estimate: Estimate,
+    pub kind: Bound,
+    /// Held-out windows.
+    pub n: usize,
+}
+
+/// One model sampled with one number of steps; an autoregressive model has steps = L.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Row {
+    pub steps: usize,
+    /// Mean network evaluations per sample.
+    pub nfe: f64,
+    /// Mean positions computed per sample.
+    pub positions: f64,
+    /// Samples.
+    pub n: usize,
+    /// Sampling seed; sample i draws from (seed, i).
+    pub seed: u64,
+    /// Mean and interval of each score, by score key.
+    pub scores: IndexMap<String, Estimate>,
+    /// The score of each sample [n], by score key.
+    pub samples: IndexMap<String, Vec<f64>>,
+    /// Scores of the whole set of samples.
+    pub corpus: IndexMap<String, f64>,
+    pub speed: Option<Speed>,
+}
+
+/// Measured time of sampling.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Speed {
+    /// Batch size of the throughput measurement.
+    pub batch: usize,
+    /// Milliseconds for one whole sample at batch 1.
+    pub latency_ms: Spread,
+    pub seconds_per_1k_tokens: Spread,
+    /// Tokens per second at `batch`.
+    pub tokens_per_s: f64,
+}
+
+/// Which way a metric gets better.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    Lower,
+    Higher,
+    /// Neither: near the value of real data, or of the baseline, is best.
+    Near,
+}
+
+/// Every metric that a report shows or a gate can judge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Metric {
+    #[serde(alias = "oracle_nll", alias = "judge_nll")]
+    Nll,
+    Valid,
+    Entropy,
+    #[serde(rename = "distinct_2")]
+    Distinct2,
+    Repetition,
+    Latency,
+    Throughput,
+}
+
+impl Metric {
+    /// All metrics, in the order of a report's columns.
+    pub const ALL: [Metric; 7] = [
+        Metric::Nll,
+        Metric::Entropy,
+        Metric::Valid,
+        Metric::Distinct2,
+        Metric::Repetition,
+        Metric::Latency,
+        Metric::Throughput,
+    ];
+
+    /// The score key in `results.json`; `nll_name` is the data's own name for the first metric.
+    pub fn key(self, nll_name: &str) -> &str {
+        match self {
+            Metric::Nll => nll_name,
+            Metric::Valid => "valid",
+            Metric::Entropy => "entropy",
+            Metric::Distinct2 => "distinct_2",
+            Metric::Repetition => "repetition",
+            Metric::Latency => "latency",
+            Metric::Throughput => "throughput",
+        }
+    }
+
+    /// Heading with unit and an arrow that points to better.
+    pub fn label(self) -> &'static str {
+        match self {
+            Metric::Nll => "nll ↓",
+            Metric::Valid => "valid ↑",
+            Metric::Entropy => "entropy",
+            Metric::Distinct2 => "distinct-2",
+            Metric::Repetition => "repetition",
+            Metric::Latency => "latency ms ↓",
+            Metric::Throughput => "tok/s ↑",
+        }
+    }
+
+    /// Which way is better.
+    pub fn better(self) -> Direction {
+        match self {
+            Metric::Nll | Metric::Latency => Direction::Lower,
+            Metric::Valid | Metric::Throughput => Direction::Higher,
+            Metric::Entropy | Metric::Distinct2 | Metric::Repetition => Direction::Near,
+        }
+    }
+
+    /// True for metrics of time, which depend on the machine.
+    pub fn is_speed(self) -> bool {
+        matches!(self, Metric::Latency | Metric::Throughput)
+    }
+}
+
+impl Results {
+    /// Reads and checks a file; every fault of its content is an input error that names the place.
+    pub fn load(path: &Path) -> Result<Self> {
+        let place = path.display();
+        let bytes = std::fs::read(path).map_err(|e| match e.kind() {
+            io::ErrorKind::NotFound => Error::input(format!("no results at {place}"))
+                .hint("`fewstep run <recipe.toml>` evaluates a study and writes its results.json"),
+            _ => Error::io("read", path, &e),
+        })?;
+        let text = str::from_utf8(&bytes)
+            .map_err(|e| Error::input(format!("{place}: not UTF-8 text at byte {}", e.valid_up_to())))?;
+        Self::parse(text).map_err(|e| Error { message: format!("{place}{}", e.message), ..e })
+    }
+
+    /// The results in `text`; the error's message is what follows the file's name.
+    fn parse(text: &str) -> Result<Self> {
+        /// The only field that every version of the file has.
+        #[derive(Deserialize)]
+        struct Head {
+            format: Option<serde_json::Value>,
+        }
+        let head: Head = serde_json::from_str(text).map_err(|e| explain(&e))?;
+        match head.format {
+            Some(v) if v.as_u64() == Some(u64::from(FORMAT)) => {}
+            Some(v) => {
+                return Err(Error::input(format!(": format is `{v}`, this version reads `{FORMAT}`"))
+                    .hint("evaluate the study again with this version, or use the version that wrote the file"));
+            }
+            None => return Err(Error::input(": no key `format`, so this is not a results file")),
+        }
+        let results: Results = serde_json::from_str(text).map_err(|e| explain(&e))?;
+        results.check().map_err(|e| Error { message: format!(": {}", e.message), ..e })?;
+        Ok(results)
+    }
+
+    /// Writes the file whole or not at all (sibling file, then rename); refuses numbers that are not finite.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        self.check()?;
+        let fault = |e: io::Error| Error::io("write", path, &e);
+        if let Some(dir) = path.parent().filter(|d| !d.as_os_str().is_empty()) {
+            std::fs::create_dir_all(dir).map_err(fault)?;
+        }
+        let mut sibling = path.as_os_str().to_owned();
+        sibling.push(format!(".tmp-{}", std::process::id()));
+        let done = std::fs::write(&sibling, self.to_json()?).and_then(|()| std::fs::rename(&sibling, path));
+        if done.is_err() {
+            let _ = std::fs::remove_file(&sibling); // the first error is the one worth telling
+        }
+        done.map_err(fault)
+    }
+
+    /// The file's text: indented objects, arrays of numbers on one line, a final newline.
+    pub fn to_json(&self) -> Result<String> {
+        let mut bytes = Vec::new();
+        let mut writer = serde_json::Serializer::with_formatter(&mut bytes, Layout::default());
+        let failed = |e: String| Error::new(Kind::NonFinite, "results cannot be written as JSON").cause(e);
+        self.serialize(&mut writer).map_err(|e| failed(e.to_string()))?;
+        bytes.push(b'\n');
+        String::from_utf8(bytes).map_err(|e| failed(e.to_string()))
+    }
+
+    /// What types alone cannot hold: hash of the recipe, unique names, one score per sample, finite numbers.
+    pub fn check(&self) -> Result<()> {
+        if self.recipe_sha256 != sha256_hex(self.recipe.as_bytes()) {
+            return Err(Error::input("`recipe_sha256` is not the hash of `recipe`, so the file was edited"));
+        }
+        let mut names = HashSet::new();
+        for model in &self.models {
+            let name = &model.name;
+            if !names.insert(name) {
+                return Err(Error::input(format!("model `{name}` occurs twice")));
+            }
+            let mut steps = HashSet::new();
+            for row in &model.rows {
+                let place = format!("model `{name}`, steps {}", row.steps);
+                if !steps.insert(row.steps) {
+                    return Err(Error::input(format!("{place}: the row occurs twice")));
+                }
+                if let Some((key, scores)) = row.samples.iter().find(|(_, s)| s.len() != row.n) {
+                    let count = scores.len();
+                    return Err(Error::input(format!("{place}: n is {}, but `{key}` has {count} scores", row.n)));
+                }
+            }
+        }
+        match self.not_finite() {
+            Some(place) => Err(Error::new(Kind::NonFinite, format!("{place} is not finite"))),
+            None => Ok(()),
+        }
+    }
+
+    /// The place of the first number that JSON could not hold.
+    fn not_finite(&self) -> Option<String> {
+        let bad = |e: &Estimate| !e.is_finite();
+        let bad_spread = |s: &Spread| !(s.median.is_finite() && s.q1.is_finite() && s.q3.is_finite());
+        let data = &self.data;
+        if bad(&data.entropy) || data.entropy_rate.is_some_and(|x| !x.is_finite()) {
+            return Some("the data's entropy".into());
+        }
+        if let Some((key, _)) = data.reference.iter().find(|(_, e)| bad(e)) {
+            return Some(format!("the data's `{key}`"));
+        }
+        for m in &self.models {
+            if !m.train_seconds.is_finite() || m.likelihood.is_some_and(|l| bad(&l.estimate)) {
+                return Some(format!("model `{}`: likelihood or training time", m.name));
+            }
+            for r in &m.rows {
+                let score = r.scores.iter().find(|(_, e)| bad(e)).map(|(k, _)| k.as_str());
+                let sample = r.samples.iter().find(|(_, s)| s.iter().any(|x| !x.is_finite())).map(|(k, _)| k.as_str());
+                let corpus = r.corpus.iter().find(|(_, x)| !x.is_finite()).map(|(k, _)| k.as_str());
+                let cost = (!r.nfe.is_finite() || !r.positions.is_finite()).then_some("nfe");
+                let speed = r
+                    .speed
+                    .is_some_and(|s| {
+                        bad_spread(&s.latency_ms) || bad_spread(&s.seconds_per_1k_tokens) || !s.tokens_per_s.is_finite()
+                    })
+                    .then_some("speed");
+                if let Some(key) = score.or(sample).or(corpus).or(cost).or(speed) {
+                    return Some(format!("model `{}`, steps {}: `{key}`", m.name, r.steps));
+                }
+            }
+        }
+        None
+    }
+
+    /// The model of that name.
+    pub fn model(&self, name: &str) -> Option<&ModelResult> {
+        self.models.iter().find(|m| m.name == name)
+    }
+
+    /// The mean and interval of `metric` in `row`; None for metrics of time and for absent scores.
+    pub fn score(&self, row: &Row, metric: Metric) -> Option<Estimate> {
+        row.scores.get(metric.key(&self.data.nll_name)).copied()
+    }
+}
+
+impl ModelResult {
+    /// The row with that number of steps.
+    pub fn row(&self, steps: usize) -> Option<&Row> {
+        self.rows.iter().find(|r| r.steps == steps)
+    }
+    /// The row with the most steps.
+    pub fn full(&self) -> Option<&Row> {
+        self.rows.iter().max_by_key(|r| r.steps)
+    }
+}
+
+/// SHA-256 of `bytes` as 64 lower-case hexadecimal digits.
+pub fn sha256_hex(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().fold(String::new(), |mut hex, byte| {
+        let _ = write!(hex, "{byte:02x}"); // writing to a String cannot fail
+        hex
+    })
+}
+
+fn explain(e: &serde_json::Error) -> Error {
+    let (line, column) = (e.line(), e.column());
+    let text = e.to_string();
+    let cause = text.split(" at line ").next().unwrap_or_default().to_string();
+    match e.classify() {
+        Category::Syntax | Category::Io => Error::input(format!(":{line}:{column}: not JSON")).cause(cause),
+        Category::Eof => Error::input(format!(":{line}:{column}: not JSON, the file ends too early")).cause(cause),
+        Category::Data => Error::input(format!(":{line}:{column}: not a results file of format {FORMAT}")).cause(cause),
+    }
+}
+
+/// Indents objects and keeps arrays of numbers on one line: a readable diff, without a line for every single sample.
+#[derive(Default)]
+struct Layout {
+    depth: usize,
+    filled: bool,
+}
+
+impl Layout {
+    fn line<W: ?Sized + io::Write>(&self, w: &mut W) -> io::Result<()> {
+        w.write_all(b"\n")?;
+        (0..self.depth).try_for_each(|_| w.write_all(b" "))
+    }
+}
+
+impl serde_json::ser::Formatter for Layout {
+    fn begin_object<W: ?Sized + io::Write>(&mut self, w: &mut W) -> io::Result<()> {
+        self.depth += 1;
+        self.filled = false;
+        w.write_all(b"{")
+    }
+    fn end_object<W: ?Sized + io::Write>(&mut self, w: &mut W) -> io::Result<()> {
+        self.depth -= 1;
+        if self.filled {
+            self.line(w)?;
+        }
+        self.filled = true;
+        w.write_all(b"}")
+    }
+    fn begin_object_key<W: ?Sized + io::Write>(&mut self, w: &mut W, first: bool) -> io::Result<()> {
+        if !first {
+            w.write_all(b",")?;
+        }
+        self.line(w)
+    }
+    fn begin_object_value<W: ?Sized + io::Write>(&mut self, w: &mut W) -> io::Result<()> {
+        w.write_all(b": ")
+    }
+    fn end_object_value<W: ?Sized + io::Write>(&mut self, _: &mut W) -> io::Result<()> {
+        self.filled = true;
+        Ok(())
+    }
+    fn begin_array_value<W: ?Sized + io::Write>(&mut self, w: &mut W, first: bool) -> io::Result<()> {
+        if first { Ok(()) } else { w.write_all(b", ") }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    
+    fn message(text: &str) -> String {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("results.json");
+        std::fs::write(&path, text).unwrap();
+        let e = Results::load(&path).unwrap_err();
+        assert_eq!(e.kind, Kind::Input, "{e}");
+        e.to_string().replace(&format!("{}", dir.path().display()), "runs/x")
+    }
+
+    #[test]
+    fn what_is_saved_is_loaded_and_saved_again_as_the_same_bytes() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("deep/results.json");
+        let results = fixture::story(1);
+        results.save(&path).unwrap();
+        let first = std::fs::read(&path).unwrap();
+        let loaded = Results::load(&path).unwrap();
+        assert_eq!(loaded, results);
+        loaded.save(&path).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), first);
+        assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "no sibling is left over");
+    }
+
+    #[test]
+    fn samples_take_one_line_per_score() {
+        let text = fixture::story(1).to_json().unwrap();
+        assert!(text.lines().count() < 2500, "{} lines", text.lines().count());
+        assert!(text.lines().any(|l| l.trim_start().starts_with("\"oracle_nll\": [")));
+    }
+
+    #[test]
+    fn a_missing_file_says_how_to_make_it() {
+        let e = Results::load(Path::new("nowhere/results.json")).unwrap_err();
+        assert_eq!(e.kind, Kind::Input);
+        assert!(e.to_string().starts_with("error: no results at nowhere/results.json"), "{e}");
+        assert!(e.hint.unwrap().contains("fewstep run"));
+    }
+
+    #[test]
+    fn bad_files_are_refused_with_their_place() {
+        let good = fixture::story(1).to_json().unwrap();
+        assert!(message("{\n  \"format\": 1,\n  oops\n}").contains("runs/x/results.json:3:3: not JSON"));
+        assert!(message("").contains("the file ends too early"));
+        assert!(message(&good[..good.len() / 2]).contains("the file ends too early"));
+        assert!(message("[1]").contains("not a results file"));
+        assert!(message("7").contains("not a results file"));
+        assert!(message("{\"a\": 2}").contains("no key `format`"));
+        assert!(message("{\"format\": 2}").contains("format is `2`, this version reads `1`"));
+        assert!(message("{\"format\": \"1\"}").contains("format is `\"1\"`"));
+        let wrong_type = message(&good.replacen("\"threads\": 2", "\"threads\": \"two\"", 1));
+        assert!(wrong_type.contains("not a results file of format 1") && wrong_type.contains("expected usize"), "{wrong_type}");
+        let unknown = message(&good.replacen("\"threads\"", "\"thread\"", 1));
+        assert!(unknown.contains("unknown field `thread`"), "{unknown}");
+        let edited = message(&good.replacen("seed = 1", "seed = 2", 1));
+        assert!(edited.contains("the file was edited"), "{edited}");
+    }
+
+    #[test]
+    fn contradictions_inside_a_file_are_refused() {
+        let mut twice = fixture::story(1);
+        twice.models.push(twice.models[0].clone());
+        assert!(twice.check().unwrap_err().message.contains("occurs twice"));
+        let mut short = fixture::story(1);
+        short.models[0].rows[0].samples["valid"].pop();
+        assert!(short.check().unwrap_err().message.contains("`valid` has"));
+    }
+
+    #[test]
+    fn a_number_that_is_not_finite_is_never_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut results = fixture::story(1);
+        results.models[1].rows[2].samples["entropy"][3] = f64::NAN;
+        let e = results.save(&dir.path().join("r.json")).unwrap_err();
+        assert_eq!(e.kind, Kind::NonFinite);
+        assert!(e.message.contains("model `teacher`, steps 4: `entropy`"), "{e}");
+    }
+
+    #[test]
+    fn every_metric_has_its_own_key_and_reads_it_back() {
+        let keys: HashSet<_> = Metric::ALL.iter().map(|m| m.key("oracle_nll")).collect();
+        assert_eq!(keys.len(), Metric::ALL.len());
+        for metric in Metric::ALL {
+            let name = serde_json::to_string(&metric).unwrap();
+            assert_eq!(name.trim_matches('"'), metric.key("nll"));
+            let key = format!("\"{}\"", metric.key("judge_nll"));
+            assert_eq!(serde_json::from_str::<Metric>(&key).unwrap(), metric);
+        }
+    }
+
+    #[test]
+    fn the_hash_is_sha_256() {
+        assert_eq!(sha256_hex(b"abc"), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+    }
+}

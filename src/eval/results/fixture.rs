@@ -1,0 +1,178 @@
+//! Invented but plausible results for tests: an autoregressive model, a teacher, two students (one collapsed) and the
+//! oracle at 1 to 256 steps.
+
+use super::*;
+use crate::eval::stats::{mean, mean_interval};
+use crate::rng::{StepRng, Stream};
+use rand::Rng;
+use rand_chacha::ChaCha8Rng;
+
+/// Numbers of steps of every diffusion model.
+pub const STEPS: [usize; 8] = [1, 2, 4, 8, 16, 32, 64, 256];
+/// Samples per row.
+pub const N: usize = 64;
+const LENGTH: usize = 256;
+
+/// The mean scores of one row.
+#[derive(Debug, Clone, Copy)]
+pub struct Level {
+    pub nll: f64,
+    pub valid: f64,
+    pub entropy: f64,
+}
+
+/// About a standard normal draw.
+fn bell(rng: &mut ChaCha8Rng) -> f64 {
+    (0..12).map(|_| rng.random::<f64>()).sum::<f64>() - 6.0
+}
+
+/// `n` samples of a row: skewed likelihoods (gamma of shape 9), binary validity, narrow entropies.
+pub fn row(level: Level, nll_name: &str, steps: usize, n: usize, seed: u64) -> Row {
+    let mut rng = StepRng::new(seed).at(steps as u64, Stream::Validation);
+    let mut samples: IndexMap<String, Vec<f64>> = IndexMap::new();
+    for _ in 0..n {
+        let gamma: f64 = (0..9).map(|_| -(1.0 - rng.random::<f64>()).ln()).sum::<f64>() / 9.0;
+        let mut put = |key: &str, value: f64| samples.entry(key.into()).or_default().push(value);
+        put(nll_name, level.nll * (0.6 + 0.4 * gamma));
+        put("entropy", level.entropy + 0.09 * bell(&mut rng));
+        put("distinct_2", (0.17 * level.entropy + 0.02 * bell(&mut rng)).min(1.0));
+        put("repetition", (0.65 - 0.16 * level.entropy + 0.01 * bell(&mut rng)).max(0.0));
+        if nll_name == "oracle_nll" {
+            put("valid", f64::from(u8::from(rng.random::<f64>() < level.valid)));
+        }
+    }
+    let scores = samples.iter().map(|(k, v)| (k.clone(), mean_interval(v, 1))).collect();
+    let corpus = IndexMap::from([("self_distinct_2".to_string(), 0.12 + 0.01 * level.entropy)]);
+    Row { steps, nfe: steps as f64, positions: (steps * LENGTH) as f64, n, seed, scores, samples, corpus, speed: None }
+}
+
+/// A measured time: `ms` milliseconds for one sample, 5 % apart between quartiles.
+pub fn speed(ms: f64) -> Speed {
+    let spread = |x: f64| Spread { median: x, q1: 0.975 * x, q3: 1.025 * x };
+    let seconds = ms / LENGTH as f64 / 4.0;
+    let tokens_per_s = 1000.0 / seconds;
+    Speed { batch: 32, latency_ms: spread(ms), seconds_per_1k_tokens: spread(seconds), tokens_per_s }
+}
+
+fn level(name: &str, steps: usize) -> Level {
+    let k = steps as f64;
+    let nll = match name {
+        "teacher" => 1.24 + 2.6 / k.powf(0.75),
+        "student" => 1.26 + 0.55 / k.powf(0.6),
+        "eager" => 1.05 + 0.8 / k,
+        "oracle" => 1.08 + 2.0 / k,
+        _ => 1.17,
+    };
+    let entropy = match name {
+        "teacher" | "oracle" => 3.42 + 0.35 / k,
+        "student" => 3.40 + 0.1 / k,
+        "eager" => 3.05 - 0.3 / k,
+        _ => 3.41,
+    };
+    Level { nll, valid: (1.75 - 0.75 * nll).clamp(0.02, 0.97), entropy }
+}
+
+fn model(name: &str, role: Role, objective: &str, nll_name: &str, seed: u64) -> ModelResult {
+    let steps: &[usize] = match role {
+        Role::Ar => &[LENGTH],
+        Role::Judge => &[],
+        _ => &STEPS,
+    };
+    let rows = steps
+        .iter()
+        .map(|&k| {
+            let mut row = row(level(name, k), nll_name, k, N, 11 + 1000 * seed + objective.len() as u64);
+            row.speed = match role {
+                Role::Ar => Some(speed(1.9 * LENGTH as f64)),
+                Role::Oracle => None,
+                _ => Some(speed(9.5 * k as f64)),
+            };
+            if role == Role::Ar {
+                row.positions = LENGTH as f64;
+            }
+            row
+        })
+        .collect();
+    let likelihood = match role {
+        Role::Oracle => None,
+        Role::Ar | Role::Judge => Some((1.19, Bound::Exact)),
+        _ => Some((1.36, Bound::Elbo)),
+    };
+    let around = |x: f64| Estimate { mean: x, low: x - 0.02, high: x + 0.02 };
+    ModelResult {
+        name: name.into(),
+        role,
+        objective: objective.into(),
+        teacher: (role == Role::Student).then(|| "teacher".into()),
+        parameters: if role == Role::Oracle { 0 } else { 3_204_608 },
+        weights_sha256: sha256_hex(name.as_bytes()),
+        seed: 1,
+        train_steps: if role == Role::Oracle { 0 } else { 2000 },
+        train_tokens: if role == Role::Oracle { 0 } else { 16_384_000 },
+        train_seconds: if role == Role::Oracle { 0.0 } else { 412.5 },
+        likelihood: likelihood.map(|(x, kind)| Likelihood { estimate: around(x), kind, n: 512 }),
+        rows,
+    }
+}
+
+/// A study on the story language; other seeds sample the same models again.
+pub fn story(seed: u64) -> Results {
+    let recipe = format!("[study]\nname = \"tiny_story\"\nseed = {seed}\n");
+    let name = "oracle_nll";
+    let data = row(Level { nll: 1.06, valid: 0.99, entropy: 3.42 }, name, 0, 256, 5);
+    assert!((mean(&data.samples["entropy"]) - 3.42).abs() < 0.05);
+    let mut reference = data.scores;
+    reference["valid"] = Estimate::exact(1.0);
+    Results {
+        format: FORMAT,
+        fewstep: "0.1.0".into(),
+        study: "tiny_story".into(),
+        recipe_sha256: sha256_hex(recipe.as_bytes()),
+        recipe,
+        environment: Environment {
+            burn: "0.22.1".into(),
+            rustc: "1.95.0".into(),
+            device: "flex".into(),
+            threads: 2,
+            dtype: "f32".into(),
+            os: "linux x86_64".into(),
+            cpu_features: "avx2 fma".into(),
+        },
+        data: DataSummary {
+            kind: DataKind::Story,
+            vocab: 97,
+            length: LENGTH,
+            sha256: sha256_hex(b"story"),
+            entropy: reference["entropy"],
+            n_reference: 256,
+            entropy_rate: Some(1.05),
+            nll_name: name.into(),
+            reference,
+        },
+        models: vec![
+            model("ar", Role::Ar, "ar", name, seed),
+            model("teacher", Role::Teacher, "elbo", name, seed),
+            model("student", Role::Student, "sdtt", name, seed),
+            model("eager", Role::Student, "kl_backward", name, seed),
+            model("oracle", Role::Oracle, "exact", name, seed),
+        ],
+    }
+}
+
+/// A study on text: a judge scores, and nothing is known exactly.
+pub fn text(seed: u64) -> Results {
+    let mut results = story(seed);
+    let name = "judge_nll";
+    results.study = "tiny_text".into();
+    results.data.kind = DataKind::Text;
+    results.data.entropy_rate = None;
+    results.data.nll_name = name.into();
+    results.data.reference = row(level("ar", 1), name, 0, N, 5).scores;
+    results.models = vec![
+        model("ar", Role::Ar, "ar", name, seed),
+        model("teacher", Role::Teacher, "elbo", name, seed),
+        model("student", Role::Student, "sdtt", name, seed),
+        model("judge", Role::Judge, "ar", name, seed),
+    ];
+    results
+}

@@ -1,0 +1,254 @@
+//! Intervals: the percentile bootstrap (Efron 1979) of means and of changes between two samples, and quartiles of timings.
+//!
+//! Every draw comes from `Stream::Bootstrap` of the given seed, so equal inputs give equal intervals on every machine.
+//! n is the number of samples, R the number of resamples.
+
+use crate::rng::{Stream, StepRng};
+use rand::RngCore;
+use serde::{Deserialize, Serialize};
+
+/// Resamples behind every printed interval: the ends then carry about 3 % of the half width as Monte Carlo noise.
+pub const RESAMPLES: usize = 2000;
+
+/// A mean with its 95 % bootstrap interval, in the unit of the values.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Estimate {
+    pub mean: f64,
+    pub low: f64,
+    pub high: f64,
+}
+
+impl Estimate {
+    /// A value known exactly: an interval of no width.
+    pub fn exact(value: f64) -> Self {
+        Estimate { mean: value, low: value, high: value }
+    }
+    /// The same estimate measured from another zero: `self - zero`.
+    pub fn minus(self, zero: f64) -> Self {
+        Estimate { mean: self.mean - zero, low: self.low - zero, high: self.high - zero }
+    }
+    /// True when the whole interval lies below the whole interval of `other`.
+    pub fn wholly_below(self, other: Estimate) -> bool {
+        self.high < other.low
+    }
+    /// True when all three numbers are finite.
+    pub fn is_finite(self) -> bool {
+        self.mean.is_finite() && self.low.is_finite() && self.high.is_finite()
+    }
+}
+
+/// Median and quartiles of repeated timings, in the unit of the values.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Spread {
+    pub median: f64,
+    pub q1: f64,
+    pub q3: f64,
+}
+
+impl Spread {
+    /// The quartiles of `values` (not empty), by linear interpolation between order statistics.
+    pub fn of(values: &[f64]) -> Self {
+        assert!(!values.is_empty(), "quartiles of nothing");
+        let mut sorted = values.to_vec();
+        sorted.sort_by(f64::total_cmp);
+        Spread { median: quantile(&sorted, 0.5), q1: quantile(&sorted, 0.25), q3: quantile(&sorted, 0.75) }
+    }
+}
+
+/// How a change is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Change {
+    /// candidate - baseline, in the unit of the values.
+    Absolute,
+    /// (candidate - baseline) / |baseline|, a share.
+    Relative,
+}
+
+impl Change {
+    /// The change between two means.
+    pub fn between(self, baseline: f64, candidate: f64) -> f64 {
+        match self {
+            Change::Absolute => candidate - baseline,
+            // A baseline of zero has no relative change; the floor keeps the number finite, so it can be stored as JSON.
+            Change::Relative => (candidate - baseline) / baseline.abs().max(1e-12),
+        }
+    }
+}
+
+/// Which resamples go together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Pairing {
+    /// Sample i of both sides had the same seed: both are resampled with the same indices.
+    Paired,
+    /// The sides are independent, and may differ in length.
+    Unpaired,
+}
+
+/// The mean of `values` (not empty) with its 95 % percentile bootstrap interval.
+pub fn mean_interval(values: &[f64], seed: u64) -> Estimate {
+    assert!(!values.is_empty(), "an interval of nothing");
+    let mut rng = StepRng::new(seed).at(0, Stream::Bootstrap);
+    let n = values.len();
+    let means = (0..RESAMPLES).map(|_| (0..n).map(|_| values[draw(&mut rng, n)]).sum::<f64>() / n as f64).collect();
+    percentile(mean(values), means)
+}
+
+/// The change of the mean from `baseline` to `candidate` (neither empty) with its 95 % percentile bootstrap interval.
+///
+/// Paired sides must have equal lengths; a pair of identical sides gives exactly [0, 0].
+pub fn change_interval(
+    baseline: &[f64],
+    candidate: &[f64],
+    change: Change,
+    pairing: Pairing,
+    resamples: usize,
+    seed: u64,
+) -> Estimate {
+    assert!(!baseline.is_empty() && !candidate.is_empty(), "a change of nothing");
+    assert!(pairing == Pairing::Unpaired || baseline.len() == candidate.len(), "paired sides differ in length");
+    assert!(resamples > 0, "a bootstrap without resamples");
+    let mut rng = StepRng::new(seed).at(0, Stream::Bootstrap);
+    let (n, m) = (baseline.len(), candidate.len());
+    let changes = (0..resamples)
+        .map(|_| {
+            let (mut b, mut c) = (0.0, 0.0);
+            match pairing {
+                Pairing::Paired => {
+                    for _ in 0..n {
+                        let i = draw(&mut rng, n);
+                        b += baseline[i];
+                        c += candidate[i];
+                    }
+                }
+                Pairing::Unpaired => {
+                    b = (0..n).map(|_| baseline[draw(&mut rng, n)]).sum();
+                    c = (0..m).map(|_| candidate[draw(&mut rng, m)]).sum();
+                }
+            }
+            change.between(b / n as f64, c / m as f64)
+        })
+        .collect();
+    percentile(change.between(mean(baseline), mean(candidate)), changes)
+}
+
+/// The arithmetic mean of `values` (not empty).
+pub fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len() as f64
+}
+
+/// An index below `n` from 32 bits by multiplication: the bias is below n / 2^32, and it does not hang on how a version
+/// of `rand` maps bits to ranges.
+fn draw(rng: &mut impl RngCore, n: usize) -> usize {
+    ((u64::from(rng.next_u32()) * n as u64) >> 32) as usize
+}
+
+fn percentile(mean: f64, mut draws: Vec<f64>) -> Estimate {
+    draws.sort_by(f64::total_cmp);
+    Estimate { mean, low: quantile(&draws, 0.025), high: quantile(&draws, 0.975) }
+}
+
+fn quantile(sorted: &[f64], q: f64) -> f64 {
+    let at = q * (sorted.len() - 1) as f64;
+    let (below, share) = (at.floor() as usize, at.fract());
+    let above = (below + 1).min(sorted.len() - 1);
+    if sorted[below] == sorted[above] {
+        return sorted[below]; // exact: a weighted mean of equals may differ in the last bit
+    }
+    sorted[below] * (1.0 - share) + sorted[above] * share
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::Rng;
+
+    fn normals(seed: u64, n: usize) -> Vec<f64> {
+        let mut rng = StepRng::new(seed).at(1, Stream::Validation);
+        let bell = |r: &mut rand_chacha::ChaCha8Rng| (0..12).map(|_| r.random::<f64>()).sum::<f64>() - 6.0;
+        (0..n).map(|_| bell(&mut rng)).collect()
+    }
+
+    #[test]
+    fn the_interval_of_a_mean_covers_the_truth_in_95_percent_of_simulations() {
+        let runs = 800;
+        let covered = (0..runs)
+            .filter(|&s| {
+                let e = mean_interval(&normals(s, 120), s);
+                e.low <= 0.0 && 0.0 <= e.high
+            })
+            .count() as f64;
+        let share = covered / runs as f64;
+        assert!((share - 0.95).abs() <= 0.02, "covered {share}");
+    }
+
+    #[test]
+    fn the_interval_of_a_change_covers_the_truth_paired_and_unpaired() {
+        for pairing in [Pairing::Paired, Pairing::Unpaired] {
+            let runs = 500;
+            let covered = (0..runs)
+                .filter(|&s| {
+                    let base: Vec<f64> = normals(2 * s, 120).iter().map(|x| 5.0 + x).collect();
+                    let cand: Vec<f64> = match pairing {
+                        Pairing::Paired => base.iter().zip(normals(2 * s + 1, 120)).map(|(b, x)| b + 0.2 + 0.3 * x).collect(),
+                        Pairing::Unpaired => normals(2 * s + 1, 120).iter().map(|x| 5.2 + x).collect(),
+                    };
+                    let e = change_interval(&base, &cand, Change::Relative, pairing, 800, s);
+                    e.low <= 0.04 && 0.04 <= e.high
+                })
+                .count() as f64;
+            let share = covered / runs as f64;
+            assert!((share - 0.95).abs() <= 0.025, "{pairing:?} covered {share}");
+        }
+    }
+
+    #[test]
+    fn pairing_narrows_the_interval_of_correlated_sides() {
+        let base = normals(3, 200);
+        let cand: Vec<f64> = base.iter().map(|x| x + 0.1).collect();
+        let width = |p| {
+            let e = change_interval(&base, &cand, Change::Absolute, p, 500, 1);
+            e.high - e.low
+        };
+        assert!(width(Pairing::Paired) < 1e-9 && width(Pairing::Unpaired) > 0.2);
+    }
+
+    #[test]
+    fn equal_seeds_give_equal_intervals_and_others_do_not() {
+        let x = normals(7, 50);
+        assert_eq!(mean_interval(&x, 3), mean_interval(&x, 3));
+        assert_ne!(mean_interval(&x, 3), mean_interval(&x, 4));
+    }
+
+    #[test]
+    fn a_golden_interval_stays_what_it_was() {
+        let e = mean_interval(&[1.0, 2.0, 3.0, 4.0, 10.0], 1);
+        assert_eq!(e.mean, 4.0);
+        // The exact percentiles of the mean of five draws with replacement are 1.8 and 7.2.
+        assert!((e.low - 1.8).abs() <= 0.21 && (e.high - 7.2).abs() <= 0.41, "{e:?}");
+    }
+
+    #[test]
+    fn one_value_and_constant_values_give_an_interval_of_no_width() {
+        assert_eq!(mean_interval(&[0.1], 0), Estimate::exact(0.1));
+        let e = mean_interval(&[0.1; 33], 0);
+        assert_eq!((e.low, e.high), (e.mean, e.mean));
+        let same = change_interval(&[0.3, 0.7], &[0.3, 0.7], Change::Relative, Pairing::Paired, 100, 0);
+        assert_eq!(same, Estimate::exact(0.0));
+    }
+
+    #[test]
+    fn a_relative_change_from_zero_is_finite() {
+        assert!(change_interval(&[0.0; 4], &[1.0; 4], Change::Relative, Pairing::Paired, 50, 0).is_finite());
+        assert_eq!(Change::Relative.between(0.0, 0.0), 0.0);
+    }
+
+    #[test]
+    fn quartiles_interpolate_between_order_statistics() {
+        assert_eq!(Spread::of(&[4.0, 1.0, 3.0, 2.0]), Spread { median: 2.5, q1: 1.75, q3: 3.25 });
+        assert_eq!(Spread::of(&[5.0]), Spread { median: 5.0, q1: 5.0, q3: 5.0 });
+    }
+}

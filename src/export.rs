@@ -1,0 +1,157 @@
+//! A model as a directory that others can load: Hugging Face layout, deterministic to the byte.
+//!
+//! config.json (shape, process, objective), model.safetensors (projections as [out, in]), tokenizer.json, README.md (the
+//! model card with the table of results) and recipe.toml. The run's own final models are kept in the same form.
+
+use std::path::Path;
+
+use burn::prelude::Device;
+use serde::{Deserialize, Serialize};
+
+use crate::data::tokenizer::Tokenizer;
+use crate::error::{Error, Result};
+use crate::eval::results::{ModelResult, Results};
+use crate::model::params::Named;
+use crate::model::{Transformer, TransformerConfig};
+use crate::objective::Objective;
+use crate::process::order::OrderConfig;
+use crate::process::{Corruption, Schedule};
+use crate::sample::Process;
+use crate::weights::{self, NonFinite, Weights};
+use crate::{fs, report};
+
+/// The content of config.json.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelCard {
+    pub architectures: Vec<String>,
+    pub model_type: String,
+    pub fewstep_version: String,
+    /// Name of the model in its study.
+    pub name: String,
+    /// Vocabulary size V without the mask; the embedding has V + 1 rows.
+    pub vocab_size: usize,
+    pub mask_token_id: usize,
+    pub max_position_embeddings: usize,
+    pub network: TransformerConfig,
+    pub order: OrderConfig,
+    pub schedule: Schedule,
+    pub corruption: Corruption,
+    pub objective: Objective,
+    pub seed: u64,
+    pub train_steps: usize,
+    pub train_tokens: u64,
+    pub train_seconds: f64,
+}
+
+impl ModelCard {
+    /// The process the model samples with.
+    pub fn process(&self) -> Process {
+        let length = self.max_position_embeddings;
+        Process {
+            order: self.order.order(length),
+            schedule: self.schedule,
+            corruption: self.corruption,
+            length,
+            cached: matches!(self.objective, Objective::ArNll {}),
+        }
+    }
+}
+
+/// A model read back from its directory.
+pub struct LoadedModel {
+    pub card: ModelCard,
+    pub model: Transformer,
+    pub tokenizer: Option<Tokenizer>,
+    /// SHA-256 of model.safetensors.
+    pub weights_sha256: String,
+}
+
+/// Values that `write` puts beside the weights.
+pub struct Extras<'a> {
+    pub tokenizer: Option<&'a Tokenizer>,
+    pub recipe: &'a str,
+    /// Results for the model card, with the model's own part.
+    pub results: Option<(&'a Results, &'a ModelResult)>,
+}
+
+/// Writes the files of a model into the existing directory `dir`.
+pub fn write(dir: &Path, card: &ModelCard, tensors: Named, extras: &Extras) -> Result<()> {
+    // Wall-clock seconds differ from run to run; an export of the same weights must not.
+    let shown = ModelCard { train_seconds: 0.0, ..card.clone() };
+    let json = |v: &ModelCard| {
+        serde_json::to_string_pretty(v).map_err(|e| Error::input(format!("cannot describe the model: {e}")))
+    };
+    fs::write_atomic(&dir.join("config.json"), (json(&shown)? + "\n").as_bytes())?;
+    let metadata = [("format".to_string(), "pt".to_string())].into();
+    weights::write(&dir.join("model.safetensors"), &Weights { tensors, metadata, ..Weights::default() })?;
+    if let Some(tokenizer) = extras.tokenizer {
+        tokenizer.save(dir)?;
+    }
+    fs::write_atomic(&dir.join("recipe.toml"), extras.recipe.as_bytes())?;
+    fs::write_atomic(&dir.join("README.md"), model_card(card, extras).as_bytes())
+}
+
+/// Reads a model directory onto `device`.
+///
+/// Errors: missing or malformed files, weights that do not fit the configuration, a tokenizer of another size.
+pub fn read(dir: &Path, device: &Device) -> Result<LoadedModel> {
+    let path = dir.join("config.json");
+    let bytes = fs::read_limited(&path, 16 << 20)?;
+    let card: ModelCard = serde_json::from_slice(&bytes).map_err(|e| {
+        Error::input(format!("{}: not the configuration of a fewstep model", path.display()))
+            .cause(e.to_string())
+            .hint("give a directory written by `fewstep export`, or a run directory")
+    })?;
+    card.network.validate("network").map_err(|e| Error::input(format!("{}: {}", path.display(), e.message)))?;
+    if card.vocab_size == 0 || card.vocab_size > 1 << 24 || card.max_position_embeddings == 0 || card.max_position_embeddings > 1 << 24 {
+        return Err(Error::input(format!("{}: `vocab_size` {} or `max_position_embeddings` {} is out of range", path.display(), card.vocab_size, card.max_position_embeddings)));
+    }
+    let file = dir.join("model.safetensors");
+    let weights = weights::read(&file, NonFinite::Refuse)?;
+    let model = Transformer::from_weights(
+        &card.network,
+        card.vocab_size,
+        card.max_position_embeddings,
+        &weights,
+        &file.display().to_string(),
+        device,
+    )?;
+    let tokenizer = if dir.join("tokenizer.json").exists() { Some(Tokenizer::load(dir)?) } else { None };
+    if let Some(t) = tokenizer.as_ref().filter(|t| t.vocab_size() != card.vocab_size) {
+        return Err(Error::input(format!(
+            "{}: the tokenizer has {} tokens, but the model has `vocab_size` {}",
+            dir.display(),
+            t.vocab_size(),
+            card.vocab_size
+        ))
+        .hint("put the tokenizer.json that the model was trained with beside it"));
+    }
+    Ok(LoadedModel { card, model, tokenizer, weights_sha256: fs::sha256_file(&file)? })
+}
+
+/// The README.md of an exported model.
+fn model_card(card: &ModelCard, extras: &Extras) -> String {
+    let mut text = format!(
+        "---\nlibrary_name: fewstep\ntags: [diffusion-language-model, few-step]\n---\n\n# {}\n\n\
+         Trained by fewstep {} with the objective `{}`, {} steps, {} tokens, seed {}.\n\n\
+         Vocabulary {} (the mask or start token has id {}), sequences of {} tokens.\n\n\
+         ```sh\nfewstep sample . -n 3\n```\n",
+        card.name,
+        card.fewstep_version,
+        card.objective.name(),
+        card.train_steps,
+        card.train_tokens,
+        card.seed,
+        card.vocab_size,
+        card.mask_token_id,
+        card.max_position_embeddings
+    );
+    if let Some((results, model)) = extras.results {
+        text.push_str("\n## Results\n\n");
+        text.push_str(&report::summary::model_table(results, model));
+        text.push_str(&format!("\nRecipe `{}`, sha256 {}.\n", results.study, results.recipe_sha256));
+    }
+    text.push_str("\n## Recipe\n\nThe complete recipe is in recipe.toml.\n");
+    text
+}

@@ -1,0 +1,138 @@
+//! The shape of the one transformer: what a recipe may choose, and which choices contradict each other.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+
+/// Which positions a position may attend to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Visibility {
+    Full,
+    Causal,
+}
+
+/// The pre-normalisation of each half block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NormKind {
+    Rms,
+    Layer,
+}
+
+/// The nonlinearity of the feed-forward half.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Activation {
+    Gelu,
+    Swiglu,
+}
+
+/// How the network is told the noise level.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TimeInput {
+    /// Not at all: for absorbing noise the masks say it (MDLM's default).
+    None,
+    /// One time per sequence through adaptive layer norm (DiT).
+    Sequence,
+    /// One time per position, the same way.
+    Position,
+}
+
+/// The configuration of [`super::Transformer`]; vocabulary and length come from the data.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TransformerConfig {
+    /// Width D of the residual stream.
+    pub dim: usize,
+    /// Number of blocks.
+    pub layers: usize,
+    /// Attention heads; must divide `dim` into an even head width.
+    pub heads: usize,
+    /// Width of the feed-forward half; default 4 x dim (gelu) or 8/3 x dim (swiglu).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hidden: Option<usize>,
+    /// full | causal
+    pub visibility: Visibility,
+    /// rms | layer
+    #[serde(default = "default_norm")]
+    pub norm: NormKind,
+    /// gelu | swiglu
+    #[serde(default = "default_activation")]
+    pub activation: Activation,
+    /// Biases in the projections and layer norms.
+    #[serde(default)]
+    pub bias: bool,
+    /// The head is the transposed embedding.
+    #[serde(default)]
+    pub tied: bool,
+    /// none | sequence | position
+    #[serde(default = "default_time")]
+    pub time: TimeInput,
+    /// The network reads position l - 1 to predict position l (autoregressive heads); a start token stands first.
+    #[serde(default)]
+    pub shift: bool,
+    /// Base of the rotary position angles.
+    #[serde(default = "default_theta")]
+    pub rope_theta: f64,
+}
+
+fn default_norm() -> NormKind {
+    NormKind::Layer
+}
+fn default_activation() -> Activation {
+    Activation::Gelu
+}
+fn default_time() -> TimeInput {
+    TimeInput::None
+}
+fn default_theta() -> f64 {
+    10_000.0
+}
+
+impl TransformerConfig {
+    /// Width of the feed-forward half.
+    pub fn hidden(&self) -> usize {
+        self.hidden.unwrap_or(match self.activation {
+            Activation::Gelu => 4 * self.dim,
+            Activation::Swiglu => (8 * self.dim / 3).next_multiple_of(16),
+        })
+    }
+
+    /// Width of one attention head.
+    pub fn head_dim(&self) -> usize {
+        self.dim / self.heads
+    }
+
+    /// Checks ranges and contradictions; `key` is the dotted place of this table in the recipe.
+    pub fn validate(&self, key: &str) -> Result<()> {
+        for (name, value, max) in [
+            ("dim", self.dim, 1 << 16),
+            ("layers", self.layers, 1024),
+            ("heads", self.heads, 1024),
+            ("hidden", self.hidden(), 1 << 20),
+        ] {
+            if value == 0 || value > max {
+                return Err(Error::usage(format!("`{key}.{name}` must be between 1 and {max}, but it is {value}")));
+            }
+        }
+        if self.dim % self.heads != 0 || (self.dim / self.heads) % 2 != 0 {
+            return Err(Error::usage(format!(
+                "`{key}.heads` ({}) must divide `{key}.dim` ({}) into an even head width",
+                self.heads, self.dim
+            ))
+            .hint(format!("`{key}.heads = {}`", self.dim / (self.dim / self.heads).next_multiple_of(2).max(2))));
+        }
+        if self.shift && self.visibility == Visibility::Full {
+            return Err(Error::usage(format!(
+                "`{key}.shift = true` needs `{key}.visibility = \"causal\"`, but it is \"full\""
+            ))
+            .hint("a network that sees every position needs no shift; set `shift = false`"));
+        }
+        if !(self.rope_theta.is_finite() && self.rope_theta > 1.0) {
+            return Err(Error::usage(format!("`{key}.rope_theta` must be above 1, but it is {}", self.rope_theta)));
+        }
+        Ok(())
+    }
+}

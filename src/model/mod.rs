@@ -1,0 +1,118 @@
+//! Networks behind one trait: noisy input in, features of every position out, predictions of selected rows.
+//!
+//! B batch, L length, D feature width, V vocabulary (the mask, or start, token has id V and is never predicted).
+
+pub mod config;
+pub mod draw;
+pub mod ops;
+pub mod oracle;
+pub mod params;
+pub mod transformer;
+
+use std::ops::Range;
+
+use burn::prelude::*;
+
+pub use config::TransformerConfig;
+pub use oracle::Oracle;
+pub use transformer::Transformer;
+
+/// What is being denoised.
+#[derive(Debug, Clone)]
+pub enum State {
+    /// Token ids [B, L], the mask among them.
+    Tokens(Tensor<2, Int>),
+    /// Vectors [B, L, D].
+    Vectors(Tensor<3>),
+}
+
+/// A network input: the noisy state x_t, its times [B, L], an optional target time, and optional clean context.
+#[derive(Debug, Clone)]
+pub struct Noised {
+    pub x: State,
+    pub t: Tensor<2>,
+    pub s: Option<Tensor<2>>,
+    pub clean: Option<State>,
+}
+
+impl Noised {
+    /// Tokens row-major [B, L] with their times [B, L], put on `device`.
+    pub fn tokens(x: &[u32], t: &[f64], length: usize, device: &Device) -> Self {
+        let batch = x.len() / length;
+        assert_eq!(x.len(), batch * length, "whole rows of tokens");
+        assert_eq!(x.len(), t.len(), "one time for each token");
+        let t: Vec<f32> = t.iter().map(|v| *v as f32).collect();
+        Noised {
+            x: State::Tokens(token_tensor(x, length, device)),
+            t: Tensor::from_data(TensorData::new(t, [batch, length]), device),
+            s: None,
+            clean: None,
+        }
+    }
+
+    /// The token ids [B, L]; a model of tokens given vectors is our own mistake.
+    pub fn token_ids(&self) -> Tensor<2, Int> {
+        match &self.x {
+            State::Tokens(x) => x.clone(),
+            State::Vectors(_) => panic!("this network reads tokens, not vectors"),
+        }
+    }
+}
+
+/// Token ids [B, L] on `device` from row-major host ids.
+pub fn token_tensor(x: &[u32], length: usize, device: &Device) -> Tensor<2, Int> {
+    let ids: Vec<i32> = x.iter().map(|v| *v as i32).collect();
+    Tensor::from_data(TensorData::new(ids, [x.len() / length, length]), device)
+}
+
+/// Row indices [n] on `device`.
+pub fn index_tensor(rows: &[usize], device: &Device) -> Tensor<1, Int> {
+    let ids: Vec<i32> = rows.iter().map(|v| *v as i32).collect();
+    Tensor::from_data(TensorData::new(ids, [rows.len()]), device)
+}
+
+/// Keys and values of the positions already read, one slab per block.
+#[derive(Debug, Clone, Default)]
+pub struct Cache {
+    /// Per block: keys and values [B, H, capacity, d_head].
+    pub slabs: Vec<(Tensor<4>, Tensor<4>)>,
+    /// Positions already in the slabs.
+    pub filled: usize,
+}
+
+impl Cache {
+    /// The cache of the given batch rows only, in that order (beam search reorders its hypotheses).
+    pub fn select(&self, rows: &[usize], device: &Device) -> Cache {
+        let idx = index_tensor(rows, device);
+        let slabs = self.slabs.iter().map(|(k, v)| (k.clone().select(0, idx.clone()), v.clone().select(0, idx.clone())));
+        Cache { slabs: slabs.collect(), filled: self.filled }
+    }
+}
+
+/// A denoiser: the transformers, and the exact oracle of the story language.
+///
+/// `features` is aligned: row l describes position l, whatever the network shifts inside. Predictions are a function of
+/// feature rows alone, so that a caller computes them only where they are needed and in chunks.
+pub trait Denoise {
+    /// Features [B, L, D] of every position.
+    fn features(&self, input: &Noised) -> Tensor<3>;
+    /// Features [B, |active|, D] of the active positions, with everything left of them in the cache (causal networks).
+    fn features_cached(&self, input: &Noised, active: Range<usize>, cache: &mut Cache) -> Tensor<3>;
+    /// Log-probabilities [n, V] of feature rows [n, D].
+    fn predict(&self, rows: Tensor<2>) -> Tensor<2>;
+    /// Vocabulary size V, without the mask.
+    fn vocab(&self) -> usize;
+    /// Where its tensors live.
+    fn device(&self) -> Device;
+}
+
+/// The feature rows [n, D] of flat positions `rows` of a [B, L, D] tensor.
+pub fn select_rows(features: Tensor<3>, rows: &[usize]) -> Tensor<2> {
+    let [b, l, d] = features.dims();
+    let flat = features.reshape([b * l, d]);
+    if rows.len() == b * l && rows.iter().enumerate().all(|(i, r)| i == *r) {
+        return flat;
+    }
+    let idx = index_tensor(rows, &flat.device());
+    flat.select(0, idx)
+}

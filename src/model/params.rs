@@ -1,0 +1,219 @@
+//! A module's parameters by name: out to host tensors, in from them, and the numbers that need a walk over all of them.
+//!
+//! Names are module paths (`blocks.0.attention.qkv.weight`). On the host a projection's weight is stored as [out, in], as PyTorch
+//! does, and inside the module as [in, out]; that turn happens here and nowhere else. Parameter ids are a hash of the
+//! name, so that optimiser records and models written by different processes fit each other.
+
+use std::collections::BTreeMap;
+
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
+use burn::optim::GradientsParams;
+use burn::prelude::*;
+
+use crate::weights::HostTensor;
+
+/// Named host tensors, sorted by name.
+pub type Named = BTreeMap<String, HostTensor>;
+
+/// The path of the parameter being walked, and whether its owner is a projection.
+#[derive(Default)]
+struct Walk {
+    names: Vec<String>,
+    owners: Vec<String>,
+}
+
+impl Walk {
+    fn enter(&mut self, name: &str, owner: &str) {
+        self.names.push(name.to_string());
+        self.owners.push(owner.to_string());
+    }
+    fn exit(&mut self) {
+        self.names.pop();
+        self.owners.pop();
+    }
+    fn path(&self) -> String {
+        self.names.join(".")
+    }
+    /// Whether the parameter just entered is the weight of a `Dense`.
+    fn transposed(&self) -> bool {
+        self.names.last().is_some_and(|n| n == "weight") && self.owners.iter().any(|o| o.ends_with(":Dense"))
+    }
+}
+
+/// The id of the parameter called `name`: its FNV-1a hash.
+pub fn param_id(name: &str) -> ParamId {
+    let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ b as u64).wrapping_mul(0x0100_0000_01b3));
+    ParamId::from(hash)
+}
+
+struct Export {
+    walk: Walk,
+    out: Named,
+}
+
+impl ModuleVisitor for Export {
+    fn enter_module(&mut self, name: &str, owner: &str) {
+        self.walk.enter(name, owner);
+    }
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.walk.exit();
+    }
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let tensor = param.val();
+        let mut shape = tensor.dims().to_vec();
+        let mut data = floats(tensor);
+        if self.walk.transposed() {
+            data = transpose(&data, shape[0], shape[1]);
+            shape.reverse();
+        }
+        self.out.insert(self.walk.path(), HostTensor { shape, data });
+    }
+}
+
+/// Every parameter of `module` on the host, projections as [out, in].
+pub fn export<M: Module>(module: &M) -> Named {
+    let mut v = Export { walk: Walk::default(), out: Named::new() };
+    module.visit(&mut v);
+    v.out
+}
+
+struct Import<'a> {
+    walk: Walk,
+    from: &'a Named,
+    device: Device,
+}
+
+impl ModuleMapper for Import<'_> {
+    fn enter_module(&mut self, name: &str, owner: &str) {
+        self.walk.enter(name, owner);
+    }
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.walk.exit();
+    }
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let name = self.walk.path();
+        let host = &self.from[&name];
+        let (mut shape, data) = (host.shape.clone(), &host.data);
+        let data = if self.walk.transposed() {
+            let turned = transpose(data, shape[0], shape[1]);
+            shape.reverse();
+            turned
+        } else {
+            data.clone()
+        };
+        assert_eq!(shape.len(), D, "rank of {name} was checked before");
+        drop(param);
+        let value = Tensor::from_data(TensorData::new(data, shape), &self.device);
+        Param::initialized(param_id(&name), value).set_require_grad(true)
+    }
+}
+
+/// `module` with every parameter replaced by the tensor of its name, on `device`.
+///
+/// Names and shapes must have been checked ([`crate::weights::match_names`]); a missing name is our own mistake.
+pub fn import<M: Module>(module: M, from: &Named, device: &Device) -> M {
+    module.map(&mut Import { walk: Walk::default(), from, device: device.clone() })
+}
+
+fn transpose(data: &[f32], rows: usize, cols: usize) -> Vec<f32> {
+    let mut out = vec![0.0; data.len()];
+    for r in 0..rows {
+        for c in 0..cols {
+            out[c * rows + r] = data[r * cols + c];
+        }
+    }
+    out
+}
+
+/// The values of a tensor on the host as f32, row-major.
+pub fn floats<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+    match tensor.into_data().convert::<f32>().try_into_vec::<f32>() {
+        Ok(v) => v,
+        Err(e) => panic!("reading a float tensor: {e:?}"),
+    }
+}
+
+struct SqNorm<'a> {
+    grads: &'a GradientsParams,
+    sum: Option<Tensor<1>>,
+}
+
+impl ModuleVisitor for SqNorm<'_> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        if let Some(g) = self.grads.get::<D>(param.id) {
+            let s = g.square().sum();
+            self.sum = Some(match self.sum.take() {
+                Some(sum) => sum + s,
+                None => s,
+            });
+        }
+    }
+}
+
+struct Scale<'a> {
+    grads: &'a mut GradientsParams,
+    factor: f64,
+}
+
+impl ModuleVisitor for Scale<'_> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        if let Some(g) = self.grads.remove::<D>(param.id) {
+            self.grads.register::<D>(param.id, g.mul_scalar(self.factor));
+        }
+    }
+}
+
+/// Scales all gradients by `factor`.
+pub fn scale_gradients<M: Module>(module: &M, grads: &mut GradientsParams, factor: f64) {
+    module.visit(&mut Scale { grads, factor });
+}
+
+/// The global L2 norm of the gradients (Burn's own clipping is per tensor).
+pub fn gradient_norm<M: Module>(module: &M, grads: &GradientsParams) -> f64 {
+    let mut v = SqNorm { grads, sum: None };
+    module.visit(&mut v);
+    v.sum.map_or(0.0, |s| f64::from(s.into_scalar::<f32>()).sqrt())
+}
+
+struct Collect(GradientsParams);
+
+impl ModuleVisitor for Collect {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        self.0.register::<D>(param.id, param.val().inner());
+    }
+}
+
+struct EmaStep<'a> {
+    online: &'a GradientsParams,
+    decay: f64,
+}
+
+impl ModuleMapper for EmaStep<'_> {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let Some(new) = self.online.get::<D>(param.id) else { panic!("an average has the parameters of its model") };
+        let decay = self.decay;
+        param.map(|ema| ema.mul_scalar(decay) + new.mul_scalar(1.0 - decay))
+    }
+}
+
+/// ema <- decay * ema + (1 - decay) * online, both with the same parameter ids.
+pub fn ema_update<M: Module>(ema: M, online: &M, decay: f64) -> M {
+    let mut c = Collect(GradientsParams::new());
+    online.visit(&mut c);
+    ema.map(&mut EmaStep { online: &c.0, decay })
+}
+
+struct Count(usize);
+
+impl ModuleVisitor for Count {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        self.0 += param.lazy_shape().num_elements();
+    }
+}
+
+/// Number of parameters.
+pub fn count<M: Module>(module: &M) -> usize {
+    let mut c = Count(0);
+    module.visit(&mut c);
+    c.0
+}

@@ -1,0 +1,191 @@
+//! Self-distillation through time (SDTT, Deschenaux and Gulcehre 2024): one student step learns k teacher steps.
+//!
+//! From x_t the teacher takes k ancestral steps at times t, t - dt, ..., t - (k - 1) dt. The target of a position is the
+//! teacher's distribution at the step where it was revealed; positions still masked at the end take the last step's.
+//! Rounds: in round r the step is dt_r = k^r / steps, and the student of round r is the teacher of round r + 1, so that
+//! student r is a model of steps / k^(r + 1) steps. (The reference code evaluates the teacher at other times than these;
+//! methods A1 d.) B batch, L length, D width.
+
+use burn::prelude::*;
+use rand::Rng;
+use serde::{Deserialize, Serialize};
+
+use super::{Divergence, RowLoss, Target};
+use crate::model::{Denoise, Noised, Transformer, select_rows};
+use crate::process::{Corruption, Schedule};
+use crate::rng::{StepRng, Stream};
+use crate::model::draw;
+
+/// Which weights become the next round's teacher.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Refresh {
+    /// The trained weights themselves (SDTT, DCD).
+    #[default]
+    Raw,
+    /// Their moving average; needs `train.ema`.
+    Ema,
+}
+
+/// The configuration of the objective.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SdttConfig {
+    /// The model of this recipe to learn from; the student starts from its weights.
+    pub teacher: String,
+    /// forward_kl | reverse_kl | jensen_shannon | total_variation | log_mse
+    #[serde(default = "default_divergence")]
+    pub divergence: Divergence,
+    /// Number of steps of the first round's teacher: its dt is 1 / steps.
+    pub teacher_steps: usize,
+    /// Teacher steps k that one student step learns; also the growth of dt from round to round.
+    #[serde(default = "default_k")]
+    pub steps_per_step: usize,
+    /// Number of rounds; training steps are shared evenly.
+    pub rounds: usize,
+    /// raw | ema
+    #[serde(default)]
+    pub refresh: Refresh,
+    /// log_linear | cosine: must be the teacher's.
+    #[serde(default)]
+    pub schedule: Schedule,
+}
+
+fn default_divergence() -> Divergence {
+    Divergence::ReverseKl
+}
+fn default_k() -> usize {
+    2
+}
+
+impl SdttConfig {
+    /// The round that training step `step` of `total` belongs to.
+    pub fn round(&self, step: usize, total: usize) -> usize {
+        (step * self.rounds / total.max(1)).min(self.rounds - 1)
+    }
+
+    /// The teacher's step size in `round`.
+    pub fn dt(&self, round: usize) -> f64 {
+        (self.steps_per_step as f64).powi(round as i32) / self.teacher_steps as f64
+    }
+}
+
+/// The times t, t - dt, ..., t - k dt of a teacher's k steps; near 0 the step shrinks so that the last time is 0.
+pub fn teacher_times(t: f64, dt: f64, k: usize) -> Vec<f64> {
+    let dt = dt.min(t / k as f64);
+    (0..=k).map(|j| if j == k && dt * k as f64 >= t { 0.0 } else { t - j as f64 * dt }).collect()
+}
+
+/// The rows of one distillation step on x0 [B, L] with the teacher's step size `dt`.
+///
+/// One uniform draw per batch places the times, stratified over (0, 1]; the weight of each masked row is 1/|masked|.
+pub fn rows<'a>(
+    config: &SdttConfig,
+    teacher: &'a Transformer,
+    x0: &[u32],
+    length: usize,
+    dt: f64,
+    (rng, step): (StepRng, u64),
+    device: &Device,
+) -> RowLoss<'a> {
+    let (batch, mask) = (x0.len() / length, teacher.vocab() as u32);
+    let offset = rng.at(step, Stream::Times).random::<f64>();
+    let t: Vec<f64> = (0..batch).map(|i| 1.0 - (offset + i as f64 / batch as f64).fract()).collect();
+    let spread = |t: &[f64]| -> Vec<f64> { t.iter().flat_map(|t| std::iter::repeat_n(*t, length)).collect() };
+    let t_row = spread(&t);
+    let xt = Corruption::Absorb.corrupt(x0, &t_row, config.schedule, mask, &mut rng.at(step, Stream::Corrupt));
+    let rows: Vec<usize> = (0..xt.len()).filter(|i| xt[*i] == mask).collect();
+
+    let k = config.steps_per_step;
+    let grid: Vec<Vec<f64>> = t.iter().map(|t| teacher_times(*t, dt, k)).collect();
+    let mut draws = rng.at(step, Stream::Teacher);
+    let mut x = xt.clone();
+    // Per masked row: the teacher step at which it was revealed, the last one if it never was.
+    let mut revealed_at = vec![k - 1; xt.len()];
+    let mut features: Vec<Tensor<3>> = Vec::with_capacity(k);
+    for j in 0..k {
+        let now: Vec<f64> = grid.iter().map(|g| g[j]).collect();
+        let seen = Noised::tokens(&x, &spread(&now), length, device);
+        let f = teacher.features(&seen);
+        features.push(f.clone());
+        if j + 1 == k {
+            break;
+        }
+        let chance: Vec<f64> = grid
+            .iter()
+            .map(|g| Corruption::Absorb.reveal_probability(config.schedule, g[j], g[j + 1]))
+            .collect();
+        let opened: Vec<usize> =
+            rows.iter().copied().filter(|r| x[*r] == mask && draws.random::<f64>() < chance[r / length]).collect();
+        let tokens = draw::tokens(teacher, f, &opened, 1.0, &mut draws);
+        for (r, token) in opened.iter().zip(tokens) {
+            x[*r] = token;
+            revealed_at[*r] = j;
+        }
+    }
+    let target = pick(features, &rows, &revealed_at, device);
+    RowLoss {
+        input: Noised::tokens(&xt, &t_row, length, device),
+        weights: vec![1.0 / rows.len().max(1) as f64; rows.len()],
+        target: Target::Teacher(teacher, target, config.divergence),
+        rows,
+    }
+}
+
+/// Feature row r of the teacher step in which r was revealed, for every masked row: [n, D].
+fn pick(features: Vec<Tensor<3>>, rows: &[usize], revealed_at: &[usize], device: &Device) -> Tensor<2> {
+    let per_step = features.into_iter().map(|f| select_rows(f, rows)).collect::<Vec<_>>();
+    let n = rows.len();
+    let mut out: Option<Tensor<2>> = None;
+    for (j, f) in per_step.into_iter().enumerate() {
+        out = Some(match out {
+            None => f,
+            Some(before) => {
+                let here: Vec<bool> = rows.iter().map(|r| revealed_at[*r] == j).collect();
+                let mask = Tensor::<1, Bool>::from_data(TensorData::new(here, [n]), device);
+                let d = f.dims()[1];
+                before.mask_where(mask.reshape([n, 1]).expand([n, d]), f)
+            }
+        });
+    }
+    match out {
+        Some(t) => t,
+        None => panic!("a teacher takes at least one step"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_teacher_is_evaluated_at_t_and_t_minus_dt() {
+        let close = |a: &[f64], b: &[f64]| a.len() == b.len() && a.iter().zip(b).all(|(x, y)| (x - y).abs() < 1e-12);
+        for (t, dt, k, want) in [
+            (0.5, 1.0 / 1024.0, 2, vec![0.5, 0.5 - 1.0 / 1024.0, 0.5 - 2.0 / 1024.0]),
+            (1.0, 0.25, 2, vec![1.0, 0.75, 0.5]),
+            (1.0, 0.25, 4, vec![1.0, 0.75, 0.5, 0.25, 0.0]),
+            // Near zero the step shrinks: the student's last step also ends at 0.
+            (0.1, 0.25, 2, vec![0.1, 0.05, 0.0]),
+        ] {
+            let got = teacher_times(t, dt, k);
+            assert!(close(&got, &want), "{got:?} for {want:?}");
+        }
+    }
+
+    #[test]
+    fn rounds_share_the_steps_evenly_and_double_the_step_size() {
+        let c = SdttConfig {
+            teacher: "t".into(),
+            divergence: Divergence::ReverseKl,
+            teacher_steps: 32,
+            steps_per_step: 2,
+            rounds: 3,
+            refresh: Refresh::Raw,
+            schedule: Schedule::LogLinear,
+        };
+        let rounds: Vec<usize> = (0..9).map(|s| c.round(s, 9)).collect();
+        assert_eq!(rounds, [0, 0, 0, 1, 1, 1, 2, 2, 2]);
+        assert_eq!([c.dt(0), c.dt(1), c.dt(2)], [1.0 / 32.0, 1.0 / 16.0, 1.0 / 8.0]);
+    }
+}

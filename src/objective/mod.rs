@@ -1,0 +1,225 @@
+//! Objectives: what a training step minimises, brought to one form: a weighted sum over selected feature rows.
+//!
+//!     loss = sum_r weight_r * loss_r(predict(features_r))
+//!
+//! Autoregressive NLL, the masked NELBO and distillation differ only in which rows, which weights and which target.
+//! The rows go through the head in chunks, each with its own backward pass, so [B, L, V] logits never exist at once.
+//! B batch, L length, D width, V vocabulary, n rows.
+
+pub mod distill;
+pub mod divergence;
+
+use burn::module::Module;
+use burn::optim::{GradientsAccumulator, GradientsParams};
+use burn::prelude::*;
+use rand::Rng;
+use serde::{Deserialize, Serialize};
+
+use crate::model::{Denoise, Noised, Transformer, index_tensor, select_rows};
+use crate::process::{Corruption, Order, Schedule};
+use crate::rng::{StepRng, Stream};
+pub use distill::SdttConfig;
+pub use divergence::Divergence;
+
+/// What is minimised.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Objective {
+    /// Next-token negative log-likelihood with teacher forcing.
+    ArNll {},
+    /// The continuous-time negative ELBO of absorbing diffusion (SUBS).
+    Elbo {
+        /// log_linear | cosine
+        #[serde(default)]
+        schedule: Schedule,
+    },
+    /// Self-distillation through time from a teacher.
+    Sdtt(SdttConfig),
+}
+
+impl Objective {
+    /// The name used in results and recipes.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Objective::ArNll {} => "ar_nll",
+            Objective::Elbo { .. } => "elbo",
+            Objective::Sdtt(_) => "sdtt",
+        }
+    }
+
+    /// The name of the logged loss term.
+    pub fn term(&self) -> &'static str {
+        match self {
+            Objective::ArNll {} => "nll",
+            Objective::Elbo { .. } => "nelbo",
+            Objective::Sdtt(_) => "divergence",
+        }
+    }
+}
+
+/// What a row is compared with.
+#[derive(Debug, Clone)]
+pub enum Target<'a> {
+    /// Token ids [n]: cross-entropy.
+    Tokens(Vec<u32>),
+    /// The teacher's feature rows [n, D] (its log-probabilities are made chunk by chunk), and the divergence.
+    Teacher(&'a Transformer, Tensor<2>, Divergence),
+}
+
+/// A training step before any gradient: the noisy input, and which rows count how much against what.
+#[derive(Debug, Clone)]
+pub struct RowLoss<'a> {
+    pub input: Noised,
+    /// Flat positions [n] in B x L.
+    pub rows: Vec<usize>,
+    /// Weights [n]; the loss is the weighted sum.
+    pub weights: Vec<f64>,
+    pub target: Target<'a>,
+}
+
+/// Bytes of logits that one chunk of rows may take.
+const CHUNK_BYTES: usize = 96 << 20;
+
+/// Rows of a chunk for a vocabulary of V.
+pub fn chunk_rows(vocab: usize) -> usize {
+    (CHUNK_BYTES / (4 * vocab)).max(16)
+}
+
+/// Teacher forcing: every position of x0 [B, L], weight 1 / (B L), in nats per token.
+pub fn ar_nll<'a>(x0: &[u32], length: usize, device: &Device) -> RowLoss<'a> {
+    let n = x0.len();
+    RowLoss {
+        input: Noised::tokens(x0, &vec![0.0; n], length, device),
+        rows: (0..n).collect(),
+        weights: vec![1.0 / n as f64; n],
+        target: Target::Tokens(x0.to_vec()),
+    }
+}
+
+/// Smallest training time: the weight 1/t stays finite.
+pub const T_MIN: f64 = 1e-3;
+
+/// One draw of the masked NELBO (MDLM eq. 10): times stratified over the batch, masked rows weighted by
+/// -alpha'/(1 - alpha) / (B L), in nats per token.
+pub fn elbo<'a>(
+    x0: &[u32],
+    length: usize,
+    vocab: usize,
+    order: Order,
+    schedule: Schedule,
+    (mut times, mut noise): (impl Rng, impl Rng),
+    device: &Device,
+) -> RowLoss<'a> {
+    let batch = x0.len() / length;
+    let t: Vec<f64> = order
+        .training_times(batch, length, times.random::<f64>())
+        .into_iter()
+        .map(|t| T_MIN + (1.0 - T_MIN) * t)
+        .collect();
+    let mask = vocab as u32;
+    let xt = Corruption::Absorb.corrupt(x0, &t, schedule, mask, &mut noise);
+    let rows: Vec<usize> = (0..xt.len()).filter(|i| xt[*i] == mask).collect();
+    RowLoss {
+        input: Noised::tokens(&xt, &t, length, device),
+        weights: rows.iter().map(|r| schedule.elbo_weight(t[*r]) / x0.len() as f64).collect(),
+        target: Target::Tokens(rows.iter().map(|r| x0[*r]).collect()),
+        rows,
+    }
+}
+
+/// Builds the rows of one step of a non-distilling objective.
+pub fn data_rows<'a>(
+    objective: &Objective,
+    x0: &[u32],
+    length: usize,
+    vocab: usize,
+    order: Order,
+    rng: (StepRng, u64),
+    device: &Device,
+) -> Option<RowLoss<'a>> {
+    let (rng, step) = rng;
+    match objective {
+        Objective::ArNll {} => Some(ar_nll(x0, length, device)),
+        Objective::Elbo { schedule } => {
+            let draws = (rng.at(step, Stream::Times), rng.at(step, Stream::Corrupt));
+            Some(elbo(x0, length, vocab, order, *schedule, draws, device))
+        }
+        Objective::Sdtt(_) => None,
+    }
+}
+
+/// Losses [n] of prediction rows (log-probabilities [n, V]) against rows `from .. from + n` of the target.
+fn losses(log_probs: Tensor<2>, target: &Target, from: usize) -> Tensor<1> {
+    let n = log_probs.dims()[0];
+    match target {
+        Target::Tokens(ids) => {
+            let at: Vec<usize> = ids[from..from + n].iter().map(|t| *t as usize).collect();
+            let idx = index_tensor(&at, &log_probs.device().inner()).reshape([n, 1]);
+            log_probs.gather(1, idx).neg().squeeze_dim(1)
+        }
+        Target::Teacher(teacher, rows, kind) => {
+            let targets = teacher.predict(rows.clone().narrow(0, from, n));
+            kind.rows(log_probs, targets)
+        }
+    }
+}
+
+fn weights_tensor(weights: &[f64], device: &Device) -> Tensor<1> {
+    let w: Vec<f32> = weights.iter().map(|w| *w as f32).collect();
+    Tensor::from_data(TensorData::new(w, [weights.len()]), device)
+}
+
+/// Value and gradients of a step: the blocks once, the head chunk by chunk.
+///
+/// Each chunk's graph starts at a copy of its feature rows; the gradients with respect to those rows are gathered and
+/// sent back through the blocks as the derivative of the dot product (features, gradient).
+pub fn backward(model: &Transformer, loss: &RowLoss) -> (f64, GradientsParams) {
+    if loss.rows.is_empty() {
+        return (0.0, GradientsParams::new());
+    }
+    let device = model.device().inner();
+    let rows = select_rows(model.features(&loss.input), &loss.rows);
+    let [n, d] = rows.dims();
+    let plain = rows.clone().inner();
+    let chunk = chunk_rows(model.vocab());
+    let mut acc = GradientsAccumulator::<Transformer>::new();
+    let mut value = 0.0;
+    let mut row_grads = Vec::new();
+    for from in (0..n).step_by(chunk) {
+        let size = chunk.min(n - from);
+        let leaf = plain.clone().slice([from..from + size, 0..d]).autodiff().require_grad();
+        let part = losses(model.predict(leaf.clone()), &loss.target, from)
+            * weights_tensor(&loss.weights[from..from + size], &device);
+        let part = part.sum();
+        value += f64::from(part.clone().inner().into_scalar::<f32>());
+        let mut grads = part.backward();
+        row_grads.push(match leaf.grad_remove(&mut grads) {
+            Some(g) => g,
+            None => Tensor::zeros([size, d], &device),
+        });
+        acc.accumulate(model, GradientsParams::from_grads(grads, model));
+    }
+    let row_grads = if row_grads.len() == 1 { row_grads.remove(0) } else { Tensor::cat(row_grads, 0) };
+    let through = (rows * row_grads.autodiff()).sum();
+    acc.accumulate(model, GradientsParams::from_grads(through.backward(), model));
+    (value, acc.grads())
+}
+
+/// The value of a step without gradients, and each row's unweighted loss [n].
+pub fn evaluate(model: &Transformer, loss: &RowLoss) -> (f64, Vec<f64>) {
+    let rows = select_rows(model.features(&loss.input), &loss.rows);
+    let [n, d] = rows.dims();
+    let chunk = chunk_rows(model.vocab());
+    let mut values = Vec::with_capacity(n);
+    for from in (0..n).step_by(chunk) {
+        let size = chunk.min(n - from);
+        let part = losses(model.predict(rows.clone().slice([from..from + size, 0..d])), &loss.target, from);
+        values.extend(crate::model::params::floats(part).into_iter().map(f64::from));
+    }
+    (values.iter().zip(&loss.weights).map(|(v, w)| v * w).sum(), values)
+}
+
+/// Whether every parameter of `model` is finite.
+pub fn finite<M: Module>(model: &M) -> bool {
+    crate::model::params::export(model).values().all(|t| t.data.iter().all(|v| v.is_finite()))
+}

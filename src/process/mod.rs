@@ -1,0 +1,9 @@
+//! What a diffusion process is: in which order positions lose their noise, how fast, and what noise is.
+
+pub mod corruption;
+pub mod order;
+pub mod schedule;
+
+pub use corruption::Corruption;
+pub use order::{Context, Grid, Order};
+pub use schedule::Schedule;

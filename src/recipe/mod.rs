@@ -1,0 +1,353 @@
+//! A recipe: the sum of every component's own configuration, and the checks that need two of them.
+//!
+//! A study is data, then named models (each trained from data or distilled from another by name), then evaluation, gate
+//! and export. Enums are externally tagged and nothing is flattened, so that errors keep their line and column.
+
+pub mod builtin;
+pub mod parse;
+
+use std::path::{Path, PathBuf};
+
+use indexmap::IndexMap;
+use serde::{Deserialize, Serialize};
+
+use crate::data::DataConfig;
+use crate::error::{Error, Result};
+use crate::eval::EvalConfig;
+use crate::eval::results::Role;
+use crate::gate::GateConfig;
+use crate::model::TransformerConfig;
+use crate::model::config::Visibility;
+use crate::objective::Objective;
+use crate::objective::distill::Refresh;
+use crate::process::Schedule;
+use crate::process::order::OrderConfig;
+use crate::train::TrainConfig;
+
+/// One study.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recipe {
+    /// Name of the study and of its default run directory.
+    pub name: String,
+    /// Seed of data order, initial weights and noise; a model may have its own.
+    #[serde(default)]
+    pub seed: u64,
+    pub data: DataConfig,
+    /// The models by name, in the order of the report.
+    pub model: IndexMap<String, ModelConfig>,
+    pub eval: EvalConfig,
+    #[serde(default)]
+    pub gate: GateConfig,
+    #[serde(default)]
+    pub export: ExportConfig,
+}
+
+/// One model of a study.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelConfig {
+    /// Its own seed; default: the study's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seed: Option<u64>,
+    /// parallel | left_to_right
+    pub order: OrderConfig,
+    /// Its network; a distilled model has its teacher's and leaves this out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<TransformerConfig>,
+    pub objective: Objective,
+    pub train: TrainConfig,
+}
+
+/// What `run` exports.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExportConfig {
+    /// Names of the models to export at the end of a run.
+    #[serde(default)]
+    pub models: Vec<String>,
+}
+
+/// A recipe with its text as it will be stored in the run.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    pub recipe: Recipe,
+    /// The TOML text after `--set`.
+    pub text: String,
+    /// What relative paths in the recipe are looked up from.
+    pub base: PathBuf,
+}
+
+/// Reads the recipe file `place`, or the built-in recipe of that name, applies `--set`, and checks it.
+pub fn load(place: &str, sets: &[String]) -> Result<Loaded> {
+    let path = Path::new(place);
+    let (text, shown, base) = if path.is_file() || place.ends_with(".toml") {
+        let text = std::fs::read_to_string(path).map_err(|e| match e.kind() {
+            std::io::ErrorKind::NotFound => missing(place),
+            std::io::ErrorKind::InvalidData => Error::usage(format!("{place} is not UTF-8 text")),
+            _ => Error::io("read", path, &e),
+        })?;
+        let base = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_path_buf();
+        (text, place.to_string(), base)
+    } else {
+        let Some(text) = builtin::find(place) else { return Err(missing(place)) };
+        (text.to_string(), format!("built-in recipe {place}"), PathBuf::from("."))
+    };
+    let parsed = parse::parse::<Recipe>(&text, &shown, sets)?;
+    parsed.value.check()?;
+    Ok(Loaded { recipe: parsed.value, text: parsed.resolved, base })
+}
+
+fn missing(place: &str) -> Error {
+    let error = Error::usage(format!("no recipe `{place}`")).cause("neither a file nor a built-in recipe of that name");
+    match crate::error::nearest(place, builtin::names()) {
+        Some(near) => error.hint(format!("did you mean `{near}`? `fewstep recipe list` shows the built-in ones")),
+        None => error.hint("`fewstep recipe list` shows the built-in ones"),
+    }
+}
+
+fn contradiction(key: &str, has: &str, other: &str, wants: &str) -> Error {
+    Error::usage(format!("`{key} = {has}` needs `{other} = {wants}`"))
+}
+
+impl Recipe {
+    /// The model called `name`; names were checked.
+    pub fn model(&self, name: &str) -> Result<&ModelConfig> {
+        self.model.get(name).ok_or_else(|| {
+            let known = self.model.keys().map(String::as_str);
+            let error = Error::usage(format!("no model `{name}` in recipe `{}`", self.name));
+            match crate::error::nearest(name, known.clone()) {
+                Some(near) => error.hint(format!("did you mean `{near}`?")),
+                None => error.hint(format!("its models are {}", known.map(|k| format!("`{k}`")).collect::<Vec<_>>().join(", "))),
+            }
+        })
+    }
+
+    /// The seed of a model.
+    pub fn seed(&self, model: &ModelConfig) -> u64 {
+        model.seed.unwrap_or(self.seed)
+    }
+
+    /// The name of a model's teacher.
+    pub fn teacher(model: &ModelConfig) -> Option<&str> {
+        match &model.objective {
+            Objective::Sdtt(c) => Some(&c.teacher),
+            _ => None,
+        }
+    }
+
+    /// The network of a model: its own, or its teacher's.
+    pub fn network(&self, name: &str) -> Result<&TransformerConfig> {
+        let mut model = self.model(name)?;
+        for _ in 0..=self.model.len() {
+            match (&model.network, Self::teacher(model)) {
+                (Some(network), _) => return Ok(network),
+                (None, Some(teacher)) => model = self.model(teacher)?,
+                (None, None) => {
+                    return Err(Error::usage(format!("`model.{name}` has no `network`"))
+                        .hint(format!("add a table `[model.{name}.network]`; only a distilled model may leave it out")));
+                }
+            }
+        }
+        Err(Error::usage(format!("the teachers of `model.{name}` form a circle")))
+    }
+
+    /// The noise schedule of a model.
+    pub fn schedule(&self, model: &ModelConfig) -> Schedule {
+        match &model.objective {
+            Objective::ArNll {} => Schedule::LogLinear,
+            Objective::Elbo { schedule } => *schedule,
+            Objective::Sdtt(c) => c.schedule,
+        }
+    }
+
+    /// What a model is in the study.
+    pub fn role(&self, name: &str, model: &ModelConfig) -> Role {
+        match &model.objective {
+            Objective::ArNll {} if self.eval.judge.as_deref() == Some(name) => Role::Judge,
+            Objective::ArNll {} => Role::Ar,
+            Objective::Elbo { .. } => Role::Teacher,
+            Objective::Sdtt(_) => Role::Student,
+        }
+    }
+
+    /// Model names so that each comes after its teacher.
+    pub fn training_order(&self) -> Result<Vec<&str>> {
+        let mut done: Vec<&str> = Vec::new();
+        while done.len() < self.model.len() {
+            let ready = self.model.iter().find(|(name, m)| {
+                !done.contains(&name.as_str()) && Self::teacher(m).is_none_or(|t| done.contains(&t))
+            });
+            match ready {
+                Some((name, _)) => done.push(name),
+                None => {
+                    let stuck = self.model.keys().find(|n| !done.contains(&n.as_str())).map_or("", |n| n.as_str());
+                    return Err(Error::usage(format!("the teachers of `model.{stuck}` form a circle")));
+                }
+            }
+        }
+        Ok(done)
+    }
+
+    /// Every setting that decides the numbers of a model, one per line: what a checkpoint must agree with.
+    pub fn fingerprint(&self, name: &str) -> Result<String> {
+        let model = self.model(name)?;
+        let mut decisive = model.clone();
+        decisive.seed = Some(self.seed(model));
+        // How often to log and save, and how much to keep, changes no number.
+        (decisive.train.log_every, decisive.train.save_every, decisive.train.keep) = (1, 0, 2);
+        let mut text = format!("{}{}", toml_text(&self.data), toml_text(&decisive));
+        if let Some(teacher) = Self::teacher(model) {
+            text.push_str(&self.fingerprint(teacher)?.lines().map(|l| format!("teacher: {l}\n")).collect::<String>());
+        }
+        Ok(text)
+    }
+
+    /// Checks every component and the rules between them.
+    pub fn check(&self) -> Result<()> {
+        if self.name.is_empty() || !self.name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_') {
+            return Err(Error::usage(format!("`name` must be letters, digits, `-` and `_`, but it is `{}`", self.name)));
+        }
+        if self.model.is_empty() {
+            return Err(Error::usage("a recipe needs at least one model").hint("add a table `[model.NAME]`"));
+        }
+        match &self.data {
+            DataConfig::Story(s) => s.validate()?,
+            DataConfig::Text(t) => {
+                if t.length < 2 || t.length > 1 << 20 {
+                    return Err(Error::usage(format!("`data.text.length` must be between 2 and {}, but it is {}", 1 << 20, t.length)));
+                }
+            }
+        }
+        self.eval.validate()?;
+        for (name, model) in &self.model {
+            if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_') {
+                return Err(Error::usage(format!("a model's name must be letters, digits, `-` and `_`, but one is `{name}`")));
+            }
+            self.check_model(name, model)?;
+        }
+        self.training_order()?;
+        self.check_judge()?;
+        for name in &self.export.models {
+            self.model(name).map_err(|e| Error { message: format!("`export.models`: {}", e.message), ..e })?;
+        }
+        Ok(())
+    }
+
+    fn check_model(&self, name: &str, model: &ModelConfig) -> Result<()> {
+        let key = |k: &str| format!("model.{name}.{k}");
+        model.train.validate(&key("train"))?;
+        if let Some(network) = &model.network {
+            network.validate(&key("network"))?;
+        }
+        let network = self.network(name)?;
+        let (order, visibility) = (model.order, network.visibility);
+        match &model.objective {
+            Objective::ArNll {} => {
+                if order != OrderConfig::LeftToRight {
+                    return Err(contradiction(&key("objective"), "\"ar_nll\"", &key("order"), "\"left_to_right\""));
+                }
+                if visibility != Visibility::Causal {
+                    return Err(contradiction(&key("order"), "\"left_to_right\"", &key("network.visibility"), "\"causal\""));
+                }
+                if !network.shift {
+                    return Err(contradiction(&key("objective"), "\"ar_nll\"", &key("network.shift"), "true")
+                        .hint("without it position l reads the token it is asked for"));
+                }
+            }
+            Objective::Elbo { .. } => self.check_parallel(name, model, network)?,
+            Objective::Sdtt(c) => {
+                self.check_parallel(name, model, network)?;
+                let at = |k: &str| key(&format!("objective.sdtt.{k}"));
+                let teacher = self.model(&c.teacher).map_err(|e| Error { message: format!("`{}`: {}", at("teacher"), e.message), ..e })?;
+                if c.teacher == name {
+                    return Err(Error::usage(format!("`{}` names the model itself", at("teacher"))));
+                }
+                if matches!(teacher.objective, Objective::ArNll {}) {
+                    return Err(Error::usage(format!(
+                        "`{}` needs a diffusion teacher, but `model.{}.objective` is \"ar_nll\"", at("teacher"), c.teacher
+                    )));
+                }
+                if self.schedule(teacher) != c.schedule {
+                    return Err(Error::usage(format!(
+                        "`{}` and `model.{}.objective` have different noise schedules", at("schedule"), c.teacher
+                    )));
+                }
+                let theirs = self.network(&c.teacher)?;
+                if network != theirs {
+                    return Err(Error::usage(format!("`{}` differs from `model.{}.network`", key("network"), c.teacher))
+                        .hint("a student starts from its teacher's weights: leave its `network` out"));
+                }
+                let k = c.steps_per_step;
+                if !(2..=64).contains(&k) || !(1..=32).contains(&c.rounds) {
+                    return Err(Error::usage(format!(
+                        "`{}` must be between 2 and 64 and `{}` between 1 and 32, but they are {k} and {}",
+                        at("steps_per_step"), at("rounds"), c.rounds
+                    )));
+                }
+                if (k as f64).powi(c.rounds as i32) > c.teacher_steps as f64 {
+                    return Err(Error::usage(format!(
+                        "`{} = {}` with `{} = {k}` leave less than one step of `{} = {}`",
+                        at("rounds"), c.rounds, at("steps_per_step"), at("teacher_steps"), c.teacher_steps
+                    ))
+                    .hint(format!("steps_per_step ^ rounds must not exceed {}", c.teacher_steps)));
+                }
+                if c.rounds > model.train.steps {
+                    return Err(Error::usage(format!(
+                        "`{} = {}` are more than `{} = {}`", at("rounds"), c.rounds, key("train.steps"), model.train.steps
+                    )));
+                }
+                if c.refresh == Refresh::Ema && model.train.ema.is_none() {
+                    return Err(contradiction(&at("refresh"), "\"ema\"", &key("train.ema"), "a decay such as 0.999"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn check_parallel(&self, name: &str, model: &ModelConfig, network: &TransformerConfig) -> Result<()> {
+        let key = |k: &str| format!("model.{name}.{k}");
+        let objective = format!("\"{}\"", model.objective.name());
+        if model.order != OrderConfig::Parallel {
+            return Err(contradiction(&key("objective"), &objective, &key("order"), "\"parallel\"")
+                .cause("block and windowed orders are not trained yet"));
+        }
+        if network.visibility != Visibility::Full {
+            return Err(contradiction(&key("order"), "\"parallel\"", &key("network.visibility"), "\"full\""));
+        }
+        Ok(())
+    }
+
+    fn check_judge(&self) -> Result<()> {
+        let Some(judge) = &self.eval.judge else {
+            return match self.data {
+                DataConfig::Text(_) => Err(Error::usage("`data.text` needs `eval.judge`, the model that scores samples")
+                    .hint("train a second autoregressive model with its own seed and name it there")),
+                DataConfig::Story(_) => Ok(()),
+            };
+        };
+        if matches!(self.data, DataConfig::Story(_)) {
+            return Err(Error::usage("`eval.judge` is for `data.text`; on `data.story` the exact oracle is the judge")
+                .hint("remove `eval.judge`"));
+        }
+        let model = self.model(judge).map_err(|e| Error { message: format!("`eval.judge`: {}", e.message), ..e })?;
+        if !matches!(model.objective, Objective::ArNll {}) {
+            return Err(Error::usage(format!("`eval.judge` needs an autoregressive model, but `model.{judge}.objective` is \"{}\"", model.objective.name())));
+        }
+        for (name, other) in &self.model {
+            if name != judge && matches!(other.objective, Objective::ArNll {}) && self.seed(other) == self.seed(model) {
+                return Err(Error::usage(format!("`model.{judge}.seed` and `model.{name}.seed` are both {}", self.seed(other)))
+                    .hint("a judge must not be one of the compared models: give it another seed"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// TOML text of a configuration part.
+fn toml_text(part: &impl Serialize) -> String {
+    match toml::to_string(part) {
+        Ok(text) => text,
+        Err(e) => panic!("a configuration that was read can be written: {e}"),
+    }
+}

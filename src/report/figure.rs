@@ -1,0 +1,250 @@
+//! What the plots show, as data: series with intervals, and guide lines; `plot` draws it.
+
+use super::table::{collapsed, shown};
+use crate::eval::results::{DataKind, Metric, Results, Role, Row};
+use crate::eval::stats::Estimate;
+
+/// Red, green and blue, 0 to 255.
+pub type Rgb = (u8, u8, u8);
+
+const BLACK: Rgb = (30, 30, 30);
+const GRAY: Rgb = (110, 110, 110);
+const BLUE: Rgb = (0, 114, 178);
+/// The palette of Okabe and Ito (2008), safe for colour-blind readers, without blue (teacher), black (AR) and its yellow,
+/// which is too light on white.
+const STUDENTS: [Rgb; 5] = [(213, 94, 0), (0, 158, 115), (204, 121, 167), (230, 159, 0), (86, 180, 233)];
+
+/// Shapes, so that a series is known without its colour.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Marker {
+    Circle,
+    Square,
+    Up,
+    Diamond,
+    Down,
+    Pentagon,
+    Cross,
+    Star,
+    Spark,
+}
+
+/// One more than colours, so that 30 students look different.
+const STUDENT_MARKERS: [Marker; 6] =
+    [Marker::Up, Marker::Diamond, Marker::Down, Marker::Pentagon, Marker::Spark, Marker::Square];
+
+/// How an axis maps numbers to places.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scale {
+    Linear,
+    /// Powers of two, with ticks at the numbers that occur.
+    Log2,
+    Log10,
+}
+
+/// One axis.
+#[derive(Debug, Clone)]
+pub struct Axis {
+    pub label: String,
+    pub scale: Scale,
+}
+
+/// One measured point with its intervals.
+#[derive(Debug, Clone)]
+pub struct Point {
+    pub x: Estimate,
+    pub y: Estimate,
+    /// Written beside the point; may be empty.
+    pub tag: String,
+    /// Drawn open: the row has collapsed.
+    pub open: bool,
+}
+
+/// Points of one model, joined by a line.
+#[derive(Debug, Clone)]
+pub struct Series {
+    pub name: String,
+    pub color: Rgb,
+    pub marker: Marker,
+    pub points: Vec<Point>,
+}
+
+/// Which way a guide line runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Run {
+    Horizontal,
+    Vertical,
+}
+
+/// A reference value over the whole plot, with its interval as a band.
+#[derive(Debug, Clone)]
+pub struct Guide {
+    pub name: String,
+    pub color: Rgb,
+    pub run: Run,
+    pub value: Estimate,
+    /// Dots instead of dashes.
+    pub dotted: bool,
+}
+
+/// One plot.
+#[derive(Debug, Clone)]
+pub struct Figure {
+    /// File name without ending.
+    pub name: &'static str,
+    pub title: String,
+    pub x: Axis,
+    pub y: Axis,
+    pub series: Vec<Series>,
+    pub guides: Vec<Guide>,
+}
+
+/// The figures of a study, without those that would show nothing.
+pub fn figures(results: &Results) -> Vec<Figure> {
+    let nll = &results.data.nll_name;
+    let study = &results.study;
+    let quality = format!("{nll}, nats per token (lower is better)");
+    let axis = |label: &str, scale| Axis { label: label.into(), scale };
+    let steps = || axis("sampling steps", Scale::Log2);
+
+    let mut figures = vec![
+        Figure {
+            name: "quality_steps",
+            title: format!("{study}: quality against sampling steps"),
+            x: steps(),
+            y: axis(&quality, Scale::Linear),
+            series: series(results, Metric::Nll, false, |row| Some(Estimate::exact(row.steps as f64))),
+            guides: level_guides(results, Metric::Nll),
+        },
+        Figure {
+            name: "quality_seconds",
+            title: format!("{study}: quality against time (numbers beside points: steps)"),
+            x: axis("seconds per 1,000 tokens (lower is better)", Scale::Log10),
+            y: axis(&quality, Scale::Linear),
+            series: series(results, Metric::Nll, true, |row| {
+                let s = row.speed?.seconds_per_1k_tokens;
+                (s.median > 0.0).then_some(Estimate { mean: s.median, low: s.q1, high: s.q3 })
+            }),
+            guides: level_guides(results, Metric::Nll),
+        },
+        Figure {
+            name: "quality_entropy",
+            title: format!("{study}: quality against diversity (numbers beside points: steps)"),
+            x: axis("unigram entropy of a sample, nats (the data's is best)", Scale::Linear),
+            y: axis(&quality, Scale::Linear),
+            series: series(results, Metric::Nll, true, |row| results.score(row, Metric::Entropy))
+                .into_iter()
+                .chain(real_data(results))
+                .collect(),
+            guides: diversity_guides(results),
+        },
+    ];
+    if results.data.kind == DataKind::Story {
+        figures.push(Figure {
+            name: "validity_steps",
+            title: format!("{study}: valid stories against sampling steps"),
+            x: steps(),
+            y: axis("share of valid stories (higher is better)", Scale::Linear),
+            series: series(results, Metric::Valid, false, |row| Some(Estimate::exact(row.steps as f64))),
+            guides: level_guides(results, Metric::Valid),
+        });
+    }
+    for figure in &mut figures {
+        let values = || figure.series.iter().flat_map(|s| &s.points).map(|p| p.y.mean);
+        let (low, high) = values().fold((f64::MAX, f64::MIN), |(a, b), y| (a.min(y), b.max(y)));
+        if low > 0.0 && high > 2.5 * low && figure.name != "validity_steps" {
+            // One step can cost many nats; a logarithmic axis keeps the few hundredths between good models visible.
+            figure.y.scale = Scale::Log10;
+        }
+    }
+    figures.retain(|f| f.series.iter().any(|s| s.marker != Marker::Star && !s.points.is_empty()));
+    figures
+}
+
+/// One series per model; the AR model has one only where `with_ar`, elsewhere it is a guide line.
+fn series(
+    results: &Results,
+    metric: Metric,
+    with_ar: bool,
+    x: impl Fn(&Row) -> Option<Estimate>,
+) -> Vec<Series> {
+    let mut student = 0;
+    shown(results)
+        .into_iter()
+        .filter_map(|model| {
+            let (color, marker) = match model.role {
+                Role::Ar | Role::Judge => (BLACK, Marker::Square),
+                Role::Teacher => (BLUE, Marker::Circle),
+                Role::Oracle => (GRAY, Marker::Cross),
+                Role::Student => {
+                    student += 1;
+                    let index = student - 1;
+                    (STUDENTS[index % STUDENTS.len()], STUDENT_MARKERS[index % STUDENT_MARKERS.len()])
+                }
+            };
+            if model.role == Role::Ar && !with_ar {
+                return None;
+            }
+            let mut rows: Vec<&Row> = model.rows.iter().collect();
+            rows.sort_by_key(|r| r.steps);
+            let points: Vec<Point> = rows
+                .into_iter()
+                .filter_map(|row| {
+                    let tag = if with_ar { row.steps.to_string() } else { String::new() };
+                    let (x, y) = (x(row)?, results.score(row, metric)?);
+                    Some(Point { x, y, tag, open: collapsed(results, model, row) })
+                })
+                .collect();
+            let name = model.name.clone();
+            (!points.is_empty()).then_some(Series { name, color, marker, points })
+        })
+        .collect()
+}
+
+/// Held-out data as a point of its own.
+fn real_data(results: &Results) -> Option<Series> {
+    let y = *results.data.reference.get(&results.data.nll_name)?;
+    let point = Point { x: results.data.entropy, y, tag: String::new(), open: false };
+    Some(Series { name: "real data".into(), color: BLACK, marker: Marker::Star, points: vec![point] })
+}
+
+/// The AR model's level, and on the story language the entropy rate, which no honest likelihood stays below.
+fn level_guides(results: &Results, metric: Metric) -> Vec<Guide> {
+    let mut guides: Vec<Guide> = results
+        .models
+        .iter()
+        .filter(|m| m.role == Role::Ar)
+        .filter_map(|m| Some((m, results.score(m.full()?, metric)?)))
+        .map(|(m, value)| Guide {
+            name: format!("{} level", m.name),
+            color: BLACK,
+            run: Run::Horizontal,
+            value,
+            dotted: false,
+        })
+        .collect();
+    if let (Metric::Nll, Some(rate)) = (metric, results.data.entropy_rate) {
+        guides.push(entropy_rate(rate));
+    }
+    guides
+}
+
+fn diversity_guides(results: &Results) -> Vec<Guide> {
+    let data = Guide {
+        name: "entropy of data".into(),
+        color: BLACK,
+        run: Run::Vertical,
+        value: results.data.entropy,
+        dotted: false,
+    };
+    std::iter::once(data).chain(results.data.entropy_rate.map(entropy_rate)).collect()
+}
+
+fn entropy_rate(rate: f64) -> Guide {
+    Guide {
+        name: "entropy rate".into(),
+        color: GRAY,
+        run: Run::Horizontal,
+        value: Estimate::exact(rate),
+        dotted: true,
+    }
+}

@@ -1,0 +1,248 @@
+//! A study's report: Markdown, one self-contained HTML page, and plots as SVG and PNG.
+//!
+//! A pure function of the results: no date, host or path goes in, so equal results give equal bytes.
+
+pub mod figure;
+pub mod html;
+pub mod markdown;
+pub mod plot;
+pub mod summary;
+pub mod table;
+pub mod trace;
+
+use crate::error::{Error, Result};
+use crate::eval::results::{Results, Row};
+use figure::Figure;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use table::Table;
+
+/// A report before it takes a file format.
+#[derive(Debug, Clone)]
+pub struct Page {
+    pub title: String,
+    pub parts: Vec<Part>,
+}
+
+/// A piece of a report.
+#[derive(Debug, Clone)]
+pub enum Part {
+    /// Names with values.
+    Facts(Vec<(&'static str, String)>),
+    Figure(Figure),
+    Table(Table),
+    /// A list of sentences; backticks mark code.
+    Notes { title: &'static str, lines: Vec<String> },
+}
+
+/// Writes `report.md`, `report.html` and every plot as `.svg` and `.png` into `dir`; returns the files written.
+pub fn write(results: &Results, dir: &Path) -> Result<Vec<PathBuf>> {
+    std::fs::create_dir_all(dir).map_err(|e| Error::io("create", dir, &e))?;
+    let page = page(results);
+    let mut files = Vec::new();
+    let mut put = |name: String, text: String| -> Result<()> {
+        let path = dir.join(name);
+        std::fs::write(&path, text).map_err(|e| Error::io("write", &path, &e))?;
+        files.push(path);
+        Ok(())
+    };
+    put("report.md".into(), markdown::render(&page))?;
+    put("report.html".into(), html::render(&page)?)?;
+    let figures = page.parts.iter().filter_map(|p| if let Part::Figure(f) = p { Some(f) } else { None });
+    for figure in figures.clone() {
+        put(format!("{}.svg", figure.name), plot::svg(figure)?)?;
+    }
+    for figure in figures {
+        let path = dir.join(format!("{}.png", figure.name));
+        plot::png(figure, &path)?;
+        files.push(path);
+    }
+    Ok(files)
+}
+
+/// The report's content.
+pub fn page(results: &Results) -> Page {
+    let mut parts = vec![Part::Facts(facts(results))];
+    let mut tables = table::tables(results).into_iter();
+    let mut figures = figure::figures(results).into_iter();
+    // The plot that matters comes before the table, the rest after it.
+    parts.extend(figures.next().map(Part::Figure));
+    parts.extend(figures.next().map(Part::Figure));
+    parts.extend(tables.next().map(Part::Table));
+    parts.extend(figures.map(Part::Figure));
+    parts.extend(tables.map(Part::Table));
+    parts.push(Part::Notes { title: "How to read this", lines: reading(results) });
+    parts.push(Part::Notes { title: "Made by", lines: vec![format!("`fewstep run {}`", results.study)] });
+    Page { title: format!("{}: what few steps cost", results.study), parts }
+}
+
+fn facts(results: &Results) -> Vec<(&'static str, String)> {
+    let (data, env) = (&results.data, &results.environment);
+    let kind = match data.kind {
+        crate::eval::results::DataKind::Story => "story language",
+        crate::eval::results::DataKind::Text => "text",
+    };
+    let hash: String = data.sha256.chars().take(16).collect();
+    let entropy = table::interval(data.entropy);
+    let mut facts = vec![
+        ("study", results.study.clone()),
+        (
+            "data",
+            format!(
+                "{kind}, vocabulary {}, length {}, unigram entropy {entropy} nats (n = {}), sha256 {hash}",
+                data.vocab, data.length, data.n_reference
+            ),
+        ),
+        ("samples per row", listed(results, |r| r.n as u64)),
+        (
+            "seeds",
+            format!(
+                "training {}; sampling {}",
+                joined(results.models.iter().filter(|m| m.train_steps > 0).map(|m| m.seed)),
+                listed(results, |r| r.seed)
+            ),
+        ),
+        ("device", format!("{}, {} threads, {}", env.device, env.threads, env.dtype)),
+        ("machine", format!("{} ({})", env.os, env.cpu_features)),
+        ("versions", format!("fewstep {}, burn {}, rustc {}", results.fewstep, env.burn, env.rustc)),
+        ("recipe sha256", results.recipe_sha256.clone()),
+    ];
+    if let Some(rate) = data.entropy_rate {
+        facts.insert(2, ("entropy rate", format!("{rate:.3} nats per token")));
+    }
+    facts
+}
+
+/// The different values of a field over all rows.
+fn listed(results: &Results, of: impl Fn(&Row) -> u64) -> String {
+    joined(results.models.iter().flat_map(|m| &m.rows).map(of))
+}
+
+fn joined(values: impl Iterator<Item = u64>) -> String {
+    let values: BTreeSet<u64> = values.collect();
+    if values.is_empty() {
+        return "none".into();
+    }
+    values.iter().map(u64::to_string).collect::<Vec<_>>().join(", ")
+}
+
+fn reading(results: &Results) -> Vec<String> {
+    let nll = &results.data.nll_name;
+    let mut lines = vec![
+        format!(
+            "Never read `{nll}` without entropy: text that repeats itself scores well. A row marked *collapse* has an \
+             entropy wholly below its teacher's and the data's."
+        ),
+        "Values are `mean [low, high]` with 95 % bootstrap intervals over samples; an interval of no width means that all \
+         samples scored alike, not that more samples would. Latency and its range are median and quartiles of repeated \
+         timings."
+            .into(),
+        "Steps are not cost: NFE counts network evaluations, positions counts what they computed, both per sample. Latency \
+         is one whole sample at batch 1; tok/s is at the batch named beside it."
+            .into(),
+        "ELBO/NLL is the model's own likelihood of held-out data in nats per token; `elbo` is an upper bound and cannot be \
+         ranked against `exact`."
+            .into(),
+        "Sample i has the same seed in rows with equal n and seed, so rows can be compared in pairs, as `fewstep gate` \
+         does; two intervals that overlap here may still differ in pairs."
+            .into(),
+    ];
+    if results.data.entropy_rate.is_some() {
+        lines.insert(
+            1,
+            format!(
+                "The entropy rate is the `{nll}` of perfect text. A row above it makes mistakes; a row below it is not \
+                 better than perfect but mode seeking: it prefers likely texts and has lost variety."
+            ),
+        );
+        lines.insert(
+            2,
+            "The oracle knows the language exactly, so its curve is what parallel decoding alone costs a model that \
+             draws positions independently."
+                .into(),
+        );
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::eval::results::fixture;
+
+    fn written(results: &Results) -> Vec<(String, Vec<u8>)> {
+        let dir = tempfile::tempdir().unwrap();
+        let files = write(results, dir.path()).unwrap();
+        let name = |p: &PathBuf| p.file_name().unwrap().to_str().unwrap().to_string();
+        files.iter().map(|p| (name(p), std::fs::read(p).unwrap())).collect()
+    }
+
+    #[test]
+    fn equal_results_give_equal_bytes_in_any_directory() {
+        assert!(written(&fixture::story(1)) == written(&fixture::story(1)));
+    }
+
+    #[test]
+    fn a_story_study_has_four_plots_and_a_text_study_three() {
+        let names = |r: &Results| written(r).into_iter().map(|(n, _)| n).collect::<Vec<_>>();
+        let story = names(&fixture::story(1));
+        assert_eq!(story.len(), 2 + 4 * 2, "{story:?}");
+        assert!(story.contains(&"validity_steps.png".into()) && story.contains(&"quality_seconds.svg".into()));
+        assert_eq!(names(&fixture::text(1)).len(), 2 + 3 * 2);
+    }
+
+    #[test]
+    fn collapse_is_marked_in_both_formats_and_only_where_it_belongs() {
+        let files = written(&fixture::story(1));
+        let text = |i: usize| String::from_utf8(files[i].1.clone()).unwrap();
+        assert_eq!(text(0).lines().filter(|l| l.starts_with("| eager *collapse* |")).count(), fixture::STEPS.len());
+        assert_eq!(text(1).matches("eager <em>collapse</em>").count(), fixture::STEPS.len());
+        assert!(!text(0).contains("student *collapse*") && !text(0).contains("oracle *collapse*"));
+    }
+
+    #[test]
+    fn the_page_is_self_contained_and_names_its_command() {
+        let files = written(&fixture::story(1));
+        let html = String::from_utf8(files[1].1.clone()).unwrap();
+        assert_eq!(html.matches("<svg").count(), 4);
+        for outside in ["<script", "<link", "src=", "@import", "url("] {
+            assert!(!html.contains(outside), "{outside}");
+        }
+        assert!(html.contains("<code>fewstep run tiny_story</code>") && html.contains("prefers-color-scheme: dark"));
+        let markdown = String::from_utf8(files[0].1.clone()).unwrap();
+        assert!(markdown.ends_with("- `fewstep run tiny_story`\n"));
+        for fact in ["**recipe sha256**", "**seeds** training 1; sampling ", "flex, 2 threads, f32", "below it is not"] {
+            assert!(markdown.contains(fact), "{fact}");
+        }
+    }
+
+    /// Renders the invented studies for a person to look at: set `LOOK` to a directory.
+    #[test]
+    #[ignore = "writes files for a person to look at"]
+    fn look_at_the_reports() {
+        if let Some(dir) = option_env!("LOOK") {
+            write(&fixture::story(1), &Path::new(dir).join("story")).unwrap();
+            write(&fixture::text(1), &Path::new(dir).join("text")).unwrap();
+        }
+    }
+
+    #[test]
+    fn hostile_names_stay_text() {
+        let mut results = fixture::story(1);
+        results.models[2].name = "<script>|x".into();
+        results.study = "a & <b>".into();
+        let page = page(&results);
+        let html = html::render(&page).unwrap();
+        assert!(!html.contains("<script") && !html.contains("<b>"));
+        assert!(markdown::render(&page).contains("&lt;script>\\|x"));
+    }
+
+    #[test]
+    fn a_study_without_speed_or_rows_still_has_a_report() {
+        let mut results = fixture::text(1);
+        results.models.iter_mut().flat_map(|m| &mut m.rows).for_each(|r| r.speed = None);
+        assert!(written(&results).iter().all(|(n, _)| !n.starts_with("quality_seconds")));
+        results.models.iter_mut().for_each(|m| m.rows.clear());
+        assert_eq!(written(&results).len(), 2);
+    }
+}

@@ -1,0 +1,321 @@
+//! The tables of a report as text cells, for Markdown and HTML alike.
+
+use crate::eval::results::{Bound, DataKind, Metric, ModelResult, Results, Role, Row};
+use crate::eval::stats::{Estimate, Spread};
+use std::fmt::Display;
+
+/// A table: a heading, column names and rows of text.
+#[derive(Debug, Clone)]
+pub struct Table {
+    pub title: String,
+    pub header: Vec<String>,
+    pub rows: Vec<Vec<String>>,
+}
+
+const NOTHING: &str = "–";
+
+/// The models with rows in a report's order: AR, teachers, oracle, then students as in the recipe.
+pub fn shown(results: &Results) -> Vec<&ModelResult> {
+    let rank = |role| match role {
+        Role::Ar => 0,
+        Role::Teacher => 1,
+        Role::Oracle => 2,
+        Role::Student => 3,
+        Role::Judge => 4,
+    };
+    let mut models: Vec<&ModelResult> = results.models.iter().filter(|m| !m.rows.is_empty()).collect();
+    models.sort_by_key(|m| rank(m.role)); // stable, so students keep their order
+    models
+}
+
+/// True when the row says the same words over and over: its entropy interval lies wholly below the teacher's interval at
+/// the same number of steps (or of the teacher's full row where it lacks that number), and wholly below the data's.
+///
+/// The second condition spares a student that is better than its teacher: at one step a factorised teacher is *more*
+/// random than real text, and coming down to the data's entropy is what a student is for.
+pub fn collapsed(results: &Results, model: &ModelResult, row: &Row) -> bool {
+    if matches!(model.role, Role::Teacher | Role::Oracle) {
+        return false;
+    }
+    let named = model.teacher.as_deref().and_then(|name| results.model(name));
+    let Some(teacher) = named.or_else(|| results.models.iter().find(|m| m.role == Role::Teacher)) else {
+        return false;
+    };
+    let reference = teacher.row(row.steps).or_else(|| teacher.full()).and_then(|r| results.score(r, Metric::Entropy));
+    match (results.score(row, Metric::Entropy), reference) {
+        (Some(own), Some(reference)) => own.wholly_below(reference) && own.wholly_below(results.data.entropy),
+        _ => false,
+    }
+}
+
+/// All tables of the report.
+pub fn tables(results: &Results) -> Vec<Table> {
+    let all = [Some(quality(results)), gap(results), Some(reference(results)), corpus(results), Some(models(results))];
+    all.into_iter().flatten().filter(|t| !t.rows.is_empty()).collect()
+}
+
+/// The main table: one row per model and number of steps.
+fn quality(results: &Results) -> Table {
+    let story = results.data.kind == DataKind::Story;
+    let mut header = names(["model", "objective", "steps", "NFE", "positions"]);
+    header.extend(names([Metric::Nll.label(), Metric::Entropy.label(), "ELBO/NLL ↓"]));
+    if story {
+        header.push(Metric::Valid.label().into());
+    }
+    let tail = [Metric::Distinct2, Metric::Repetition, Metric::Latency, Metric::Throughput];
+    header.extend(tail.map(|m| m.label().to_string()));
+    header.push("n".into());
+
+    let mut rows = Vec::new();
+    for model in shown(results) {
+        for row in &model.rows {
+            let score = |metric| results.score(row, metric).map_or(NOTHING.into(), interval);
+            let collapse = if collapsed(results, model, row) { " *collapse*" } else { "" };
+            let mut cells = vec![format!("{}{collapse}", model.name), model.objective.clone()];
+            cells.extend([row.steps.to_string(), short(row.nfe), short(row.positions)]);
+            cells.extend([score(Metric::Nll), score(Metric::Entropy), likelihood(model)]);
+            if story {
+                cells.push(score(Metric::Valid));
+            }
+            cells.extend([score(Metric::Distinct2), score(Metric::Repetition)]);
+            cells.push(row.speed.map_or(NOTHING.into(), |s| spread(s.latency_ms)));
+            cells.push(row.speed.map_or(NOTHING.into(), |s| format!("{} (batch {})", measured(s.tokens_per_s), s.batch)));
+            cells.push(row.n.to_string());
+            rows.push(cells);
+        }
+    }
+    Table { title: "Quality against steps against speed".into(), header, rows }
+}
+
+/// How far each row is from the language's entropy rate; known for the story language only.
+fn gap(results: &Results) -> Option<Table> {
+    let rate = results.data.entropy_rate?;
+    let name = &results.data.nll_name;
+    let mut rows = Vec::new();
+    if let Some(data) = results.data.reference.get(name) {
+        rows.push(vec!["real data".into(), NOTHING.into(), interval(data.minus(rate)), "reference".into()]);
+    }
+    let mut add = |model: &str, steps: String, nll: Estimate| {
+        let gap = nll.minus(rate);
+        let reading = match (gap.low > 0.0, gap.high < 0.0) {
+            (true, _) => "above",
+            (_, true) => "below: mode seeking",
+            _ => "not told apart",
+        };
+        rows.push(vec![model.into(), steps, interval(gap), reading.into()]);
+    };
+    for model in shown(results) {
+        for row in &model.rows {
+            if let Some(nll) = results.score(row, Metric::Nll) {
+                add(&model.name, row.steps.to_string(), nll);
+            }
+        }
+    }
+    let title = format!("Gap of {name} to the entropy rate ({rate:.3} nats per token)");
+    Some(Table { title, header: names(["model", "steps", "gap, nats per token", "reading"]), rows })
+}
+
+/// What real data scores.
+fn reference(results: &Results) -> Table {
+    let n = results.data.n_reference.to_string();
+    let row = |(key, e): (&String, &Estimate)| vec![key.clone(), interval(*e), n.clone()];
+    Table {
+        title: "Real data (held out)".into(),
+        header: names(["metric", "value", "n"]),
+        rows: results.data.reference.iter().map(row).collect(),
+    }
+}
+
+/// Scores of whole sets of samples, which see copies between samples.
+fn corpus(results: &Results) -> Option<Table> {
+    let models = shown(results);
+    let mut keys: Vec<&String> = Vec::new();
+    for key in models.iter().flat_map(|m| &m.rows).flat_map(|r| r.corpus.keys()) {
+        if !keys.contains(&key) {
+            keys.push(key);
+        }
+    }
+    if keys.is_empty() {
+        return None;
+    }
+    let mut header = names(["model", "steps"]);
+    header.extend(keys.iter().map(|k| k.to_string()));
+    header.push("n".into());
+    let mut rows = Vec::new();
+    for model in models {
+        for row in &model.rows {
+            let mut cells = vec![model.name.clone(), row.steps.to_string()];
+            cells.extend(keys.iter().map(|k| row.corpus.get(*k).map_or(NOTHING.into(), |x| fixed(*x))));
+            cells.push(row.n.to_string());
+            rows.push(cells);
+        }
+    }
+    Some(Table { title: "Between samples (comparable at equal n only)".into(), header, rows })
+}
+
+/// What each model is and what its training cost.
+fn models(results: &Results) -> Table {
+    let mut models = shown(results);
+    models.extend(results.models.iter().filter(|m| m.rows.is_empty()));
+    let row = |m: &ModelResult| {
+        let hash: String = m.weights_sha256.chars().take(12).collect();
+        vec![
+            m.name.clone(),
+            role(m.role).into(),
+            m.objective.clone(),
+            m.teacher.clone().unwrap_or(NOTHING.into()),
+            grouped(m.parameters),
+            m.seed.to_string(),
+            grouped(m.train_steps),
+            grouped(m.train_tokens),
+            short(m.train_seconds),
+            likelihood(m),
+            hash,
+        ]
+    };
+    Table {
+        title: "Models".into(),
+        header: names([
+            "model",
+            "role",
+            "objective",
+            "teacher",
+            "parameters",
+            "seed",
+            "training steps",
+            "training tokens",
+            "training s ↓",
+            "ELBO/NLL ↓",
+            "weights sha256",
+        ]),
+        rows: models.into_iter().map(row).collect(),
+    }
+}
+
+fn role(role: Role) -> &'static str {
+    match role {
+        Role::Ar => "ar",
+        Role::Teacher => "teacher",
+        Role::Student => "student",
+        Role::Oracle => "oracle",
+        Role::Judge => "judge",
+    }
+}
+
+fn likelihood(model: &ModelResult) -> String {
+    model.likelihood.map_or(NOTHING.into(), |l| match l.kind {
+        Bound::Exact => format!("{} exact", interval(l.estimate)),
+        Bound::Elbo => format!("≤ {} elbo", interval(l.estimate)),
+        Bound::None => format!("{} no bound", interval(l.estimate)),
+    })
+}
+
+fn names<const N: usize>(names: [&str; N]) -> Vec<String> {
+    names.map(str::to_string).to_vec()
+}
+
+/// `mean [low, high]` with three decimals.
+pub fn interval(e: Estimate) -> String {
+    format!("{} [{}, {}]", fixed(e.mean), fixed(e.low), fixed(e.high))
+}
+
+fn spread(s: Spread) -> String {
+    format!("{} [{}, {}]", measured(s.median), measured(s.q1), measured(s.q3))
+}
+
+fn fixed(x: f64) -> String {
+    let text = format!("{x:.3}");
+    if text == "-0.000" { "0.000".into() } else { text }
+}
+
+/// A count or a mean of counts: whole where it is whole.
+fn short(x: f64) -> String {
+    if x.fract() == 0.0 && x.abs() < 100.0 { format!("{x}") } else { measured(x) }
+}
+
+/// Three digits that matter; whole numbers from 100 on, with groups of thousands.
+fn measured(x: f64) -> String {
+    match x.abs() {
+        a if a >= 99.95 => grouped(x.round().max(0.0) as u64),
+        a if a >= 9.995 => format!("{x:.1}"),
+        a if a >= 0.995 => format!("{x:.2}"),
+        _ => format!("{x:.3}"),
+    }
+}
+
+/// A whole number with a comma before every third digit.
+fn grouped(n: impl Display) -> String {
+    let digits = n.to_string();
+    let mut text = String::new();
+    for (i, c) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i) % 3 == 0 {
+            text.push(',');
+        }
+        text.push(c);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::eval::results::fixture;
+
+    #[test]
+    fn columns_come_in_the_agreed_order() {
+        let story = quality(&fixture::story(1)).header.join(" · ");
+        assert_eq!(
+            story,
+            "model · objective · steps · NFE · positions · nll ↓ · entropy · ELBO/NLL ↓ · valid ↑ · distinct-2 · \
+             repetition · latency ms ↓ · tok/s ↑ · n"
+        );
+        assert!(!quality(&fixture::text(1)).header.join(" ").contains("valid"));
+    }
+
+    #[test]
+    fn ar_and_teacher_come_first_then_the_oracle_then_students() {
+        let mut results = fixture::story(1);
+        results.models.reverse();
+        let mut seen: Vec<String> = quality(&results).rows.iter().map(|r| r[0].replace(" *collapse*", "")).collect();
+        seen.dedup();
+        assert_eq!(seen, ["ar", "teacher", "oracle", "eager", "student"]);
+    }
+
+    #[test]
+    fn only_a_row_below_the_teacher_and_the_data_has_collapsed() {
+        let mut results = fixture::story(1);
+        let marked = |results: &Results| -> Vec<(String, usize)> {
+            let rows = |m| -> Vec<usize> {
+                let m: &ModelResult = m;
+                m.rows.iter().filter(|r| collapsed(results, m, r)).map(|r| r.steps).collect()
+            };
+            results.models.iter().flat_map(|m| rows(m).into_iter().map(|s| (m.name.clone(), s))).collect()
+        };
+        let eager = |steps: &[usize]| -> Vec<_> { steps.iter().map(|s| ("eager".to_string(), *s)).collect() };
+        assert_eq!(marked(&results), eager(&fixture::STEPS));
+        // A teacher without that number of steps is replaced by its full row.
+        results.models[1].rows.retain(|r| r.steps == 256);
+        assert_eq!(marked(&results), eager(&fixture::STEPS));
+        // The one-step teacher is more random than the data: a student at the data's entropy has not collapsed.
+        let results = fixture::story(1);
+        let student = results.model("student").unwrap();
+        let below_teacher = student.rows[0].scores["entropy"].wholly_below(results.models[1].rows[0].scores["entropy"]);
+        assert!(below_teacher && !collapsed(&results, student, &student.rows[0]));
+    }
+
+    #[test]
+    fn the_gap_to_the_entropy_rate_is_told_for_stories_only() {
+        let table = gap(&fixture::story(1)).unwrap();
+        assert_eq!(table.rows[0][0], "real data");
+        assert!(table.rows.iter().any(|r| r[3] == "above"));
+        assert!(gap(&fixture::text(1)).is_none());
+    }
+
+    #[test]
+    fn numbers_are_short_and_grouped() {
+        assert_eq!([short(8.0), short(7.96), short(12345.6), short(0.04)], ["8", "7.96", "12,346", "0.040"]);
+        assert_eq!([measured(19.0), measured(9.0), measured(0.0)], ["19.0", "9.00", "0.000"]);
+        assert_eq!([grouped(1), grouped(123), grouped(1234567)], ["1", "123", "1,234,567"]);
+        assert_eq!(interval(Estimate { mean: 1.0, low: -0.0001, high: 2.0 }), "1.000 [0.000, 2.000]");
+    }
+}

@@ -1,0 +1,270 @@
+//! The training loop, as the method section of a paper reads: rng from (seed, step); refresh teacher; batch(step); loss;
+//! backward, clip, optimiser, EMA; log; save when due. Everything but the weights is a function of (recipe, step).
+
+pub mod log;
+pub mod lr;
+pub mod state;
+
+use std::path::Path;
+use std::time::Instant;
+
+use burn::module::Module;
+use burn::optim::GradientsAccumulator;
+use burn::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Kind, Result};
+use crate::model::params::{self, Named};
+use crate::model::{Transformer, TransformerConfig};
+use crate::objective::{self, Objective, RowLoss, distill};
+use crate::process::Order;
+use crate::rng::StepRng;
+use crate::term::{self, Interrupt};
+use crate::weights::Weights;
+pub use lr::Decay;
+pub use state::TrainState;
+
+/// How a model is trained.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainConfig {
+    /// Optimiser steps.
+    pub steps: usize,
+    /// Sequences per optimiser step and accumulation part.
+    pub batch: usize,
+    /// Peak learning rate.
+    pub lr: f64,
+    /// constant | cosine | linear
+    #[serde(default)]
+    pub decay: Decay,
+    /// Steps of linear warm-up.
+    #[serde(default)]
+    pub warmup: usize,
+    /// Learning rate at the end as a fraction of the peak.
+    #[serde(default)]
+    pub final_fraction: f64,
+    /// AdamW's decoupled decay of the matrices (norms and biases are never decayed).
+    #[serde(default)]
+    pub weight_decay: f64,
+    #[serde(default = "default_beta1")]
+    pub beta1: f64,
+    #[serde(default = "default_beta2")]
+    pub beta2: f64,
+    #[serde(default = "default_eps")]
+    pub eps: f64,
+    /// Largest global gradient norm; larger gradients are scaled down to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clip: Option<f64>,
+    /// Batches whose gradients are averaged into one step.
+    #[serde(default = "one")]
+    pub accumulate: usize,
+    /// Decay of the exponential moving average that is evaluated and exported; none: the raw weights.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ema: Option<f64>,
+    /// Steps between log lines.
+    #[serde(default = "default_log")]
+    pub log_every: usize,
+    /// Steps between checkpoints; 0 saves at the end only.
+    #[serde(default)]
+    pub save_every: usize,
+    /// Checkpoints kept (the newest ones).
+    #[serde(default = "default_keep")]
+    pub keep: usize,
+}
+
+fn default_beta1() -> f64 {
+    0.9
+}
+fn default_beta2() -> f64 {
+    0.99
+}
+fn default_eps() -> f64 {
+    1e-8
+}
+fn one() -> usize {
+    1
+}
+fn default_log() -> usize {
+    50
+}
+fn default_keep() -> usize {
+    2
+}
+
+impl TrainConfig {
+    /// Checks ranges; `key` is the dotted place of this table in the recipe.
+    pub fn validate(&self, key: &str) -> Result<()> {
+        let range = |name: &str, value: f64, low: f64, high: f64| match value >= low && value <= high {
+            true => Ok(()),
+            false => Err(Error::usage(format!("`{key}.{name}` must be between {low} and {high}, but it is {value}"))),
+        };
+        range("steps", self.steps as f64, 1.0, 1e9)?;
+        range("batch", self.batch as f64, 1.0, 1e6)?;
+        range("lr", self.lr, 1e-12, 10.0)?;
+        range("final_fraction", self.final_fraction, 0.0, 1.0)?;
+        range("weight_decay", self.weight_decay, 0.0, 10.0)?;
+        range("beta1", self.beta1, 0.0, 0.999_999)?;
+        range("beta2", self.beta2, 0.0, 0.999_999)?;
+        range("eps", self.eps, 1e-30, 1.0)?;
+        range("accumulate", self.accumulate as f64, 1.0, 1e6)?;
+        range("log_every", self.log_every as f64, 1.0, 1e9)?;
+        range("keep", self.keep as f64, 2.0, 1e6)?;
+        range("warmup", self.warmup as f64, 0.0, self.steps as f64)?;
+        if let Some(clip) = self.clip {
+            range("clip", clip, 1e-9, 1e9)?;
+        }
+        if let Some(ema) = self.ema {
+            range("ema", ema, 0.0, 0.999_999_9)?;
+        }
+        Ok(())
+    }
+
+    /// Learning rate of `step`.
+    pub fn learning_rate(&self, step: usize) -> f64 {
+        lr::learning_rate(step, self.steps, self.lr, self.warmup, self.decay, self.final_fraction)
+    }
+}
+
+/// Everything a training needs.
+pub struct Job<'a> {
+    pub name: &'a str,
+    /// Its run directory: metrics.jsonl and step-* live there.
+    pub dir: &'a Path,
+    pub config: &'a TrainConfig,
+    pub objective: &'a Objective,
+    pub network: &'a TransformerConfig,
+    pub order: Order,
+    pub vocab: usize,
+    pub length: usize,
+    pub seed: u64,
+    /// Tokens [B L] of part `step * accumulate + i`: a pure function of its argument.
+    pub batch: &'a dyn Fn(u64) -> Vec<u32>,
+    /// Start from these weights (a distilled student from its teacher's).
+    pub start: Option<&'a Weights>,
+    /// Names every setting that decides the numbers; a checkpoint of another one is not resumed.
+    pub fingerprint: &'a str,
+    /// A plain device (no autodiff).
+    pub device: &'a Device,
+    pub interrupt: &'a Interrupt,
+}
+
+/// What a finished training leaves.
+pub struct Trained {
+    /// The weights to evaluate: the moving average where there is one.
+    pub weights: Named,
+    pub tokens: u64,
+    pub seconds: f64,
+    pub last_loss: f64,
+}
+
+/// Trains, from the newest good checkpoint if there is one, to the last step.
+///
+/// Errors: non-finite loss or gradient (exit 5, the last good checkpoint is kept), a signal (130 after saving), I/O.
+pub fn train(job: &Job) -> Result<Trained> {
+    let config = job.config;
+    let mut state = TrainState::resume_or_start(job)?;
+    let mut log = log::Log::open(job.dir, job.name, config, state.step)?;
+    let began = Instant::now();
+    let before = state.seconds;
+    while state.step < config.steps {
+        refresh_teacher(job, &mut state);
+        let (loss, norm) = step(job, &mut state)?;
+        state.step += 1;
+        state.last_loss = loss;
+        state.tokens += (config.batch * config.accumulate * job.length) as u64;
+        state.seconds = before + began.elapsed().as_secs_f64();
+        log.step(job.objective.term(), &state, config, loss, norm)?;
+        let due = config.save_every > 0 && state.step % config.save_every == 0;
+        let stop = job.interrupt.requested();
+        if due || stop || state.step == config.steps {
+            state.save(job)?;
+        }
+        if stop && state.step < config.steps {
+            let saved = job.dir.join(state::checkpoint_name(state.step));
+            term::note(&format!("saved {}; run the same command to resume", saved.display()));
+            return Err(Error::new(Kind::Signal(2), format!("stopped by a signal at step {} of {}", state.step, job.name)));
+        }
+    }
+    log.finish();
+    Ok(Trained {
+        weights: params::export(state.ema.as_ref().unwrap_or(&state.model)),
+        tokens: state.tokens,
+        seconds: state.seconds,
+        last_loss: state.last_loss,
+    })
+}
+
+/// At the border of a round the student so far becomes the teacher.
+fn refresh_teacher(job: &Job, state: &mut TrainState) {
+    let Objective::Sdtt(sdtt) = job.objective else { return };
+    let round = sdtt.round(state.step, job.config.steps);
+    if round > state.round {
+        state.round = round;
+        state.teacher = Some(match (sdtt.refresh, &state.ema) {
+            (distill::Refresh::Ema, Some(ema)) => ema.clone(),
+            _ => state.model.valid(),
+        });
+    }
+}
+
+/// The rows of one part of a step.
+fn rows<'a>(job: &Job, state: &'a TrainState, part: u64) -> RowLoss<'a> {
+    let x0 = (job.batch)(part);
+    let rng = (StepRng::new(job.seed), part);
+    match (job.objective, &state.teacher) {
+        (Objective::Sdtt(sdtt), Some(teacher)) => {
+            distill::rows(sdtt, teacher, &x0, job.length, sdtt.dt(state.round), rng, job.device)
+        }
+        (objective, _) => {
+            match objective::data_rows(objective, &x0, job.length, job.vocab, job.order, rng, job.device) {
+                Some(rows) => rows,
+                None => panic!("a distilling state has a teacher"),
+            }
+        }
+    }
+}
+
+/// One optimiser step: its loss and the gradient norm before clipping.
+fn step(job: &Job, state: &mut TrainState) -> Result<(f64, f64)> {
+    let config = job.config;
+    let parts = config.accumulate;
+    let mut acc = GradientsAccumulator::<Transformer>::new();
+    let mut loss = 0.0;
+    for i in 0..parts {
+        let part = (state.step * parts + i) as u64;
+        let (value, grads) = objective::backward(&state.model, &rows(job, state, part));
+        loss += value / parts as f64;
+        acc.accumulate(&state.model, grads);
+    }
+    let mut grads = acc.grads();
+    let norm = params::gradient_norm(&state.model, &grads) / parts as f64;
+    if !loss.is_finite() || !norm.is_finite() {
+        return Err(non_finite(job, state, loss, norm));
+    }
+    let clipped = config.clip.map_or(1.0, |max| (max / (norm + 1e-6)).min(1.0));
+    let factor = clipped / parts as f64;
+    if factor != 1.0 {
+        params::scale_gradients(&state.model, &mut grads, factor);
+    }
+    let lr = config.learning_rate(state.step);
+    let model = state.optimizer.step(lr, state.model.clone(), grads);
+    state.model = model;
+    if let (Some(decay), Some(ema)) = (config.ema, state.ema.take()) {
+        // The average warms up with the run, so that early on it is not the initial weights.
+        let warm = (1.0 + state.step as f64) / (10.0 + state.step as f64);
+        state.ema = Some(params::ema_update(ema, &state.model, decay.min(warm)));
+    }
+    Ok((loss, norm))
+}
+
+fn non_finite(job: &Job, state: &TrainState, loss: f64, norm: f64) -> Error {
+    let kept = state::newest_checkpoint(job.dir).map(|d| d.display().to_string());
+    let error = Error::new(
+        Kind::NonFinite,
+        format!("loss is not finite at step {} of `{}` (term `{}`: {loss}; gradient norm: {norm})", state.step, job.name, job.objective.term()),
+    );
+    let clip = job.config.clip.map_or("unset".to_string(), |c| c.to_string());
+    error
+        .cause(kept.map_or("no checkpoint was saved yet".into(), |k| format!("last good checkpoint: {k}")))
+        .hint(format!("lower `model.{0}.train.lr` ({1}) or set `model.{0}.train.clip` ({clip}), then run the same command", job.name, job.config.lr))
+}

@@ -1,0 +1,246 @@
+//! What a training must remember, and its checkpoints: a directory written whole or not at all.
+//!
+//! `step-000812/{model,ema,teacher}.safetensors, optim.bpk, manifest.json`. Randomness, data order and learning rate are
+//! functions of the step, so nothing about them is stored; the teacher and the round of a distillation are.
+
+use std::path::{Path, PathBuf};
+
+use burn::module::{Module, ParamGroup};
+use burn::optim::{AdamWConfig, ModuleOptimizer, OptimizerRecord};
+use burn::tensor::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::{Job, TrainConfig};
+use crate::error::{Error, Kind, Result};
+use crate::fs;
+use crate::model::Transformer;
+use crate::model::params;
+use crate::objective::Objective;
+use crate::term;
+use crate::weights::{self, NonFinite, Weights};
+
+/// The state of a training between two steps.
+pub struct TrainState {
+    pub step: usize,
+    /// On an autodiff device.
+    pub model: Transformer,
+    pub optimizer: ModuleOptimizer,
+    pub ema: Option<Transformer>,
+    pub teacher: Option<Transformer>,
+    /// Distillation round the teacher belongs to.
+    pub round: usize,
+    pub tokens: u64,
+    pub seconds: f64,
+    pub last_loss: f64,
+}
+
+/// The part of a checkpoint that is not a tensor.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Record {
+    format: u32,
+    fewstep: String,
+    step: usize,
+    round: usize,
+    tokens: u64,
+    seconds: f64,
+    last_loss: f64,
+    fingerprint: String,
+    optim_tensors: usize,
+}
+
+const FORMAT: u32 = 1;
+
+/// Directory name of the checkpoint after `step` steps.
+pub fn checkpoint_name(step: usize) -> String {
+    format!("step-{step:06}")
+}
+
+/// Checkpoint directories of `dir`, newest first.
+fn checkpoints(dir: &Path) -> Vec<(usize, PathBuf)> {
+    let Ok(entries) = std::fs::read_dir(dir) else { return Vec::new() };
+    let mut found: Vec<(usize, PathBuf)> = entries
+        .flatten()
+        .filter_map(|e| {
+            let step = e.file_name().to_str()?.strip_prefix("step-")?.parse().ok()?;
+            Some((step, e.path()))
+        })
+        .collect();
+    found.sort_by_key(|(step, _)| std::cmp::Reverse(*step));
+    found
+}
+
+/// The newest checkpoint directory of `dir`, verified or not.
+pub fn newest_checkpoint(dir: &Path) -> Option<PathBuf> {
+    checkpoints(dir).into_iter().next().map(|c| c.1)
+}
+
+fn optimizer(config: &TrainConfig, model: &Transformer) -> ModuleOptimizer {
+    let adamw = |decay: f64| {
+        AdamWConfig::new()
+            .with_beta_1(config.beta1 as f32)
+            .with_beta_2(config.beta2 as f32)
+            .with_epsilon(config.eps as f32)
+            .with_weight_decay(decay as f32)
+    };
+    let optimizer = adamw(config.weight_decay).init();
+    if config.weight_decay == 0.0 {
+        return optimizer;
+    }
+    let vectors = params::export(model).into_iter().filter(|(_, t)| t.shape.len() < 2);
+    let ids = vectors.map(|(name, _)| params::param_id(&name)).collect();
+    optimizer.with_group(ParamGroup::from_ids(ids), adamw(0.0).build(), None)
+}
+
+impl TrainState {
+    fn start(job: &Job) -> Result<Self> {
+        let device = job.device.clone().autodiff();
+        let model = match job.start {
+            Some(weights) => {
+                Transformer::from_weights(job.network, job.vocab, job.length, weights, "the teacher's weights", &device)?
+            }
+            None => Transformer::init(job.network, job.vocab, job.length, job.seed, &device),
+        };
+        Ok(TrainState {
+            step: 0,
+            optimizer: optimizer(job.config, &model),
+            ema: job.config.ema.map(|_| model.valid()),
+            teacher: matches!(job.objective, Objective::Sdtt(_)).then(|| model.valid()),
+            model,
+            round: 0,
+            tokens: 0,
+            seconds: 0.0,
+            last_loss: f64::NAN,
+        })
+    }
+
+    /// The state of the newest checkpoint that verifies, or a fresh start where there is none.
+    ///
+    /// Errors: a checkpoint of another recipe (exit 2), checkpoints of which none verifies (exit 3).
+    pub fn resume_or_start(job: &Job) -> Result<Self> {
+        fs::remove_stale_tmp(job.dir)?;
+        let found = checkpoints(job.dir);
+        let mut bad = Vec::new();
+        for (_, dir) in &found {
+            match Self::load(job, dir) {
+                Ok(state) => {
+                    bad.iter().for_each(|b| term::warn(&format!("{b}; using {}", dir.display())));
+                    return Ok(state);
+                }
+                Err(e) if e.kind == Kind::Input => bad.push(e.message.clone()),
+                Err(e) => return Err(e),
+            }
+        }
+        match bad.first() {
+            None => Self::start(job),
+            Some(first) => Err(Error::input(format!("no checkpoint in {} can be used", job.dir.display()))
+                .cause(first)
+                .hint(format!("remove {} to train `{}` from the start", job.dir.display(), job.name))),
+        }
+    }
+
+    fn load(job: &Job, dir: &Path) -> Result<Self> {
+        let manifest = fs::verify_manifest(dir)?;
+        let damaged = |what: String| Error::input(format!("{}: {what}", dir.display()));
+        let record: Record = serde_json::from_value(manifest.extra).map_err(|e| damaged(format!("manifest: {e}")))?;
+        if record.format != FORMAT {
+            return Err(damaged(format!("written by fewstep {} in checkpoint format {}", record.fewstep, record.format)));
+        }
+        if record.fingerprint != job.fingerprint {
+            return Err(Error::usage(format!("`{}` in {} was trained by another recipe", job.name, job.dir.display()))
+                .cause(difference(&record.fingerprint, job.fingerprint))
+                .hint(format!("give another `--out DIR`, or remove {}", job.dir.display())));
+        }
+        let device = job.device.clone().autodiff();
+        let read = |name: &str| -> Result<Option<Weights>> {
+            let path = dir.join(format!("{name}.safetensors"));
+            if path.exists() { Ok(Some(weights::read(&path, NonFinite::Refuse)?)) } else { Ok(None) }
+        };
+        let network = |named: &Weights, name: &str, device: &burn::prelude::Device| {
+            let place = dir.join(format!("{name}.safetensors")).display().to_string();
+            Transformer::from_weights(job.network, job.vocab, job.length, named, &place, device)
+        };
+        let Some(named) = read("model")? else { return Err(damaged("no model.safetensors".into())) };
+        let model = network(&named, "model", &device)?;
+        let plain = |name: &str| -> Result<Option<Transformer>> {
+            read(name)?.map(|n| network(&n, name, job.device)).transpose()
+        };
+        let (ema, teacher) = (plain("ema")?, plain("teacher")?);
+        if ema.is_some() != job.config.ema.is_some() || teacher.is_some() != matches!(job.objective, Objective::Sdtt(_)) {
+            return Err(damaged("the average or the teacher is missing".into()));
+        }
+        let bytes = fs::read_limited(&dir.join("optim.bpk"), u64::MAX)?;
+        let optimizer = optimizer(job.config, &model);
+        let restored = OptimizerRecord::from_bytes(Bytes::from_bytes_vec(bytes))
+            .map(|r| optimizer.load_record(r))
+            .map_err(|e| damaged(format!("optim.bpk: {e:?}")))?;
+        let tensors = restored.to_record().len();
+        if tensors != record.optim_tensors {
+            return Err(damaged(format!("optimiser: expected {} tensors, restored {tensors}", record.optim_tensors)));
+        }
+        Ok(TrainState {
+            step: record.step,
+            model,
+            optimizer: restored,
+            ema,
+            teacher,
+            round: record.round,
+            tokens: record.tokens,
+            seconds: record.seconds,
+            last_loss: record.last_loss,
+        })
+    }
+
+    /// Commits the checkpoint of the current step and removes old ones, keeping the newest `keep`.
+    ///
+    /// Errors: weights that are not finite (exit 5), I/O.
+    pub fn save(&self, job: &Job) -> Result<()> {
+        let name = checkpoint_name(self.step);
+        if fs::verify_manifest(&job.dir.join(&name)).is_ok() {
+            return Ok(());
+        }
+        let record = self.optimizer.to_record();
+        let extra = Record {
+            format: FORMAT,
+            fewstep: env!("CARGO_PKG_VERSION").to_string(),
+            step: self.step,
+            round: self.round,
+            tokens: self.tokens,
+            seconds: self.seconds,
+            last_loss: self.last_loss,
+            fingerprint: job.fingerprint.to_string(),
+            optim_tensors: record.len(),
+        };
+        let extra = serde_json::to_value(extra)
+            .map_err(|e| Error::new(Kind::Io, format!("cannot describe the checkpoint: {e}")))?;
+        let parts = [("model", Some(&self.model)), ("ema", self.ema.as_ref()), ("teacher", self.teacher.as_ref())];
+        fs::commit_dir(job.dir, &name, |tmp| {
+            for (part, model) in parts {
+                let Some(model) = model else { continue };
+                let tensors = params::export(model);
+                if let Some((bad, _)) = tensors.iter().find(|(_, t)| t.data.iter().any(|v| !v.is_finite())) {
+                    return Err(Error::new(Kind::NonFinite, format!("`{}`: weight `{bad}` is not finite at step {}", job.name, self.step))
+                        .hint("lower the learning rate or set `clip`, then run the same command"));
+                }
+                weights::write(&tmp.join(format!("{part}.safetensors")), &Weights { tensors, ..Weights::default() })?;
+            }
+            let bytes = record
+                .into_bytes()
+                .map_err(|e| Error::new(Kind::Io, format!("cannot write the optimiser state: {e:?}")))?;
+            fs::write_atomic(&tmp.join("optim.bpk"), &bytes)?;
+            fs::write_manifest(tmp, extra).map(|_| ())
+        })?;
+        for (_, old) in checkpoints(job.dir).into_iter().filter(|(_, d)| fs::verify_manifest(d).is_ok()).skip(job.config.keep) {
+            fs::remove_dir(&old)?;
+        }
+        Ok(())
+    }
+}
+
+/// The lines in which two fingerprints differ.
+fn difference(before: &str, now: &str) -> String {
+    let (a, b): (Vec<&str>, Vec<&str>) = (before.lines().collect(), now.lines().collect());
+    let gone = a.iter().filter(|l| !b.contains(l)).map(|l| format!("- {l}"));
+    let new = b.iter().filter(|l| !a.contains(l)).map(|l| format!("+ {l}"));
+    gone.chain(new).take(10).collect::<Vec<_>>().join("\n")
+}

@@ -1,0 +1,191 @@
+//! Weights in and out as safetensors, on host data: the one door through which tensors of strangers come in.
+//!
+//! A file is read into memory (never mapped, so that another process cannot crash us by cutting it), recognised by its
+//! content, checked by our own header check, and only then given to the library, inside `catch_unwind`.
+
+mod header;
+mod names;
+mod shards;
+
+pub use names::match_names;
+pub use shards::{INDEX, SINGLE, read_model};
+
+use crate::error::{Error, Result};
+use crate::fs::{read_limited, write_atomic};
+use header::{Dtype, Entry, Header};
+use safetensors::SafeTensors;
+use std::collections::{BTreeMap, BTreeSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+
+/// The longest file that is read, in bytes.
+pub const MAX_FILE: u64 = 64 << 30;
+
+/// A float tensor on the host, row-major: `data.len()` is the product of `shape`.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct HostTensor {
+    pub shape: Vec<usize>,
+    pub data: Vec<f32>,
+}
+
+/// An integer tensor on the host, row-major; booleans are 0 and 1.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct HostInts {
+    pub shape: Vec<usize>,
+    pub data: Vec<i64>,
+}
+
+/// The float tensors of a file by name, the names of its integer tensors (never parameters: masks, positions), and its
+/// free text.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Weights {
+    pub tensors: BTreeMap<String, HostTensor>,
+    pub integers: BTreeSet<String>,
+    pub metadata: BTreeMap<String, String>,
+}
+
+/// What to do with NaN and infinity in weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum NonFinite {
+    /// An error that names the tensors and counts the values.
+    #[default]
+    Refuse,
+    Allow,
+}
+
+/// Reads the float tensors (F32, F16, BF16, F64, all turned into f32) of a safetensors file; errors are of kind input.
+pub fn read(path: &Path, non_finite: NonFinite) -> Result<Weights> {
+    let bytes = read_limited(path, MAX_FILE)?;
+    read_bytes(&path.display().to_string(), &bytes, non_finite)
+}
+
+/// As `read`, of `bytes`; `file` is the name that messages use.
+pub fn read_bytes(file: &str, bytes: &[u8], non_finite: NonFinite) -> Result<Weights> {
+    let Header { entries, metadata } = checked(file, bytes)?;
+    let mut weights = Weights { metadata, ..Default::default() };
+    let (mut bad, mut count) = (Vec::new(), 0);
+    for entry in entries {
+        let Some(data) = floats(entry.dtype, &bytes[entry.start..entry.end]) else {
+            weights.integers.insert(entry.name);
+            continue;
+        };
+        let wrong = data.iter().filter(|x| !x.is_finite()).count();
+        if wrong > 0 && non_finite == NonFinite::Refuse {
+            count += 1;
+            if bad.len() < 10 {
+                bad.push(format!("`{}`: {wrong} of {} values", entry.name, data.len()));
+            }
+        }
+        weights.tensors.insert(entry.name, HostTensor { shape: entry.shape, data });
+    }
+    if count == 0 {
+        return Ok(weights);
+    }
+    let error = Error::input(format!("{file} has values that are NaN or infinite, in {count} tensors"))
+        .hint("the training that wrote it has probably failed; to load it all the same: --allow-non-finite");
+    Err(bad.into_iter().fold(error, Error::cause))
+}
+
+/// Reads the integer tensors (I64, I32, I16, I8, U8, BOOL) of a safetensors file.
+pub fn read_ints(path: &Path) -> Result<BTreeMap<String, HostInts>> {
+    let bytes = read_limited(path, MAX_FILE)?;
+    let entries = checked(&path.display().to_string(), &bytes)?.entries;
+    let ints = |e: Entry| Some((e.name, HostInts { shape: e.shape, data: integers(e.dtype, &bytes[e.start..e.end])? }));
+    Ok(entries.into_iter().filter_map(ints).collect())
+}
+
+/// Our check, then the library's as a second opinion: a file that only one of the two accepts is refused.
+fn checked(file: &str, bytes: &[u8]) -> Result<Header> {
+    if let Some(other) = header::recognise(file, bytes) {
+        return Err(other);
+    }
+    let header = header::check(file, bytes)?;
+    let wrong = |why: String| Error::input(format!("{file} is not a valid safetensors file")).cause(why);
+    let agrees = |library: &SafeTensors, e: &Entry| {
+        library.tensor(&e.name).is_ok_and(|t| t.shape() == e.shape && t.data().as_ptr() == bytes[e.start..].as_ptr())
+    };
+    let judged = catch_unwind(AssertUnwindSafe(|| {
+        let library = SafeTensors::deserialize(bytes).map_err(|e| wrong(e.to_string()))?;
+        match header.entries.iter().find(|e| !agrees(&library, e)) {
+            Some(entry) => Err(wrong(format!("tensor `{}` can be read in two ways", entry.name))),
+            None => Ok(()),
+        }
+    }));
+    judged.unwrap_or_else(|_| Err(wrong("the safetensors library failed on it".into())))?;
+    Ok(header)
+}
+
+fn floats(dtype: Dtype, bytes: &[u8]) -> Option<Vec<f32>> {
+    Some(match dtype {
+        Dtype::F32 => bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
+        Dtype::F64 => bytes.as_chunks().0.iter().map(|b| f64::from_le_bytes(*b) as f32).collect(),
+        Dtype::F16 => bytes.as_chunks().0.iter().map(|b| from_f16(u16::from_le_bytes(*b))).collect(),
+        Dtype::Bf16 => {
+            bytes.as_chunks().0.iter().map(|b| f32::from_bits(u32::from(u16::from_le_bytes(*b)) << 16)).collect()
+        }
+        _ => return None,
+    })
+}
+
+fn integers(dtype: Dtype, bytes: &[u8]) -> Option<Vec<i64>> {
+    Some(match dtype {
+        Dtype::I64 => bytes.as_chunks().0.iter().map(|b| i64::from_le_bytes(*b)).collect(),
+        Dtype::I32 => bytes.as_chunks().0.iter().map(|b| i32::from_le_bytes(*b).into()).collect(),
+        Dtype::I16 => bytes.as_chunks().0.iter().map(|b| i16::from_le_bytes(*b).into()).collect(),
+        Dtype::I8 => bytes.iter().map(|b| (*b as i8).into()).collect(),
+        Dtype::U8 => bytes.iter().map(|b| (*b).into()).collect(),
+        Dtype::Bool => bytes.iter().map(|b| (*b != 0).into()).collect(),
+        _ => return None,
+    })
+}
+
+/// IEEE half: sign, 5 bits of exponent, 10 of fraction; the value of a normal one is (1024 + fraction) 2^(exponent - 25).
+fn from_f16(bits: u16) -> f32 {
+    let (exponent, fraction) = (u32::from(bits >> 10) & 31, u32::from(bits) & 1023);
+    let magnitude = match exponent {
+        0 => fraction as f32 * f32::from_bits((127 - 24) << 23),
+        31 if fraction == 0 => f32::INFINITY,
+        31 => f32::NAN,
+        e => (1024 + fraction) as f32 * f32::from_bits((e + 127 - 25) << 23),
+    };
+    if bits >> 15 == 1 { -magnitude } else { magnitude }
+}
+
+/// Writes the tensors as F32 in the order of their names, whole or not at all: equal weights give equal bytes.
+pub fn write(path: &Path, weights: &Weights) -> Result<()> {
+    write_atomic(path, &to_bytes(weights)?)
+}
+
+/// The safetensors file of `weights` as bytes.
+pub fn to_bytes(weights: &Weights) -> Result<Vec<u8>> {
+    // Not the library's writer: it orders the metadata at random.
+    let mut parts = Vec::new();
+    if !weights.metadata.is_empty() {
+        parts.push(format!("\"__metadata__\":{}", json_text(&weights.metadata)?));
+    }
+    let mut end = 0;
+    for (name, HostTensor { shape, data }) in &weights.tensors {
+        assert_eq!(shape.iter().product::<usize>(), data.len(), "`{name}`: data does not fit shape {shape:?}");
+        assert!(name != "__metadata__", "a tensor cannot be called __metadata__");
+        let (start, name, shape) = (end, json_text(name)?, json_text(shape)?);
+        end += data.len() * 4;
+        parts.push(format!("{name}:{{\"dtype\":\"F32\",\"shape\":{shape},\"data_offsets\":[{start},{end}]}}"));
+    }
+    let mut json = format!("{{{}}}", parts.join(","));
+    // Spaces up to a multiple of 8 keep the data aligned, as the library has it.
+    json.extend(std::iter::repeat_n(' ', json.len().next_multiple_of(8) - json.len()));
+    let mut bytes = Vec::with_capacity(8 + json.len() + end);
+    bytes.extend((json.len() as u64).to_le_bytes());
+    bytes.extend(json.as_bytes());
+    for x in weights.tensors.values().flat_map(|t| &t.data) {
+        bytes.extend(x.to_le_bytes());
+    }
+    Ok(bytes)
+}
+
+fn json_text(value: &impl serde::Serialize) -> Result<String> {
+    serde_json::to_string(value).map_err(|e| Error::input(format!("safetensors header: {e}")))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,107 @@
+//! Weights in several files: `model.safetensors.index.json` with its `weight_map` from tensor name to file.
+//!
+//! The map comes from strangers, so a file name in it must be a plain name in the same directory, and what it names must
+//! lie there too (or in the blob store beside a Hugging Face snapshot, which is made of links).
+
+use super::header::Unique;
+use super::{NonFinite, Weights, read};
+use crate::error::{Error, Result};
+use crate::fs::read_limited;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+/// The name of one file with all weights.
+pub const SINGLE: &str = "model.safetensors";
+/// The name of the index of several files.
+pub const INDEX: &str = "model.safetensors.index.json";
+const MAX_INDEX: u64 = 64 << 20;
+
+#[derive(serde::Deserialize)]
+struct Index {
+    weight_map: Unique<String>,
+}
+
+/// Reads the weights of `path`: a safetensors file, an index, or a directory with `model.safetensors` or an index.
+pub fn read_model(path: &Path, non_finite: NonFinite) -> Result<Weights> {
+    if !path.is_dir() {
+        let is_index = path.extension().is_some_and(|e| e == "json");
+        return if is_index { read_index(path, non_finite) } else { read(path, non_finite) };
+    }
+    match (path.join(SINGLE), path.join(INDEX)) {
+        (single, _) if single.exists() => read(&single, non_finite),
+        (_, index) if index.exists() => read_index(&index, non_finite),
+        _ => Err(Error::input(format!("{} holds neither {SINGLE} nor {INDEX}", path.display()))
+            .hint("name the weights file itself")),
+    }
+}
+
+/// Reads all files of the index `path`; every tensor of its map must be in the file it names, and in no other.
+fn read_index(path: &Path, non_finite: NonFinite) -> Result<Weights> {
+    let map = weight_map(path)?;
+    let dir = path.parent().unwrap_or(Path::new("."));
+    let files: BTreeSet<&String> = map.values().collect();
+    // All names are judged before the first file is opened.
+    let files: BTreeMap<&String, PathBuf> =
+        files.into_iter().map(|name| Ok((name, inside(path, dir, name)?))).collect::<Result<_>>()?;
+    let wrong = |why: String| Error::input(format!("{} and its files do not agree", path.display())).cause(why);
+    let mut all = Weights::default();
+    for (file, at) in files {
+        let part = read(&at, non_finite)?;
+        for (name, tensor) in part.tensors {
+            if let Some(other) = map.get(&name).filter(|other| *other != file) {
+                return Err(wrong(format!("tensor `{name}` is in {file}, and the index says {other}")));
+            }
+            if all.tensors.insert(name.clone(), tensor).is_some() {
+                return Err(wrong(format!("tensor `{name}` is in {file} and in another file too")));
+            }
+        }
+        all.integers.extend(part.integers);
+        all.metadata.extend(part.metadata);
+    }
+    match map.iter().find(|(name, _)| !all.tensors.contains_key(*name) && !all.integers.contains(*name)) {
+        Some((name, file)) => Err(wrong(format!("tensor `{name}` is not in {file}"))),
+        None => Ok(all),
+    }
+}
+
+fn weight_map(path: &Path) -> Result<BTreeMap<String, String>> {
+    let wrong =
+        |why: String| Error::input(format!("{} is not an index of safetensors files", path.display())).cause(why);
+    let text = read_limited(path, MAX_INDEX)?;
+    let index: Index = serde_json::from_slice(&text).map_err(|e| wrong(e.to_string()))?;
+    if index.weight_map.0.is_empty() {
+        return Err(wrong("its weight_map is empty".into()));
+    }
+    Ok(index.weight_map.0)
+}
+
+/// The path of the file `name` of the index, if it is a plain name and nothing leads out of the directory.
+fn inside(index: &Path, dir: &Path, name: &str) -> Result<PathBuf> {
+    let plain = name.len() <= 200
+        && name.ends_with(".safetensors")
+        && name.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
+    if !plain {
+        let shown: String = name.chars().take(60).collect();
+        return Err(Error::input(format!("{}: {shown:?} is not a plain file name", index.display())).cause(
+            "a shard is a file beside its index; its name has letters, digits, `-`, `_`, `.` and ends in .safetensors",
+        ));
+    }
+    let path = dir.join(name);
+    let real = |p: &Path| p.canonicalize().map_err(|e| Error::io("read", p, &e));
+    if !path.exists() {
+        return Err(Error::input(format!("{} does not exist", path.display()))
+            .cause(format!("it is named in {}", index.display()))
+            .hint("load the missing file"));
+    }
+    let (target, home) = (real(&path)?, real(dir)?);
+    // models--OWNER--NAME/snapshots/REVISION/file -> models--OWNER--NAME/blobs/HASH
+    let snapshots = home.parent().filter(|p| p.file_name().is_some_and(|n| n == "snapshots"));
+    let blobs = snapshots.and_then(Path::parent).map(|p| p.join("blobs"));
+    if target.starts_with(&home) || blobs.is_some_and(|b| target.starts_with(b)) {
+        return Ok(path);
+    }
+    Err(Error::input(format!("{} leads out of its directory", path.display()))
+        .cause(format!("it is a link to {}", target.display()))
+        .hint("put a copy of the file in the place of the link"))
+}
