@@ -1,11 +1,11 @@
-//! The command line: which commands and options there are, and what is said when they are misused. Options choose where,
-//! how loud and on which device; what changes a trained result stands in the recipe, or in `--set`, which is recorded.
+//! The command line: which commands and options there are, and what is said when they are misused. Options choose
+//! where, how loud and on which device; what changes a trained result stands in the recipe, or in `--set`, which is
+//! recorded.
 
 use std::path::PathBuf;
 
-use clap::builder::RangedU64ValueParser;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::error::{Error, nearest};
 
@@ -38,7 +38,7 @@ pub struct Global {
     #[arg(long, global = true, value_name = "DEVICE", default_value = "flex", value_parser = device)]
     pub device: String,
     /// CPU threads to use [default: all]
-    #[arg(long, global = true, value_name = "N", value_parser = from_one())]
+    #[arg(long, global = true, value_name = "N", value_parser = threads)]
     pub threads: Option<usize>,
     /// Print the result as JSON on stdout
     #[arg(long, global = true)]
@@ -58,7 +58,7 @@ pub enum Command {
     #[command(after_help = "Examples:
   fewstep run tiny
   fewstep run my.toml --only student --device cuda:0
-  fewstep run my.toml --set models.student.train.steps=500 --out runs/short")]
+  fewstep run my.toml --set model.student.train.steps=500 --out runs/short")]
     Run {
         /// A recipe file, or the name of a built-in recipe
         recipe: String,
@@ -178,7 +178,7 @@ pub enum RecipeCommand {
     /// Check a recipe without training: keys, contradictions, memory
     #[command(after_help = "Examples:
   fewstep recipe check my.toml
-  fewstep recipe check tiny --set models.student.train.batch=64")]
+  fewstep recipe check tiny --set model.student.train.batch=64")]
     Check {
         /// A recipe file, or the name of a built-in recipe
         recipe: String,
@@ -207,13 +207,13 @@ pub struct Sample {
     #[arg(long, value_name = "NAME")]
     pub model: Option<String>,
     /// Denoising steps
-    #[arg(long, value_name = "K", value_parser = from_one())]
+    #[arg(long, value_name = "K", value_parser = from_one)]
     pub steps: Option<usize>,
     /// How many texts
-    #[arg(short = 'n', value_name = "N", default_value = "4", value_parser = from_one())]
+    #[arg(short = 'n', value_name = "N", default_value = "4", value_parser = from_one)]
     pub n: usize,
     /// Seed of the random numbers: the same one writes the same texts
-    #[arg(long, value_name = "S", default_value = "0")]
+    #[arg(long, value_name = "S", default_value = "0", value_parser = from_zero)]
     pub seed: u64,
     /// Text to go on from
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true, conflicts_with = "infill")]
@@ -221,17 +221,17 @@ pub struct Sample {
     /// Text with `_` or `·` for each word to fill in
     #[arg(long, value_name = "TEMPLATE", allow_hyphen_values = true, value_parser = template)]
     pub infill: Option<String>,
-    /// Divide logits by this; below 1 is bolder
-    #[arg(long, value_name = "T", allow_negative_numbers = true, value_parser = positive)]
+    /// Divide logits by this; below 1 is bolder, 0 always takes the likeliest token
+    #[arg(long, value_name = "T", allow_negative_numbers = true, value_parser = not_negative)]
     pub temperature: Option<f64>,
     /// Draw among the K likeliest tokens only
-    #[arg(long, value_name = "K", allow_negative_numbers = true, value_parser = from_one())]
+    #[arg(long, value_name = "K", allow_negative_numbers = true, value_parser = from_one)]
     pub top_k: Option<usize>,
     /// Draw among the likeliest tokens that hold this probability only
     #[arg(long, value_name = "P", allow_negative_numbers = true, value_parser = probability)]
     pub top_p: Option<f64>,
     /// Beams of a beam search instead of random draws; autoregressive models only
-    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = from_one())]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = from_one)]
     pub beam: Option<usize>,
     /// Exponent of the length that beam scores are divided by
     #[arg(long, value_name = "A", allow_negative_numbers = true, value_parser = finite, requires = "beam")]
@@ -241,8 +241,16 @@ pub struct Sample {
     pub trace: bool,
 }
 
-fn from_one() -> RangedU64ValueParser<usize> {
-    RangedU64ValueParser::new().range(1..)
+fn from_one(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|n| *n > 0).ok_or_else(|| "it must be a whole number from 1".to_string())
+}
+
+fn from_zero(text: &str) -> Result<u64, String> {
+    text.parse().map_err(|_| format!("it must be a whole number from 0 to {}", u64::MAX))
+}
+
+fn threads(text: &str) -> Result<usize, String> {
+    from_one(text).ok().filter(|n| *n <= 1024).ok_or_else(|| "it must be a whole number from 1 to 1024".to_string())
 }
 
 fn finite(text: &str) -> Result<f64, String> {
@@ -253,12 +261,16 @@ fn positive(text: &str) -> Result<f64, String> {
     finite(text).ok().filter(|x| *x > 0.0).ok_or_else(|| "it must be a number above 0".to_string())
 }
 
+fn not_negative(text: &str) -> Result<f64, String> {
+    finite(text).ok().filter(|x| *x >= 0.0).ok_or_else(|| "it must be a number, 0 or above".to_string())
+}
+
 fn probability(text: &str) -> Result<f64, String> {
     positive(text).ok().filter(|x| *x <= 1.0).ok_or_else(|| "it must be above 0 and at most 1".to_string())
 }
 
 fn template(text: &str) -> Result<String, String> {
-    match text.split_whitespace().any(|word| word == "_" || word == "·") {
+    match text.contains(['_', '·']) {
         true => Ok(text.to_string()),
         false => Err("it has no word to fill in; write `_` for each".to_string()),
     }
@@ -313,7 +325,7 @@ pub fn usage_error(e: &clap::Error) -> Error {
     match e.kind() {
         ErrorKind::InvalidSubcommand => {
             let typed = one(ContextKind::InvalidSubcommand).unwrap_or_default();
-            let hint = match one(ContextKind::SuggestedSubcommand).or_else(|| elsewhere(&typed)) {
+            let hint = match near_verb(&command, &typed).or_else(|| elsewhere(&typed)) {
                 Some(near) if near.contains(' ') => format!("did you mean `{near}`?"),
                 Some(near) => format!("did you mean `{command} {near}`?"),
                 None => help,
@@ -329,7 +341,8 @@ pub fn usage_error(e: &clap::Error) -> Error {
             Error::usage(format!("{what} `{argument}` of `{command}`")).hint(hint)
         }
         ErrorKind::InvalidValue | ErrorKind::ValueValidation if value.is_empty() => {
-            Error::usage(format!("`{argument}` needs a value")).hint(help)
+            let name = argument.split(' ').next().unwrap_or_default();
+            Error::usage(format!("`{name}` needs a value")).hint(format!("write `{argument}`"))
         }
         ErrorKind::InvalidValue | ErrorKind::ValueValidation => {
             let reason = std::error::Error::source(e).map(|s| s.to_string()).unwrap_or_default();
@@ -348,7 +361,9 @@ pub fn usage_error(e: &clap::Error) -> Error {
             let prior = one(ContextKind::PriorArg).unwrap_or_default();
             match prior == argument || prior.is_empty() {
                 true => Error::usage(format!("`{argument}` may be given only once")).hint(help),
-                false => Error::usage(format!("`{argument}` and `{prior}` exclude each other")).hint("keep one of them"),
+                false => {
+                    Error::usage(format!("`{argument}` and `{prior}` exclude each other")).hint("keep one of them")
+                }
             }
         }
         _ => {
@@ -373,6 +388,15 @@ fn misused(e: &clap::Error) -> String {
     if words.is_empty() { "fewstep".to_string() } else { words.join(" ") }
 }
 
+/// The nearest verb of `command`.
+fn near_verb(command: &str, typed: &str) -> Option<String> {
+    let mut at = Cli::command();
+    for word in command.split(' ').skip(1) {
+        at = at.find_subcommand(word)?.clone();
+    }
+    nearest(typed, at.get_subcommands().map(|verb| verb.get_name())).map(str::to_string)
+}
+
 /// Words that other tools have for these commands.
 fn elsewhere(typed: &str) -> Option<String> {
     let near = match typed {
@@ -394,8 +418,6 @@ fn elsewhere(typed: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     fn parse(line: &str) -> Result<Cli, clap::Error> {
@@ -488,12 +510,9 @@ mod tests {
     }
 
     #[test]
-    fn every_verb_with_two_letters_swapped_is_told_the_verb() {
+    fn every_verb_with_its_last_letter_doubled_is_told_the_verb() {
         for (name, _) in commands().into_iter().filter(|(name, _)| name.contains(' ')) {
-            let mut letters: Vec<char> = name.chars().collect();
-            let last = letters.len();
-            letters.swap(last - 2, last - 1);
-            let typed: String = letters.into_iter().collect();
+            let typed = format!("{name}{}", name.chars().last().unwrap());
             assert!(said(&typed).ends_with(&format!("hint: did you mean `{name}`?")), "{typed}: {}", said(&typed));
         }
     }
@@ -501,18 +520,30 @@ mod tests {
     #[test]
     fn values_that_make_no_sense_are_refused_with_the_reason() {
         for (line, expected) in [
-            ("fewstep sample x --temperature -1", "`--temperature` cannot be `-1`\n\nhint: it must be a number above 0"),
-            ("fewstep sample x --temperature nan", "`--temperature` cannot be `nan`\n\nhint: it must be a number above 0"),
+            (
+                "fewstep sample x --temperature -1",
+                "`--temperature` cannot be `-1`\n\nhint: it must be a number, 0 or above",
+            ),
+            (
+                "fewstep sample x --temperature nan",
+                "`--temperature` cannot be `nan`\n\nhint: it must be a number, 0 or above",
+            ),
             ("fewstep sample x --top-p 1.5", "`--top-p` cannot be `1.5`\n\nhint: it must be above 0 and at most 1"),
-            ("fewstep sample x -n 0", "`-n` cannot be `0`\n\nhint: 0 is not in 1..18446744073709551615"),
-            ("fewstep sample x --infill abc", "`--infill` cannot be `abc`\n\nhint: it has no word to fill in; write `_` for each"),
+            ("fewstep sample x -n 0", "`-n` cannot be `0`\n\nhint: it must be a whole number from 1"),
+            (
+                "fewstep sample x --infill abc",
+                "`--infill` cannot be `abc`\n\nhint: it has no word to fill in; write `_` for each",
+            ),
             ("fewstep eval x --device cdua", "`--device` cannot be `cdua`\n\nhint: did you mean `cuda`?"),
             (
                 "fewstep eval x --device cuda:x",
                 "`--device` cannot be `cuda:x`\n\nhint: it is one of flex, ndarray, cuda, cuda:0, wgpu, vulkan, metal",
             ),
-            ("fewstep run x --out", "`--out <DIR>` needs a value\n\nhint: `fewstep run --help` shows what there is"),
-            ("fewstep gate x", "`fewstep gate` lacks `--baseline <RESULTS.JSON>`\n\nhint: `fewstep gate --help` shows examples"),
+            ("fewstep run x --out", "`--out` needs a value\n\nhint: write `--out <DIR>`"),
+            (
+                "fewstep gate x",
+                "`fewstep gate` lacks `--baseline <RESULTS.JSON>`\n\nhint: `fewstep gate --help` shows examples",
+            ),
             ("fewstep eval x -q -v", "`--quiet` and `--verbose` exclude each other\n\nhint: keep one of them"),
         ] {
             assert_eq!(said(line), format!("error: {expected}"), "{line}");
@@ -522,7 +553,9 @@ mod tests {
     #[test]
     fn the_long_version_names_the_tensor_library_and_the_features() {
         let text = Cli::command().render_long_version();
-        assert!(text.contains(env!("CARGO_PKG_VERSION")) && text.contains("burn 0.22.1") && text.contains("features: "));
+        assert!(
+            text.contains(env!("CARGO_PKG_VERSION")) && text.contains("burn 0.22.1") && text.contains("features: ")
+        );
         assert!(include_str!("../Cargo.toml").contains(&format!("={BURN}")));
     }
 

@@ -1,5 +1,536 @@
-use crate::error::*; use crate::eval::results::Results; use serde::*;
-#[derive(Debug,Clone,PartialEq,Default,Serialize,Deserialize)] pub struct GateConfig{}
-pub struct Verdict{pub warnings:Vec<String>} impl Verdict{pub fn passes(&self,_s:bool)->bool{true}}
-pub fn judge(_a:&Results,_b:&Results,_c:&GateConfig,_m:bool)->Result<Verdict>{Ok(Verdict{warnings:vec![]})}
-pub fn junit(_v:&Verdict,_s:bool)->String{String::new()} pub fn markdown_summary(_v:&Verdict,_s:bool)->String{String::new()} pub fn text(_v:&Verdict,_s:bool)->String{String::new()} pub fn json(_v:&Verdict,_s:bool)->Result<String>{Ok(String::new())}
+//! The quality gate: did a candidate get worse than a baseline, row by row, and is the answer certain?
+//!
+//! Each (model, steps, metric) is a bootstrap of the change of the mean, paired where sample i had the same seed on both
+//! sides. Three verdicts: pass (the whole 95 % interval is inside the limit), fail (wholly outside), else inconclusive
+//! with the number of samples that would settle it. Likelihood is never judged without entropy: a student that repeats
+//! itself scores well. A limit far below the noise cannot be judged: at limit 0 one comparison of equals in 40 fails.
+
+mod render;
+
+pub use render::{json, junit, markdown_summary, summary, text};
+
+use crate::error::{Error, Result, nearest};
+use crate::eval::results::{DataKind, Direction, Metric, ModelResult, Results, Role, Row, Speed};
+use crate::eval::stats::{Change, Estimate, Pairing, RESAMPLES, Spread, change_interval, mean};
+use serde::{Deserialize, Serialize};
+
+/// What a gate checks; every key has a default, and giving `rules` replaces all default rules.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct GateConfig {
+    /// Rules; of several that match a row and metric, the last one holds. Default: nll may rise by 5 %, valid may drop by
+    /// 0.05, entropy may move by 2 % either way, latency may rise by 25 %.
+    pub rules: Vec<GateRule>,
+    /// Bootstrap resamples per comparison; default 2000.
+    pub resamples: usize,
+    /// Bootstrap seed; default 0.
+    pub seed: u64,
+}
+
+/// One limit: how much worse a metric may get.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GateRule {
+    pub metric: Metric,
+    /// Only this model; default: every model of the baseline.
+    #[serde(default)]
+    pub model: Option<String>,
+    /// Only rows with these numbers of steps; default: every row.
+    #[serde(default)]
+    pub steps: Option<Vec<usize>>,
+    /// Worsening allowed as a share of the baseline's mean (0.05 is 5 %); excludes `absolute`.
+    #[serde(default)]
+    pub relative: Option<f64>,
+    /// Worsening allowed in the metric's own unit; without either key the metric's default limit holds.
+    #[serde(default)]
+    pub absolute: Option<f64>,
+}
+
+impl Default for GateConfig {
+    fn default() -> Self {
+        let metrics = [Metric::Nll, Metric::Valid, Metric::Entropy, Metric::Latency];
+        GateConfig { rules: metrics.map(GateRule::of).to_vec(), resamples: RESAMPLES, seed: 0 }
+    }
+}
+
+impl GateRule {
+    /// The default rule of a metric for every row.
+    pub fn of(metric: Metric) -> Self {
+        GateRule { metric, model: None, steps: None, relative: None, absolute: None }
+    }
+
+    /// The limit that this rule sets.
+    pub fn limit(&self) -> Limit {
+        match (self.relative, self.absolute, self.metric) {
+            (Some(size), _, _) => Limit { change: Change::Relative, size },
+            (None, Some(size), _) => Limit { change: Change::Absolute, size },
+            (None, None, Metric::Valid) => Limit { change: Change::Absolute, size: 0.05 },
+            (None, None, Metric::Repetition) => Limit { change: Change::Absolute, size: 0.02 },
+            (None, None, Metric::Entropy) => Limit { change: Change::Relative, size: 0.02 },
+            (None, None, Metric::Nll | Metric::Distinct2) => Limit { change: Change::Relative, size: 0.05 },
+            (None, None, Metric::Latency | Metric::Throughput) => Limit { change: Change::Relative, size: 0.25 },
+        }
+    }
+
+    fn covers(&self, model: &str, steps: usize) -> bool {
+        self.model.as_deref().is_none_or(|m| m == model) && self.steps.as_ref().is_none_or(|s| s.contains(&steps))
+    }
+}
+
+impl GateConfig {
+    /// Errors for limits that cannot be meant.
+    pub fn check(&self) -> Result<()> {
+        for (i, rule) in self.rules.iter().enumerate() {
+            let place = format!("`gate.rules[{i}]`");
+            if rule.relative.is_some() && rule.absolute.is_some() {
+                return Err(
+                    Error::usage(format!("{place} has both `relative` and `absolute`")).hint("delete one of them")
+                );
+            }
+            let size = rule.limit().size;
+            if !(size.is_finite() && size >= 0.0) {
+                return Err(Error::usage(format!("{place}: limit `{size}` is not a number of at least 0")));
+            }
+        }
+        if self.resamples < 100 {
+            let message = format!("`gate.resamples` is {}, too few for a 95 % interval", self.resamples);
+            return Err(Error::usage(message).hint("set `gate.resamples` to 100 or more; the default is 2000"));
+        }
+        Ok(())
+    }
+
+    /// The rule for one metric of one row. Entropy has its default rule wherever likelihood is judged.
+    fn rule(&self, metric: Metric, model: &str, steps: usize) -> Option<GateRule> {
+        let last = |metric| self.rules.iter().rfind(|r| r.metric == metric && r.covers(model, steps));
+        match last(metric) {
+            Some(rule) => Some(rule.clone()),
+            None if metric == Metric::Entropy => last(Metric::Nll).map(|_| GateRule::of(Metric::Entropy)),
+            None => None,
+        }
+    }
+}
+
+/// How far a metric may move to the worse.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Limit {
+    pub change: Change,
+    pub size: f64,
+}
+
+/// The answer to one comparison, or to all of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    Pass,
+    Fail,
+    Inconclusive,
+}
+
+/// One comparison.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Finding {
+    pub model: String,
+    pub steps: usize,
+    /// None where the candidate lacks the whole row.
+    pub metric: Option<Metric>,
+    /// The metric's key in the results; `row` where the row is missing.
+    pub key: String,
+    pub outcome: Outcome,
+    /// Means, or medians for metrics of time.
+    pub baseline: Option<f64>,
+    pub candidate: Option<f64>,
+    /// Candidate - baseline, relative or absolute as the limit is.
+    pub change: Option<Estimate>,
+    pub limit: Option<Limit>,
+    pub pairing: Option<Pairing>,
+    /// Samples of the smaller side.
+    pub n: usize,
+    /// Samples that would about settle an inconclusive comparison; None where samples would not.
+    pub needed: Option<usize>,
+    pub note: Option<String>,
+}
+
+/// All comparisons and what follows from them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Verdict {
+    pub findings: Vec<Finding>,
+    pub warnings: Vec<String>,
+}
+
+impl Finding {
+    /// True for metrics of time, whose doubts are warnings.
+    pub fn is_speed(&self) -> bool {
+        self.metric.is_some_and(Metric::is_speed)
+    }
+}
+
+impl Verdict {
+    /// The answer to all comparisons: fail if any quality metric failed, inconclusive if one is, else pass; doubts about
+    /// speed count only when `strict`.
+    pub fn outcome(&self, strict: bool) -> Outcome {
+        if self.count(Outcome::Fail, false) > 0 {
+            Outcome::Fail
+        } else if self.count(Outcome::Inconclusive, false) > 0
+            || (strict && self.count(Outcome::Inconclusive, true) > 0)
+        {
+            Outcome::Inconclusive
+        } else {
+            Outcome::Pass
+        }
+    }
+
+    /// True when the process may exit with 0; else it exits with 1.
+    pub fn passes(&self, strict: bool) -> bool {
+        self.outcome(strict) == Outcome::Pass
+    }
+
+    /// The number of comparisons with that outcome, of speed or of quality.
+    pub fn count(&self, outcome: Outcome, speed: bool) -> usize {
+        self.findings.iter().filter(|f| f.outcome == outcome && f.is_speed() == speed).count()
+    }
+}
+
+/// Compares every row of `baseline` that a rule covers with the same row of `candidate`.
+///
+/// Errors (usage, exit 2): rules that cannot be meant or match nothing, and results of different data, vocabulary, length
+/// or judge unless `allow_mismatch`. A row, model or score that the candidate lacks is a failed comparison.
+pub fn judge(baseline: &Results, candidate: &Results, config: &GateConfig, allow_mismatch: bool) -> Result<Verdict> {
+    config.check()?;
+    baseline.check()?;
+    candidate.check()?;
+    known_names(baseline, config)?;
+    let mut warnings = mismatches(baseline, candidate, allow_mismatch)?;
+    let machine = machine_differences(baseline, candidate);
+    let same_machine = machine.is_empty();
+    warnings.extend(machine);
+
+    let mut findings = Vec::new();
+    let mut unpaired = 0;
+    for model in &baseline.models {
+        let other = candidate.model(&model.name);
+        for row in &model.rows {
+            let rules = Metric::ALL.into_iter().filter_map(|m| config.rule(m, &model.name, row.steps));
+            let rules: Vec<GateRule> = rules.filter(|r| has(baseline, row, r.metric)).collect();
+            let Some(other_row) = other.and_then(|m| m.row(row.steps)) else {
+                findings.extend(missing_row(model, row, other.is_some(), &rules));
+                continue;
+            };
+            if (row.n, row.seed) != (other_row.n, other_row.seed) && !rules.is_empty() {
+                unpaired += 1;
+            }
+            let same_weights = other.is_some_and(|m| m.weights_sha256 == model.weights_sha256);
+            let pair = Pair { baseline, candidate, model, row, other_row, same_weights, same_machine };
+            let mut judged: Vec<Finding> = rules.iter().map(|r| pair.compare(r, config)).collect();
+            mark_collapse(&mut judged);
+            findings.extend(judged);
+        }
+    }
+    if unpaired > 0 {
+        let message =
+            format!("{unpaired} rows differ in n or sampling seed, so they are compared unpaired (wider intervals)");
+        warnings.push(message);
+    }
+    warnings.extend(not_judged(baseline, candidate));
+    if findings.is_empty() {
+        return Err(Error::usage("the gate has nothing to judge: no rule matches a score of the baseline")
+            .hint("delete `gate.rules` to use the default rules"));
+    }
+    Ok(Verdict { findings, warnings })
+}
+
+/// Everything one comparison reads.
+struct Pair<'a> {
+    baseline: &'a Results,
+    candidate: &'a Results,
+    model: &'a ModelResult,
+    row: &'a Row,
+    other_row: &'a Row,
+    same_weights: bool,
+    same_machine: bool,
+}
+
+impl Pair<'_> {
+    fn compare(&self, rule: &GateRule, config: &GateConfig) -> Finding {
+        let mut finding = Finding {
+            model: self.model.name.clone(),
+            steps: self.row.steps,
+            metric: Some(rule.metric),
+            key: rule.metric.key(&self.baseline.data.nll_name).into(),
+            outcome: Outcome::Inconclusive,
+            baseline: None,
+            candidate: None,
+            change: None,
+            limit: Some(rule.limit()),
+            pairing: None,
+            n: self.row.n.min(self.other_row.n),
+            needed: None,
+            note: None,
+        };
+        if rule.metric.is_speed() {
+            self.compare_speed(rule, &mut finding);
+        } else {
+            self.compare_quality(rule, config, &mut finding);
+        }
+        finding
+    }
+
+    fn compare_quality(&self, rule: &GateRule, config: &GateConfig, finding: &mut Finding) {
+        let limit = rule.limit();
+        let base = scores(self.baseline, self.row, rule.metric).unwrap_or_default();
+        finding.baseline = Some(mean(base));
+        let Some(cand) = scores(self.candidate, self.other_row, rule.metric) else {
+            finding.outcome = Outcome::Fail;
+            finding.note = Some("the candidate has no such score".into());
+            return;
+        };
+        let paired = (self.row.n, self.row.seed) == (self.other_row.n, self.other_row.seed);
+        let pairing = if paired { Pairing::Paired } else { Pairing::Unpaired };
+        let change = change_interval(base, cand, limit.change, pairing, config.resamples, config.seed);
+        finding.candidate = Some(mean(cand));
+        finding.change = Some(change);
+        finding.pairing = Some(pairing);
+        let better = rule.metric.better();
+        finding.outcome = decide(better, change, limit.size);
+
+        // Scores that never vary give an interval of no width, however few they are. By the rule of three, no event in n
+        // samples leaves room for a rate of 3/n; equal weights need no such doubt.
+        let fewest = (3.0 / limit.size.max(1e-6)).ceil() as usize;
+        let flat = change.low == change.high && limit.change == Change::Absolute && finding.n < fewest;
+        if finding.outcome == Outcome::Pass && (flat || finding.n < 2) && !self.same_weights {
+            finding.outcome = Outcome::Inconclusive;
+            finding.needed = Some(fewest.max(2));
+            finding.note = Some("too few samples to see any variation".into());
+        } else if finding.outcome == Outcome::Inconclusive {
+            finding.needed = samples_needed(better, change, limit.size, finding.n);
+            if finding.needed.is_none() {
+                finding.note = Some("the change lies at the limit, more samples will not settle it".into());
+            }
+        }
+    }
+
+    fn compare_speed(&self, rule: &GateRule, finding: &mut Finding) {
+        let limit = rule.limit();
+        let base = self.row.speed.map(|s| time(&s, rule.metric));
+        let cand = self.other_row.speed.map(|s| time(&s, rule.metric));
+        finding.baseline = base.map(|s| s.median);
+        finding.candidate = cand.map(|s| s.median);
+        let (Some(base), Some(cand)) = (base, cand) else {
+            finding.note = Some("the candidate's speed was not measured".into());
+            return;
+        };
+        let between = |b, c| limit.change.between(b, c);
+        // Quartile against opposite quartile: timings of two runs are not a sample of anything, so no test is claimed.
+        let change = if base == cand {
+            Estimate::exact(0.0)
+        } else {
+            Estimate {
+                mean: between(base.median, cand.median),
+                low: between(base.q3, cand.q1),
+                high: between(base.q1, cand.q3),
+            }
+        };
+        finding.change = Some(change);
+        match decide(rule.metric.better(), change, limit.size) {
+            _ if !self.same_machine => finding.note = Some("measured on another device or with other settings".into()),
+            Outcome::Pass => finding.outcome = Outcome::Pass,
+            Outcome::Fail => {
+                finding.note = Some("slower than the limit; run again on a quiet machine to confirm".into())
+            }
+            Outcome::Inconclusive => finding.note = Some("noise of the machine; run again on a quiet one".into()),
+        }
+    }
+}
+
+/// The three verdicts: whole interval inside the limit, wholly outside, or across it.
+fn decide(better: Direction, change: Estimate, limit: f64) -> Outcome {
+    let slack = 1e-12; // a change that equals the limit up to rounding is inside
+    let (floor, ceiling) = allowed(better, limit);
+    if change.low >= floor - slack && change.high <= ceiling + slack {
+        Outcome::Pass
+    } else if change.high < floor - slack || change.low > ceiling + slack {
+        Outcome::Fail
+    } else {
+        Outcome::Inconclusive
+    }
+}
+
+/// The changes that a limit allows, from and to.
+fn allowed(better: Direction, limit: f64) -> (f64, f64) {
+    match better {
+        Direction::Lower => (f64::NEG_INFINITY, limit),
+        Direction::Higher => (-limit, f64::INFINITY),
+        Direction::Near => (-limit, limit),
+    }
+}
+
+/// The samples at which the interval, narrowing with 1/sqrt(n) around the same mean, would no longer cross the limit;
+/// rounded up to two digits, None beyond a million.
+fn samples_needed(better: Direction, change: Estimate, limit: f64, n: usize) -> Option<usize> {
+    let (floor, ceiling) = allowed(better, limit);
+    let margin = (change.mean - floor).abs().min((change.mean - ceiling).abs());
+    let half = (change.high - change.mean).max(change.mean - change.low);
+    let needed = n as f64 * (half / margin).powi(2);
+    if !needed.is_finite() || needed > 1e6 {
+        return None;
+    }
+    let needed = needed.max(n as f64 + 1.0);
+    let unit = 10f64.powf((needed.log10().floor() - 1.0).max(0.0));
+    Some(((needed / unit).ceil() * unit) as usize)
+}
+
+/// Too good is suspicious: likelihood that improves while entropy leaves its limit downwards is collapse.
+fn mark_collapse(findings: &mut [Finding]) {
+    let change = |f: &Finding| f.change.map_or(0.0, |c| c.mean);
+    let improved = findings.iter().any(|f| f.metric == Some(Metric::Nll) && change(f) < 0.0);
+    for f in findings.iter_mut().filter(|f| f.metric == Some(Metric::Entropy)) {
+        if improved && change(f) < 0.0 {
+            match f.outcome {
+                Outcome::Fail => f.note = Some("collapse: likelihood improves because text repeats itself".into()),
+                Outcome::Inconclusive => {
+                    f.note = Some("possible collapse: likelihood improves as entropy falls".into())
+                }
+                Outcome::Pass => {}
+            }
+        }
+    }
+}
+
+fn missing_row(model: &ModelResult, row: &Row, has_model: bool, rules: &[GateRule]) -> Option<Finding> {
+    if rules.iter().all(|r| r.metric.is_speed()) {
+        return None;
+    }
+    let what = if has_model { "the candidate lacks this row" } else { "the candidate lacks this model" };
+    Some(Finding {
+        model: model.name.clone(),
+        steps: row.steps,
+        metric: None,
+        key: "row".into(),
+        outcome: Outcome::Fail,
+        baseline: None,
+        candidate: None,
+        change: None,
+        limit: None,
+        pairing: None,
+        n: row.n,
+        needed: None,
+        note: Some(what.into()),
+    })
+}
+
+fn has(results: &Results, row: &Row, metric: Metric) -> bool {
+    if metric.is_speed() { row.speed.is_some() } else { scores(results, row, metric).is_some() }
+}
+
+/// The per-sample scores of a row, if it has any.
+fn scores<'a>(results: &Results, row: &'a Row, metric: Metric) -> Option<&'a [f64]> {
+    row.samples.get(metric.key(&results.data.nll_name)).map(Vec::as_slice).filter(|s| !s.is_empty())
+}
+
+/// A speed metric's spread in its own unit.
+fn time(speed: &Speed, metric: Metric) -> Spread {
+    let rate = |seconds: f64| 1000.0 / seconds.max(1e-12);
+    let per_1k = speed.seconds_per_1k_tokens;
+    match metric {
+        Metric::Throughput => Spread { median: speed.tokens_per_s, q1: rate(per_1k.q3), q3: rate(per_1k.q1) },
+        _ => speed.latency_ms,
+    }
+}
+
+/// Rules that name a model or a number of steps which the baseline lacks would never fail: refuse them.
+fn known_names(baseline: &Results, config: &GateConfig) -> Result<()> {
+    for (i, rule) in config.rules.iter().enumerate() {
+        if let Some(name) = &rule.model
+            && baseline.model(name).is_none()
+        {
+            let names: Vec<&str> = baseline.models.iter().map(|m| m.name.as_str()).collect();
+            let error = Error::usage(format!("`gate.rules[{i}]`: the baseline has no model `{name}`"));
+            return Err(match nearest(name, names.iter().copied()) {
+                Some(near) => error.hint(format!("did you mean `{near}`?")),
+                None => error.hint(format!("it has `{}`", names.join("`, `"))),
+            });
+        }
+        let covered = |m: &ModelResult, steps| m.rows.iter().any(|r| r.steps == steps && rule.covers(&m.name, steps));
+        for &steps in rule.steps.iter().flatten() {
+            if !baseline.models.iter().any(|m| covered(m, steps)) {
+                return Err(Error::usage(format!("`gate.rules[{i}]`: the baseline has no row with {steps} steps")));
+            }
+        }
+        let named = rule.metric.key(&baseline.data.nll_name);
+        let scored =
+            |m: &ModelResult| m.rows.iter().any(|r| rule.covers(&m.name, r.steps) && has(baseline, r, rule.metric));
+        let default = *rule == GateRule::of(rule.metric);
+        if !default && !baseline.models.iter().any(scored) {
+            return Err(Error::usage(format!(
+                "`gate.rules[{i}]`: the baseline has no `{named}` in the rows it covers"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Differences that make scores incomparable: an error, or warnings where allowed.
+fn mismatches(baseline: &Results, candidate: &Results, allow: bool) -> Result<Vec<String>> {
+    let (a, b) = (&baseline.data, &candidate.data);
+    let kind = |k| if k == DataKind::Story { "story" } else { "text" };
+    let judge = |r: &Results| -> Vec<String> {
+        r.models.iter().filter(|m| m.role == Role::Judge).map(|m| brief(&m.weights_sha256)).collect()
+    };
+    let fields = [
+        ("data kind", kind(a.kind).to_string(), kind(b.kind).to_string()),
+        ("vocabulary", a.vocab.to_string(), b.vocab.to_string()),
+        ("length", a.length.to_string(), b.length.to_string()),
+        ("data sha256", brief(&a.sha256), brief(&b.sha256)),
+        ("likelihood", a.nll_name.clone(), b.nll_name.clone()),
+        ("judge weights", judge(baseline).join(" "), judge(candidate).join(" ")),
+    ];
+    let lines: Vec<String> = fields
+        .into_iter()
+        .filter(|(_, a, b)| a != b)
+        .map(|(name, a, b)| format!("{name} differs: baseline `{a}`, candidate `{b}`"))
+        .collect();
+    if lines.is_empty() || allow {
+        return Ok(lines);
+    }
+    let error = Error::usage("the baseline and the candidate cannot be compared");
+    Err(lines.into_iter().fold(error, Error::cause).hint("`--allow-mismatch` compares them all the same"))
+}
+
+/// Differences that move scores a little and times a lot.
+fn machine_differences(baseline: &Results, candidate: &Results) -> Vec<String> {
+    let (a, b) = (&baseline.environment, &candidate.environment);
+    let fields = [
+        ("device", a.device.clone(), b.device.clone()),
+        ("dtype", a.dtype.clone(), b.dtype.clone()),
+        ("threads", a.threads.to_string(), b.threads.to_string()),
+        ("burn version", a.burn.clone(), b.burn.clone()),
+    ];
+    let line = |(name, a, b): (&str, String, String)| format!("{name} differs: baseline `{a}`, candidate `{b}`");
+    fields.into_iter().filter(|(_, a, b)| a != b).map(line).collect()
+}
+
+/// What only the candidate has.
+fn not_judged(baseline: &Results, candidate: &Results) -> Vec<String> {
+    let mut warnings = Vec::new();
+    for model in candidate.models.iter().filter(|m| !m.rows.is_empty()) {
+        match baseline.model(&model.name) {
+            None => warnings.push(format!("model `{}` is not in the baseline, so it is not judged", model.name)),
+            Some(old) => {
+                let new: Vec<String> =
+                    model.rows.iter().filter(|r| old.row(r.steps).is_none()).map(|r| r.steps.to_string()).collect();
+                if !new.is_empty() {
+                    let steps = new.join(", ");
+                    warnings
+                        .push(format!("model `{}`: steps {steps} are not in the baseline, so not judged", model.name));
+                }
+            }
+        }
+    }
+    warnings
+}
+
+fn brief(hash: &str) -> String {
+    hash.chars().take(12).collect()
+}
+
+#[cfg(test)]
+mod tests;

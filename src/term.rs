@@ -1,5 +1,5 @@
-//! The terminal: data on stdout, everything else on stderr, readable without colour; a closed pipe is success. Ctrl-C and
-//! SIGTERM ask a run to stop after its step; a second signal stops at once.
+//! The terminal: data on stdout, everything else on stderr, readable without colour; a closed pipe is success. Ctrl-C
+//! and SIGTERM ask a run to stop after its step; a second signal stops at once.
 
 use std::fmt::Display;
 use std::io::{ErrorKind, IsTerminal, Write};

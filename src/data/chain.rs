@@ -4,7 +4,7 @@
 //! the smallest one. Each position emits its story's word with probability 1 - noise, else a uniform word of the
 //! vocabulary; that floor keeps every likelihood finite. L length, V vocabulary; all f64.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 use rand::Rng;
 
@@ -30,11 +30,49 @@ pub struct Chain {
     entropy: f64,
 }
 
-/// A node of the tree of beginnings: weight of the stories below it, and its children by word.
-#[derive(Default)]
-struct Node {
+/// A beginning of stories: its last word, the beginning it extends, and the weight of the stories that start so.
+struct Beginning {
+    word: u32,
+    parent: usize,
     weight: f64,
-    children: BTreeMap<u32, usize>,
+}
+
+/// Probabilities whose ratio is within this of 1 are one probability: sums of weights differ in their last bits.
+const SAME: f64 = 1e-12;
+
+/// The beginnings of each length [L + 1], in alphabetical order, so that those with one parent lie together.
+fn beginnings(stories: &[(Vec<u32>, f64)], length: usize) -> Vec<Vec<Beginning>> {
+    let mut order: Vec<&(Vec<u32>, f64)> = stories.iter().collect();
+    order.sort_by(|a, b| a.0.cmp(&b.0));
+    let mut out: Vec<Vec<Beginning>> = (0..=length).map(|_| Vec::new()).collect();
+    out[0].push(Beginning { word: 0, parent: 0, weight: 0.0 });
+    let mut last: Option<&[u32]> = None;
+    for (words, weight) in order {
+        let shared = last.map_or(0, |l| l.iter().zip(words).take_while(|(a, b)| a == b).count());
+        for p in shared..length {
+            let parent = out[p].len() - 1;
+            out[p + 1].push(Beginning { word: words[p], parent, weight: 0.0 });
+        }
+        // The newest of each length is the one this story starts with; equal stories written twice are one story.
+        out.iter_mut().filter_map(|layer| layer.last_mut()).for_each(|b| b.weight += weight);
+        last = Some(words);
+    }
+    out
+}
+
+/// Numbers `values` so that equal ones (see [`SAME`]) share a number, small or large alike.
+fn number(values: &[f64]) -> Vec<u32> {
+    let mut order: Vec<usize> = (0..values.len()).collect();
+    order.sort_by(|a, b| values[*a].total_cmp(&values[*b]));
+    let (mut out, mut next, mut first) = (vec![0; values.len()], 0, 0.0);
+    for i in order {
+        // Measured from the group's first, so that no chain of near neighbours drifts.
+        if values[i] > first * (1.0 + SAME) {
+            (next, first) = (next + 1, values[i]);
+        }
+        out[i] = next;
+    }
+    out
 }
 
 impl Chain {
@@ -44,51 +82,41 @@ impl Chain {
     pub fn from_stories(vocab: usize, stories: &[(Vec<u32>, f64)], noise: f64) -> Chain {
         let length = stories.first().map_or(0, |s| s.0.len());
         assert!(length > 0 && stories.iter().all(|s| s.0.len() == length), "stories of one length");
-        assert!(stories.iter().all(|s| s.1 > 0.0 && s.0.iter().all(|t| (*t as usize) < vocab)), "weights and words in range");
-        let mut tree = vec![Node::default()];
-        for (words, weight) in stories {
-            let mut at = 0;
-            tree[at].weight += weight;
-            for word in words {
-                let next = tree.len();
-                at = match tree[at].children.get(word) {
-                    Some(child) => *child,
-                    None => {
-                        tree[at].children.insert(*word, next);
-                        tree.push(Node::default());
-                        next
-                    }
-                };
-                tree[at].weight += weight;
-            }
-        }
-        let total = tree[0].weight;
-        // Equal stories written twice are one story: the leaves carry the sums.
-        let entropy = tree.iter().filter(|n| n.children.is_empty()).map(|n| -(n.weight / total) * (n.weight / total).ln()).sum();
+        assert!(stories.iter().all(|s| s.1 > 0.0 && s.1.is_finite()), "weights above 0");
+        assert!(stories.iter().all(|s| s.0.iter().all(|t| (*t as usize) < vocab)), "words in the vocabulary");
+        assert!((0.0..1.0).contains(&noise), "noise is a probability below 1");
+        let depth = beginnings(stories, length);
+        let total = depth[0][0].weight;
+        let entropy = depth[length].iter().map(|b| -(b.weight / total) * (b.weight / total).ln()).sum();
 
-        let mut depth = vec![vec![0usize]];
-        for p in 0..length {
-            depth.push(depth[p].iter().flat_map(|n| tree[*n].children.values().copied()).collect());
-        }
-        // From the end backward: nodes with the same words, probabilities and next classes are one state.
-        let mut class = vec![0u32; tree.len()];
+        // From the end backward: beginnings with the same words, probabilities and next classes are one state.
+        let mut class = vec![0u32; depth[length].len()];
         let mut layers = vec![Vec::new(); length];
         let mut sizes = vec![1; length + 1];
         for p in (0..length).rev() {
-            let mut seen: HashMap<Vec<(u32, u32, u64)>, u32> = HashMap::new();
-            for n in &depth[p] {
-                let node = &tree[*n];
-                let edges: Vec<(u32, u32, f64)> =
-                    node.children.iter().map(|(t, c)| (*t, class[*c], tree[*c].weight / node.weight)).collect();
-                // Sums of weights differ in their last bits; 1e-12 apart is the same probability.
-                let key = edges.iter().map(|(t, c, p)| (*t, *c, (p * 1e12).round() as u64)).collect();
+            let children = &depth[p + 1];
+            let probs: Vec<f64> = children.iter().map(|c| c.weight / depth[p][c.parent].weight).collect();
+            let numbers = number(&probs);
+            let mut seen: HashMap<Vec<(u32, u32, u32)>, u32> = HashMap::new();
+            let mut own = vec![0u32; depth[p].len()];
+            let mut at = 0;
+            for siblings in children.chunk_by(|a, b| a.parent == b.parent) {
+                let range = at..at + siblings.len();
+                at = range.end;
+                let key = range.clone().map(|i| (children[i].word, class[i], numbers[i])).collect();
                 let fresh = seen.len() as u32;
-                class[*n] = *seen.entry(key).or_insert_with(|| {
-                    layers[p].extend(edges.iter().map(|(token, to, prob)| Edge { from: fresh, to: *to, token: *token, prob: *prob }));
+                own[siblings[0].parent] = *seen.entry(key).or_insert_with(|| {
+                    layers[p].extend(range.map(|i| Edge {
+                        from: fresh,
+                        to: class[i],
+                        token: children[i].word,
+                        prob: probs[i],
+                    }));
                     fresh
                 });
             }
             sizes[p] = seen.len();
+            class = own;
         }
         Chain { vocab, noise, layers, sizes, entropy }
     }
@@ -118,76 +146,108 @@ impl Chain {
         self.entropy
     }
 
-    /// Probability that a position meaning `token` shows `seen`.
-    fn emit(&self, token: u32, seen: u32) -> f64 {
+    /// Fills `factors` [V]: for every word meant, `scale` times the probability that it shows `seen` (1 when hidden).
+    fn show(&self, seen: Option<u32>, scale: f64, factors: &mut [f64]) {
         let floor = self.noise / self.vocab as f64;
-        if token == seen { 1.0 - self.noise + floor } else { floor }
+        match seen {
+            None => factors.fill(scale),
+            Some(seen) => {
+                factors.fill(floor * scale);
+                factors[seen as usize] = (1.0 - self.noise + floor) * scale;
+            }
+        }
     }
 
-    /// Log-likelihood of a whole text [L], nats (forward algorithm). A token outside the vocabulary has none: -inf.
+    /// Log-likelihood of a whole text [L], nats (forward algorithm); -inf for a text the chain cannot show.
+    ///
+    /// With noise that is only a text with a token outside the vocabulary.
     pub fn log_likelihood(&self, tokens: &[u32]) -> f64 {
         assert_eq!(tokens.len(), self.length(), "a text of the chain's length");
         if tokens.iter().any(|t| *t as usize >= self.vocab) {
             return f64::NEG_INFINITY;
         }
-        let (mut alpha, mut log) = (vec![1.0], 0.0);
+        let widest = self.sizes.iter().copied().max().unwrap_or(1);
+        let (mut alpha, mut next) = (vec![0.0; widest], vec![0.0; widest]);
+        let mut factors = vec![0.0; self.vocab];
+        alpha[0] = 1.0;
+        // Each layer's sum scales the next layer's factors, which saves a pass over the states.
+        let (mut log, mut sum) = (0.0, 1.0);
         for (p, edges) in self.layers.iter().enumerate() {
-            let mut next = vec![0.0; self.sizes[p + 1]];
+            self.show(Some(tokens[p]), 1.0 / sum, &mut factors);
+            let next_states = &mut next[..self.sizes[p + 1]];
+            next_states.fill(0.0);
             for e in edges {
-                next[e.to as usize] += alpha[e.from as usize] * e.prob * self.emit(e.token, tokens[p]);
+                next_states[e.to as usize] += alpha[e.from as usize] * e.prob * factors[e.token as usize];
             }
-            let sum: f64 = next.iter().sum();
-            next.iter_mut().for_each(|a| *a /= sum);
+            sum = total(next_states);
+            if sum == 0.0 {
+                return f64::NEG_INFINITY;
+            }
             log += sum.ln();
-            alpha = next;
+            std::mem::swap(&mut alpha, &mut next);
         }
         log
     }
 
     /// Probability of every word at every position given all visible ones, row-major [L, V] (forward-backward).
     ///
-    /// A visible position's row is one-hot.
+    /// A visible position's row is one-hot. Panics when the chain cannot show the visible words (never with noise).
     pub fn posterior(&self, visible: &[Option<u32>]) -> Vec<f64> {
         let (l, v) = (self.length(), self.vocab);
         assert_eq!(visible.len(), l, "a text of the chain's length");
-        let factor = |p: usize, token: u32| visible[p].map_or(1.0, |seen| self.emit(token, seen));
-        let normalise = |row: &mut Vec<f64>| {
-            let sum: f64 = row.iter().sum();
-            row.iter_mut().for_each(|a| *a /= sum);
-        };
-        let mut beta: Vec<Vec<f64>> = self.sizes.iter().map(|n| vec![0.0; *n]).collect();
-        beta[l][0] = 1.0;
+        assert!(visible.iter().flatten().all(|t| (*t as usize) < v), "visible words in the vocabulary");
+        let mut factors = vec![0.0; v];
+        // All layers' backward messages in one buffer, from the last layer to the first.
+        let mut beta = vec![0.0; self.states()];
+        beta[0] = 1.0;
+        let (mut sum, mut end) = (1.0, 1);
         for p in (0..l).rev() {
-            let (left, right) = beta.split_at_mut(p + 1);
+            self.show(visible[p], 1.0 / sum, &mut factors);
+            let (done, rest) = beta.split_at_mut(end);
+            let later = &done[end - self.sizes[p + 1]..];
+            let own = &mut rest[..self.sizes[p]];
             for e in &self.layers[p] {
-                left[p][e.from as usize] += e.prob * factor(p, e.token) * right[0][e.to as usize];
+                own[e.from as usize] += e.prob * factors[e.token as usize] * later[e.to as usize];
             }
-            normalise(&mut left[p]);
+            sum = total(own);
+            assert!(sum > 0.0, "visible words that the chain can show");
+            end += own.len();
         }
         let mut out = vec![0.0; l * v];
-        let mut alpha = vec![1.0];
+        let widest = self.sizes.iter().copied().max().unwrap_or(1);
+        let (mut alpha, mut next) = (vec![0.0; widest], vec![0.0; widest]);
+        alpha[0] = 1.0;
+        sum = 1.0;
+        end -= self.sizes[0];
         for (p, edges) in self.layers.iter().enumerate() {
+            self.show(visible[p], 1.0 / sum, &mut factors);
+            let next_states = &mut next[..self.sizes[p + 1]];
+            next_states.fill(0.0);
+            let later = &beta[end - next_states.len()..end];
+            end -= next_states.len();
             let row = &mut out[p * v..(p + 1) * v];
-            let mut next = vec![0.0; self.sizes[p + 1]];
-            for e in edges {
-                let path = alpha[e.from as usize] * e.prob;
-                next[e.to as usize] += path * factor(p, e.token);
-                row[e.token as usize] += path * beta[p + 1][e.to as usize];
-            }
-            normalise(&mut next);
-            alpha = next;
             match visible[p] {
                 Some(seen) => {
-                    row.fill(0.0);
+                    for e in edges {
+                        next_states[e.to as usize] += alpha[e.from as usize] * e.prob * factors[e.token as usize];
+                    }
                     row[seen as usize] = 1.0;
                 }
                 None => {
+                    for e in edges {
+                        // A hidden word's factor is the scale alone, the same for every word.
+                        let path = alpha[e.from as usize] * e.prob * factors[0];
+                        next_states[e.to as usize] += path;
+                        row[e.token as usize] += path * later[e.to as usize];
+                    }
                     // What is meant, then what the noise makes of it.
-                    let sum: f64 = row.iter().sum();
+                    let keep = (1.0 - self.noise) / row.iter().sum::<f64>();
                     let floor = self.noise / v as f64;
-                    row.iter_mut().for_each(|w| *w = (1.0 - self.noise) * *w / sum + floor);
+                    row.iter_mut().for_each(|w| *w = keep * *w + floor);
                 }
             }
+            sum = total(next_states);
+            std::mem::swap(&mut alpha, &mut next);
         }
         out
     }
@@ -226,6 +286,13 @@ impl Chain {
     }
 }
 
+/// The sum in four interleaved parts, which need not wait for one another.
+fn total(values: &[f64]) -> f64 {
+    let (fours, rest) = values.as_chunks::<4>();
+    let parts = fours.iter().fold([0.0; 4], |s, x| [s[0] + x[0], s[1] + x[1], s[2] + x[2], s[3] + x[3]]);
+    parts.iter().sum::<f64>() + rest.iter().sum::<f64>()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -244,9 +311,7 @@ mod tests {
     }
 
     fn texts(vocab: u32, length: usize) -> Vec<Vec<u32>> {
-        (0..vocab.pow(length as u32))
-            .map(|i| (0..length).map(|p| i / vocab.pow(p as u32) % vocab).collect())
-            .collect()
+        (0..vocab.pow(length as u32)).map(|i| (0..length).map(|p| i / vocab.pow(p as u32) % vocab).collect()).collect()
     }
 
     /// p(text) summed over stories and noise, position by position, without any automaton.
@@ -283,7 +348,7 @@ mod tests {
         for truth in texts(3, 4) {
             for shown in 0..16u32 {
                 let visible: Vec<Option<u32>> = (0..4).map(|p| (shown >> p & 1 == 1).then(|| truth[p])).collect();
-                let mut want = vec![0.0; 12];
+                let mut want = [0.0; 12];
                 for text in texts(3, 4) {
                     if visible.iter().zip(&text).all(|(v, t)| v.is_none_or(|v| v == *t)) {
                         let p = brute(&stories, 3, 0.05, &text);
@@ -321,8 +386,10 @@ mod tests {
     #[test]
     fn beginnings_with_the_same_future_are_one_state() {
         // After "0 x" and "1 x" nothing differs, so the middle layers merge.
-        let stories: Vec<(Vec<u32>, f64)> =
-            [0, 1].iter().flat_map(|a| [2, 3].map(|b| (vec![*a, 4, b], [0.7, 0.3][*a as usize] * [0.6, 0.4][b as usize - 2]))).collect();
+        let stories: Vec<(Vec<u32>, f64)> = [0, 1]
+            .iter()
+            .flat_map(|a| [2, 3].map(|b| (vec![*a, 4, b], [0.7, 0.3][*a as usize] * [0.6, 0.4][b as usize - 2])))
+            .collect();
         let chain = Chain::from_stories(5, &stories, 0.0);
         assert_eq!(chain.sizes, [1, 1, 1, 1]);
         assert!((chain.log_likelihood(&[1, 4, 2]).exp() - 0.18).abs() < 1e-12);
@@ -333,5 +400,36 @@ mod tests {
         let (chain, stories) = micro(0.0);
         let want: f64 = stories.iter().map(|(_, p)| -p * p.ln()).sum();
         assert!((chain.story_entropy() - want).abs() < 1e-12);
+    }
+
+    #[test]
+    fn small_probabilities_merge_only_with_their_equals() {
+        // The two middle states differ in nothing but a very rare word.
+        let stories = vec![(vec![0, 0, 0], 1.0), (vec![0, 0, 1], 1e-13), (vec![1, 0, 0], 1.0), (vec![1, 0, 1], 3e-13)];
+        let chain = Chain::from_stories(2, &stories, 0.0);
+        assert_eq!(chain.sizes, [1, 2, 2, 1]);
+        for (words, weight) in &stories {
+            let want = (weight / (2.0 + 4e-13)).ln();
+            assert!((chain.log_likelihood(words) - want).abs() < 1e-9, "{words:?}");
+        }
+        assert_eq!(number(&[0.3, 0.1 + 0.2, 1e-13, 3e-13, 0.3 * (1.0 + 1e-10)]), [3, 3, 1, 2, 4]);
+    }
+
+    #[test]
+    fn equal_stories_written_twice_are_one_story() {
+        let once = Chain::from_stories(2, &[(vec![0, 1], 0.75), (vec![1, 1], 0.25)], 0.1);
+        let twice = Chain::from_stories(2, &[(vec![0, 1], 0.5), (vec![1, 1], 0.25), (vec![0, 1], 0.25)], 0.1);
+        assert!((once.story_entropy() - twice.story_entropy()).abs() < 1e-12);
+        for text in texts(2, 2) {
+            assert!((once.log_likelihood(&text) - twice.log_likelihood(&text)).abs() < 1e-12);
+        }
+    }
+
+    #[test]
+    fn a_text_the_chain_cannot_show_has_log_likelihood_minus_infinity() {
+        let (clean, noisy) = (micro(0.0).0, micro(1e-4).0);
+        assert_eq!(clean.log_likelihood(&[2, 2, 2, 2]), f64::NEG_INFINITY);
+        assert!(noisy.log_likelihood(&[2, 2, 2, 2]).is_finite());
+        assert_eq!(noisy.log_likelihood(&[3, 2, 2, 2]), f64::NEG_INFINITY);
     }
 }

@@ -182,8 +182,8 @@ impl Corpus {
 
 /// The place of `slot` in a random permutation of 0..`n`: the swap-or-not shuffle (Hoang, Morris, Rogaway 2012).
 ///
-/// Each round pairs every place x with k - x and swaps or leaves the pair by a bit that depends on the pair alone. So one
-/// place is followed without a table of all W; a Feistel network would do so too, but is not uniform for small W.
+/// Each round pairs every place x with k - x and swaps or leaves the pair by a bit that depends on the pair alone. So
+/// one place is followed without a table of all W; a Feistel network would do so too, but is not uniform for small W.
 fn permute(slot: u64, n: u64, rng: &mut impl RngCore) -> u64 {
     let mut x = slot;
     for _ in 0..ROUNDS {

@@ -34,7 +34,7 @@ fn the_end_of_the_text_is_kept_for_validation_from_a_line_start() {
     let dir = folder(text.as_bytes());
     let corpus = prepare(dir.path(), &config(8)).unwrap();
     assert_eq!(corpus.train.len() + corpus.valid.len(), text.len());
-    assert!(corpus.train.len() % 17 == 0 && (50..90).contains(&corpus.valid.len()), "{}", corpus.valid.len());
+    assert!(corpus.train.len().is_multiple_of(17) && (50..90).contains(&corpus.valid.len()), "{}", corpus.valid.len());
     assert_eq!(corpus.valid_windows(8), corpus.valid.len() / 8);
     assert_eq!(corpus.valid_window(1, 8), &corpus.valid[8..16]);
 }

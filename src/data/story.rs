@@ -2,8 +2,10 @@
 //!
 //! A story has four sentences of eight words, so L = 32. Names, things, places and counts return, and counts add up:
 //!
-//!     mia has 3 apples in the park . then mia finds 2 more apples there .
-//!     now mia has 5 apples in total . mia is happy and likes the park .
+//! ```text
+//! mia has 3 apples in the park . then mia finds 2 more apples there .
+//! now mia has 5 apples in total . mia is happy and likes the park .
+//! ```
 //!
 //! Free choices are Zipf-like (the k-th of n has weight 1/k), as in real text. The language is a [`Chain`], so the
 //! likelihood of any text and the posterior of any masked word are exact. V vocabulary (the mask is not in it).
@@ -33,7 +35,7 @@ pub struct StoryConfig {
     pub places: usize,
     /// Largest count, 2 to 9.
     pub count: usize,
-    /// Probability that a word is replaced by a uniformly drawn one: the floor under every likelihood.
+    /// Probability that a word is replaced by a uniformly drawn one, 1e-12 to 0.5: the floor under every likelihood.
     pub noise: f64,
 }
 
@@ -53,12 +55,15 @@ impl StoryConfig {
             ("count", self.count, 2, 9),
         ] {
             if value < low || value > high {
-                return Err(Error::usage(format!("`data.story.{key}` must be between {low} and {high}, but it is {value}")));
+                return Err(Error::usage(format!(
+                    "`data.story.{key}` must be between {low} and {high}, but it is {value}"
+                )));
             }
         }
-        if !(self.noise > 0.0 && self.noise < 0.5) {
-            return Err(Error::usage(format!("`data.story.noise` must be above 0 and below 0.5, but it is {}", self.noise))
-                .hint("1e-4 keeps likelihoods finite and stories clean"));
+        // Below 1e-12 the odds between two stories can leave the range of f64 before the text has told them apart.
+        if !(1e-12..=0.5).contains(&self.noise) {
+            let message = format!("`data.story.noise` must be between 1e-12 and 0.5, but it is {:e}", self.noise);
+            return Err(Error::usage(message).hint("1e-4 keeps likelihoods finite and stories clean"));
         }
         Ok(())
     }
@@ -105,7 +110,9 @@ fn all_stories(c: &StoryConfig) -> Vec<(String, f64)> {
                                 _ => others
                                     .iter()
                                     .enumerate()
-                                    .map(|(k, o)| (format!("then {name} gives {d} {thing} to {o} ."), share(k, others.len())))
+                                    .map(|(k, o)| {
+                                        (format!("then {name} gives {d} {thing} to {o} ."), share(k, others.len()))
+                                    })
                                     .collect(),
                             };
                             for (middle, share) in middles {
@@ -218,7 +225,12 @@ mod tests {
         let good = "mia has 3 apples in the park . then mia finds 2 more apples there . \
                     now mia has 5 apples in total . mia is happy and likes the park .";
         assert!(s.is_valid(&s.encode(good).unwrap()));
-        for bad in [("has 5", "has 4"), ("is happy", "is full"), ("likes the park", "likes the town"), ("then mia", "then tom")] {
+        for bad in [
+            ("has 5", "has 4"),
+            ("is happy", "is full"),
+            ("likes the park", "likes the town"),
+            ("then mia", "then tom"),
+        ] {
             assert!(!s.is_valid(&s.encode(&good.replace(bad.0, bad.1)).unwrap()), "{bad:?}");
         }
         assert_eq!(s.decode(&s.encode(good).unwrap()), good);
@@ -285,5 +297,80 @@ mod tests {
     fn sizes_out_of_range_name_the_key_and_its_range() {
         let e = Story::new(&StoryConfig { names: 1, ..StoryConfig::default() }).unwrap_err();
         assert!(e.to_string().contains("`data.story.names` must be between 2 and 8, but it is 1"), "{e}");
+    }
+
+    #[test]
+    fn a_noise_out_of_range_names_the_key_and_its_range() {
+        for noise in [0.0, 1e-30, -1.0, 0.6, f64::NAN, f64::INFINITY] {
+            let e = StoryConfig { noise, ..StoryConfig::default() }.validate().unwrap_err();
+            assert!(e.to_string().contains("`data.story.noise` must be between 1e-12 and 0.5"), "{e}");
+        }
+    }
+
+    #[test]
+    fn the_sizes_and_entropies_equal_those_of_a_minimal_automaton_in_exact_rationals() {
+        for (config, stories, vocab, states, edges, entropy) in [
+            (StoryConfig::default(), 2400, 36, 6733, 8555, 6.570027520508474),
+            (
+                StoryConfig { names: 2, things: 2, places: 1, count: 3, noise: 1e-4 },
+                36,
+                28,
+                359,
+                393,
+                3.147171378974044,
+            ),
+        ] {
+            let s = Story::new(&config).unwrap();
+            assert_eq!(
+                (s.stories.len(), s.vocab(), s.chain.states(), s.chain.edges()),
+                (stories, vocab, states, edges)
+            );
+            assert!((s.chain.story_entropy() - entropy).abs() < 1e-12);
+        }
+    }
+
+    #[test]
+    fn posteriors_of_one_and_two_hidden_words_equal_the_likelihoods_of_all_fills() {
+        let s = reduced();
+        let v = s.vocab();
+        let mut rng = StepRng::new(6).at(0, Stream::Batch);
+        for round in 0..60 {
+            let mut text = s.sample(&mut rng);
+            for _ in 0..round % 3 {
+                let at = rng.random_range(0..32);
+                text[at] = rng.random_range(0..v as u32);
+            }
+            // The same place twice is one hidden word.
+            let (a, b) = (rng.random_range(0..32), rng.random_range(0..32));
+            let mut visible: Vec<Option<u32>> = text.iter().copied().map(Some).collect();
+            (visible[a], visible[b]) = (None, None);
+            let (mut at_a, mut at_b) = (vec![0.0; v], vec![0.0; v]);
+            for (x, to_a) in at_a.iter_mut().enumerate() {
+                for (y, to_b) in at_b.iter_mut().enumerate().filter(|(y, _)| a != b || *y == x) {
+                    (text[a], text[b]) = (x as u32, y as u32);
+                    let p = s.chain.log_likelihood(&text).exp();
+                    *to_a += p;
+                    *to_b += p;
+                }
+            }
+            let (got, sum) = (s.chain.posterior(&visible), at_a.iter().sum::<f64>());
+            for w in 0..v {
+                assert!((got[a * v + w] - at_a[w] / sum).abs() < 1e-9, "{a} of {visible:?}");
+                assert!((got[b * v + w] - at_b[w] / sum).abs() < 1e-9, "{b} of {visible:?}");
+            }
+            for (l, seen) in visible.iter().enumerate() {
+                let row = &got[l * v..(l + 1) * v];
+                assert!((row.iter().sum::<f64>() - 1.0).abs() < 1e-9);
+                assert!(seen.is_none_or(|t| row[t as usize] == 1.0));
+            }
+        }
+    }
+
+    #[test]
+    fn a_strange_word_is_refused_with_its_place_and_the_nearest_word_and_a_mask_prints_as_a_dot() {
+        let s = reduced();
+        let e = s.encode("mia has 3 aples").unwrap_err().to_string();
+        assert!(e.contains("word 4 is `aples`") && e.contains("did you mean `apples`?"), "{e}");
+        assert_eq!(s.decode(&[s.ids["mia"], s.vocab() as u32]), "mia ·");
     }
 }

@@ -471,7 +471,7 @@ impl serde_json::ser::Formatter for Layout {
 #[cfg(test)]
 mod tests {
     use super::*;
-    
+
     fn message(text: &str) -> String {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("results.json");
@@ -522,7 +522,10 @@ mod tests {
         assert!(message("{\"format\": 2}").contains("format is `2`, this version reads `1`"));
         assert!(message("{\"format\": \"1\"}").contains("format is `\"1\"`"));
         let wrong_type = message(&good.replacen("\"threads\": 2", "\"threads\": \"two\"", 1));
-        assert!(wrong_type.contains("not a results file of format 1") && wrong_type.contains("expected usize"), "{wrong_type}");
+        assert!(
+            wrong_type.contains("not a results file of format 1") && wrong_type.contains("expected usize"),
+            "{wrong_type}"
+        );
         let unknown = message(&good.replacen("\"threads\"", "\"thread\"", 1));
         assert!(unknown.contains("unknown field `thread`"), "{unknown}");
         let edited = message(&good.replacen("seed = 1", "seed = 2", 1));

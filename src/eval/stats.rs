@@ -3,7 +3,7 @@
 //! Every draw comes from `Stream::Bootstrap` of the given seed, so equal inputs give equal intervals on every machine.
 //! n is the number of samples, R the number of resamples.
 
-use crate::rng::{Stream, StepRng};
+use crate::rng::{StepRng, Stream};
 use rand::RngCore;
 use serde::{Deserialize, Serialize};
 
@@ -193,7 +193,9 @@ mod tests {
                 .filter(|&s| {
                     let base: Vec<f64> = normals(2 * s, 120).iter().map(|x| 5.0 + x).collect();
                     let cand: Vec<f64> = match pairing {
-                        Pairing::Paired => base.iter().zip(normals(2 * s + 1, 120)).map(|(b, x)| b + 0.2 + 0.3 * x).collect(),
+                        Pairing::Paired => {
+                            base.iter().zip(normals(2 * s + 1, 120)).map(|(b, x)| b + 0.2 + 0.3 * x).collect()
+                        }
                         Pairing::Unpaired => normals(2 * s + 1, 120).iter().map(|x| 5.2 + x).collect(),
                     };
                     let e = change_interval(&base, &cand, Change::Relative, pairing, 800, s);

@@ -1,7 +1,7 @@
 //! Numbered places where a write can be made to fail, so that a test can fail or kill the program at every one of them.
 //!
-//! Without the cargo feature `faults` a point is nothing. With it, `FEWSTEP_FAULT=list` prints the points to stderr, and
-//! `FEWSTEP_FAULT=n:kill`, `n:enospc` or `n:eio` makes the n-th point (from 0) kill the process or return that error.
+//! Without the cargo feature `faults` a point is nothing. With it, `FEWSTEP_FAULT=list` prints the points to stderr,
+//! and `FEWSTEP_FAULT=n:kill`, `n:enospc` or `n:eio` makes the n-th point (from 0) kill the process or return that error.
 
 /// Stands in front of every create, write, fsync, rename and remove; an error only when a fault is injected there.
 #[cfg(not(feature = "faults"))]

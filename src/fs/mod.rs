@@ -1,5 +1,5 @@
-//! Every write of the program, and the guarded reads: a file or a directory is there whole or not at all, whatever kills
-//! the process.
+//! Every write of the program, and the guarded reads: a file or a directory is there whole or not at all, whatever
+//! kills the process.
 //!
 //! A file is written to a sibling `NAME.tmp-PID`, synced, renamed, and its directory synced; a directory is built as
 //! `NAME.tmp-PID` and renamed when all of it is on disk. So a reader sees the old or the new state and never a mix, and

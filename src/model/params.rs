@@ -217,3 +217,35 @@ pub fn count<M: Module>(module: &M) -> usize {
     module.visit(&mut c);
     c.0
 }
+
+struct Gradients<'a> {
+    walk: Walk,
+    grads: &'a GradientsParams,
+    out: Named,
+}
+
+impl ModuleVisitor for Gradients<'_> {
+    fn enter_module(&mut self, name: &str, owner: &str) {
+        self.walk.enter(name, owner);
+    }
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.walk.exit();
+    }
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let Some(g) = self.grads.get::<D>(param.id) else { return };
+        let mut shape = g.dims().to_vec();
+        let mut data = floats(g);
+        if self.walk.transposed() {
+            data = transpose(&data, shape[0], shape[1]);
+            shape.reverse();
+        }
+        self.out.insert(self.walk.path(), HostTensor { shape, data });
+    }
+}
+
+/// The gradients of `module`'s parameters on the host, in the layout of [`export`].
+pub fn gradients<M: Module>(module: &M, grads: &GradientsParams) -> Named {
+    let mut v = Gradients { walk: Walk::default(), grads, out: Named::new() };
+    module.visit(&mut v);
+    v.out
+}

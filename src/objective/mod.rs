@@ -206,7 +206,7 @@ pub fn backward(model: &Transformer, loss: &RowLoss) -> (f64, GradientsParams) {
 }
 
 /// The value of a step without gradients, and each row's unweighted loss [n].
-pub fn evaluate(model: &Transformer, loss: &RowLoss) -> (f64, Vec<f64>) {
+pub fn evaluate(model: &dyn Denoise, loss: &RowLoss) -> (f64, Vec<f64>) {
     let rows = select_rows(model.features(&loss.input), &loss.rows);
     let [n, d] = rows.dims();
     let chunk = chunk_rows(model.vocab());

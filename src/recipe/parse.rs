@@ -6,6 +6,7 @@
 
 mod compare;
 mod explain;
+mod survey;
 #[cfg(test)]
 mod tests;
 
@@ -38,7 +39,7 @@ pub fn parse<T: DeserializeOwned>(text: &str, place: &str, sets: &[String]) -> R
     for index in 0..sets.len() {
         apply(&mut root, &source, index)?;
     }
-    let value = explain::deserialize(&root, &source)?;
+    let value = survey::deserialize(&root, &source)?;
     // Also without overrides: a number that fits the type but not TOML must not fail later, when recipes are compared.
     let table = compare::to_table(&root).map_err(|range| explain::out_of_range(&root, &source, &range))?;
     if sets.is_empty() {
@@ -228,7 +229,11 @@ fn dotted(key: &str, base: usize) -> Option<Vec<Segment>> {
 
 /// Puts `value` at `path`, creating tables on the way; a number steps into an existing array.
 /// Errors with the number of segments that lead to something which holds no keys.
-fn insert<'a>(table: &mut DeTable<'a>, path: &[Segment], value: Spanned<DeValue<'a>>) -> std::result::Result<(), usize> {
+fn insert<'a>(
+    table: &mut DeTable<'a>,
+    path: &[Segment],
+    value: Spanned<DeValue<'a>>,
+) -> std::result::Result<(), usize> {
     let Some(((name, range), rest)) = path.split_first() else { return Err(0) };
     let slot = match table.entry(Spanned::new(range.clone(), Cow::Owned(name.clone()))) {
         Entry::Vacant(free) => {

@@ -161,12 +161,7 @@ pub fn figures(results: &Results) -> Vec<Figure> {
 }
 
 /// One series per model; the AR model has one only where `with_ar`, elsewhere it is a guide line.
-fn series(
-    results: &Results,
-    metric: Metric,
-    with_ar: bool,
-    x: impl Fn(&Row) -> Option<Estimate>,
-) -> Vec<Series> {
+fn series(results: &Results, metric: Metric, with_ar: bool, x: impl Fn(&Row) -> Option<Estimate>) -> Vec<Series> {
     let mut student = 0;
     shown(results)
         .into_iter()
@@ -240,11 +235,5 @@ fn diversity_guides(results: &Results) -> Vec<Guide> {
 }
 
 fn entropy_rate(rate: f64) -> Guide {
-    Guide {
-        name: "entropy rate".into(),
-        color: GRAY,
-        run: Run::Horizontal,
-        value: Estimate::exact(rate),
-        dotted: true,
-    }
+    Guide { name: "entropy rate".into(), color: GRAY, run: Run::Horizontal, value: Estimate::exact(rate), dotted: true }
 }

@@ -65,7 +65,9 @@ fn rows(table: &Table) -> String {
     let body: String = table.rows.iter().map(|r| line("td", r)).collect();
     let head = line("th", &table.header);
     let title = escape(&table.title);
-    format!("<h2>{title}</h2>\n<div class=\"scroll\"><table>\n<thead>\n{head}</thead>\n<tbody>\n{body}</tbody>\n</table></div>\n")
+    format!(
+        "<h2>{title}</h2>\n<div class=\"scroll\"><table>\n<thead>\n{head}</thead>\n<tbody>\n{body}</tbody>\n</table></div>\n"
+    )
 }
 
 fn cell(text: &str) -> String {

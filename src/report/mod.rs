@@ -32,7 +32,10 @@ pub enum Part {
     Figure(Figure),
     Table(Table),
     /// A list of sentences; backticks mark code.
-    Notes { title: &'static str, lines: Vec<String> },
+    Notes {
+        title: &'static str,
+        lines: Vec<String>,
+    },
 }
 
 /// Writes `report.md`, `report.html` and every plot as `.svg` and `.png` into `dir`; returns the files written.
@@ -211,18 +214,9 @@ mod tests {
         assert!(html.contains("<code>fewstep run tiny_story</code>") && html.contains("prefers-color-scheme: dark"));
         let markdown = String::from_utf8(files[0].1.clone()).unwrap();
         assert!(markdown.ends_with("- `fewstep run tiny_story`\n"));
-        for fact in ["**recipe sha256**", "**seeds** training 1; sampling ", "flex, 2 threads, f32", "below it is not"] {
+        for fact in ["**recipe sha256**", "**seeds** training 1; sampling ", "flex, 2 threads, f32", "below it is not"]
+        {
             assert!(markdown.contains(fact), "{fact}");
-        }
-    }
-
-    /// Renders the invented studies for a person to look at: set `LOOK` to a directory.
-    #[test]
-    #[ignore = "writes files for a person to look at"]
-    fn look_at_the_reports() {
-        if let Some(dir) = option_env!("LOOK") {
-            write(&fixture::story(1), &Path::new(dir).join("story")).unwrap();
-            write(&fixture::text(1), &Path::new(dir).join("text")).unwrap();
         }
     }
 

@@ -1,7 +1,7 @@
 //! Draws a figure as SVG or PNG with `plotters`, in pixel coordinates of our own so that nothing overlaps: the legend has
 //! a column of its own, step counts move aside or are left out, and text uses fonts that are part of the binary.
 
-use super::figure::{Axis, Rgb, Figure, Guide, Marker, Point, Run, Scale, Series};
+use super::figure::{Axis, Figure, Guide, Marker, Point, Rgb, Run, Scale, Series};
 use crate::error::{Error, Kind, Result};
 use crate::eval::stats::Estimate;
 use plotters::coord::Shift;
@@ -212,7 +212,9 @@ fn legend<B: DrawingBackend>(canvas: &Canvas<B>, figure: &Figure) -> Drawn<B> {
         let at = label(canvas, &guide.name)?;
         match guide.run {
             Run::Horizontal => canvas.dashes((left, at), (left + 30.0, at), guide.color, guide.dotted)?,
-            Run::Vertical => canvas.dashes((left + 15.0, at - 9.0), (left + 15.0, at + 9.0), guide.color, guide.dotted)?,
+            Run::Vertical => {
+                canvas.dashes((left + 15.0, at - 9.0), (left + 15.0, at + 9.0), guide.color, guide.dotted)?
+            }
         }
     }
     if figure.series.iter().flat_map(|s| &s.points).any(|p| p.open) {
@@ -352,9 +354,9 @@ impl<B: DrawingBackend> Canvas<B> {
         let length = (to.0 - from.0).hypot(to.1 - from.1);
         let along = |d: f64| (from.0 + (to.0 - from.0) * d / length, from.1 + (to.1 - from.1) * d / length);
         let count = (length / (dash + gap)).ceil() as usize;
-        (0..count).map(|i| i as f64 * (dash + gap)).try_for_each(|start| {
-            self.path(&[along(start), along((start + dash).min(length))], color, 1.6, 1.0)
-        })
+        (0..count)
+            .map(|i| i as f64 * (dash + gap))
+            .try_for_each(|start| self.path(&[along(start), along((start + dash).min(length))], color, 1.6, 1.0))
     }
 
     fn rectangle(&self, at: Place, to: Place, color: Rgb, alpha: f64) -> Drawn<B> {
@@ -438,7 +440,10 @@ mod tests {
         assert_eq!(log_ticks(-2.1, 1.2).iter().map(|t| number(*t)).collect::<Vec<_>>()[..2], ["0.01", "0.02"]);
         for (low, high) in [(0.0, 0.001), (0.05, 0.09), (-3.0, 4.0), (0.0, 0.3)] {
             let ticks = log_ticks(low, high);
-            assert!(ticks.len() >= 2 && ticks.iter().all(|t| (low - 1e-9..=high + 1e-9).contains(&t.log10())), "{ticks:?}");
+            assert!(
+                ticks.len() >= 2 && ticks.iter().all(|t| (low - 1e-9..=high + 1e-9).contains(&t.log10())),
+                "{ticks:?}"
+            );
         }
     }
 

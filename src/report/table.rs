@@ -79,7 +79,9 @@ fn quality(results: &Results) -> Table {
             }
             cells.extend([score(Metric::Distinct2), score(Metric::Repetition)]);
             cells.push(row.speed.map_or(NOTHING.into(), |s| spread(s.latency_ms)));
-            cells.push(row.speed.map_or(NOTHING.into(), |s| format!("{} (batch {})", measured(s.tokens_per_s), s.batch)));
+            cells.push(
+                row.speed.map_or(NOTHING.into(), |s| format!("{} (batch {})", measured(s.tokens_per_s), s.batch)),
+            );
             cells.push(row.n.to_string());
             rows.push(cells);
         }
@@ -248,7 +250,7 @@ fn grouped(n: impl Display) -> String {
     let digits = n.to_string();
     let mut text = String::new();
     for (i, c) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i) % 3 == 0 {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
             text.push(',');
         }
         text.push(c);

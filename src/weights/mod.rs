@@ -139,7 +139,7 @@ fn integers(dtype: Dtype, bytes: &[u8]) -> Option<Vec<i64>> {
     })
 }
 
-/// IEEE half: sign, 5 bits of exponent, 10 of fraction; the value of a normal one is (1024 + fraction) 2^(exponent - 25).
+/// IEEE half: sign, 5 bits of exponent, 10 of fraction; a normal one is (1024 + fraction) 2^(exponent - 25).
 fn from_f16(bits: u16) -> f32 {
     let (exponent, fraction) = (u32::from(bits >> 10) & 31, u32::from(bits) & 1023);
     let magnitude = match exponent {

@@ -1,7 +1,7 @@
 //! Weights in several files: `model.safetensors.index.json` with its `weight_map` from tensor name to file.
 //!
-//! The map comes from strangers, so a file name in it must be a plain name in the same directory, and what it names must
-//! lie there too (or in the blob store beside a Hugging Face snapshot, which is made of links).
+//! The map comes from strangers, so a file name in it must be a plain name in the same directory, and what it names
+//! must lie there too (or in the blob store beside a Hugging Face snapshot, which is made of links).
 
 use super::header::Unique;
 use super::{NonFinite, Weights, read};

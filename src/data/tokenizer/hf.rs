@@ -1,5 +1,5 @@
-//! The Hugging Face side: every call of the `tokenizers` crate that sees a file of strangers, each inside `catch_unwind`,
-//! and our own kinds written as `tokenizer.json`.
+//! The Hugging Face side: every call of the `tokenizers` crate that sees a file of strangers, each inside
+//! `catch_unwind`, and our own kinds written as `tokenizer.json`.
 
 use super::{MAX_FILE, Tokenizer, UNKNOWN};
 use crate::error::{Error, Result};
@@ -56,7 +56,7 @@ fn from_value(mut value: Value, file: &str) -> Result<Tokenizer> {
     let what = format!("{file} is not a valid tokenizer.json");
     let wrong = |why: String| Error::input(what.clone()).cause(why);
     let Some(fields) = value.as_object_mut() else { return Err(wrong("it is not an object".into())) };
-    // A corpus is one stream: cutting and padding have no place in it, and random dropout would make it differ each time.
+    // A corpus is one stream: cutting and padding have no place in it, and dropout would make it differ each time.
     fields.insert("truncation".into(), Value::Null);
     fields.insert("padding".into(), Value::Null);
     if let Some(model) = fields.get_mut("model").and_then(Value::as_object_mut)

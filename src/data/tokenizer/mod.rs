@@ -19,7 +19,8 @@ pub const FILE: &str = "tokenizer.json";
 pub const UNKNOWN: &str = "·";
 const MAX_FILE: u64 = 256 << 20;
 
-/// Which tokenizer a recipe asks for: `"bytes"`, `"char"`, `json = { path = ".." }` or `bpe = { vocab = "..", merges = ".." }`.
+/// Which tokenizer a recipe asks for: `"bytes"`, `"char"`, `json = { path = ".." }` or
+/// `bpe = { vocab = "..", merges = ".." }`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum TokenizerConfig {
@@ -70,8 +71,8 @@ impl Tokenizer {
         }
     }
 
-    /// The ids of `text`; nothing is added at its ends. Every kind but `Bytes` refuses text that is not UTF-8, and `Char`
-    /// and `Words` what is not in their vocabulary, with byte offset, line and column (kind input).
+    /// The ids of `text`; nothing is added at its ends. Every kind but `Bytes` refuses text that is not UTF-8, and
+    /// `Char` and `Words` what is not in their vocabulary, with byte offset, line and column (kind input).
     pub fn encode(&self, text: &[u8]) -> Result<Vec<u32>> {
         self.encode_part(text, 0..text.len())
     }

@@ -72,12 +72,7 @@ fn level(name: &str, steps: usize) -> Level {
     Level { nll, valid: (1.75 - 0.75 * nll).clamp(0.02, 0.97), entropy }
 }
 
-fn model(name: &str, role: Role, objective: &str, nll_name: &str, seed: u64) -> ModelResult {
-    let steps: &[usize] = match role {
-        Role::Ar => &[LENGTH],
-        Role::Judge => &[],
-        _ => &STEPS,
-    };
+fn model(name: &str, role: Role, objective: &str, nll_name: &str, seed: u64, steps: &[usize]) -> ModelResult {
     let rows = steps
         .iter()
         .map(|&k| {
@@ -117,6 +112,19 @@ fn model(name: &str, role: Role, objective: &str, nll_name: &str, seed: u64) -> 
 
 /// A study on the story language; other seeds sample the same models again.
 pub fn story(seed: u64) -> Results {
+    let name = "oracle_nll";
+    let models = vec![
+        model("ar", Role::Ar, "ar", name, seed, &[LENGTH]),
+        model("teacher", Role::Teacher, "elbo", name, seed, &STEPS),
+        model("student", Role::Student, "sdtt", name, seed, &STEPS),
+        model("eager", Role::Student, "kl_backward", name, seed, &STEPS),
+        model("oracle", Role::Oracle, "exact", name, seed, &STEPS),
+    ];
+    Results { models, ..study(seed) }
+}
+
+/// The study without its models.
+fn study(seed: u64) -> Results {
     let recipe = format!("[study]\nname = \"tiny_story\"\nseed = {seed}\n");
     let name = "oracle_nll";
     let data = row(Level { nll: 1.06, valid: 0.99, entropy: 3.42 }, name, 0, 256, 5);
@@ -149,14 +157,30 @@ pub fn story(seed: u64) -> Results {
             nll_name: name.into(),
             reference,
         },
-        models: vec![
-            model("ar", Role::Ar, "ar", name, seed),
-            model("teacher", Role::Teacher, "elbo", name, seed),
-            model("student", Role::Student, "sdtt", name, seed),
-            model("eager", Role::Student, "kl_backward", name, seed),
-            model("oracle", Role::Oracle, "exact", name, seed),
-        ],
+        models: Vec::new(),
     }
+}
+
+/// The study's student alone, with rows that have no scores: a cheap start for simulations.
+pub fn bare() -> Results {
+    let mut results = study(1);
+    let mut student = model("student", Role::Student, "sdtt", "oracle_nll", 1, &[]);
+    student.rows = STEPS
+        .iter()
+        .map(|&steps| Row {
+            steps,
+            nfe: steps as f64,
+            positions: (steps * LENGTH) as f64,
+            n: 0,
+            seed: 0,
+            scores: IndexMap::new(),
+            samples: IndexMap::new(),
+            corpus: IndexMap::new(),
+            speed: None,
+        })
+        .collect();
+    results.models = vec![student];
+    results
 }
 
 /// A study on text: a judge scores, and nothing is known exactly.
@@ -169,10 +193,10 @@ pub fn text(seed: u64) -> Results {
     results.data.nll_name = name.into();
     results.data.reference = row(level("ar", 1), name, 0, N, 5).scores;
     results.models = vec![
-        model("ar", Role::Ar, "ar", name, seed),
-        model("teacher", Role::Teacher, "elbo", name, seed),
-        model("student", Role::Student, "sdtt", name, seed),
-        model("judge", Role::Judge, "ar", name, seed),
+        model("ar", Role::Ar, "ar", name, seed, &[LENGTH]),
+        model("teacher", Role::Teacher, "elbo", name, seed, &STEPS),
+        model("student", Role::Student, "sdtt", name, seed, &STEPS),
+        model("judge", Role::Judge, "ar", name, seed, &[]),
     ];
     results
 }

@@ -1,5 +1,5 @@
-//! Two recipes key by key: the flat view with dotted keys, the difference, and which differences a resumed run may have.
-//! A table in an array is a segment by its number: `stages.0.steps`.
+//! Two recipes key by key: the flat view with dotted keys, the difference, and which differences a resumed run may
+//! have. A table in an array is a segment by its number: `stages.0.steps`.
 
 use std::ops::Range;
 
@@ -20,7 +20,7 @@ pub fn flatten(text: &str) -> Result<IndexMap<String, Value>> {
     Ok(flat(text, "recipe")?.into_iter().map(|(path, value)| (join(&path), value)).collect())
 }
 
-/// The lines `- key = old` and `+ key = new` for every key whose value differs, below the two names; empty if none does.
+/// The lines `- key = old` and `+ key = new` for every key whose value differs, below the two names; empty if none.
 ///
 /// Errors: Usage if either text is not TOML.
 pub fn diff(a_text: &str, b_text: &str, a_name: &str, b_name: &str) -> Result<String> {

@@ -1,18 +1,13 @@
 //! What the TOML parser and serde say, in the words of a recipe's author: the dotted key, its place, the source line,
-//! the nearest known name. After an unknown name the rest is read as if it had been mended, to list all of them at once.
+//! the nearest known name, and how a reader could go on after it.
 
-use std::borrow::Cow;
 use std::ops::Range;
 
-use serde::de::DeserializeOwned;
 use toml::Spanned;
-use toml::de::{DeTable, DeValue, Deserializer};
+use toml::de::{DeTable, DeValue};
 
 use super::{Piece, Source, compare, shown};
 use crate::error::{Error, Result, nearest};
-
-/// How many unknown names after the first are listed.
-const MORE: usize = 10;
 
 /// The tree of the file's text.
 ///
@@ -21,50 +16,11 @@ pub(super) fn document<'a>(source: &Source<'a>) -> Result<DeTable<'a>> {
     DeTable::parse(source.text).map(Spanned::into_inner).map_err(|e| syntax(&e, source))
 }
 
-/// Reads the tree as a `T`.
-///
-/// Errors: Usage, with one cause line for every further unknown name.
-pub(super) fn deserialize<T: DeserializeOwned>(root: &DeTable<'_>, source: &Source<'_>) -> Result<T> {
-    let mut raw = match read::<T>(root) {
-        Ok(value) => return Ok(value),
-        Err(e) => e,
-    };
-    let mut fault = Fault::of(&raw, root, source);
-    let mut error = Error::usage(fault.message.clone());
-    error.causes.extend(source.snippet(&fault.range));
-    error.hint = fault.hint.clone();
-    let mut tree = root.clone();
-    let mut mended: Vec<Vec<String>> = Vec::new();
-    let mut removed = false;
-    for _ in 0..MORE {
-        let Some(mend) = fault.mend else { break };
-        removed |= matches!(mend, Mend::Remove);
-        mend.apply(&mut tree, &fault.range);
-        mended.push(fault.path);
-        raw = match read::<T>(&tree) {
-            Ok(_) => break,
-            Err(e) => e,
-        };
-        fault = Fault::of(&raw, root, source);
-        // What the guess itself may have broken is no news to the author.
-        let ours = mended.iter().any(|path| fault.path.starts_with(path)) || (removed && fault.missing);
-        if fault.mend.is_none() && ours {
-            break;
-        }
-        let hint = fault.hint.as_ref().map_or(String::new(), |hint| format!(" ({hint})"));
-        error = error.cause(format!("{}{hint}", fault.message));
-    }
-    Err(error)
-}
-
-fn read<T: DeserializeOwned>(root: &DeTable<'_>) -> std::result::Result<T, toml::de::Error> {
-    T::deserialize(Deserializer::from(Spanned::new(0..0, root.clone())))
-}
-
 /// A number at `range` that no i64 or f64 holds.
 pub(super) fn out_of_range(root: &DeTable<'_>, source: &Source<'_>, range: &Range<usize>) -> Error {
     let path = find(root, range, false).map_or(Vec::new(), |found| found.path);
-    let limit = format!("numbers go from {:e} to {:e}, whole ones from {} to {}", f64::MIN, f64::MAX, i64::MIN, i64::MAX);
+    let limit =
+        format!("numbers go from {:e} to {:e}, whole ones from {} to {}", f64::MIN, f64::MAX, i64::MIN, i64::MAX);
     let message = format!("`{}` is out of range ({})", compare::join(&path), source.name(range.start));
     let mut error = Error::usage(message);
     error.causes.extend(source.snippet(range));
@@ -72,57 +28,50 @@ pub(super) fn out_of_range(root: &DeTable<'_>, source: &Source<'_>, range: &Rang
 }
 
 /// One complaint of serde's, explained.
-struct Fault {
+pub(super) struct Fault {
     /// Where the author wrote it.
-    range: Range<usize>,
+    pub(super) range: Range<usize>,
     /// The key at fault, or the table that lacks one.
-    path: Vec<String>,
-    message: String,
-    hint: Option<String>,
-    /// A key is missing, which may follow from removing another.
-    missing: bool,
-    /// How to read on; only for unknown names.
-    mend: Option<Mend>,
+    pub(super) path: Vec<String>,
+    pub(super) message: String,
+    pub(super) hint: Option<String>,
+    /// A key is missing from the table.
+    pub(super) missing: bool,
+    pub(super) mend: Mend,
 }
 
-/// The smallest change after which the rest can be read.
-enum Mend {
+/// How to read on after a fault.
+pub(super) enum Mend {
+    /// Without the unknown key.
     Remove,
+    /// With the key that was probably meant.
     Rename(String),
-    /// Another word for a value.
+    /// With another word for the value.
     Word(String),
-}
-
-impl Mend {
-    /// Changes the key or the value that stands at `range`.
-    fn apply(&self, table: &mut DeTable<'_>, range: &Range<usize>) {
-        if !matches!(self, Mend::Word(_)) && table.keys().any(|key| key.span() == *range) {
-            *table = std::mem::take(table)
-                .into_iter()
-                .filter_map(|(key, value)| match (key.span() == *range, self) {
-                    (false, _) => Some((key, value)),
-                    (true, Mend::Rename(name)) => Some((Spanned::new(range.clone(), Cow::Owned(name.clone())), value)),
-                    (true, _) => None,
-                })
-                .collect();
-            return;
-        }
-        table.iter_mut().for_each(|(_, value)| self.apply_below(value, range));
-    }
-
-    fn apply_below(&self, value: &mut Spanned<DeValue<'_>>, range: &Range<usize>) {
-        let here = value.span() == *range;
-        match (value.get_mut(), self) {
-            (DeValue::String(text), Mend::Word(word)) if here => *text = Cow::Owned(word.clone()),
-            (DeValue::Table(table), _) => self.apply(table, range),
-            (DeValue::Array(items), _) => items.iter_mut().for_each(|item| self.apply_below(item, range)),
-            _ => {}
-        }
-    }
+    /// With a stand-in for the value.
+    Fill,
+    /// With a stand-in for the missing key.
+    Add(String),
 }
 
 impl Fault {
-    fn of(e: &toml::de::Error, root: &DeTable<'_>, source: &Source<'_>) -> Fault {
+    /// Whether a name is unknown.
+    pub(super) fn unknown(&self) -> bool {
+        matches!(self.mend, Mend::Remove | Mend::Rename(_) | Mend::Word(_))
+    }
+
+    /// Whether this may be due to how `before` was mended rather than to the author.
+    pub(super) fn follows_from(&self, before: &Fault) -> bool {
+        match before.mend {
+            // What was meant may have been what is missing now.
+            Mend::Remove => self.missing && before.path.split_last().is_some_and(|(_, table)| self.path == table),
+            // The value was not meant for the key that was guessed, nor for the word.
+            Mend::Rename(_) | Mend::Word(_) => !self.unknown() && self.path.starts_with(&before.path),
+            Mend::Fill | Mend::Add(_) => false,
+        }
+    }
+
+    pub(super) fn of(e: &toml::de::Error, root: &DeTable<'_>, source: &Source<'_>) -> Fault {
         let range = e.span().unwrap_or(0..0);
         let text = e.message();
         let missing = text.starts_with("missing field");
@@ -130,7 +79,8 @@ impl Fault {
         let path = found.as_ref().map_or(Vec::new(), |f| f.path.clone());
         let place = source.name(range.start);
         let key = compare::join(&path);
-        let mut fault = Fault { range: range.clone(), path, message: String::new(), hint: None, missing, mend: None };
+        let mut fault =
+            Fault { range: range.clone(), path, message: String::new(), hint: None, missing, mend: Mend::Fill };
         if let Some(known) = unknown_key(text) {
             let name = fault.path.last().cloned().unwrap_or_default();
             let siblings = found.as_ref().map_or(Vec::new(), |f| f.siblings.clone());
@@ -146,11 +96,16 @@ impl Fault {
             };
             fault.explain_unknown(&name, &known, &[], source);
             if on_value.is_some() {
-                fault.mend = fault.near(&name, &known).map(Mend::Word);
+                let word = near(&name, &known).or(known.first().cloned()).unwrap_or_default();
+                fault.mend = Mend::Word(word);
             }
         } else if missing {
             let name = names(text).into_iter().next().unwrap_or_default();
             fault.explain_missing(&name, source, &place);
+        } else if text.starts_with("invalid type: unit variant") {
+            let kind = found.as_ref().and_then(|f| f.value.as_str()).unwrap_or_default();
+            fault.message = format!("`{key}` is `{}`, which needs settings ({place})", shown(kind, 40));
+            fault.hint = Some(format!("put them in a table `[{key}.{}]`", compare::join(&[kind])));
         } else if let Some((_, wanted)) = text.rsplit_once(", expected ").filter(|_| text.starts_with("invalid ")) {
             fault.explain_type(wanted, found.as_ref(), source, &place);
         } else if text.starts_with("wanted string or table") {
@@ -167,18 +122,15 @@ impl Fault {
             fault.hint = Some(format!("whole numbers go up to {}, others up to {:e}", i64::MAX, f64::MAX));
         } else {
             let text = text.lines().collect::<Vec<_>>().join(" ");
-            fault.message = if key.is_empty() { format!("{text} in {place}") } else { format!("`{key}`: {text} ({place})") };
+            fault.message =
+                if key.is_empty() { format!("{text} in {place}") } else { format!("`{key}`: {text} ({place})") };
         }
         fault
     }
 
-    fn near(&self, name: &str, known: &[String]) -> Option<String> {
-        nearest(name, known.iter().map(String::as_str)).map(str::to_string)
-    }
-
     /// The hint for a name that is not among `known`, and how to read on.
     fn explain_unknown(&mut self, name: &str, known: &[String], siblings: &[String], source: &Source<'_>) {
-        let near = self.near(name, known);
+        let near = near(name, known);
         self.hint = Some(match (&near, source.piece(self.range.start)) {
             (Some(near), Piece::Set { text, at }) => {
                 let mut mended = text.to_string();
@@ -193,10 +145,10 @@ impl Fault {
             (None, _) if known.is_empty() => "this table has no keys".to_string(),
             (None, _) => format!("known here: {}", list(known)),
         });
-        self.mend = Some(match near {
+        self.mend = match near {
             Some(near) if !siblings.contains(&near) => Mend::Rename(near),
             _ => Mend::Remove,
-        });
+        };
     }
 
     fn explain_missing(&mut self, name: &str, source: &Source<'_>, place: &str) {
@@ -205,7 +157,10 @@ impl Fault {
         let in_set = matches!(source.piece(self.range.start), Piece::Set { .. });
         let (message, hint) = if self.path.is_empty() {
             self.range = 0..0;
-            (format!("missing key `{name}` in {place}"), format!("add `{name} = …` above the first table, or `[{name}]`"))
+            (
+                format!("missing key `{name}` in {place}"),
+                format!("add `{name} = …` above the first table, or `[{name}]`"),
+            )
         } else {
             let hint = match (in_set, header.starts_with('[')) {
                 (true, _) => format!("add `--set {table}.{name}=…`"),
@@ -214,7 +169,7 @@ impl Fault {
             };
             (format!("missing key `{name}` in table `{table}` ({place})"), hint)
         };
-        (self.message, self.hint) = (message, Some(hint));
+        (self.message, self.hint, self.mend) = (message, Some(hint), Mend::Add(name.to_string()));
     }
 
     fn explain_type(&mut self, wanted: &str, found: Option<&Found<'_, '_>>, source: &Source<'_>, place: &str) {
@@ -271,6 +226,10 @@ impl Fault {
     }
 }
 
+fn near(name: &str, known: &[String]) -> Option<String> {
+    nearest(name, known.iter().map(String::as_str)).map(str::to_string)
+}
+
 /// The known names, if serde complains of an unknown key.
 fn unknown_key(text: &str) -> Option<Vec<String>> {
     if let Some(rest) = text.strip_prefix("unknown field ") {
@@ -282,13 +241,13 @@ fn unknown_key(text: &str) -> Option<Vec<String>> {
 }
 
 /// The part of serde's message that lists what it knows; the unknown name before it may hold anything.
-fn expected(text: &str) -> &str {
+pub(super) fn expected(text: &str) -> &str {
     let marks = ["`, expected one of `", "`, expected `"];
     marks.iter().find_map(|mark| text.rfind(mark).map(|at| &text[at + 1..])).unwrap_or_default()
 }
 
 /// The names in backticks.
-fn names(text: &str) -> Vec<String> {
+pub(super) fn names(text: &str) -> Vec<String> {
     text.split('`').skip(1).step_by(2).map(str::to_string).collect()
 }
 
@@ -384,8 +343,12 @@ fn find_below<'t, 'a>(value: &'t DeValue<'a>, range: &Range<usize>, deepest: boo
         DeValue::Table(table) => find(table, range, deepest),
         DeValue::Array(items) => items.iter().enumerate().find_map(|(n, item)| {
             let below = find_below(item.get_ref(), range, deepest);
-            let here = (item.span() == *range)
-                .then(|| Found { path: vec![], value: item.get_ref(), on_value: true, siblings: vec![] });
+            let here = (item.span() == *range).then(|| Found {
+                path: vec![],
+                value: item.get_ref(),
+                on_value: true,
+                siblings: vec![],
+            });
             below.or(here).map(|mut found| {
                 found.path.insert(0, n.to_string());
                 found

@@ -1,0 +1,216 @@
+//! A verdict as aligned text, Markdown, JUnit XML and JSON. `strict`: doubts about speed close the gate, too.
+
+use super::{Finding, Outcome, Verdict};
+use crate::error::{Error, Kind, Result};
+use crate::eval::results::Direction;
+use crate::eval::stats::Change;
+use serde::Serialize;
+use std::fmt::Write as _;
+
+/// One aligned line per comparison and the verdict with its exit code, without a final newline; warnings are left to the
+/// log.
+pub fn text(verdict: &Verdict, strict: bool) -> String {
+    let rows: Vec<[String; 6]> = verdict.findings.iter().map(cells).collect();
+    let width = |i: usize| rows.iter().map(|r| r[i].chars().count()).max().unwrap_or(0);
+    let widths: [usize; 5] = std::array::from_fn(width);
+    let mut text = String::new();
+    for row in &rows {
+        let mut line = String::new();
+        for (cell, width) in row.iter().zip(widths) {
+            let _ = write!(line, "{cell:width$}   ");
+        }
+        let _ = writeln!(text, "{}{}", line, row[5]);
+    }
+    let _ = write!(text, "verdict   {}", summary(verdict, strict));
+    text
+}
+
+/// The verdict in one line, e.g. `pass, 1 speed metric inconclusive (exit 0; --strict exits 1)`.
+pub fn summary(verdict: &Verdict, strict: bool) -> String {
+    let mut parts = vec![outcome(verdict.outcome(strict)).to_string()];
+    let plural = |n: usize| if n == 1 { "" } else { "s" };
+    let mut add = |n: usize, kind: &str, what: &str| {
+        if n > 0 {
+            parts.push(format!("{n} {kind} metric{} {what}", plural(n)));
+        }
+    };
+    add(verdict.count(Outcome::Fail, false), "quality", "failed");
+    add(verdict.count(Outcome::Inconclusive, false), "quality", "inconclusive");
+    let speed = verdict.count(Outcome::Inconclusive, true);
+    add(speed, "speed", "inconclusive");
+    let code = i32::from(!verdict.passes(strict));
+    let stricter = if code == 0 && speed > 0 { "; --strict exits 1" } else { "" };
+    format!("{} (exit {code}{stricter})", parts.join(", "))
+}
+
+/// A table for a pull request or a CI summary page.
+pub fn markdown_summary(verdict: &Verdict, strict: bool) -> String {
+    let mut text = format!("**{}**\n\n", summary(verdict, strict));
+    text.push_str("| model | steps | metric | baseline → candidate | change (95 %) | limit | verdict |\n");
+    text.push_str("| --- | --- | --- | --- | --- | --- | --- |\n");
+    for f in &verdict.findings {
+        let verdict = match f.outcome {
+            Outcome::Pass => ending(f),
+            _ => format!("**{}**", ending(f)),
+        };
+        let cells = [f.model.clone(), f.steps.to_string(), f.key.clone(), values(f, "→"), change(f), limit(f), verdict];
+        let cells: Vec<String> = cells.iter().map(|c| c.replace('|', "\\|").replace('<', "&lt;")).collect();
+        let _ = writeln!(text, "| {} |", cells.join(" | "));
+    }
+    if !verdict.warnings.is_empty() {
+        text.push('\n');
+    }
+    for warning in &verdict.warnings {
+        let _ = writeln!(text, "- warning: {warning}");
+    }
+    text
+}
+
+/// JUnit XML: one test case per comparison; doubts about quality are failures of type `inconclusive`, doubts about speed
+/// are system output unless strict.
+pub fn junit(verdict: &Verdict, strict: bool) -> String {
+    let bad = |f: &&Finding| f.outcome != Outcome::Pass && (!f.is_speed() || strict);
+    let failures = verdict.findings.iter().filter(bad).count();
+    let count = verdict.findings.len();
+    let mut text = String::from("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n");
+    let suite = format!("name=\"fewstep gate\" tests=\"{count}\" failures=\"{failures}\" errors=\"0\"");
+    let _ = writeln!(text, "<testsuites {suite}>\n  <testsuite {suite}>");
+    for f in &verdict.findings {
+        let name = escape(&format!("{} steps {}", f.key, f.steps));
+        let class = escape(&f.model);
+        let message = escape(&[values(f, "->"), change(f), limit(f), ending(f)].join("  "));
+        let _ = write!(text, "    <testcase classname=\"{class}\" name=\"{name}\"");
+        if bad(&f) {
+            let kind = outcome(f.outcome);
+            let _ = writeln!(text, ">\n      <failure type=\"{kind}\" message=\"{message}\"/>\n    </testcase>");
+        } else if f.outcome == Outcome::Pass {
+            text.push_str("/>\n");
+        } else {
+            let _ = writeln!(text, ">\n      <system-out>{message}</system-out>\n    </testcase>");
+        }
+    }
+    if !verdict.warnings.is_empty() {
+        let _ = writeln!(text, "    <system-out>{}</system-out>", escape(&verdict.warnings.join("\n")));
+    }
+    text.push_str("  </testsuite>\n</testsuites>\n");
+    text
+}
+
+/// The verdict as a JSON object: `outcome`, `strict`, `findings`, `warnings`.
+pub fn json(verdict: &Verdict, strict: bool) -> Result<String> {
+    #[derive(Serialize)]
+    struct Document<'a> {
+        outcome: Outcome,
+        strict: bool,
+        findings: &'a [Finding],
+        warnings: &'a [String],
+    }
+    let Verdict { findings, warnings } = verdict;
+    serde_json::to_string_pretty(&Document { outcome: verdict.outcome(strict), strict, findings, warnings })
+        .map_err(|e| Error::new(Kind::Gate, "the verdict cannot be written as JSON").cause(e.to_string()))
+}
+
+fn cells(f: &Finding) -> [String; 6] {
+    [
+        f.model.clone(),
+        f.key.clone(),
+        format!("steps {}", f.steps),
+        values(f, "->"),
+        change(f) + "  " + &limit(f),
+        ending(f),
+    ]
+}
+
+fn values(f: &Finding, arrow: &str) -> String {
+    let unit = if f.key == "latency" { " ms" } else { "" };
+    match (f.baseline, f.candidate) {
+        (Some(a), Some(b)) => format!("{} {arrow} {}{unit}", number(a), number(b)),
+        (Some(a), None) => format!("{} {arrow} missing", number(a)),
+        (None, Some(b)) => format!("missing {arrow} {}{unit}", number(b)),
+        (None, None) => String::new(),
+    }
+}
+
+fn change(f: &Finding) -> String {
+    match (f.change, f.limit) {
+        (Some(c), Some(l)) => format!("change [{}, {}]", moved(c.low, l.change), moved(c.high, l.change)),
+        _ => String::new(),
+    }
+}
+
+fn limit(f: &Finding) -> String {
+    let (Some(limit), Some(metric)) = (f.limit, f.metric) else { return String::new() };
+    let sign = match metric.better() {
+        Direction::Lower => "+",
+        Direction::Higher => "-",
+        Direction::Near => "±",
+    };
+    match limit.change {
+        Change::Relative => format!("limit {sign}{} %", plain(100.0 * limit.size)),
+        Change::Absolute => format!("limit {sign}{}", plain(limit.size)),
+    }
+}
+
+/// The verdict in words, with the number of samples or the reason.
+fn ending(f: &Finding) -> String {
+    let mut text = outcome(f.outcome).to_string();
+    if let Some(needed) = f.needed {
+        let _ = write!(text, ": needs about {needed} samples, had {}", f.n);
+    }
+    if let Some(note) = &f.note {
+        let _ = write!(text, "{} {note}", if f.needed.is_some() { ";" } else { ":" });
+    }
+    text
+}
+
+fn outcome(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Pass => "pass",
+        Outcome::Fail => "fail",
+        Outcome::Inconclusive => "inconclusive",
+    }
+}
+
+fn moved(x: f64, change: Change) -> String {
+    let text = match change {
+        Change::Relative => format!("{:+.1} %", 100.0 * x),
+        Change::Absolute => format!("{x:+.3}"),
+    };
+    match text.as_str() {
+        "-0.0 %" => "+0.0 %".into(),
+        "-0.000" => "+0.000".into(),
+        _ => text,
+    }
+}
+
+fn number(x: f64) -> String {
+    match x.abs() {
+        a if a >= 100.0 => format!("{x:.0}"),
+        a if a >= 10.0 => format!("{x:.1}"),
+        _ => format!("{x:.3}"),
+    }
+}
+
+/// A limit's size without trailing zeros.
+fn plain(x: f64) -> String {
+    let text = format!("{x:.4}");
+    text.trim_end_matches('0').trim_end_matches('.').to_string()
+}
+
+/// Text for XML attributes and content; characters that XML 1.0 forbids become a replacement mark.
+fn escape(text: &str) -> String {
+    let mut safe = String::new();
+    for c in text.chars() {
+        match c {
+            '&' => safe.push_str("&amp;"),
+            '<' => safe.push_str("&lt;"),
+            '>' => safe.push_str("&gt;"),
+            '"' => safe.push_str("&quot;"),
+            '\'' => safe.push_str("&apos;"),
+            '\n' | '\t' | '\r' => safe.push(' '),
+            c if c < ' ' || matches!(c, '\u{fffe}' | '\u{ffff}') => safe.push('\u{fffd}'),
+            c => safe.push(c),
+        }
+    }
+    safe
+}

@@ -1,0 +1,338 @@
+//! The gate on invented results: identical, resampled, regressed, collapsed and incomparable ones.
+
+use super::*;
+use crate::error::Kind;
+use crate::eval::results::fixture::{self, Level};
+use crate::rng::{StepRng, Stream};
+use indexmap::IndexMap;
+use rand::Rng;
+
+fn gate(a: &Results, b: &Results) -> Verdict {
+    judge(a, b, &GateConfig::default(), false).unwrap()
+}
+
+fn of<'a>(v: &'a Verdict, model: &str, steps: usize, key: &str) -> &'a Finding {
+    v.findings.iter().find(|f| f.model == model && f.steps == steps && f.key == key).unwrap()
+}
+
+/// Changes every sample of one score of the student.
+fn edit(results: &mut Results, key: &str, change: impl Fn(usize, f64) -> f64) {
+    let student = results.models.iter_mut().find(|m| m.name == "student").unwrap();
+    student.weights_sha256 = "changed".into();
+    for row in &mut student.rows {
+        row.samples[key].iter_mut().enumerate().for_each(|(i, x)| *x = change(i, *x));
+    }
+}
+
+/// Samples only: eight rows of n samples with valid ~ Bernoulli(p) and nll ~ mean * Gamma(9)/9.
+fn simulated(seed: u64, n: usize, nll: f64, valid: f64) -> Results {
+    let mut results = fixture::bare();
+    results.models[0].weights_sha256 = format!("{seed} {nll} {valid}");
+    for row in &mut results.models[0].rows {
+        let mut rng = StepRng::new(seed).at(row.steps as u64, Stream::Validation);
+        let mut samples: IndexMap<String, Vec<f64>> = IndexMap::new();
+        for _ in 0..n {
+            let gamma = (0..9).map(|_| -(1.0 - rng.random::<f64>()).ln()).sum::<f64>() / 9.0;
+            let bell = (0..12).map(|_| rng.random::<f64>()).sum::<f64>() - 6.0;
+            let mut put = |key: &str, x: f64| samples.entry(key.into()).or_default().push(x);
+            put("oracle_nll", nll * gamma);
+            put("entropy", 3.4 + 0.12 * bell);
+            put("valid", f64::from(u8::from(rng.random::<f64>() < valid)));
+        }
+        (row.n, row.seed, row.samples, row.speed) = (n, seed, samples, None);
+    }
+    results
+}
+
+#[test]
+fn an_identical_pair_passes_with_changes_of_exactly_zero() {
+    for results in [fixture::story(1), fixture::text(1)] {
+        let verdict = judge(&results, &results, &GateConfig::default(), false).unwrap();
+        assert!(verdict.passes(true));
+        assert!(verdict.findings.iter().all(|f| f.change == Some(Estimate::exact(0.0))));
+        assert!(verdict.warnings.is_empty());
+        assert!(verdict.findings.len() >= 3 * 17);
+    }
+}
+
+#[test]
+fn resampling_the_same_model_fails_the_gate_in_at_most_2_percent_of_200_seeds() {
+    let config = GateConfig { resamples: 200, ..GateConfig::default() };
+    let (mut failed, mut findings) = (0, 0);
+    for seed in 0..200 {
+        let (a, b) = (simulated(2 * seed, 512, 1.5, 0.6), simulated(2 * seed + 1, 512, 1.5, 0.6));
+        let verdict = judge(&a, &b, &config, false).unwrap();
+        failed += usize::from(verdict.outcome(false) == Outcome::Fail);
+        findings = verdict.findings.len();
+        assert!(verdict.findings.iter().all(|f| f.pairing == Some(Pairing::Unpaired)));
+    }
+    assert_eq!(findings, 24);
+    assert!(failed <= 4, "{failed} of 200 failed");
+}
+
+#[test]
+fn a_regression_of_twice_the_limit_hardly_ever_passes() {
+    let config = GateConfig { resamples: 200, ..GateConfig::default() };
+    let (mut passed, mut cases) = (0, 0);
+    for seed in 0..25 {
+        let (a, b) = (simulated(2 * seed, 512, 1.5, 0.6), simulated(2 * seed + 1, 512, 1.65, 0.5));
+        let verdict = judge(&a, &b, &config, false).unwrap();
+        let hurt = verdict.findings.iter().filter(|f| f.key != "entropy");
+        passed += hurt.clone().filter(|f| f.outcome == Outcome::Pass).count();
+        cases += hurt.count();
+        assert!(!verdict.passes(false));
+    }
+    assert_eq!((passed, cases), (0, 400));
+}
+
+#[test]
+fn a_regression_of_exactly_the_limit_passes_in_at_most_5_percent() {
+    let rules = vec![GateRule::of(Metric::Nll), GateRule::of(Metric::Valid)];
+    let config = GateConfig { resamples: 200, rules, seed: 3 };
+    let (mut passed, mut cases) = (0, 0);
+    for seed in 100..130 {
+        let (a, b) = (simulated(2 * seed, 256, 1.5, 0.6), simulated(2 * seed + 1, 256, 1.575, 0.55));
+        let verdict = judge(&a, &b, &config, false).unwrap();
+        let hurt = verdict.findings.iter().filter(|f| f.key != "entropy");
+        passed += hurt.clone().filter(|f| f.outcome == Outcome::Pass).count();
+        cases += hurt.count();
+    }
+    assert!(cases == 480 && passed <= 24, "{passed} of {cases} passed");
+}
+
+#[test]
+fn a_student_of_a_tenth_of_the_quality_fails() {
+    let base = fixture::story(1);
+    let mut bad = base.clone();
+    edit(&mut bad, "oracle_nll", |_, x| 10.0 * x);
+    edit(&mut bad, "valid", |i, x| if i % 10 == 0 { x } else { 0.0 });
+    let verdict = gate(&base, &bad);
+    assert_eq!(verdict.outcome(false), Outcome::Fail);
+    let failed: Vec<_> = verdict.findings.iter().filter(|f| f.outcome == Outcome::Fail).collect();
+    assert_eq!(failed.len(), 2 * fixture::STEPS.len());
+    assert!(failed.iter().all(|f| f.model == "student"));
+    assert!(failed.iter().filter(|f| f.key == "oracle_nll").all(|f| (f.change.unwrap().mean - 9.0).abs() < 1e-9));
+    // The other way round the change is an improvement.
+    assert_eq!(gate(&bad, &base).outcome(false), Outcome::Pass);
+}
+
+#[test]
+fn an_inconclusive_comparison_names_the_samples_that_would_settle_it() {
+    let verdict = gate(&simulated(1, 40, 1.5, 0.6), &simulated(2, 40, 1.52, 0.6));
+    assert_ne!(verdict.outcome(false), Outcome::Pass);
+    let doubt: Vec<_> = verdict.findings.iter().filter(|f| f.outcome == Outcome::Inconclusive).collect();
+    assert!(!doubt.is_empty());
+    for f in &doubt {
+        assert!(f.needed.is_none_or(|n| n > f.n) && (f.needed.is_some() || f.note.is_some()), "{f:?}");
+    }
+    let text = render::text(&verdict, false);
+    assert!(text.contains("inconclusive: needs about ") && text.contains(" samples, had 40"), "{text}");
+    assert!(verdict.warnings[0].contains("compared unpaired"));
+}
+
+#[test]
+fn the_number_of_samples_follows_the_width_of_the_interval() {
+    let e = |mean, half| Estimate { mean, low: mean - half, high: mean + half };
+    // Half width 0.06, 0.03 from the limit: four times the samples.
+    assert_eq!(samples_needed(Direction::Lower, e(0.02, 0.06), 0.05, 256), Some(1100));
+    assert_eq!(samples_needed(Direction::Near, e(-0.019, 0.002), 0.02, 100), Some(400));
+    assert_eq!(samples_needed(Direction::Higher, e(-0.05, 0.01), 0.05, 100), None);
+    assert_eq!(decide(Direction::Lower, e(0.04, 0.01), 0.05), Outcome::Pass);
+    assert_eq!(decide(Direction::Higher, e(-0.07, 0.01), 0.05), Outcome::Fail);
+    assert_eq!(decide(Direction::Near, e(0.03, 0.005), 0.02), Outcome::Fail);
+    assert_eq!(decide(Direction::Near, e(0.0, 0.03), 0.02), Outcome::Inconclusive);
+}
+
+#[test]
+fn likelihood_that_improves_by_repetition_is_collapse_and_fails() {
+    let base = fixture::story(1);
+    let mut repeats = base.clone();
+    edit(&mut repeats, "oracle_nll", |_, x| 0.7 * x);
+    edit(&mut repeats, "entropy", |_, x| 0.8 * x);
+    let verdict = gate(&base, &repeats);
+    let finding = of(&verdict, "student", 8, "entropy");
+    assert_eq!(finding.outcome, Outcome::Fail);
+    assert!(finding.note.as_ref().unwrap().starts_with("collapse"));
+    assert_eq!(of(&verdict, "student", 8, "oracle_nll").outcome, Outcome::Pass);
+    // A recipe cannot judge likelihood and leave entropy out.
+    let only_nll = GateConfig { rules: vec![GateRule::of(Metric::Nll)], ..GateConfig::default() };
+    let verdict = judge(&base, &repeats, &only_nll, false).unwrap();
+    assert_eq!((verdict.outcome(false), of(&verdict, "student", 8, "entropy").outcome), (Outcome::Fail, Outcome::Fail));
+}
+
+#[test]
+fn missing_rows_models_and_scores_fail() {
+    let base = fixture::story(1);
+    let mut less = base.clone();
+    less.models.retain(|m| m.name != "eager");
+    less.models[2].rows.retain(|r| r.steps != 4);
+    less.models[1].rows[0].samples.shift_remove("valid");
+    let verdict = gate(&base, &less);
+    assert_eq!(verdict.outcome(false), Outcome::Fail);
+    assert_eq!(of(&verdict, "eager", 8, "row").note.as_deref(), Some("the candidate lacks this model"));
+    assert_eq!(of(&verdict, "student", 4, "row").note.as_deref(), Some("the candidate lacks this row"));
+    assert_eq!(of(&verdict, "teacher", 1, "valid").note.as_deref(), Some("the candidate has no such score"));
+    assert_eq!(verdict.count(Outcome::Fail, false), 8 + 1 + 1);
+    // What only the candidate has is told, not judged.
+    assert!(gate(&less, &base).warnings.iter().any(|w| w.contains("`eager` is not in the baseline")));
+}
+
+#[test]
+fn other_data_is_refused_unless_allowed() {
+    let base = fixture::story(1);
+    let mut other = base.clone();
+    other.data.length = 128;
+    other.data.sha256 = "00".into();
+    let e = judge(&base, &other, &GateConfig::default(), false).unwrap_err();
+    assert_eq!(e.kind, Kind::Usage);
+    let text = e.to_string();
+    assert!(
+        text.contains("length differs: baseline `256`, candidate `128`") && text.contains("data sha256 differs"),
+        "{text}"
+    );
+    assert!(text.contains("hint: `--allow-mismatch`"), "{text}");
+    assert_eq!(judge(&base, &other, &GateConfig::default(), true).unwrap().warnings.len(), 2);
+    let mut judge_moved = fixture::text(1);
+    judge_moved.models[3].weights_sha256 = "11".into();
+    let e = judge(&fixture::text(1), &judge_moved, &GateConfig::default(), false).unwrap_err();
+    assert!(e.to_string().contains("judge weights differs"), "{e}");
+}
+
+#[test]
+fn speed_never_fails_and_its_doubts_count_only_when_strict() {
+    let base = fixture::story(1);
+    let mut slow = base.clone();
+    slow.models[2].rows[3].speed = Some(fixture::speed(400.0));
+    slow.models[2].rows[4].speed = None;
+    let verdict = gate(&base, &slow);
+    assert_eq!(verdict.outcome(false), Outcome::Pass);
+    assert_eq!(verdict.count(Outcome::Inconclusive, true), 2);
+    assert!(of(&verdict, "student", 8, "latency").note.as_ref().unwrap().starts_with("slower than the limit"));
+    assert!(
+        render::summary(&verdict, false).ends_with("(exit 0; --strict exits 1)"),
+        "{}",
+        render::summary(&verdict, false)
+    );
+    assert!(!verdict.passes(true));
+    assert!(render::summary(&verdict, true).ends_with("(exit 1)"));
+    // On another device a time says nothing.
+    let mut moved = base.clone();
+    moved.environment.device = "cuda:0".into();
+    let verdict = gate(&base, &moved);
+    assert!(verdict.findings.iter().filter(|f| f.is_speed()).all(|f| f.outcome == Outcome::Inconclusive));
+    assert!(verdict.warnings[0].contains("device differs"));
+}
+
+#[test]
+fn later_rules_override_earlier_ones_for_the_rows_they_match() {
+    let base = fixture::story(1);
+    let mut worse = base.clone();
+    edit(&mut worse, "oracle_nll", |_, x| 1.1 * x);
+    let json =
+        r#"{"rules": [{"metric": "nll"}, {"metric": "nll", "model": "student", "steps": [1, 2], "relative": 0.2}]}"#;
+    let config: GateConfig = serde_json::from_str(json).unwrap();
+    let verdict = judge(&base, &worse, &config, false).unwrap();
+    let outcomes = [1, 2, 4].map(|s| of(&verdict, "student", s, "oracle_nll").outcome);
+    assert_eq!(outcomes, [Outcome::Pass, Outcome::Pass, Outcome::Fail]);
+}
+
+#[test]
+fn rules_that_could_never_fail_are_refused() {
+    let base = fixture::story(1);
+    let error = |json: &str| {
+        let config: GateConfig = serde_json::from_str(json).unwrap();
+        let e = judge(&base, &base, &config, false).unwrap_err();
+        assert_eq!(e.kind, Kind::Usage);
+        e.to_string()
+    };
+    assert!(error(r#"{"rules": [{"metric": "nll", "model": "studnet"}]}"#).contains("did you mean `student`?"));
+    assert!(error(r#"{"rules": [{"metric": "nll", "steps": [3]}]}"#).contains("no row with 3 steps"));
+    assert!(error(r#"{"rules": [{"metric": "latency", "model": "oracle"}]}"#).contains("no `latency`"));
+    assert!(error(r#"{"rules": [{"metric": "nll", "relative": 0.1, "absolute": 1}]}"#).contains("both"));
+    assert!(error(r#"{"rules": [{"metric": "nll", "relative": -0.1}]}"#).contains("at least 0"));
+    assert!(error(r#"{"rules": []}"#).contains("nothing to judge"));
+    assert!(error(r#"{"resamples": 10}"#).contains("too few"));
+    assert!(serde_json::from_str::<GateConfig>(r#"{"rule": []}"#).is_err());
+    assert!(serde_json::from_str::<GateConfig>(r#"{"rules": [{"metric": "nll", "max": 1}]}"#).is_err());
+}
+
+#[test]
+fn a_handful_of_samples_without_variation_settles_nothing() {
+    let valid = |n: usize, hash: &str| {
+        let mut r = simulated(1, n, 1.5, 1.0);
+        r.models[0].weights_sha256 = hash.into();
+        r
+    };
+    let rule = GateConfig { rules: vec![GateRule::of(Metric::Valid)], ..GateConfig::default() };
+    let outcome = |a: &Results, b: &Results| judge(a, b, &rule, false).unwrap().outcome(false);
+    assert_eq!(outcome(&valid(20, "a"), &valid(20, "b")), Outcome::Inconclusive);
+    assert_eq!(outcome(&valid(80, "a"), &valid(80, "b")), Outcome::Pass);
+    assert_eq!(outcome(&valid(20, "a"), &valid(20, "a")), Outcome::Pass);
+}
+
+#[test]
+fn text_lines_are_aligned_and_read_as_documented() {
+    let base = fixture::story(1);
+    let mut worse = base.clone();
+    edit(&mut worse, "oracle_nll", |_, x| 1.2 * x);
+    let text = render::text(&gate(&base, &worse), false);
+    let line = text.lines().find(|l| l.starts_with("student   oracle_nll   steps 8 ")).unwrap();
+    assert!(line.contains("change [+20.0 %, +20.0 %]  limit +5 %"), "{line}");
+    assert!(line.ends_with("   fail"), "{line}");
+    assert!(text.ends_with("verdict   fail, 8 quality metrics failed (exit 1)"), "{text}");
+    assert!(text.contains("limit ±2 %") && text.contains("limit -0.05"));
+    let column = |l: &str| l.find("change [").unwrap();
+    let columns: std::collections::HashSet<usize> =
+        text.lines().filter(|l| l.contains("change [")).map(column).collect();
+    assert_eq!(columns.len(), 1);
+}
+
+#[test]
+fn junit_is_well_formed_whatever_the_names_are() {
+    let mut base = fixture::story(1);
+    base.models[2].name = "a<b>&\"c'\u{1}".into();
+    let mut worse = base.clone();
+    worse.models[2].rows.iter_mut().for_each(|r| r.samples["oracle_nll"].iter_mut().for_each(|x| *x *= 2.0));
+    worse.models[2].rows[0].speed = None;
+    worse.environment.threads = 3;
+    let verdict = gate(&base, &worse);
+    let xml = render::junit(&verdict, false);
+    assert_eq!(xml.matches("<testcase ").count(), verdict.findings.len());
+    assert_eq!(xml.matches("<failure type=\"fail\"").count(), 8);
+    well_formed(&xml);
+    assert!(render::markdown_summary(&verdict, false).starts_with("**fail, 8 quality metrics failed, "));
+}
+
+/// Tags nest, attributes are quoted, `&` starts an entity, no forbidden character.
+fn well_formed(xml: &str) {
+    assert!(!xml.contains('\u{1}'));
+    for part in xml.split('&').skip(1) {
+        assert!(["lt;", "gt;", "amp;", "quot;", "apos;"].iter().any(|e| part.starts_with(e)), "{part}");
+    }
+    let mut open: Vec<&str> = Vec::new();
+    for tag in xml.split('<').skip(1) {
+        let (tag, _) = tag.split_once('>').unwrap();
+        assert!(tag.matches('"').count() % 2 == 0);
+        match tag.strip_prefix('/') {
+            _ if tag.starts_with('?') || tag.ends_with('/') => {}
+            Some(name) => assert_eq!(open.pop(), Some(name)),
+            None => open.push(tag.split(' ').next().unwrap()),
+        }
+    }
+    assert!(open.is_empty());
+}
+
+#[test]
+fn a_verdict_survives_json() {
+    let mut low = fixture::row(Level { nll: 2.0, valid: 0.1, entropy: 3.0 }, "oracle_nll", 8, fixture::N, 3);
+    low.speed = None;
+    let base = fixture::story(1);
+    let mut cand = base.clone();
+    cand.models[2].rows[3] = low;
+    let verdict = gate(&base, &cand);
+    let json = serde_json::to_string(&verdict).unwrap();
+    assert_eq!(serde_json::from_str::<Verdict>(&json).unwrap(), verdict);
+    let printed: serde_json::Value = serde_json::from_str(&render::json(&verdict, true).unwrap()).unwrap();
+    assert_eq!((&printed["outcome"], &printed["strict"]), (&"fail".into(), &true.into()));
+    assert_eq!(printed["findings"].as_array().unwrap().len(), verdict.findings.len());
+}

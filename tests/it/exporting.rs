@@ -1,0 +1,183 @@
+//! What leaves the program: exported directories, samples from them, inspection, results and the gate on them.
+
+use burn::prelude::Device;
+use fewstep::eval::results::Results;
+use fewstep::model::{Denoise, Noised, Transformer, params};
+use fewstep::{export, weights};
+
+use super::binary::{Place, shared};
+
+fn tiny() -> Place {
+    let place = Place::new();
+    place.run(&["run", "tiny", "--threads", "1"]).ok();
+    place
+}
+
+#[test]
+fn the_tiny_study_runs_to_a_report_and_its_export_samples_inspects_and_passes_its_own_gate() {
+    let place = tiny();
+    for name in ["report.md", "report.html", "quality_steps.svg", "quality_steps.png", "quality_seconds.svg", "quality_entropy.svg"] {
+        assert!(place.path("runs/tiny/report").join(name).metadata().is_ok_and(|m| m.len() > 500), "{name}");
+    }
+    // The run again does nothing and says the same.
+    let again = place.run(&["run", "tiny", "--threads", "1"]).ok();
+    assert!(!again.err.contains("step "), "{}", again.err);
+
+    // Two exports are byte-equal, and equal to the run's own.
+    for out in ["a", "b"] {
+        place.run(&["export", "runs/tiny", "--model", "student", "--out", out]).ok();
+    }
+    for name in ["config.json", "model.safetensors", "tokenizer.json", "README.md", "recipe.toml"] {
+        let read = |dir: &str| std::fs::read(place.path(dir).join(name)).unwrap();
+        assert!(read("a") == read("b") && read("a") == read("runs/tiny/export/student"), "{name}");
+    }
+
+    // Logits of the trained model and of its export are bit-equal.
+    let device = Device::flex();
+    let before = export::read(&place.path("runs/tiny/models/student/final"), &device).unwrap();
+    let after = export::read(&place.path("a"), &device).unwrap();
+    let x: Vec<u32> = (0..64).map(|i| i % after.model.vocab() as u32).collect();
+    let logits = |m: &Transformer| {
+        let f = m.features(&Noised::tokens(&x, &[0.5; 64], 32, &device));
+        params::floats(m.logits(f.reshape([64, -1]))).iter().map(|v| v.to_bits()).collect::<Vec<_>>()
+    };
+    assert_eq!(logits(&before.model), logits(&after.model));
+
+    // It samples from its directory as from the run.
+    let samples = |path: &[&str]| {
+        let args = [&["sample"], path, &["-n", "3", "--steps", "4", "--seed", "5", "--threads", "1"]].concat();
+        place.run(&args).ok().out
+    };
+    assert_eq!(samples(&["a"]), samples(&["runs/tiny", "--model", "student"]));
+    assert_eq!(samples(&["a"]).lines().count(), 3);
+    let prompted = place.run(&["sample", "runs/tiny", "--model", "ar", "--prompt", "mia has", "-n", "2", "--top-k", "3"]).ok();
+    assert!(prompted.out.lines().all(|l| l.starts_with("mia has ")), "{}", prompted.out);
+    let filled = place.run(&["sample", "a", "--infill", "tom has _ plums", "-n", "2", "--steps", "3", "--trace"]).ok();
+    assert!(filled.out.lines().filter(|l| !l.contains('|')).all(|l| l.starts_with("tom has ") && l.split(' ').nth(3) == Some("plums")), "{}", filled.out);
+    assert!(place.path("trace.html").exists());
+    let beams = place.run(&["sample", "runs/tiny", "--model", "ar", "--beam", "4", "--json"]).ok();
+    assert_eq!(beams.out.lines().count(), 4);
+    place.run(&["sample", "runs/tiny", "--model", "ar", "--temperature", "0"]).ok();
+
+    // inspect against stored logits: exact for its own, and told apart from others.
+    let stored = logits_file(&after.model, &x, &device);
+    place.write("expected.safetensors", stored);
+    let ran = place.run(&["inspect", "a", "--against", "expected.safetensors"]).ok();
+    assert!(ran.out.contains("largest absolute error of the logits: 0.000e0"), "{}", ran.out);
+
+    // Gate: the run against its own results passes; against a better baseline it does not.
+    let gate = ["gate", "runs/tiny", "--baseline", "runs/tiny/results.json", "--junit", "gate.xml"];
+    place.run(&gate).ok();
+    assert!(std::fs::read_to_string(place.path("gate.xml")).unwrap().contains("<testsuite"));
+    let summary = place.write("summary.md", "");
+    let output = place.command(&gate).env("GITHUB_STEP_SUMMARY", &summary).output().unwrap();
+    assert!(output.status.success() && std::fs::read_to_string(summary).unwrap().contains('|'));
+    let mut better = Results::load(&place.path("runs/tiny/results.json")).unwrap();
+    for row in better.models.iter_mut().flat_map(|m| &mut m.rows) {
+        for key in ["oracle_nll"] {
+            row.samples[key].iter_mut().for_each(|v| *v *= 0.5);
+            let e = row.scores.get_mut(key).unwrap();
+            (e.mean, e.low, e.high) = (e.mean * 0.5, e.low * 0.5, e.high * 0.5);
+        }
+    }
+    better.save(&place.path("better.json")).unwrap();
+    place.run(&["gate", "runs/tiny", "--baseline", "better.json"]).fails(1, &["gate"]);
+
+    // Report: same results in, same bytes out.
+    for out in ["r1", "r2"] {
+        place.run(&["report", "runs/tiny/results.json", "--out", out]).ok();
+    }
+    for entry in std::fs::read_dir(place.path("r1")).unwrap() {
+        let name = entry.unwrap().file_name();
+        assert!(std::fs::read(place.path("r1").join(&name)).unwrap() == std::fs::read(place.path("r2").join(&name)).unwrap(), "{name:?}");
+    }
+}
+
+/// A safetensors file with integer `input_ids` [2, 32] and the model's `logits`.
+fn logits_file(model: &Transformer, x: &[u32], device: &Device) -> Vec<u8> {
+    let f = model.features(&Noised::tokens(x, &[0.0; 64], 32, device));
+    let logits = params::floats(model.logits(f.reshape([64, -1])));
+    let ids: Vec<u8> = x.iter().flat_map(|t| i64::from(*t).to_le_bytes()).collect();
+    let bytes: Vec<u8> = logits.iter().flat_map(|v| v.to_le_bytes()).collect();
+    let view = |dtype, shape: Vec<usize>, data| safetensors::tensor::TensorView::new(dtype, shape, data).unwrap();
+    safetensors::serialize(
+        [
+            ("input_ids", view(safetensors::Dtype::I64, vec![2, 32], &ids)),
+            ("logits", view(safetensors::Dtype::F32, vec![2, 32, model.vocab()], &bytes)),
+        ],
+        None,
+    )
+    .unwrap()
+}
+
+#[test]
+fn real_text_runs_the_same_path_with_every_tokenizer() {
+    let Some(text) = shared("data/tinyshakespeare.txt") else { return };
+    let Some(bpe) = shared("data/gpt2-bpe") else { return };
+    let tokenizers = [
+        "\"bytes\"".to_string(),
+        "\"char\"".to_string(),
+        format!("{{ bpe = {{ vocab = {:?}, merges = {:?} }} }}", bpe.join("vocab.json"), bpe.join("merges.txt")),
+    ];
+    let whole = std::fs::read_to_string(text).unwrap();
+    for tokenizer in tokenizers {
+        let place = Place::new();
+        place.write("text.txt", &whole[..60_000]);
+        place.write("text.toml", format!(
+            r#"
+name = "text"
+[data.text]
+path = "text.txt"
+tokenizer = {tokenizer}
+length = 16
+[model.judge]
+seed = 9
+order = "left_to_right"
+objective.ar_nll = {{}}
+network = {{ dim = 16, layers = 1, heads = 2, visibility = "causal", shift = true }}
+train = {{ steps = 3, batch = 2, lr = 1e-3 }}
+[model.ar]
+order = "left_to_right"
+objective.ar_nll = {{}}
+network = {{ dim = 16, layers = 1, heads = 2, visibility = "causal", shift = true, tied = true }}
+train = {{ steps = 3, batch = 2, lr = 1e-3 }}
+[model.teacher]
+order = "parallel"
+objective.elbo = {{ schedule = "cosine" }}
+network = {{ dim = 16, layers = 1, heads = 2, visibility = "full", norm = "rms", activation = "swiglu", time = "sequence" }}
+train = {{ steps = 3, batch = 2, lr = 1e-3 }}
+[model.student]
+order = "parallel"
+objective.sdtt = {{ teacher = "teacher", teacher_steps = 4, rounds = 2, schedule = "cosine" }}
+train = {{ steps = 2, batch = 2, lr = 1e-3 }}
+[eval]
+samples = 4
+batch = 4
+steps = [2, 4]
+held_out = 4
+judge = "judge"
+speed_repeats = 1
+[export]
+models = ["student"]
+"#
+        ));
+        place.run(&["run", "text.toml"]).ok();
+        let sampled = place.run(&["sample", "runs/text/export/student", "-n", "1", "--steps", "2", "--prompt", "the "]).ok();
+        assert!(sampled.out.starts_with("the "), "{}", sampled.out);
+    }
+}
+
+#[test]
+fn exported_weights_are_stored_as_out_times_in() {
+    let device = Device::flex();
+    let config = super::network::config(false);
+    let model = Transformer::init(&config, 9, 8, 1, &device);
+    let named = params::export(&model);
+    assert_eq!(named["blocks.0.attention.qkv.weight"].shape, [48, 16]);
+    assert_eq!(named["blocks.1.mlp.down.weight"].shape, [16, 24]);
+    assert_eq!((&named["head.weight"].shape[..], &named["embed"].shape[..]), (&[9usize, 16][..], &[10usize, 16][..]));
+    // And come back as they were.
+    let loaded = weights::Weights { tensors: named.clone(), ..Default::default() };
+    let back = Transformer::from_weights(&config, 9, 8, &loaded, "test", &device).unwrap();
+    assert_eq!(params::export(&back), named);
+}

@@ -1,0 +1,11 @@
+//! Everything that needs more than one module, or the real binary. One test binary, so that it links once.
+
+mod binary;
+mod bad_input;
+mod exporting;
+mod layers;
+mod network;
+mod readme;
+mod resuming;
+mod sampling;
+mod training;
