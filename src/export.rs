@@ -10,7 +10,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
-use crate::eval::results::{ModelResult, Results};
 use crate::model::params::Named;
 use crate::model::{Transformer, TransformerConfig};
 use crate::objective::Objective;
@@ -18,7 +17,7 @@ use crate::process::order::OrderConfig;
 use crate::process::{Corruption, Schedule};
 use crate::sample::Process;
 use crate::weights::{self, NonFinite, Weights};
-use crate::{fs, report};
+use crate::fs;
 
 /// The content of config.json.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -71,8 +70,8 @@ pub struct LoadedModel {
 pub struct Extras<'a> {
     pub tokenizer: Option<&'a Tokenizer>,
     pub recipe: &'a str,
-    /// Results for the model card, with the model's own part.
-    pub results: Option<(&'a Results, &'a ModelResult)>,
+    /// Results for the model card, as Markdown.
+    pub results: Option<&'a str>,
 }
 
 /// Writes the files of a model into the existing directory `dir`.
@@ -147,10 +146,8 @@ fn model_card(card: &ModelCard, extras: &Extras) -> String {
         card.mask_token_id,
         card.max_position_embeddings
     );
-    if let Some((results, model)) = extras.results {
-        text.push_str("\n## Results\n\n");
-        text.push_str(&report::summary::model_table(results, model));
-        text.push_str(&format!("\nRecipe `{}`, sha256 {}.\n", results.study, results.recipe_sha256));
+    if let Some(results) = extras.results {
+        text.push_str(&format!("\n## Results\n\n{results}"));
     }
     text.push_str("\n## Recipe\n\nThe complete recipe is in recipe.toml.\n");
     text

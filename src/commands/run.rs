@@ -350,8 +350,8 @@ impl Study {
         let model = self.recipe.model(name)?;
         let card = self.card(name, model, (done.card.train_tokens, 0.0))?;
         std::fs::create_dir_all(out).map_err(|e| Error::io("create", out, &e))?;
-        let own = results.and_then(|r| r.models.iter().find(|m| m.name == name).map(|m| (r, m)));
-        let extras = Extras { tokenizer: done.tokenizer.as_ref(), recipe: &self.text, results: own };
+        let own = results.and_then(|r| r.models.iter().find(|m| m.name == name).map(|m| report::summary::model_card(r, m)));
+        let extras = Extras { tokenizer: done.tokenizer.as_ref(), recipe: &self.text, results: own.as_deref() };
         export::write(out, &card, params::export(&done.model), &extras)
     }
 

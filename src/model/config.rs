@@ -73,6 +73,10 @@ pub struct TransformerConfig {
     /// The network reads position l - 1 to predict position l (autoregressive heads); a start token stands first.
     #[serde(default)]
     pub shift: bool,
+    /// Add a learned vector to each position. Rotary attention alone sees distances only: where everything is masked it
+    /// cannot tell the positions of a full-visibility network apart. Use it where sequences begin at a fixed place.
+    #[serde(default)]
+    pub learned_positions: bool,
     /// Base of the rotary position angles.
     #[serde(default = "default_theta")]
     pub rope_theta: f64,

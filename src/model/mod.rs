@@ -3,7 +3,10 @@
 //! B batch, L length, D feature width, V vocabulary (the mask, or start, token has id V and is never predicted).
 
 pub mod config;
+pub mod divergence;
 pub mod draw;
+#[cfg(feature = "flex")]
+pub mod fused;
 pub mod ops;
 pub mod oracle;
 pub mod params;
@@ -14,6 +17,7 @@ use std::ops::Range;
 use burn::prelude::*;
 
 pub use config::TransformerConfig;
+pub use divergence::Divergence;
 pub use oracle::Oracle;
 pub use transformer::Transformer;
 

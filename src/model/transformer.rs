@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use burn::module::{Module, Param};
 use burn::prelude::*;
-use burn::tensor::activation::{log_softmax, silu};
+use burn::tensor::activation::silu;
 use rand_distr::{Distribution, Normal};
 
 use super::config::{Activation, NormKind, TimeInput, TransformerConfig, Visibility};
@@ -37,6 +37,10 @@ impl Dense {
 
     fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         ops::dense(x, self.weight.val(), self.bias.as_ref().map(|b| b.val()))
+    }
+
+    fn forward_gelu(&self, x: Tensor<3>) -> Tensor<3> {
+        ops::dense_gelu(x, self.weight.val(), self.bias.as_ref().map(|b| b.val()))
     }
 }
 
@@ -102,6 +106,7 @@ pub struct TimeEmbedding {
 #[derive(Module, Debug)]
 pub struct Transformer {
     pub embed: Param<Tensor<2>>,
+    pub positions: Option<Param<Tensor<2>>>,
     pub time: Option<TimeEmbedding>,
     pub blocks: Vec<Block>,
     pub norm: Norm,
@@ -139,6 +144,7 @@ impl Transformer {
         let (cos, sin) = ops::rope_tables(length, config.head_dim(), config.rope_theta, &plain);
         Transformer {
             embed: Param::from_tensor(Tensor::zeros([vocab + 1, d], device)),
+            positions: config.learned_positions.then(|| Param::from_tensor(Tensor::zeros([length, d], device))),
             time: timed.then(|| TimeEmbedding {
                 first: Dense::zeros(TIME_DIM, d, true, device),
                 second: Dense::zeros(d, d, true, device),
@@ -167,7 +173,8 @@ impl Transformer {
             }
             let fan_in = tensor.shape[tensor.shape.len() - 1] as f64;
             let std = match name.as_str() {
-                "embed" => if config.tied { 1.0 / fan_in.sqrt() } else { 0.5 },
+                "embed" if config.tied => 1.0 / fan_in.sqrt(),
+                "embed" | "positions" => 0.5,
                 "head.weight" => 0.2 / fan_in.sqrt(),
                 n if n.ends_with("out.weight") || n.ends_with("down.weight") => residual / fan_in.sqrt(),
                 _ => 1.0 / fan_in.sqrt(),
@@ -184,6 +191,15 @@ impl Transformer {
     /// Its configuration.
     pub fn config(&self) -> &TransformerConfig {
         &self.config
+    }
+
+    /// Logits [n, V] of feature rows [n, D].
+    pub fn logits(&self, rows: Tensor<2>) -> Tensor<2> {
+        let [n, d] = rows.dims();
+        match &self.head {
+            Some(head) => head.forward(rows.reshape([1, n, d])).reshape([n, self.vocab]),
+            None => rows.matmul(self.embed.val().narrow(0, 0, self.vocab).transpose()),
+        }
     }
 
     /// The longest sequence it can read.
@@ -229,6 +245,9 @@ impl Transformer {
     /// The blocks over embedded input x [B, l, D] that stands at positions `at ..`, with an optional cache.
     fn run(&self, mut x: Tensor<3>, condition: Option<Tensor<3>>, at: usize, mut cache: Option<&mut Cache>) -> Tensor<3> {
         let l = x.dims()[1];
+        if let Some(positions) = &self.positions {
+            x = x + positions.val().narrow(0, at, l).unsqueeze();
+        }
         let cos = self.cos.clone().narrow(0, at, l);
         let sin = self.sin.clone().narrow(0, at, l);
         for (i, block) in self.blocks.iter().enumerate() {
@@ -273,10 +292,9 @@ impl Transformer {
         if let Some(p) = &parts {
             y = modulate(y, p[3].clone(), p[4].clone());
         }
-        let up = block.mlp.up.forward(y.clone());
         let hidden = match &block.mlp.gate {
-            Some(gate) => ops::swiglu(gate.forward(y), up),
-            None => ops::gelu(up),
+            Some(gate) => ops::swiglu(gate.forward(y.clone()), block.mlp.up.forward(y)),
+            None => block.mlp.up.forward_gelu(y),
         };
         let mut y = block.mlp.down.forward(hidden);
         if let Some(p) = &parts {
@@ -295,23 +313,22 @@ impl Transformer {
         let [b, l, d] = x.dims();
         let (h, dh) = (self.config.heads, self.config.head_dim());
         let qkv = attention.qkv.forward(x);
-        let part = |i: usize| qkv.clone().narrow(2, i * d, d).reshape([b, l, h, dh]).swap_dims(1, 2);
-        let q = ops::rotate(part(0), cos.clone(), sin.clone());
-        let mut k = ops::rotate(part(1), cos, sin);
-        let mut v = part(2);
-        if let Some((i, cache)) = slab {
-            let (from, to) = (cache.filled, cache.filled + l);
-            if cache.slabs.len() == i {
-                let empty = Tensor::zeros([b, h, self.length, dh], &k.device());
-                cache.slabs.push((empty.clone(), empty));
-            }
-            let (ck, cv) = std::mem::replace(&mut cache.slabs[i], (k.clone(), v.clone()));
-            let at = [0..b, 0..h, from..to, 0..dh];
-            let (ck, cv) = (ck.slice_assign(at.clone(), k), cv.slice_assign(at, v));
-            k = ck.clone().narrow(2, 0, to);
-            v = cv.clone().narrow(2, 0, to);
-            cache.slabs[i] = (ck, cv);
+        let Some((i, cache)) = slab else {
+            return attention.out.forward(ops::self_attention(qkv, cos, sin, h, self.causal()));
+        };
+        let q = ops::rotate(ops::unpack(&qkv, h, 0), cos.clone(), sin.clone());
+        let k = ops::rotate(ops::unpack(&qkv, h, 1), cos, sin);
+        let v = ops::unpack(&qkv, h, 2);
+        let (from, to) = (cache.filled, cache.filled + l);
+        if cache.slabs.len() == i {
+            let empty = Tensor::zeros([b, h, self.length, dh], &k.device());
+            cache.slabs.push((empty.clone(), empty));
         }
+        let (ck, cv) = std::mem::replace(&mut cache.slabs[i], (k.clone(), v.clone()));
+        let at = [0..b, 0..h, from..to, 0..dh];
+        let (ck, cv) = (ck.slice_assign(at.clone(), k), cv.slice_assign(at, v));
+        let (k, v) = (ck.clone().narrow(2, 0, to), cv.clone().narrow(2, 0, to));
+        cache.slabs[i] = (ck, cv);
         let y = ops::attention(q, k, v, self.causal());
         attention.out.forward(y.swap_dims(1, 2).reshape([b, l, d]))
     }
@@ -341,7 +358,7 @@ impl Denoise for Transformer {
     }
 
     fn predict(&self, rows: Tensor<2>) -> Tensor<2> {
-        log_softmax(self.logits(rows), 1)
+        ops::log_softmax(self.logits(rows))
     }
 
     fn vocab(&self) -> usize {
@@ -354,15 +371,6 @@ impl Denoise for Transformer {
 }
 
 impl Transformer {
-    /// Logits [n, V] of feature rows [n, D].
-    pub fn logits(&self, rows: Tensor<2>) -> Tensor<2> {
-        let [n, d] = rows.dims();
-        match &self.head {
-            Some(head) => head.forward(rows.reshape([1, n, d])).reshape([n, self.vocab]),
-            None => rows.matmul(self.embed.val().narrow(0, 0, self.vocab).transpose()),
-        }
-    }
-
     /// A network with the given weights; `place` names their file in errors.
     ///
     /// Errors when names or shapes differ from what the configuration asks for.

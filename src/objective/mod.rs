@@ -7,7 +7,6 @@
 //! B batch, L length, D width, V vocabulary, n rows.
 
 pub mod distill;
-pub mod divergence;
 
 use burn::module::Module;
 use burn::optim::{GradientsAccumulator, GradientsParams};
@@ -15,11 +14,11 @@ use burn::prelude::*;
 use rand::Rng;
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Denoise, Noised, Transformer, index_tensor, select_rows};
+pub use crate::model::Divergence;
+use crate::model::{Denoise, Noised, Transformer, ops, select_rows};
 use crate::process::{Corruption, Order, Schedule};
 use crate::rng::{StepRng, Stream};
 pub use distill::SdttConfig;
-pub use divergence::Divergence;
 
 /// What is minimised.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -148,18 +147,13 @@ pub fn data_rows<'a>(
     }
 }
 
-/// Losses [n] of prediction rows (log-probabilities [n, V]) against rows `from .. from + n` of the target.
-fn losses(log_probs: Tensor<2>, target: &Target, from: usize) -> Tensor<1> {
-    let n = log_probs.dims()[0];
+/// Losses [n] of logits [n, V] (log-probabilities are logits too) against rows `from .. from + n` of the target.
+fn losses(logits: Tensor<2>, target: &Target, from: usize) -> Tensor<1> {
+    let n = logits.dims()[0];
     match target {
-        Target::Tokens(ids) => {
-            let at: Vec<usize> = ids[from..from + n].iter().map(|t| *t as usize).collect();
-            let idx = index_tensor(&at, &log_probs.device().inner()).reshape([n, 1]);
-            log_probs.gather(1, idx).neg().squeeze_dim(1)
-        }
+        Target::Tokens(ids) => ops::cross_entropy_rows(logits, &ids[from..from + n]),
         Target::Teacher(teacher, rows, kind) => {
-            let targets = teacher.predict(rows.clone().narrow(0, from, n));
-            kind.rows(log_probs, targets)
+            ops::divergence_rows(logits, teacher.logits(rows.clone().narrow(0, from, n)), *kind)
         }
     }
 }
@@ -188,7 +182,7 @@ pub fn backward(model: &Transformer, loss: &RowLoss) -> (f64, GradientsParams) {
     for from in (0..n).step_by(chunk) {
         let size = chunk.min(n - from);
         let leaf = plain.clone().slice([from..from + size, 0..d]).autodiff().require_grad();
-        let part = losses(model.predict(leaf.clone()), &loss.target, from)
+        let part = losses(model.logits(leaf.clone()), &loss.target, from)
             * weights_tensor(&loss.weights[from..from + size], &device);
         let part = part.sum();
         value += f64::from(part.clone().inner().into_scalar::<f32>());

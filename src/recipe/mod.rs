@@ -257,7 +257,6 @@ impl Recipe {
             }
             Objective::Elbo { .. } => self.check_parallel(name, model, network)?,
             Objective::Sdtt(c) => {
-                self.check_parallel(name, model, network)?;
                 let at = |k: &str| key(&format!("objective.sdtt.{k}"));
                 let teacher = self.model(&c.teacher).map_err(|e| Error { message: format!("`{}`: {}", at("teacher"), e.message), ..e })?;
                 if c.teacher == name {
@@ -268,6 +267,7 @@ impl Recipe {
                         "`{}` needs a diffusion teacher, but `model.{}.objective` is \"ar_nll\"", at("teacher"), c.teacher
                     )));
                 }
+                self.check_parallel(name, model, network)?;
                 if self.schedule(teacher) != c.schedule {
                     return Err(Error::usage(format!(
                         "`{}` and `model.{}.objective` have different noise schedules", at("schedule"), c.teacher

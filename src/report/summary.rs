@@ -53,8 +53,8 @@ pub fn summary(results: &Results) -> String {
     text.trim_end().to_string()
 }
 
-/// The rows of one model as Markdown.
-pub fn model_table(results: &Results, model: &ModelResult) -> String {
+/// The rows of one model as Markdown, with what they come from.
+pub fn model_card(results: &Results, model: &ModelResult) -> String {
     let columns = columns(results);
     let heads: Vec<&str> = columns.iter().map(|c| c.1).collect();
     let mut text = format!("| steps | NFE | {} | n |\n|{}\n", heads.join(" | "), " --- |".repeat(heads.len() + 3));
@@ -62,5 +62,9 @@ pub fn model_table(results: &Results, model: &ModelResult) -> String {
         let cells: Vec<String> = columns.iter().map(|(key, _)| cell(row, key)).collect();
         text.push_str(&format!("| {} | {:.1} | {} | {} |\n", row.steps, row.nfe, cells.join(" | "), row.n));
     }
+    text.push_str(&format!(
+        "\nValues are `mean [95 % bootstrap interval]`. Recipe `{}`, sha256 {}.\n",
+        results.study, results.recipe_sha256
+    ));
     text
 }

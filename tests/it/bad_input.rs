@@ -18,13 +18,13 @@ fn check(from: &str, to: &str, code: i32, words: &[&str]) {
 
 #[test]
 fn an_unknown_key_is_told_with_line_column_and_nearest_name() {
-    check("samples = 32", "sampels = 32", 2, &["unknown key `sampels` in my.toml:37:1", "did you mean `samples`?"]);
+    check("samples = 32", "sampels = 32", 2, &["unknown key `sampels` in my.toml:29:1", "did you mean `samples`?"]);
     check("rounds = 3", "runds = 3", 2, &["unknown key `runds`", "did you mean `rounds`?"]);
 }
 
 #[test]
 fn a_wrong_type_and_an_unknown_variant_are_told_with_their_place() {
-    check("batch = 16\nsteps", "batch = \"many\"\nsteps", 2, &["my.toml:38:9"]);
+    check("batch = 16\nsteps", "batch = \"many\"\nsteps", 2, &["my.toml:30:9"]);
     check("order = \"parallel\"", "order = \"paralel\"", 2, &["my.toml:", "did you mean `parallel`?"]);
     check("lr = 5e-3", "lr = nan", 2, &["lr"]);
     check("seed = 1", "seed = -1", 2, &["my.toml:3:8"]);
@@ -65,7 +65,7 @@ fn a_missing_recipe_and_a_misspelt_builtin_are_told() {
 #[test]
 fn set_changes_a_key_and_a_bad_set_names_itself() {
     let place = Place::new();
-    place.run(&["recipe", "check", "tiny", "--set", "model.ar.train.stps=3"]).fails(2, &["stps", "did you mean `steps`?"]);
+    place.run(&["recipe", "check", "tiny", "--set", "model.ar.train.stps=3"]).fails(2, &["stps", "did you mean `--set model.ar.train.steps=3`?"]);
     place.run(&["recipe", "check", "tiny", "--set", "model.ar.train.steps=many"]).fails(2, &["model.ar.train.steps"]);
     place.run(&["recipe", "check", "tiny", "--set", "model.ar.train.steps=3"]).ok();
 }
@@ -86,7 +86,7 @@ fn missing_empty_short_and_broken_text_files_are_told() {
     run().fails(3, &["text.txt"]);
     place.write("text.txt", "");
     run().fails(3, &["text.txt", "empty"]);
-    place.write("text.txt", "only a few characters");
+    place.write("text.txt", "abababababababababababab");
     run().fails(2, &["length"]);
     let mut bytes = b"some text ".repeat(100);
     bytes[123] = 0xff;
@@ -202,20 +202,6 @@ fn a_disk_that_fills_up_while_training_ends_with_exit_4_and_an_intact_checkpoint
     std::process::Command::new("umount").arg(place.path("small")).status().unwrap();
     ran.fails(4, &["cannot", "no space left"]);
     assert!(kept > 0, "no checkpoint survived");
-}
-
-#[test]
-fn a_loss_that_is_not_finite_stops_with_exit_5_and_keeps_the_last_good_checkpoint() {
-    let place = Place::new();
-    let recipe = TINY.replacen("lr = 5e-3, warmup = 5, clip = 1.0,", "lr = 9.0, warmup = 5, eps = 1e-30, beta2 = 0.0, beta1 = 0.0,", 1);
-    place.write("my.toml", recipe.replacen("save_every = 20", "save_every = 1", 1).replace("steps = 60, batch", "steps = 3000, batch"));
-    let ran = place.run(&["run", "my.toml", "--only", "ar", "--threads", "1"]);
-    if ran.code == 0 {
-        // A network may survive even this; then there is nothing to see here.
-        println!("skipped: the loss stayed finite");
-        return;
-    }
-    ran.fails(5, &["not finite", "ar"]);
 }
 
 #[test]

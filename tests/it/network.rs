@@ -20,6 +20,7 @@ pub fn config(causal: bool) -> TransformerConfig {
         tied: false,
         time: TimeInput::None,
         shift: causal,
+        learned_positions: false,
         rope_theta: 10_000.0,
     }
 }
@@ -31,7 +32,7 @@ fn variants() -> Vec<TransformerConfig> {
         for (norm, activation) in [(NormKind::Layer, Activation::Gelu), (NormKind::Rms, Activation::Swiglu)] {
             for (bias, tied) in [(false, true), (true, false)] {
                 for time in [TimeInput::None, TimeInput::Sequence, TimeInput::Position] {
-                    all.push(TransformerConfig { norm, activation, bias, tied, time, ..config(causal) });
+                    all.push(TransformerConfig { norm, activation, bias, tied, time, learned_positions: tied, ..config(causal) });
                 }
             }
         }
@@ -183,4 +184,15 @@ fn initial_weights_are_a_function_of_the_seed_alone() {
     let make = |seed| params::export(&Transformer::init(&config(false), 9, 8, seed, &device));
     assert_eq!(make(1), make(1));
     assert_ne!(make(1), make(2));
+}
+
+#[test]
+fn learned_positions_tell_masked_positions_apart_and_rotary_attention_alone_cannot() {
+    let (v, l, device) = (7usize, 6, Device::flex());
+    for learned_positions in [false, true] {
+        let model = random(&TransformerConfig { learned_positions, ..config(false) }, v, l, &device);
+        let rows = log_probs(&model, model.features(&Noised::tokens(&[v as u32; 6], &[1.0; 6], l, &device)));
+        let same = largest_difference(&rows[..v], &rows[v..2 * v]) < 1e-5;
+        assert_eq!(same, !learned_positions);
+    }
 }

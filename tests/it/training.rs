@@ -14,17 +14,31 @@ fn train_config(steps: usize) -> TrainConfig {
 }
 
 fn run(objective: &Objective, causal: bool, config: &TrainConfig, device: &Device, start: Option<&Weights>) -> (Trained, Vec<f64>) {
-    let story = Story::new(&StoryConfig { names: 2, things: 2, places: 1, count: 3, noise: 1e-4 }).unwrap();
     let dir = tempfile::tempdir().unwrap();
+    let trained = train_in(dir.path(), objective, causal, config, device, start).unwrap();
+    let log = std::fs::read_to_string(dir.path().join("metrics.jsonl")).unwrap();
+    let losses = log.lines().map(|l| serde_json::from_str::<serde_json::Value>(l).unwrap()["loss"].as_f64().unwrap());
+    (trained, losses.collect())
+}
+
+fn train_in(
+    dir: &std::path::Path,
+    objective: &Objective,
+    causal: bool,
+    config: &TrainConfig,
+    device: &Device,
+    start: Option<&Weights>,
+) -> fewstep::error::Result<Trained> {
+    let story = Story::new(&StoryConfig { names: 2, things: 2, places: 1, count: 3, noise: 1e-4 }).unwrap();
     let network = super::network::config(causal);
     let order = if causal { Order::left_to_right() } else { Order::parallel(32) };
     let batch = |part: u64| -> Vec<u32> {
         let mut rng = StepRng::new(1).at(part, Stream::Batch);
         (0..config.batch).flat_map(|_| story.sample(&mut rng)).collect()
     };
-    let trained = train::train(&Job {
+    train::train(&Job {
         name: "model",
-        dir: dir.path(),
+        dir,
         config,
         objective,
         network: &network,
@@ -38,11 +52,6 @@ fn run(objective: &Objective, causal: bool, config: &TrainConfig, device: &Devic
         device,
         interrupt: &Interrupt::default(),
     })
-    .unwrap();
-    let log = std::fs::read_to_string(dir.path().join("metrics.jsonl")).unwrap();
-    let losses = log.lines().map(|l| serde_json::from_str::<serde_json::Value>(l).unwrap()["loss"].as_f64().unwrap());
-    let losses: Vec<f64> = losses.collect();
-    (trained, losses)
 }
 
 fn elbo() -> Objective {
@@ -98,6 +107,22 @@ fn gradient_accumulation_averages_over_its_parts() {
     let (_, b) = run(&elbo(), false, &parts, &Device::flex(), None);
     let mean = |l: &[f64]| l.iter().sum::<f64>() / l.len() as f64;
     assert!((mean(&a) / mean(&b) - 1.0).abs() < 0.2, "{} {}", mean(&a), mean(&b));
+}
+
+#[test]
+fn a_loss_that_is_not_finite_stops_with_exit_5_names_step_and_term_and_leaves_no_bad_checkpoint() {
+    let (trained, _) = run(&elbo(), false, &train_config(1), &Device::flex(), None);
+    let mut weights = Weights { tensors: trained.weights, ..Weights::default() };
+    let head = weights.tensors.get_mut("head.weight").unwrap();
+    head.data.iter_mut().for_each(|v| *v = f32::MAX);
+    let dir = tempfile::tempdir().unwrap();
+    let e = train_in(dir.path(), &elbo(), false, &train_config(5), &Device::flex(), Some(&weights)).err().unwrap();
+    assert_eq!(e.kind.exit_code(), 5);
+    let text = e.to_string();
+    for word in ["not finite at step 0", "`nelbo`", "no checkpoint was saved yet", "hint: lower"] {
+        assert!(text.contains(word), "{word} is not in {text}");
+    }
+    assert!(std::fs::read_dir(dir.path()).unwrap().all(|e| !e.unwrap().file_name().to_string_lossy().starts_with("step")));
 }
 
 /// Losses of 50 steps on the CPU; a change of numerics has to change this file, and say why.
