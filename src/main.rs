@@ -14,6 +14,11 @@ use fewstep::cli::{Cli, usage_error};
 use fewstep::error::{Error, Kind};
 use fewstep::term::{self, Loudness};
 
+/// Training allocates and frees the same large buffers at every step; the system's allocator hands them back each time,
+/// and the page faults were a third of a forward pass.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// The exit code of a fault of our own (EX_SOFTWARE of sysexits.h).
 const INTERNAL: u8 = 70;
 

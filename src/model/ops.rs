@@ -117,6 +117,7 @@ pub fn self_attention(packed: Tensor<3>, cos: Tensor<2>, sin: Tensor<2>, heads: 
     if fused::takes(&packed) {
         return fused::attention(packed, cos, sin, heads, causal);
     }
+    let (cos, sin) = (cos.cast(packed.dtype()), sin.cast(packed.dtype()));
     let q = rotate(unpack(&packed, heads, 0), cos.clone(), sin.clone());
     let k = rotate(unpack(&packed, heads, 1), cos, sin);
     let y = attention(q, k, unpack(&packed, heads, 2), causal);

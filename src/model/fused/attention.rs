@@ -29,6 +29,12 @@ impl Shape {
         self.heads * self.head_dim
     }
 
+    /// Elements from one row of a score block to the next; the odd cache line keeps the rows of a power of two out of
+    /// one another's way.
+    fn stride(&self) -> usize {
+        self.length.next_multiple_of(2 * LANES) + LANES
+    }
+
     /// Keys that query `i` sees.
     fn seen(&self, i: usize) -> usize {
         if self.causal { i + 1 } else { self.length }
@@ -49,8 +55,12 @@ impl Panels {
         let mut data = vec![0.0; n.div_ceil(LANES) * depth * LANES];
         for (p, panel) in data.chunks_exact_mut(depth * LANES).enumerate() {
             let (from, to) = (p * LANES, (p * LANES + LANES).min(n));
-            for (row, x) in panel.chunks_exact_mut(LANES).zip(x.chunks_exact(n)) {
-                row[..to - from].copy_from_slice(&x[from..to]);
+            let (panel, _) = panel.as_chunks_mut::<LANES>();
+            for (row, x) in panel.iter_mut().zip(x.chunks_exact(n)) {
+                match x[from..to].as_array::<LANES>() {
+                    Some(x) => *row = *x,
+                    None => row[..to - from].copy_from_slice(&x[from..to]),
+                }
             }
         }
         Panels { data, depth }
@@ -71,26 +81,41 @@ impl Panels {
     }
 }
 
-/// The left factor of a product: element (i, k) at `data[i * row + k * column]`.
-struct Left<'a> {
-    data: &'a [f32],
-    row: usize,
-    column: usize,
+/// The left factor of a product, rows `stride` elements apart, or its transpose.
+#[derive(Clone, Copy)]
+enum Left<'a> {
+    Rows(&'a [f32], usize),
+    Columns(&'a [f32], usize),
 }
 
+/// Rows `from .. from + M` of left times one panel.
 #[inline(always)]
-fn tile<const M: usize>(left: &Left, from: usize, right: &[[f32; LANES]]) -> [[f32; LANES]; M] {
+fn tile<const M: usize>(left: Left, from: usize, panel: &[[f32; LANES]]) -> [[f32; LANES]; M] {
     let mut acc = [[0.0; LANES]; M];
-    let rows: [&[f32]; M] = std::array::from_fn(|i| &left.data[(from + i) * left.row..]);
-    let mut at = 0;
-    for b in right {
-        for i in 0..M {
-            let a = rows[i][at];
-            for j in 0..LANES {
-                acc[i][j] = a.mul_add(b[j], acc[i][j]);
+    let mut add = |b: &[f32; LANES], i: usize, a: f32| {
+        for j in 0..LANES {
+            acc[i][j] = a.mul_add(b[j], acc[i][j]);
+        }
+    };
+    match left {
+        Left::Rows(data, stride) => {
+            let mut rows = [data; M];
+            for (i, row) in rows.iter_mut().enumerate() {
+                *row = &data[(from + i) * stride..][..panel.len()];
+            }
+            for (k, b) in panel.iter().enumerate() {
+                for (i, row) in rows.iter().enumerate() {
+                    add(b, i, row[k]);
+                }
             }
         }
-        at += left.column;
+        Left::Columns(data, stride) => {
+            for (b, column) in panel.iter().zip(data.chunks(stride)) {
+                for (i, a) in column[from..from + M].iter().enumerate() {
+                    add(b, i, *a);
+                }
+            }
+        }
     }
     acc
 }
@@ -98,7 +123,14 @@ fn tile<const M: usize>(left: &Left, from: usize, right: &[[f32; LANES]]) -> [[f
 /// out [m, n] at row stride `stride` gets, or with `add` grows by, left [m, depth] times the first `depth` rows of
 /// right.
 #[inline(always)]
-fn product(left: Left, right: &Panels, (m, depth, n): (usize, usize, usize), out: &mut [f32], stride: usize, add: bool) {
+fn product(
+    left: Left,
+    right: &Panels,
+    (m, depth, n): (usize, usize, usize),
+    out: &mut [f32],
+    stride: usize,
+    add: bool,
+) {
     for (p, panel) in right.data.chunks_exact(right.depth * LANES).take(n.div_ceil(LANES)).enumerate() {
         let (panel, _) = panel[..depth * LANES].as_chunks::<LANES>();
         let (first, columns) = (p * LANES, LANES.min(n - p * LANES));
@@ -112,13 +144,13 @@ fn product(left: Left, right: &Panels, (m, depth, n): (usize, usize, usize), out
         };
         let whole = m - m % TILE;
         for from in (0..whole).step_by(TILE) {
-            let acc = tile::<TILE>(&left, from, panel);
+            let acc = tile::<TILE>(left, from, panel);
             for (i, acc) in acc.iter().enumerate() {
                 store(from + i, acc);
             }
         }
         for from in whole..m {
-            let [acc] = tile::<1>(&left, from, panel);
+            let [acc] = tile::<1>(left, from, panel);
             store(from, &acc);
         }
     }
@@ -141,10 +173,19 @@ fn rotate(x: &mut [f32], d: usize, tables: (&[f32], &[f32]), turn: f32, scale: f
     for ((row, cos), sin) in x.chunks_exact_mut(d).zip(tables.0.chunks_exact(d)).zip(tables.1.chunks_exact(d)) {
         let (a, b) = row.split_at_mut(d / 2);
         // The tables repeat themselves after d / 2.
+        let (cos, sin) = (&cos[..d / 2], &sin[..d / 2]);
+        let turned = |x: f32, y: f32, cos: f32, sin: f32| {
+            ((x * cos - y * turn * sin) * scale, (y * cos + x * turn * sin) * scale)
+        };
+        let ((a, a_rest), (b, b_rest)) = (a.as_chunks_mut::<8>(), b.as_chunks_mut::<8>());
+        let ((cos, cos_rest), (sin, sin_rest)) = (cos.as_chunks::<8>(), sin.as_chunks::<8>());
         for (((a, b), cos), sin) in a.iter_mut().zip(b).zip(cos).zip(sin) {
-            let (x, y, sin) = (*a, *b, turn * sin);
-            *a = (x * cos - y * sin) * scale;
-            *b = (y * cos + x * sin) * scale;
+            for i in 0..8 {
+                (a[i], b[i]) = turned(a[i], b[i], cos[i], sin[i]);
+            }
+        }
+        for (((a, b), cos), sin) in a_rest.iter_mut().zip(b_rest).zip(cos_rest).zip(sin_rest) {
+            (*a, *b) = turned(*a, *b, *cos, *sin);
         }
     }
 }
@@ -162,28 +203,26 @@ fn operands(packed: &[f32], shape: &Shape, head: usize, tables: (&[f32], &[f32])
 /// O [L, d] and the log-sum-exp of every score row [L].
 #[inline(always)]
 fn head_forward(packed: &[f32], shape: &Shape, head: usize, tables: (&[f32], &[f32])) -> (Vec<f32>, Vec<f32>) {
-    let (l, d) = (shape.length, shape.head_dim);
+    let (l, d, stride) = (shape.length, shape.head_dim, shape.stride());
     let [q, k, v] = operands(packed, shape, head, tables);
     let (keys, values) = (Panels::columns(&k, d), Panels::rows(&v, d));
     let (mut out, mut lse) = (vec![0.0; l * d], vec![0.0; l]);
-    let mut scores = vec![0.0; BLOCK.min(l) * l];
+    let mut scores = vec![0.0; BLOCK.min(l) * stride];
     for from in (0..l).step_by(BLOCK) {
         let rows = BLOCK.min(l - from);
         let last = shape.seen(from + rows - 1);
-        let left = Left { data: &q[from * d..], row: d, column: 1 };
-        product(left, &keys, (rows, d, last), &mut scores, l, false);
+        product(Left::Rows(&q[from * d..], d), &keys, (rows, d, last), &mut scores, stride, false);
         let mut inverse = [0.0; BLOCK];
         for i in 0..rows {
-            let (seen, hidden) = scores[i * l..][..last].split_at_mut(shape.seen(from + i));
+            let (seen, hidden) = scores[i * stride..][..last].split_at_mut(shape.seen(from + i));
             hidden.fill(0.0);
             let m = max(seen);
             let total = map_sum(seen, |s| exp(s - m));
             lse[from + i] = m + total.ln();
             inverse[i] = 1.0 / total;
         }
-        let left = Left { data: &scores, row: l, column: 1 };
         let out = &mut out[from * d..][..rows * d];
-        product(left, &values, (rows, last, d), out, d, false);
+        product(Left::Rows(&scores, stride), &values, (rows, last, d), out, d, false);
         for (row, inverse) in out.chunks_exact_mut(d).zip(inverse) {
             row.iter_mut().for_each(|o| *o *= inverse);
         }
@@ -208,7 +247,7 @@ fn head_backward(
     tables: (&[f32], &[f32]),
     saved: Saved,
 ) -> [Vec<f32>; 3] {
-    let (l, d, width) = (shape.length, shape.head_dim, shape.width());
+    let (l, d, width, stride) = (shape.length, shape.head_dim, shape.width(), shape.stride());
     let [q, k, v] = operands(packed, shape, head, tables);
     let mut grad_out = Vec::with_capacity(l * d);
     let mut along = Vec::with_capacity(l);
@@ -220,19 +259,18 @@ fn head_backward(
     let (key_columns, value_columns) = (Panels::columns(&k, d), Panels::columns(&v, d));
     let keys = Panels::rows(&k, d);
     let [mut dq, mut dk, mut dv] = [(); 3].map(|_| vec![0.0; l * d]);
-    let mut p = vec![0.0; BLOCK.min(l) * l];
-    let mut ds = vec![0.0; BLOCK.min(l) * l];
+    let mut p = vec![0.0; BLOCK.min(l) * stride];
+    let mut ds = vec![0.0; BLOCK.min(l) * stride];
     for from in (0..l).step_by(BLOCK) {
         let rows = BLOCK.min(l - from);
         let last = shape.seen(from + rows - 1);
         let block = from * d..(from + rows) * d;
-        let left = |data| Left { data, row: d, column: 1 };
-        product(left(&q[block.clone()]), &key_columns, (rows, d, last), &mut p, l, false);
-        product(left(&grad_out[block.clone()]), &value_columns, (rows, d, last), &mut ds, l, false);
+        product(Left::Rows(&q[block.clone()], d), &key_columns, (rows, d, last), &mut p, stride, false);
+        product(Left::Rows(&grad_out[block.clone()], d), &value_columns, (rows, d, last), &mut ds, stride, false);
         for i in 0..rows {
             let (lse, along) = (saved.lse[from + i], along[from + i]);
-            let (seen, hidden) = p[i * l..][..last].split_at_mut(shape.seen(from + i));
-            let (ds_seen, ds_hidden) = ds[i * l..][..last].split_at_mut(seen.len());
+            let (seen, hidden) = p[i * stride..][..last].split_at_mut(shape.seen(from + i));
+            let (ds_seen, ds_hidden) = ds[i * stride..][..last].split_at_mut(seen.len());
             for (p, ds) in seen.iter_mut().zip(ds_seen) {
                 *p = exp(*p - lse);
                 *ds = *p * (*ds - along);
@@ -240,13 +278,11 @@ fn head_backward(
             hidden.fill(0.0);
             ds_hidden.fill(0.0);
         }
-        let transposed = |data| Left { data, row: 1, column: l };
         let grads = Panels::rows(&grad_out[block.clone()], d);
-        product(transposed(&p), &grads, (last, rows, d), &mut dv, d, true);
+        product(Left::Columns(&p, stride), &grads, (last, rows, d), &mut dv, d, true);
         let queries = Panels::rows(&q[block.clone()], d);
-        product(transposed(&ds), &queries, (last, rows, d), &mut dk, d, true);
-        let left = Left { data: &ds, row: l, column: 1 };
-        product(left, &keys, (rows, last, d), &mut dq[block], d, false);
+        product(Left::Columns(&ds, stride), &queries, (last, rows, d), &mut dk, d, true);
+        product(Left::Rows(&ds, stride), &keys, (rows, last, d), &mut dq[block], d, false);
     }
     rotate(&mut dq, d, tables, -1.0, 1.0 / (d as f32).sqrt());
     rotate(&mut dk, d, tables, -1.0, 1.0);
@@ -262,7 +298,12 @@ pub fn forward(packed: &[f32], tables: (&[f32], &[f32]), shape: Shape) -> (Vec<f
     sequences.zip(packed.par_chunks(3 * l * width)).for_each(|((out, lse), packed)| {
         let heads: Vec<_> = (0..shape.heads)
             .into_par_iter()
-            .map(|head| wide(#[inline(always)] || head_forward(packed, &shape, head, tables)))
+            .map(|head| {
+                wide(
+                    #[inline(always)]
+                    || head_forward(packed, &shape, head, tables),
+                )
+            })
             .collect();
         for (head, (o, row_lse)) in heads.iter().enumerate() {
             lse[head * l..][..l].copy_from_slice(row_lse);
@@ -291,7 +332,10 @@ pub fn backward(
             .map(|head| {
                 let lse = &lse[(b * shape.heads + head) * l..][..l];
                 let saved = Saved { out: &out[b * l * width..][..l * width], lse };
-                wide(#[inline(always)] || head_backward((grad, packed), &shape, head, tables, saved))
+                wide(
+                    #[inline(always)]
+                    || head_backward((grad, packed), &shape, head, tables, saved),
+                )
             })
             .collect();
         for (head, parts) in heads.iter().enumerate() {

@@ -2,7 +2,7 @@
 //!
 //! n rows, D width. Gradients of scales, offsets and biases are summed per part of rows, then over parts in order.
 
-use super::simd::{exp, for_parts, for_parts2, part_rows, sum, sum2, sum_parts, wide};
+use super::simd::{exp, for_parts, for_parts2, part_rows, sum, sum_parts, sum2, wide};
 
 /// A layer norm (`centred`) or a root-mean-square norm.
 #[derive(Debug, Clone, Copy)]
@@ -20,16 +20,19 @@ pub fn norm(x: &[f32], gamma: &[f32], beta: &[f32], kind: NormKind) -> (Vec<f32>
     let (mut y, mut stats) = (vec![0.0; x.len()], vec![0.0; 2 * x.len() / d]);
     for_parts2((&mut y, rows * d), (&mut stats, rows * 2), |part, y, stats| {
         let x = &x[part * rows * d..][..y.len()];
-        wide(#[inline(always)] || {
-            for ((x, y), stats) in x.chunks_exact(d).zip(y.chunks_exact_mut(d)).zip(stats.chunks_exact_mut(2)) {
-                let m = if kind.centred { sum(x, |v| v) / d as f32 } else { 0.0 };
-                let r = 1.0 / (sum(x, |v| (v - m) * (v - m)) / d as f32 + kind.eps).sqrt();
-                stats.copy_from_slice(&[m, r]);
-                for (((y, x), gamma), beta) in y.iter_mut().zip(x).zip(gamma).zip(beta) {
-                    *y = ((x - m) * r).mul_add(*gamma, *beta);
+        wide(
+            #[inline(always)]
+            || {
+                for ((x, y), stats) in x.chunks_exact(d).zip(y.chunks_exact_mut(d)).zip(stats.chunks_exact_mut(2)) {
+                    let m = if kind.centred { sum(x, |v| v) / d as f32 } else { 0.0 };
+                    let r = 1.0 / (sum(x, |v| (v - m) * (v - m)) / d as f32 + kind.eps).sqrt();
+                    stats.copy_from_slice(&[m, r]);
+                    for (((y, x), gamma), beta) in y.iter_mut().zip(x).zip(gamma).zip(beta) {
+                        *y = ((x - m) * r).mul_add(*gamma, *beta);
+                    }
                 }
-            }
-        });
+            },
+        );
     });
     (y, stats)
 }
@@ -53,24 +56,27 @@ pub fn norm_backward(
         let at = part * rows * d;
         let (grad, x, stats) = (&grad[at..][..dx.len()], &x[at..][..dx.len()], &stats[part * rows * 2..]);
         let (dgamma, dbeta) = partial.split_at_mut(d);
-        wide(#[inline(always)] || {
-            let inputs = grad.chunks_exact(d).zip(x.chunks_exact(d)).zip(stats.chunks_exact(2));
-            for (dx, ((grad, x), stats)) in dx.chunks_exact_mut(d).zip(inputs) {
-                let (m, r) = (stats[0], stats[1]);
-                for ((dx, g), gamma) in dx.iter_mut().zip(grad).zip(gamma) {
-                    *dx = g * gamma;
+        wide(
+            #[inline(always)]
+            || {
+                let inputs = grad.chunks_exact(d).zip(x.chunks_exact(d)).zip(stats.chunks_exact(2));
+                for (dx, ((grad, x), stats)) in dx.chunks_exact_mut(d).zip(inputs) {
+                    let (m, r) = (stats[0], stats[1]);
+                    for ((dx, g), gamma) in dx.iter_mut().zip(grad).zip(gamma) {
+                        *dx = g * gamma;
+                    }
+                    let mean = if kind.centred { sum(dx, |u| u) / d as f32 } else { 0.0 };
+                    let along = sum2(dx, x, |u, x| u * ((x - m) * r)) / d as f32;
+                    let sums = dgamma.iter_mut().zip(dbeta.iter_mut());
+                    for (((dx, x), g), (dgamma, dbeta)) in dx.iter_mut().zip(x).zip(grad).zip(sums) {
+                        let h = (x - m) * r;
+                        *dx = r * (*dx - mean - h * along);
+                        *dgamma = g.mul_add(h, *dgamma);
+                        *dbeta += g;
+                    }
                 }
-                let mean = if kind.centred { sum(dx, |u| u) / d as f32 } else { 0.0 };
-                let along = sum2(dx, x, |u, x| u * ((x - m) * r)) / d as f32;
-                let sums = dgamma.iter_mut().zip(dbeta.iter_mut());
-                for (((dx, x), g), (dgamma, dbeta)) in dx.iter_mut().zip(x).zip(grad).zip(sums) {
-                    let h = (x - m) * r;
-                    *dx = r * (*dx - mean - h * along);
-                    *dgamma = g.mul_add(h, *dgamma);
-                    *dbeta += g;
-                }
-            }
-        });
+            },
+        );
     });
     let sums = sum_parts(&partial, 2 * d);
     let (dgamma, dbeta) = sums.split_at(d);
@@ -92,14 +98,17 @@ fn gelu_factor(x: f32) -> f32 {
 pub fn gelu(y: &mut [f32], bias: &[f32]) {
     let width = bias.len();
     for_parts(y, part_rows(width) * width, |_, y| {
-        wide(#[inline(always)] || {
-            for row in y.chunks_exact_mut(width) {
-                for (y, b) in row.iter_mut().zip(bias) {
-                    let x = *y + b;
-                    *y = x * gelu_factor(x);
+        wide(
+            #[inline(always)]
+            || {
+                for row in y.chunks_exact_mut(width) {
+                    for (y, b) in row.iter_mut().zip(bias) {
+                        let x = *y + b;
+                        *y = x * gelu_factor(x);
+                    }
                 }
-            }
-        });
+            },
+        );
     });
 }
 
@@ -118,14 +127,17 @@ pub fn gelu_backward(grad: &mut [f32], x: &[f32], bias: &[f32]) -> Vec<f32> {
     let mut partial = vec![0.0; grad.len().div_ceil(size) * width];
     for_parts2((grad, size), (&mut partial, width), |part, grad, sums| {
         let x = &x[part * size..][..grad.len()];
-        wide(#[inline(always)] || {
-            for (grad, x) in grad.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
-                for (((g, x), b), sum) in grad.iter_mut().zip(x).zip(bias).zip(sums.iter_mut()) {
-                    *g *= gelu_slope(*x + b);
-                    *sum += *g;
+        wide(
+            #[inline(always)]
+            || {
+                for (grad, x) in grad.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
+                    for (((g, x), b), sum) in grad.iter_mut().zip(x).zip(bias).zip(sums.iter_mut()) {
+                        *g *= gelu_slope(*x + b);
+                        *sum += *g;
+                    }
                 }
-            }
-        });
+            },
+        );
     });
     sum_parts(&partial, width)
 }
@@ -135,7 +147,10 @@ pub fn swiglu(gate: &[f32], up: &mut [f32]) {
     let size = part_rows(1);
     for_parts(up, size, |part, up| {
         let gate = &gate[part * size..][..up.len()];
-        wide(#[inline(always)] || up.iter_mut().zip(gate).for_each(|(u, g)| *u *= g / (1.0 + exp(-g))));
+        wide(
+            #[inline(always)]
+            || up.iter_mut().zip(gate).for_each(|(u, g)| *u *= g / (1.0 + exp(-g))),
+        );
     });
 }
 
@@ -149,13 +164,16 @@ pub fn swiglu_backward(grad: &mut [f32], gate: &[f32], up: &[f32]) -> Vec<f32> {
     let mut dgate = vec![0.0; gate.len()];
     for_parts2((&mut dgate, size), (grad, size), |part, dgate, grad| {
         let (gate, up) = (&gate[part * size..][..grad.len()], &up[part * size..][..grad.len()]);
-        wide(#[inline(always)] || {
-            for (((dgate, grad), g), up) in dgate.iter_mut().zip(grad).zip(gate).zip(up) {
-                let s = 1.0 / (1.0 + exp(-g));
-                *dgate = *grad * up * s * g.mul_add(1.0 - s, 1.0);
-                *grad *= g * s;
-            }
-        });
+        wide(
+            #[inline(always)]
+            || {
+                for (((dgate, grad), g), up) in dgate.iter_mut().zip(grad).zip(gate).zip(up) {
+                    let s = 1.0 / (1.0 + exp(-g));
+                    *dgate = *grad * up * s * g.mul_add(1.0 - s, 1.0);
+                    *grad *= g * s;
+                }
+            },
+        );
     });
     dgate
 }

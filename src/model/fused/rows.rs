@@ -9,12 +9,15 @@ use crate::model::Divergence;
 /// y <- y - ln sum exp y, row by row.
 pub fn log_softmax(y: &mut [f32], vocab: usize) {
     for_parts(y, part_rows(vocab) * vocab, |_, y| {
-        wide(#[inline(always)] || {
-            for row in y.chunks_exact_mut(vocab) {
-                let lse = log_sum_exp(row);
-                row.iter_mut().for_each(|v| *v -= lse);
-            }
-        });
+        wide(
+            #[inline(always)]
+            || {
+                for row in y.chunks_exact_mut(vocab) {
+                    let lse = log_sum_exp(row);
+                    row.iter_mut().for_each(|v| *v -= lse);
+                }
+            },
+        );
     });
 }
 
@@ -23,12 +26,15 @@ pub fn log_softmax_backward(grad: &mut [f32], y: &[f32], vocab: usize) {
     let size = part_rows(vocab) * vocab;
     for_parts(grad, size, |part, grad| {
         let y = &y[part * size..][..grad.len()];
-        wide(#[inline(always)] || {
-            for (grad, y) in grad.chunks_exact_mut(vocab).zip(y.chunks_exact(vocab)) {
-                let total = sum(grad, |g| g);
-                grad.iter_mut().zip(y).for_each(|(g, y)| *g -= exp(*y) * total);
-            }
-        });
+        wide(
+            #[inline(always)]
+            || {
+                for (grad, y) in grad.chunks_exact_mut(vocab).zip(y.chunks_exact(vocab)) {
+                    let total = sum(grad, |g| g);
+                    grad.iter_mut().zip(y).for_each(|(g, y)| *g -= exp(*y) * total);
+                }
+            },
+        );
     });
 }
 
@@ -38,16 +44,19 @@ pub fn cross_entropy(logits: &mut [f32], targets: &[u32], vocab: usize, grad: bo
     let mut loss = vec![0.0; targets.len()];
     for_parts2((logits, rows * vocab), (&mut loss, rows), |part, logits, loss| {
         let targets = &targets[part * rows..];
-        wide(#[inline(always)] || {
-            for ((row, loss), target) in logits.chunks_exact_mut(vocab).zip(loss).zip(targets) {
-                let lse = log_sum_exp(row);
-                *loss = lse - row[*target as usize];
-                if grad {
-                    row.iter_mut().for_each(|v| *v = exp(*v - lse));
-                    row[*target as usize] -= 1.0;
+        wide(
+            #[inline(always)]
+            || {
+                for ((row, loss), target) in logits.chunks_exact_mut(vocab).zip(loss).zip(targets) {
+                    let lse = log_sum_exp(row);
+                    *loss = lse - row[*target as usize];
+                    if grad {
+                        row.iter_mut().for_each(|v| *v = exp(*v - lse));
+                        row[*target as usize] -= 1.0;
+                    }
                 }
-            }
-        });
+            },
+        );
     });
     loss
 }
@@ -61,43 +70,46 @@ pub fn divergence(student: &mut [f32], teacher: &[f32], kind: Divergence, vocab:
     let mut loss = vec![0.0; student.len() / vocab];
     for_parts2((student, rows * vocab), (&mut loss, rows), |part, student, loss| {
         let teacher = &teacher[part * rows * vocab..][..student.len()];
-        wide(#[inline(always)] || {
-            let pairs = student.chunks_exact_mut(vocab).zip(teacher.chunks_exact(vocab));
-            for ((s, t), loss) in pairs.zip(loss) {
-                let scale = 1.0 / vocab as f32;
-                *loss = match kind {
-                    Divergence::ForwardKl => row(s, t, grad, |_, lq, p, lp| p * (lp - lq), |_, _, p, _| -p),
-                    Divergence::ReverseKl => {
-                        row(s, t, grad, |q, lq, _, lp| q * (lq - lp), |q, lq, _, lp| q * (lq - lp + 1.0))
-                    }
-                    Divergence::JensenShannon => {
-                        // The midpoint is kept off zero.
-                        let middle = |q: f32, p: f32| ln(0.5 * (p + q) + 1e-30);
-                        row(
+        wide(
+            #[inline(always)]
+            || {
+                let pairs = student.chunks_exact_mut(vocab).zip(teacher.chunks_exact(vocab));
+                for ((s, t), loss) in pairs.zip(loss) {
+                    let scale = 1.0 / vocab as f32;
+                    *loss = match kind {
+                        Divergence::ForwardKl => row(s, t, grad, |_, lq, p, lp| p * (lp - lq), |_, _, p, _| -p),
+                        Divergence::ReverseKl => {
+                            row(s, t, grad, |q, lq, _, lp| q * (lq - lp), |q, lq, _, lp| q * (lq - lp + 1.0))
+                        }
+                        Divergence::JensenShannon => {
+                            // The midpoint is kept off zero.
+                            let middle = |q: f32, p: f32| ln(0.5 * (p + q) + 1e-30);
+                            row(
+                                s,
+                                t,
+                                grad,
+                                |q, lq, p, lp| {
+                                    let m = middle(q, p);
+                                    0.5 * (p * (lp - m) + q * (lq - m))
+                                },
+                                |q, lq, p, _| 0.5 * q * (lq - middle(q, p)),
+                            )
+                        }
+                        Divergence::TotalVariation => {
+                            let sign = |x: f32| if x > 0.0 { 1.0 } else { if x < 0.0 { -1.0 } else { x } };
+                            row(s, t, grad, |q, _, p, _| 0.5 * (q - p).abs(), |q, _, p, _| 0.5 * q * sign(q - p))
+                        }
+                        Divergence::LogMse => row(
                             s,
                             t,
                             grad,
-                            |q, lq, p, lp| {
-                                let m = middle(q, p);
-                                0.5 * (p * (lp - m) + q * (lq - m))
-                            },
-                            |q, lq, p, _| 0.5 * q * (lq - middle(q, p)),
-                        )
-                    }
-                    Divergence::TotalVariation => {
-                        let sign = |x: f32| if x > 0.0 { 1.0 } else { if x < 0.0 { -1.0 } else { x } };
-                        row(s, t, grad, |q, _, p, _| 0.5 * (q - p).abs(), |q, _, p, _| 0.5 * q * sign(q - p))
-                    }
-                    Divergence::LogMse => row(
-                        s,
-                        t,
-                        grad,
-                        |_, lq, _, lp| (lq - lp) * (lq - lp) * scale,
-                        |_, lq, _, lp| 2.0 * scale * (lq - lp),
-                    ),
-                };
-            }
-        });
+                            |_, lq, _, lp| (lq - lp) * (lq - lp) * scale,
+                            |_, lq, _, lp| 2.0 * scale * (lq - lp),
+                        ),
+                    };
+                }
+            },
+        );
     });
     loss
 }

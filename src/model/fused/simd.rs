@@ -108,7 +108,7 @@ pub fn ln(x: f32) -> f32 {
     let p = p.mul_add(m, -1.666_805_8e-1);
     let p = p.mul_add(m, 2.000_071_5e-1);
     let p = p.mul_add(m, -2.499_999_4e-1);
-    let p = p.mul_add(m, 3.333_333_1e-1);
+    let p = p.mul_add(m, 3.333_333e-1);
     let z = m * m;
     let y = (p * m).mul_add(z, e * -2.121_944_4e-4);
     let y = z.mul_add(-0.5, y);
