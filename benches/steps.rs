@@ -69,7 +69,8 @@ fn time(repeats: usize, mut run: impl FnMut(u64)) -> Spread {
 fn main() {
     let s = sizes();
     let device = Device::flex();
-    let text = format!("dim = {}\nlayers = {}\nheads = {}\nvisibility = \"full\"\nbias = true", s.dim, s.layers, s.heads);
+    let text =
+        format!("dim = {}\nlayers = {}\nheads = {}\nvisibility = \"full\"\nbias = true", s.dim, s.layers, s.heads);
     let network: TransformerConfig = toml::from_str(&text).expect("a configuration");
     let mut student = Transformer::init(&network, s.vocab, s.length, 1, &device.clone().autodiff());
     let teacher = Transformer::init(&network, s.vocab, s.length, 2, &device);
@@ -126,11 +127,18 @@ fn main() {
 
     let tokens = (s.batch * s.length) as f64;
     let drawn = (s.samples * s.length) as f64;
-    let results =
-        [("train", train, tokens), ("distill", distilled, tokens), ("sample", sampled, drawn), ("divergence_50257", chunked, x.len() as f64)];
+    let results = [
+        ("train", train, tokens),
+        ("distill", distilled, tokens),
+        ("sample", sampled, drawn),
+        ("divergence_50257", chunked, x.len() as f64),
+    ];
     if s.json {
         let part = |(name, t, tokens): &(&str, Spread, f64)| {
-            (name.to_string(), serde_json::json!({ "median_s": t.median, "q1_s": t.q1, "q3_s": t.q3, "tokens_per_s": tokens / t.median }))
+            (
+                name.to_string(),
+                serde_json::json!({ "median_s": t.median, "q1_s": t.q1, "q3_s": t.q3, "tokens_per_s": tokens / t.median }),
+            )
         };
         let mut line = serde_json::Map::from_iter(results.iter().map(part));
         line.insert("parameters".into(), params::count(&teacher).into());
@@ -138,8 +146,24 @@ fn main() {
         println!("{}", serde_json::Value::from(line));
         return;
     }
-    println!("vocabulary {}, length {}, batch {}, dim {}, {} layers, {} heads, {} parameters, {} threads", s.vocab, s.length, s.batch, s.dim, s.layers, s.heads, params::count(&teacher), rayon::current_num_threads());
+    println!(
+        "vocabulary {}, length {}, batch {}, dim {}, {} layers, {} heads, {} parameters, {} threads",
+        s.vocab,
+        s.length,
+        s.batch,
+        s.dim,
+        s.layers,
+        s.heads,
+        params::count(&teacher),
+        rayon::current_num_threads()
+    );
     for (name, t, tokens) in results {
-        println!("{name:<18} {:>9.2} ms [{:.2}, {:.2}]  {:>10.0} tokens/s", 1e3 * t.median, 1e3 * t.q1, 1e3 * t.q3, tokens / t.median);
+        println!(
+            "{name:<18} {:>9.2} ms [{:.2}, {:.2}]  {:>10.0} tokens/s",
+            1e3 * t.median,
+            1e3 * t.q1,
+            1e3 * t.q3,
+            tokens / t.median
+        );
     }
 }

@@ -40,5 +40,8 @@ fn main() {
     }
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let peak = status.lines().find(|l| l.starts_with("VmHWM")).unwrap_or("VmHWM: not known on this system");
-    println!("batch {batch}, length {length}, vocabulary {vocab}: maximum resident size {}", peak.trim_start_matches("VmHWM:").trim());
+    println!(
+        "batch {batch}, length {length}, vocabulary {vocab}: maximum resident size {}",
+        peak.trim_start_matches("VmHWM:").trim()
+    );
 }

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
+use crate::fs;
 use crate::model::params::Named;
 use crate::model::{Transformer, TransformerConfig};
 use crate::objective::Objective;
@@ -17,7 +18,6 @@ use crate::process::order::OrderConfig;
 use crate::process::{Corruption, Schedule};
 use crate::sample::Process;
 use crate::weights::{self, NonFinite, Weights};
-use crate::fs;
 
 /// The content of config.json.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -103,8 +103,17 @@ pub fn read(dir: &Path, device: &Device) -> Result<LoadedModel> {
             .hint("give a directory written by `fewstep export`, or a run directory")
     })?;
     card.network.validate("network").map_err(|e| Error::input(format!("{}: {}", path.display(), e.message)))?;
-    if card.vocab_size == 0 || card.vocab_size > 1 << 24 || card.max_position_embeddings == 0 || card.max_position_embeddings > 1 << 24 {
-        return Err(Error::input(format!("{}: `vocab_size` {} or `max_position_embeddings` {} is out of range", path.display(), card.vocab_size, card.max_position_embeddings)));
+    if card.vocab_size == 0
+        || card.vocab_size > 1 << 24
+        || card.max_position_embeddings == 0
+        || card.max_position_embeddings > 1 << 24
+    {
+        return Err(Error::input(format!(
+            "{}: `vocab_size` {} or `max_position_embeddings` {} is out of range",
+            path.display(),
+            card.vocab_size,
+            card.max_position_embeddings
+        )));
     }
     let file = dir.join("model.safetensors");
     let weights = weights::read(&file, NonFinite::Refuse)?;

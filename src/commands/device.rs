@@ -35,7 +35,8 @@ pub fn open(name: &str) -> Result<Device> {
     let (kind, index) = match name.split_once(':') {
         Some((kind, index)) => {
             let index = index.parse::<usize>().map_err(|_| {
-                Error::usage(format!("`--device {name}`: `{index}` is not a device number")).hint(format!("`--device {kind}:0`"))
+                Error::usage(format!("`--device {name}`: `{index}` is not a device number"))
+                    .hint(format!("`--device {kind}:0`"))
             })?;
             (kind, Some(index))
         }
@@ -49,7 +50,8 @@ pub fn open(name: &str) -> Result<Device> {
         });
     }
     if index.is_some() && matches!(kind, "flex" | "ndarray") {
-        return Err(Error::usage(format!("`--device {name}`: there is only one {kind} device")).hint(format!("`--device {kind}`")));
+        return Err(Error::usage(format!("`--device {name}`: there is only one {kind} device"))
+            .hint(format!("`--device {kind}`")));
     }
     let _ = index;
     match kind {

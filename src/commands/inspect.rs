@@ -27,7 +27,8 @@ pub fn run(path: &Path, against: Option<&Path>, as_json: bool, device: &Device) 
     let error = match (&dir, against) {
         (Some(dir), Some(against)) => Some(largest_error(dir, against, device)?),
         (None, Some(_)) => {
-            return Err(Error::usage("`--against` needs a model directory, not a single file").hint("give the directory that holds config.json"));
+            return Err(Error::usage("`--against` needs a model directory, not a single file")
+                .hint("give the directory that holds config.json"));
         }
         (_, None) => None,
     };
@@ -44,7 +45,10 @@ pub fn run(path: &Path, against: Option<&Path>, as_json: bool, device: &Device) 
     for (key, value) in &weights.metadata {
         term::out(format!("metadata {key} = {value}"))?;
     }
-    term::out(format!("{} tensors, {parameters} parameters, {bad} non-finite values, sha256 {sha}", weights.tensors.len()))?;
+    term::out(format!(
+        "{} tensors, {parameters} parameters, {bad} non-finite values, sha256 {sha}",
+        weights.tensors.len()
+    ))?;
     if let Some(error) = error {
         term::out(format!("largest absolute error of the logits: {error:.3e}"))?;
     }
@@ -61,7 +65,8 @@ fn largest_error(dir: &Path, against: &Path, device: &Device) -> Result<f64> {
         return Err(Error::input(format!("{place} has no integer tensor `input_ids`")));
     };
     let Some(want) = stored.tensors.get("logits") else {
-        return Err(Error::input(format!("{place} has no tensor `logits`")).hint("it needs `input_ids` [B, L], `logits` [B, L, V] and optionally `timesteps` [B]"));
+        return Err(Error::input(format!("{place} has no tensor `logits`"))
+            .hint("it needs `input_ids` [B, L], `logits` [B, L, V] and optionally `timesteps` [B]"));
     };
     let [b, l] = match ids.shape[..] {
         [b, l] => [b, l],
@@ -72,13 +77,22 @@ fn largest_error(dir: &Path, against: &Path, device: &Device) -> Result<f64> {
         return Err(Error::input(format!("{place}: `logits` must be {:?}, but is {:?}", [b, l, v], want.shape)));
     }
     if l > loaded.model.length() || ids.data.iter().any(|i| *i < 0 || *i > v as i64) {
-        return Err(Error::input(format!("{place}: `input_ids` must be below {} and at most {} long", v + 1, loaded.model.length())));
+        return Err(Error::input(format!(
+            "{place}: `input_ids` must be below {} and at most {} long",
+            v + 1,
+            loaded.model.length()
+        )));
     }
     let t: Vec<f32> = match stored.tensors.get("timesteps") {
         None => vec![0.0; b * l],
         Some(t) if t.shape == [b] => t.data.iter().flat_map(|t| std::iter::repeat_n(*t, l)).collect(),
         Some(t) if t.shape == [b, l] => t.data.clone(),
-        Some(t) => return Err(Error::input(format!("{place}: `timesteps` must be [{b}] or [{b}, {l}], but is {:?}", t.shape))),
+        Some(t) => {
+            return Err(Error::input(format!(
+                "{place}: `timesteps` must be [{b}] or [{b}, {l}], but is {:?}",
+                t.shape
+            )));
+        }
     };
     let ids: Vec<u32> = ids.data.iter().map(|i| *i as u32).collect();
     let input = Noised {

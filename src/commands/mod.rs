@@ -121,7 +121,8 @@ fn judge(
 ) -> Result<()> {
     let (candidate, baseline) = (Results::load(candidate)?, Results::load(baseline)?);
     // The limits are the candidate recipe's own.
-    let config = recipes::parse::parse::<recipes::Recipe>(&candidate.recipe, "the recipe in results.json", &[])?.value.gate;
+    let config =
+        recipes::parse::parse::<recipes::Recipe>(&candidate.recipe, "the recipe in results.json", &[])?.value.gate;
     let verdict = gate::judge(&baseline, &candidate, &config, allow_mismatch)?;
     verdict.warnings.iter().for_each(|w| term::warn(w));
     if let Some(path) = junit {
@@ -131,7 +132,7 @@ fn judge(
         fs::append(Path::new(&path), gate::markdown_summary(&verdict, strict).as_bytes())?;
     }
     match json {
-        true => term::out(format!("{}", gate::json(&verdict, strict)?))?,
+        true => term::out(gate::json(&verdict, strict)?)?,
         false => term::out(gate::text(&verdict, strict))?,
     }
     match verdict.passes(strict) {

@@ -83,8 +83,11 @@ pub fn check(place: &str, sets: &[String], device: &Device, as_json: bool) -> Re
         let megabytes = |bytes: usize| bytes as f64 / 1e6;
         let disk = (model.train.keep + 1) * e.states;
         if as_json {
-            term::out(format!("{}", json!({ "model": name, "parameters": e.parameters, "memory_bytes": e.states + e.activations,
-                "disk_bytes": disk, "loss": e.loss, "seconds": seconds })))?;
+            term::out(format!(
+                "{}",
+                json!({ "model": name, "parameters": e.parameters, "memory_bytes": e.states + e.activations,
+                "disk_bytes": disk, "loss": e.loss, "seconds": seconds })
+            ))?;
             continue;
         }
         term::out(format!(
@@ -127,10 +130,14 @@ fn dry_run(recipe: &Recipe, name: &str, data: &Data, device: &Device) -> Result<
     let norm = params::gradient_norm(&model, &grads);
     let seconds_per_step = begin.elapsed().as_secs_f64();
     if !loss.is_finite() || !norm.is_finite() {
-        return Err(Error::new(crate::error::Kind::NonFinite, format!("`{name}`: the dry run gives loss {loss}, gradient norm {norm}")));
+        return Err(Error::new(
+            crate::error::Kind::NonFinite,
+            format!("`{name}`: the dry run gives loss {loss}, gradient norm {norm}"),
+        ));
     }
     let parameters = params::count(&model);
-    let copies = 4 + usize::from(config.train.ema.is_some()) + usize::from(matches!(config.objective, Objective::Sdtt(_)));
+    let copies =
+        4 + usize::from(config.train.ema.is_some()) + usize::from(matches!(config.objective, Objective::Sdtt(_)));
     // Per block and position: residual, norms, q k v, attention out, the hidden layer twice, and the scores of each head.
     let per_position = 10 * network.dim + 3 * network.hidden() + 2 * network.heads * length;
     let activations = 4 * batch * length * (per_position * network.layers + 4 * network.dim)

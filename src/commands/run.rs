@@ -275,7 +275,9 @@ impl Study {
 
     fn eval_key(&self, parts: &[&str]) -> Result<String> {
         let config = toml::to_string(&self.recipe.eval).map_err(|e| Error::usage(format!("`eval`: {e}")))?;
-        Ok(fs::sha256_hex(format!("{}\n{config}\n{}\n{}", parts.join("\n"), self.device_name, env!("CARGO_PKG_VERSION")).as_bytes()))
+        Ok(fs::sha256_hex(
+            format!("{}\n{config}\n{}\n{}", parts.join("\n"), self.device_name, env!("CARGO_PKG_VERSION")).as_bytes(),
+        ))
     }
 
     fn cached(&self, name: &str, key: &str, make: impl FnOnce() -> Result<ModelResult>) -> Result<ModelResult> {
@@ -350,7 +352,8 @@ impl Study {
         let model = self.recipe.model(name)?;
         let card = self.card(name, model, (done.card.train_tokens, 0.0))?;
         std::fs::create_dir_all(out).map_err(|e| Error::io("create", out, &e))?;
-        let own = results.and_then(|r| r.models.iter().find(|m| m.name == name).map(|m| report::summary::model_card(r, m)));
+        let own =
+            results.and_then(|r| r.models.iter().find(|m| m.name == name).map(|m| report::summary::model_card(r, m)));
         let extras = Extras { tokenizer: done.tokenizer.as_ref(), recipe: &self.text, results: own.as_deref() };
         export::write(out, &card, params::export(&done.model), &extras)
     }

@@ -40,12 +40,20 @@ pub fn model_dir(path: &Path, name: Option<&str>) -> Result<PathBuf> {
     }
     let models = path.join("models");
     let mut names: Vec<String> = std::fs::read_dir(&models)
-        .map(|d| d.flatten().filter(|e| e.path().join("final").is_dir()).map(|e| e.file_name().to_string_lossy().into_owned()).collect())
+        .map(|d| {
+            d.flatten()
+                .filter(|e| e.path().join("final").is_dir())
+                .map(|e| e.file_name().to_string_lossy().into_owned())
+                .collect()
+        })
         .unwrap_or_default();
     names.sort();
     if names.is_empty() {
-        return Err(Error::input(format!("{} is neither a model directory nor a run with trained models", path.display()))
-            .hint("`fewstep run quickstart` makes a run in runs/quickstart"));
+        return Err(Error::input(format!(
+            "{} is neither a model directory nor a run with trained models",
+            path.display()
+        ))
+        .hint("`fewstep run quickstart` makes a run in runs/quickstart"));
     }
     let name = match name {
         Some(name) => name.to_string(),
@@ -76,8 +84,11 @@ pub fn run(request: &Request, device: &Device) -> Result<()> {
     }
     let steps = match (request.steps, process.cached) {
         (Some(k), true) if k != process.length => {
-            return Err(Error::usage(format!("`--steps {k}`: an autoregressive model takes one step a token ({})", process.length))
-                .hint("leave `--steps` out, or choose a diffusion model with `--model NAME`"));
+            return Err(Error::usage(format!(
+                "`--steps {k}`: an autoregressive model takes one step a token ({})",
+                process.length
+            ))
+            .hint("leave `--steps` out, or choose a diffusion model with `--model NAME`"));
         }
         (Some(k), _) => k,
         (None, true) => process.length,
@@ -128,7 +139,7 @@ fn print(request: &Request, tokenizer: &Tokenizer, drawn: &Samples) -> Result<()
                 term::out(format!("{k:>4} | {}", tokenizer.decode(canvas)))?;
             }
         }
-        term::out(format!("{text}"))?;
+        term::out(&text)?;
     }
     Ok(())
 }
@@ -137,7 +148,8 @@ fn print(request: &Request, tokenizer: &Tokenizer, drawn: &Samples) -> Result<()
 fn pinned(request: &Request, tokenizer: &Tokenizer, length: usize) -> Result<Vec<Option<u32>>> {
     let mut pinned: Vec<Option<u32>> = match (&request.prompt, &request.infill) {
         (Some(_), Some(_)) => {
-            return Err(Error::usage("`--prompt` and `--infill` cannot be given together").hint("put the prompt into the template"));
+            return Err(Error::usage("`--prompt` and `--infill` cannot be given together")
+                .hint("put the prompt into the template"));
         }
         (None, None) => return Ok(Vec::new()),
         (Some(prompt), None) => tokenizer.encode(prompt.as_bytes())?.into_iter().map(Some).collect(),
@@ -200,7 +212,9 @@ fn beams(
     for (i, h) in found.iter().enumerate() {
         let text = tokenizer.decode(&h.tokens);
         match request.json {
-            true => term::out(format!("{}", json!({ "rank": i, "log_prob": h.log_prob, "score": h.score, "text": text })))?,
+            true => {
+                term::out(format!("{}", json!({ "rank": i, "log_prob": h.log_prob, "score": h.score, "text": text })))?
+            }
             false => term::out(format!("{:>9.3}  {text}", h.score))?,
         }
     }

@@ -68,7 +68,10 @@ impl EvalConfig {
             }
         }
         if self.steps.is_empty() || self.steps.iter().any(|k| *k == 0 || *k > 1 << 20) {
-            return Err(Error::usage(format!("`eval.steps` must list step counts of at least 1, but it is {:?}", self.steps)));
+            return Err(Error::usage(format!(
+                "`eval.steps` must list step counts of at least 1, but it is {:?}",
+                self.steps
+            )));
         }
         if self.steps.windows(2).any(|p| p[0] >= p[1]) {
             return Err(Error::usage(format!("`eval.steps` must rise, but it is {:?}", self.steps)));
@@ -97,9 +100,7 @@ impl Scorer<'_> {
     /// Mean NLL per token of each text, nats.
     pub fn nll(&self, texts: &[Vec<u32>]) -> Vec<f64> {
         match self {
-            Scorer::Story(s) => {
-                texts.par_iter().map(|t| -s.chain().log_likelihood(t) / t.len() as f64).collect()
-            }
+            Scorer::Story(s) => texts.par_iter().map(|t| -s.chain().log_likelihood(t) / t.len() as f64).collect(),
             Scorer::Judge(judge) => ar_nll(judge, texts),
         }
     }

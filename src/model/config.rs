@@ -121,7 +121,7 @@ impl TransformerConfig {
                 return Err(Error::usage(format!("`{key}.{name}` must be between 1 and {max}, but it is {value}")));
             }
         }
-        if self.dim % self.heads != 0 || (self.dim / self.heads) % 2 != 0 {
+        if !self.dim.is_multiple_of(self.heads) || !(self.dim / self.heads).is_multiple_of(2) {
             return Err(Error::usage(format!(
                 "`{key}.heads` ({}) must divide `{key}.dim` ({}) into an even head width",
                 self.heads, self.dim

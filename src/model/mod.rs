@@ -88,7 +88,8 @@ impl Cache {
     /// The cache of the given batch rows only, in that order (beam search reorders its hypotheses).
     pub fn select(&self, rows: &[usize], device: &Device) -> Cache {
         let idx = index_tensor(rows, device);
-        let slabs = self.slabs.iter().map(|(k, v)| (k.clone().select(0, idx.clone()), v.clone().select(0, idx.clone())));
+        let slabs =
+            self.slabs.iter().map(|(k, v)| (k.clone().select(0, idx.clone()), v.clone().select(0, idx.clone())));
         Cache { slabs: slabs.collect(), filled: self.filled }
     }
 }

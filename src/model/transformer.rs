@@ -127,15 +127,11 @@ impl Transformer {
         let timed = config.time != TimeInput::None;
         let block = || Block {
             norm1: Norm::new(config, device),
-            attention: Attention {
-                qkv: Dense::zeros(d, 3 * d, bias, device),
-                out: Dense::zeros(d, d, bias, device),
-            },
+            attention: Attention { qkv: Dense::zeros(d, 3 * d, bias, device), out: Dense::zeros(d, d, bias, device) },
             norm2: Norm::new(config, device),
             mlp: Mlp {
                 up: Dense::zeros(d, config.hidden(), bias, device),
-                gate: (config.activation == Activation::Swiglu)
-                    .then(|| Dense::zeros(d, config.hidden(), bias, device)),
+                gate: (config.activation == Activation::Swiglu).then(|| Dense::zeros(d, config.hidden(), bias, device)),
                 down: Dense::zeros(config.hidden(), d, bias, device),
             },
             modulation: timed.then(|| Dense::zeros(d, 6 * d, true, device)),
@@ -243,7 +239,13 @@ impl Transformer {
     }
 
     /// The blocks over embedded input x [B, l, D] that stands at positions `at ..`, with an optional cache.
-    fn run(&self, mut x: Tensor<3>, condition: Option<Tensor<3>>, at: usize, mut cache: Option<&mut Cache>) -> Tensor<3> {
+    fn run(
+        &self,
+        mut x: Tensor<3>,
+        condition: Option<Tensor<3>>,
+        at: usize,
+        mut cache: Option<&mut Cache>,
+    ) -> Tensor<3> {
         let l = x.dims()[1];
         if let Some(positions) = &self.positions {
             x = x + positions.val().narrow(0, at, l).unsqueeze();

@@ -11,10 +11,10 @@ use rand::Rng;
 use serde::{Deserialize, Serialize};
 
 use super::{Divergence, RowLoss, Target};
+use crate::model::draw;
 use crate::model::{Denoise, Noised, Transformer, select_rows};
 use crate::process::{Corruption, Schedule};
 use crate::rng::{StepRng, Stream};
-use crate::model::draw;
 
 /// Which weights become the next round's teacher.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -111,10 +111,8 @@ pub fn rows<'a>(
         if j + 1 == k {
             break;
         }
-        let chance: Vec<f64> = grid
-            .iter()
-            .map(|g| Corruption::Absorb.reveal_probability(config.schedule, g[j], g[j + 1]))
-            .collect();
+        let chance: Vec<f64> =
+            grid.iter().map(|g| Corruption::Absorb.reveal_probability(config.schedule, g[j], g[j + 1])).collect();
         let opened: Vec<usize> =
             rows.iter().copied().filter(|r| x[*r] == mask && draws.random::<f64>() < chance[r / length]).collect();
         let tokens = draw::tokens(teacher, f, &opened, 1.0, &mut draws);

@@ -58,6 +58,7 @@ impl Objective {
 
 /// What a row is compared with.
 #[derive(Debug, Clone)]
+#[allow(clippy::large_enum_variant)] // one a step: boxing would only hide it
 pub enum Target<'a> {
     /// Token ids [n]: cross-entropy.
     Tokens(Vec<u32>),

@@ -91,7 +91,9 @@ impl Order {
     /// Errors when the order cannot be walked in so few steps without skipping a block (fewer steps than blocks).
     pub fn grid(&self, length: usize, steps: usize) -> Result<Grid> {
         if steps == 0 || length == 0 {
-            return Err(Error::usage(format!("a sampling grid needs steps and length of at least 1, got {steps} and {length}")));
+            return Err(Error::usage(format!(
+                "a sampling grid needs steps and length of at least 1, got {steps} and {length}"
+            )));
         }
         let blocks = self.blocks(length);
         if self.window == 1 && steps < blocks {

@@ -2,8 +2,16 @@
 
 /// Name, text and one line about each built-in recipe.
 pub const ALL: [(&str, &str, &str); 3] = [
-    ("quickstart", include_str!("../../recipes/quickstart.toml"), "the whole path on the built-in stories, 5 minutes on 2 cores"),
-    ("shakespeare", include_str!("../../recipes/shakespeare.toml"), "characters of a text file of your own, judged by a held-out model"),
+    (
+        "quickstart",
+        include_str!("../../recipes/quickstart.toml"),
+        "the whole path on the built-in stories, 5 minutes on 2 cores",
+    ),
+    (
+        "shakespeare",
+        include_str!("../../recipes/shakespeare.toml"),
+        "characters of a text file of your own, judged by a held-out model",
+    ),
     ("tiny", include_str!("../../recipes/tiny.toml"), "seconds: for trying commands out and for tests"),
 ];
 

@@ -118,7 +118,8 @@ impl Recipe {
             let error = Error::usage(format!("no model `{name}` in recipe `{}`", self.name));
             match crate::error::nearest(name, known.clone()) {
                 Some(near) => error.hint(format!("did you mean `{near}`?")),
-                None => error.hint(format!("its models are {}", known.map(|k| format!("`{k}`")).collect::<Vec<_>>().join(", "))),
+                None => error
+                    .hint(format!("its models are {}", known.map(|k| format!("`{k}`")).collect::<Vec<_>>().join(", "))),
             }
         })
     }
@@ -144,8 +145,9 @@ impl Recipe {
                 (Some(network), _) => return Ok(network),
                 (None, Some(teacher)) => model = self.model(teacher)?,
                 (None, None) => {
-                    return Err(Error::usage(format!("`model.{name}` has no `network`"))
-                        .hint(format!("add a table `[model.{name}.network]`; only a distilled model may leave it out")));
+                    return Err(Error::usage(format!("`model.{name}` has no `network`")).hint(format!(
+                        "add a table `[model.{name}.network]`; only a distilled model may leave it out"
+                    )));
                 }
             }
         }
@@ -175,9 +177,10 @@ impl Recipe {
     pub fn training_order(&self) -> Result<Vec<&str>> {
         let mut done: Vec<&str> = Vec::new();
         while done.len() < self.model.len() {
-            let ready = self.model.iter().find(|(name, m)| {
-                !done.contains(&name.as_str()) && Self::teacher(m).is_none_or(|t| done.contains(&t))
-            });
+            let ready = self
+                .model
+                .iter()
+                .find(|(name, m)| !done.contains(&name.as_str()) && Self::teacher(m).is_none_or(|t| done.contains(&t)));
             match ready {
                 Some((name, _)) => done.push(name),
                 None => {
@@ -206,7 +209,10 @@ impl Recipe {
     /// Checks every component and the rules between them.
     pub fn check(&self) -> Result<()> {
         if self.name.is_empty() || !self.name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_') {
-            return Err(Error::usage(format!("`name` must be letters, digits, `-` and `_`, but it is `{}`", self.name)));
+            return Err(Error::usage(format!(
+                "`name` must be letters, digits, `-` and `_`, but it is `{}`",
+                self.name
+            )));
         }
         if self.model.is_empty() {
             return Err(Error::usage("a recipe needs at least one model").hint("add a table `[model.NAME]`"));
@@ -215,14 +221,20 @@ impl Recipe {
             DataConfig::Story(s) => s.validate()?,
             DataConfig::Text(t) => {
                 if t.length < 2 || t.length > 1 << 20 {
-                    return Err(Error::usage(format!("`data.text.length` must be between 2 and {}, but it is {}", 1 << 20, t.length)));
+                    return Err(Error::usage(format!(
+                        "`data.text.length` must be between 2 and {}, but it is {}",
+                        1 << 20,
+                        t.length
+                    )));
                 }
             }
         }
         self.eval.validate()?;
         for (name, model) in &self.model {
             if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_') {
-                return Err(Error::usage(format!("a model's name must be letters, digits, `-` and `_`, but one is `{name}`")));
+                return Err(Error::usage(format!(
+                    "a model's name must be letters, digits, `-` and `_`, but one is `{name}`"
+                )));
             }
             self.check_model(name, model)?;
         }
@@ -240,6 +252,13 @@ impl Recipe {
         if let Some(network) = &model.network {
             network.validate(&key("network"))?;
         }
+        if let Some(teacher) = Self::teacher(model) {
+            let at = key("objective.sdtt.teacher");
+            self.model(teacher).map_err(|e| Error { message: format!("`{at}`: {}", e.message), ..e })?;
+            if teacher == name {
+                return Err(Error::usage(format!("`{at}` names the model itself")));
+            }
+        }
         let network = self.network(name)?;
         let (order, visibility) = (model.order, network.visibility);
         match &model.objective {
@@ -248,7 +267,12 @@ impl Recipe {
                     return Err(contradiction(&key("objective"), "\"ar_nll\"", &key("order"), "\"left_to_right\""));
                 }
                 if visibility != Visibility::Causal {
-                    return Err(contradiction(&key("order"), "\"left_to_right\"", &key("network.visibility"), "\"causal\""));
+                    return Err(contradiction(
+                        &key("order"),
+                        "\"left_to_right\"",
+                        &key("network.visibility"),
+                        "\"causal\"",
+                    ));
                 }
                 if !network.shift {
                     return Err(contradiction(&key("objective"), "\"ar_nll\"", &key("network.shift"), "true")
@@ -258,43 +282,58 @@ impl Recipe {
             Objective::Elbo { .. } => self.check_parallel(name, model, network)?,
             Objective::Sdtt(c) => {
                 let at = |k: &str| key(&format!("objective.sdtt.{k}"));
-                let teacher = self.model(&c.teacher).map_err(|e| Error { message: format!("`{}`: {}", at("teacher"), e.message), ..e })?;
-                if c.teacher == name {
-                    return Err(Error::usage(format!("`{}` names the model itself", at("teacher"))));
-                }
+                let teacher = self.model(&c.teacher)?;
                 if matches!(teacher.objective, Objective::ArNll {}) {
                     return Err(Error::usage(format!(
-                        "`{}` needs a diffusion teacher, but `model.{}.objective` is \"ar_nll\"", at("teacher"), c.teacher
+                        "`{}` needs a diffusion teacher, but `model.{}.objective` is \"ar_nll\"",
+                        at("teacher"),
+                        c.teacher
                     )));
                 }
                 self.check_parallel(name, model, network)?;
                 if self.schedule(teacher) != c.schedule {
                     return Err(Error::usage(format!(
-                        "`{}` and `model.{}.objective` have different noise schedules", at("schedule"), c.teacher
+                        "`{}` and `model.{}.objective` have different noise schedules",
+                        at("schedule"),
+                        c.teacher
                     )));
                 }
                 let theirs = self.network(&c.teacher)?;
                 if network != theirs {
-                    return Err(Error::usage(format!("`{}` differs from `model.{}.network`", key("network"), c.teacher))
-                        .hint("a student starts from its teacher's weights: leave its `network` out"));
+                    return Err(Error::usage(format!(
+                        "`{}` differs from `model.{}.network`",
+                        key("network"),
+                        c.teacher
+                    ))
+                    .hint("a student starts from its teacher's weights: leave its `network` out"));
                 }
                 let k = c.steps_per_step;
                 if !(2..=64).contains(&k) || !(1..=32).contains(&c.rounds) {
                     return Err(Error::usage(format!(
                         "`{}` must be between 2 and 64 and `{}` between 1 and 32, but they are {k} and {}",
-                        at("steps_per_step"), at("rounds"), c.rounds
+                        at("steps_per_step"),
+                        at("rounds"),
+                        c.rounds
                     )));
                 }
                 if (k as f64).powi(c.rounds as i32) > c.teacher_steps as f64 {
                     return Err(Error::usage(format!(
                         "`{} = {}` with `{} = {k}` leave less than one step of `{} = {}`",
-                        at("rounds"), c.rounds, at("steps_per_step"), at("teacher_steps"), c.teacher_steps
+                        at("rounds"),
+                        c.rounds,
+                        at("steps_per_step"),
+                        at("teacher_steps"),
+                        c.teacher_steps
                     ))
                     .hint(format!("steps_per_step ^ rounds must not exceed {}", c.teacher_steps)));
                 }
                 if c.rounds > model.train.steps {
                     return Err(Error::usage(format!(
-                        "`{} = {}` are more than `{} = {}`", at("rounds"), c.rounds, key("train.steps"), model.train.steps
+                        "`{} = {}` are more than `{} = {}`",
+                        at("rounds"),
+                        c.rounds,
+                        key("train.steps"),
+                        model.train.steps
                     )));
                 }
                 if c.refresh == Refresh::Ema && model.train.ema.is_none() {
@@ -321,8 +360,10 @@ impl Recipe {
     fn check_judge(&self) -> Result<()> {
         let Some(judge) = &self.eval.judge else {
             return match self.data {
-                DataConfig::Text(_) => Err(Error::usage("`data.text` needs `eval.judge`, the model that scores samples")
-                    .hint("train a second autoregressive model with its own seed and name it there")),
+                DataConfig::Text(_) => {
+                    Err(Error::usage("`data.text` needs `eval.judge`, the model that scores samples")
+                        .hint("train a second autoregressive model with its own seed and name it there"))
+                }
                 DataConfig::Story(_) => Ok(()),
             };
         };
@@ -332,12 +373,18 @@ impl Recipe {
         }
         let model = self.model(judge).map_err(|e| Error { message: format!("`eval.judge`: {}", e.message), ..e })?;
         if !matches!(model.objective, Objective::ArNll {}) {
-            return Err(Error::usage(format!("`eval.judge` needs an autoregressive model, but `model.{judge}.objective` is \"{}\"", model.objective.name())));
+            return Err(Error::usage(format!(
+                "`eval.judge` needs an autoregressive model, but `model.{judge}.objective` is \"{}\"",
+                model.objective.name()
+            )));
         }
         for (name, other) in &self.model {
             if name != judge && matches!(other.objective, Objective::ArNll {}) && self.seed(other) == self.seed(model) {
-                return Err(Error::usage(format!("`model.{judge}.seed` and `model.{name}.seed` are both {}", self.seed(other)))
-                    .hint("a judge must not be one of the compared models: give it another seed"));
+                return Err(Error::usage(format!(
+                    "`model.{judge}.seed` and `model.{name}.seed` are both {}",
+                    self.seed(other)
+                ))
+                .hint("a judge must not be one of the compared models: give it another seed"));
             }
         }
         Ok(())

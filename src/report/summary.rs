@@ -29,7 +29,9 @@ fn speed(row: &Row) -> [String; 2] {
 pub fn summary(results: &Results) -> String {
     let columns = columns(results);
     let mut table: Vec<Vec<String>> = vec![
-        ["model", "steps", "nfe"].iter().map(|s| s.to_string())
+        ["model", "steps", "nfe"]
+            .iter()
+            .map(|s| s.to_string())
             .chain(columns.iter().map(|c| c.1.to_string()))
             .chain(["latency ms ↓", "tok/s ↑", "n"].iter().map(|s| s.to_string()))
             .collect(),
@@ -43,10 +45,12 @@ pub fn summary(results: &Results) -> String {
             table.push(line);
         }
     }
-    let widths: Vec<usize> = (0..table[0].len()).map(|c| table.iter().map(|r| r[c].chars().count()).max().unwrap_or(0)).collect();
+    let widths: Vec<usize> =
+        (0..table[0].len()).map(|c| table.iter().map(|r| r[c].chars().count()).max().unwrap_or(0)).collect();
     let mut text = String::new();
     for line in table {
-        let cells: Vec<String> = line.iter().zip(&widths).map(|(c, w)| format!("{c}{}", " ".repeat(w - c.chars().count()))).collect();
+        let cells: Vec<String> =
+            line.iter().zip(&widths).map(|(c, w)| format!("{c}{}", " ".repeat(w - c.chars().count()))).collect();
         text.push_str(cells.join("  ").trim_end());
         text.push('\n');
     }

@@ -62,7 +62,14 @@ impl Log {
     }
 
     /// Records a finished step.
-    pub fn step(&mut self, term_name: &str, state: &TrainState, config: &TrainConfig, loss: f64, norm: f64) -> Result<()> {
+    pub fn step(
+        &mut self,
+        term_name: &str,
+        state: &TrainState,
+        config: &TrainConfig,
+        loss: f64,
+        norm: f64,
+    ) -> Result<()> {
         let lr = config.learning_rate(state.step - 1);
         let mut line = json!({ "step": state.step, "loss": loss, term_name: loss, "lr": lr, "grad_norm": norm });
         if state.teacher.is_some() {
@@ -79,7 +86,7 @@ impl Log {
             bar.set_position(state.step as u64);
             bar.set_message(format!("loss {:.4}", self.sum / self.count as f64));
         }
-        if state.step % config.log_every == 0 || state.step == config.steps {
+        if state.step.is_multiple_of(config.log_every) || state.step == config.steps {
             let (dt, dn) = (state.seconds - self.seconds, (state.tokens - self.tokens) as f64);
             let rate = if dt > 0.0 { dn / dt } else { 0.0 };
             let per_step = if state.step > 0 { state.tokens as f64 / state.step as f64 } else { 0.0 };

@@ -174,7 +174,7 @@ pub fn train(job: &Job) -> Result<Trained> {
         state.tokens += (config.batch * config.accumulate * job.length) as u64;
         state.seconds = before + began.elapsed().as_secs_f64();
         log.step(job.objective.term(), &state, config, loss, norm)?;
-        let due = config.save_every > 0 && state.step % config.save_every == 0;
+        let due = config.save_every > 0 && state.step.is_multiple_of(config.save_every);
         let stop = job.interrupt.requested();
         if due || stop || state.step == config.steps {
             state.save(job)?;
@@ -182,7 +182,10 @@ pub fn train(job: &Job) -> Result<Trained> {
         if stop && state.step < config.steps {
             let saved = job.dir.join(state::checkpoint_name(state.step));
             term::note(&format!("saved {}; run the same command to resume", saved.display()));
-            return Err(Error::new(Kind::Signal(2), format!("stopped by a signal at step {} of {}", state.step, job.name)));
+            return Err(Error::new(
+                Kind::Signal(2),
+                format!("stopped by a signal at step {} of {}", state.step, job.name),
+            ));
         }
     }
     log.finish();
@@ -261,10 +264,18 @@ fn non_finite(job: &Job, state: &TrainState, loss: f64, norm: f64) -> Error {
     let kept = state::newest_checkpoint(job.dir).map(|d| d.display().to_string());
     let error = Error::new(
         Kind::NonFinite,
-        format!("loss is not finite at step {} of `{}` (term `{}`: {loss}; gradient norm: {norm})", state.step, job.name, job.objective.term()),
+        format!(
+            "loss is not finite at step {} of `{}` (term `{}`: {loss}; gradient norm: {norm})",
+            state.step,
+            job.name,
+            job.objective.term()
+        ),
     );
     let clip = job.config.clip.map_or("unset".to_string(), |c| c.to_string());
-    error
-        .cause(kept.map_or("no checkpoint was saved yet".into(), |k| format!("last good checkpoint: {k}")))
-        .hint(format!("lower `model.{0}.train.lr` ({1}) or set `model.{0}.train.clip` ({clip}), then run the same command", job.name, job.config.lr))
+    error.cause(kept.map_or("no checkpoint was saved yet".into(), |k| format!("last good checkpoint: {k}"))).hint(
+        format!(
+            "lower `model.{0}.train.lr` ({1}) or set `model.{0}.train.clip` ({clip}), then run the same command",
+            job.name, job.config.lr
+        ),
+    )
 }

@@ -96,9 +96,14 @@ impl TrainState {
     fn start(job: &Job) -> Result<Self> {
         let device = job.device.clone().autodiff();
         let model = match job.start {
-            Some(weights) => {
-                Transformer::from_weights(job.network, job.vocab, job.length, weights, "the teacher's weights", &device)?
-            }
+            Some(weights) => Transformer::from_weights(
+                job.network,
+                job.vocab,
+                job.length,
+                weights,
+                "the teacher's weights",
+                &device,
+            )?,
             None => Transformer::init(job.network, job.vocab, job.length, job.seed, &device),
         };
         Ok(TrainState {
@@ -144,7 +149,10 @@ impl TrainState {
         let damaged = |what: String| Error::input(format!("{}: {what}", dir.display()));
         let record: Record = serde_json::from_value(manifest.extra).map_err(|e| damaged(format!("manifest: {e}")))?;
         if record.format != FORMAT {
-            return Err(damaged(format!("written by fewstep {} in checkpoint format {}", record.fewstep, record.format)));
+            return Err(damaged(format!(
+                "written by fewstep {} in checkpoint format {}",
+                record.fewstep, record.format
+            )));
         }
         if record.fingerprint != job.fingerprint {
             return Err(Error::usage(format!("`{}` in {} was trained by another recipe", job.name, job.dir.display()))
@@ -166,7 +174,8 @@ impl TrainState {
             read(name)?.map(|n| network(&n, name, job.device)).transpose()
         };
         let (ema, teacher) = (plain("ema")?, plain("teacher")?);
-        if ema.is_some() != job.config.ema.is_some() || teacher.is_some() != matches!(job.objective, Objective::Sdtt(_)) {
+        if ema.is_some() != job.config.ema.is_some() || teacher.is_some() != matches!(job.objective, Objective::Sdtt(_))
+        {
             return Err(damaged("the average or the teacher is missing".into()));
         }
         let bytes = fs::read_limited(&dir.join("optim.bpk"), u64::MAX)?;
@@ -219,8 +228,11 @@ impl TrainState {
                 let Some(model) = model else { continue };
                 let tensors = params::export(model);
                 if let Some((bad, _)) = tensors.iter().find(|(_, t)| t.data.iter().any(|v| !v.is_finite())) {
-                    return Err(Error::new(Kind::NonFinite, format!("`{}`: weight `{bad}` is not finite at step {}", job.name, self.step))
-                        .hint("lower the learning rate or set `clip`, then run the same command"));
+                    return Err(Error::new(
+                        Kind::NonFinite,
+                        format!("`{}`: weight `{bad}` is not finite at step {}", job.name, self.step),
+                    )
+                    .hint("lower the learning rate or set `clip`, then run the same command"));
                 }
                 weights::write(&tmp.join(format!("{part}.safetensors")), &Weights { tensors, ..Weights::default() })?;
             }
@@ -230,7 +242,9 @@ impl TrainState {
             fs::write_atomic(&tmp.join("optim.bpk"), &bytes)?;
             fs::write_manifest(tmp, extra).map(|_| ())
         })?;
-        for (_, old) in checkpoints(job.dir).into_iter().filter(|(_, d)| fs::verify_manifest(d).is_ok()).skip(job.config.keep) {
+        for (_, old) in
+            checkpoints(job.dir).into_iter().filter(|(_, d)| fs::verify_manifest(d).is_ok()).skip(job.config.keep)
+        {
             fs::remove_dir(&old)?;
         }
         Ok(())

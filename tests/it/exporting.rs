@@ -16,7 +16,14 @@ fn tiny() -> Place {
 #[test]
 fn the_tiny_study_runs_to_a_report_and_its_export_samples_inspects_and_passes_its_own_gate() {
     let place = tiny();
-    for name in ["report.md", "report.html", "quality_steps.svg", "quality_steps.png", "quality_seconds.svg", "quality_entropy.svg"] {
+    for name in [
+        "report.md",
+        "report.html",
+        "quality_steps.svg",
+        "quality_steps.png",
+        "quality_seconds.svg",
+        "quality_entropy.svg",
+    ] {
         assert!(place.path("runs/tiny/report").join(name).metadata().is_ok_and(|m| m.len() > 500), "{name}");
     }
     // The run again does nothing and says the same.
@@ -50,10 +57,19 @@ fn the_tiny_study_runs_to_a_report_and_its_export_samples_inspects_and_passes_it
     };
     assert_eq!(samples(&["a"]), samples(&["runs/tiny", "--model", "student"]));
     assert_eq!(samples(&["a"]).lines().count(), 3);
-    let prompted = place.run(&["sample", "runs/tiny", "--model", "ar", "--prompt", "mia has", "-n", "2", "--top-k", "3"]).ok();
+    let prompted =
+        place.run(&["sample", "runs/tiny", "--model", "ar", "--prompt", "mia has", "-n", "2", "--top-k", "3"]).ok();
     assert!(prompted.out.lines().all(|l| l.starts_with("mia has ")), "{}", prompted.out);
     let filled = place.run(&["sample", "a", "--infill", "tom has _ plums", "-n", "2", "--steps", "3", "--trace"]).ok();
-    assert!(filled.out.lines().filter(|l| !l.contains('|')).all(|l| l.starts_with("tom has ") && l.split(' ').nth(3) == Some("plums")), "{}", filled.out);
+    assert!(
+        filled
+            .out
+            .lines()
+            .filter(|l| !l.contains('|'))
+            .all(|l| l.starts_with("tom has ") && l.split(' ').nth(3) == Some("plums")),
+        "{}",
+        filled.out
+    );
     assert!(place.path("trace.html").exists());
     let beams = place.run(&["sample", "runs/tiny", "--model", "ar", "--beam", "4", "--json"]).ok();
     assert_eq!(beams.out.lines().count(), 4);
@@ -74,11 +90,9 @@ fn the_tiny_study_runs_to_a_report_and_its_export_samples_inspects_and_passes_it
     assert!(output.status.success() && std::fs::read_to_string(summary).unwrap().contains('|'));
     let mut better = Results::load(&place.path("runs/tiny/results.json")).unwrap();
     for row in better.models.iter_mut().flat_map(|m| &mut m.rows) {
-        for key in ["oracle_nll"] {
-            row.samples[key].iter_mut().for_each(|v| *v *= 0.5);
-            let e = row.scores.get_mut(key).unwrap();
-            (e.mean, e.low, e.high) = (e.mean * 0.5, e.low * 0.5, e.high * 0.5);
-        }
+        row.samples["oracle_nll"].iter_mut().for_each(|v| *v *= 0.5);
+        let e = row.scores.get_mut("oracle_nll").unwrap();
+        (e.mean, e.low, e.high) = (e.mean * 0.5, e.low * 0.5, e.high * 0.5);
     }
     better.save(&place.path("better.json")).unwrap();
     place.run(&["gate", "runs/tiny", "--baseline", "better.json"]).fails(1, &["gate"]);
@@ -89,7 +103,11 @@ fn the_tiny_study_runs_to_a_report_and_its_export_samples_inspects_and_passes_it
     }
     for entry in std::fs::read_dir(place.path("r1")).unwrap() {
         let name = entry.unwrap().file_name();
-        assert!(std::fs::read(place.path("r1").join(&name)).unwrap() == std::fs::read(place.path("r2").join(&name)).unwrap(), "{name:?}");
+        assert!(
+            std::fs::read(place.path("r1").join(&name)).unwrap()
+                == std::fs::read(place.path("r2").join(&name)).unwrap(),
+            "{name:?}"
+        );
     }
 }
 
@@ -162,7 +180,8 @@ models = ["student"]
 "#
         ));
         place.run(&["run", "text.toml"]).ok();
-        let sampled = place.run(&["sample", "runs/text/export/student", "-n", "1", "--steps", "2", "--prompt", "the "]).ok();
+        let sampled =
+            place.run(&["sample", "runs/text/export/student", "-n", "1", "--steps", "2", "--prompt", "the "]).ok();
         assert!(sampled.out.starts_with("the "), "{}", sampled.out);
     }
 }

@@ -1,7 +1,7 @@
 //! Everything that needs more than one module, or the real binary. One test binary, so that it links once.
 
-mod binary;
 mod bad_input;
+mod binary;
 mod exporting;
 mod layers;
 mod network;

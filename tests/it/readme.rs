@@ -50,7 +50,8 @@ fn every_command_of_the_readme_runs() {
     assert!(place.path("runs/quickstart/report/report.html").exists());
     let results = fewstep::eval::results::Results::load(&place.path("runs/quickstart/results.json")).unwrap();
     let valid = |name: &str, steps: usize| {
-        let row = results.models.iter().find(|m| m.name == name).unwrap().rows.iter().find(|r| r.steps == steps).unwrap();
+        let row =
+            results.models.iter().find(|m| m.name == name).unwrap().rows.iter().find(|r| r.steps == steps).unwrap();
         row.scores["valid"].mean
     };
     assert!(valid("ar", 32) > 0.9, "AR baseline {}", valid("ar", 32));

@@ -51,7 +51,9 @@ fn outcome(place: &Place, out: &str) -> (Vec<(String, Vec<u8>)>, Vec<String>) {
         .map(|p| (p.file_name().unwrap().to_string_lossy().into_owned(), std::fs::read(&p).unwrap()))
         .collect();
     files.sort();
-    let log = |model: &str| std::fs::read_to_string(place.path(out).join("models").join(model).join("metrics.jsonl")).unwrap();
+    let log = |model: &str| {
+        std::fs::read_to_string(place.path(out).join("models").join(model).join("metrics.jsonl")).unwrap()
+    };
     (files, vec![log("teacher"), log("student")])
 }
 
@@ -117,7 +119,10 @@ fn resume_inside_a_round_keeps_the_stored_teacher() {
 #[test]
 fn ctrl_c_saves_exits_130_and_the_same_command_resumes() {
     let place = Place::new();
-    place.write("small.toml", &RECIPE.replace("steps = 40,", "steps = 4000,").replace("save_every = 5", "save_every = 0"));
+    place.write(
+        "small.toml",
+        RECIPE.replace("steps = 40,", "steps = 4000,").replace("save_every = 5", "save_every = 0"),
+    );
     let mut command = place.command(&["run", "small.toml", "--only", "teacher", "--threads", "1"]);
     let child = command.stderr(std::process::Stdio::piped()).stdout(std::process::Stdio::null()).spawn().unwrap();
     let metrics = place.path("runs/small/models/teacher/metrics.jsonl");
@@ -184,7 +189,7 @@ fn a_run_directory_refuses_another_recipe_and_allows_what_changes_no_weight() {
 #[test]
 fn a_second_process_in_the_same_run_directory_fails_at_once() {
     let place = Place::new();
-    place.write("small.toml", &RECIPE.replace("steps = 40,", "steps = 100000,"));
+    place.write("small.toml", RECIPE.replace("steps = 40,", "steps = 100000,"));
     let args = ["run", "small.toml", "--only", "teacher", "-q"];
     let mut first = place.command(&args).stderr(std::process::Stdio::null()).spawn().unwrap();
     let begin = Instant::now();

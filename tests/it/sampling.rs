@@ -45,7 +45,8 @@ fn closed_form(chain: &Chain, process: &Process, steps: usize, start: Vec<u32>) 
             // Position by position: stays masked, or takes one of V tokens, independently given the canvas.
             let mut partial = vec![(canvas.clone(), weight)];
             for l in (0..L).filter(|l| canvas[*l] == V) {
-                let reveal = process.corruption.reveal_probability(process.schedule, grid.row(k)[l], grid.row(k + 1)[l]);
+                let reveal =
+                    process.corruption.reveal_probability(process.schedule, grid.row(k)[l], grid.row(k + 1)[l]);
                 partial = partial
                     .into_iter()
                     .flat_map(|(c, w)| {
@@ -232,7 +233,10 @@ fn the_nelbo_of_a_perfect_denoiser_is_the_exact_likelihood() {
             let se = (values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (rounds * (rounds - 1)) as f64).sqrt();
             let exact = -chain.log_likelihood(&text);
             // The smallest times (below T_MIN) are left out, which costs less than T_MIN of the integral.
-            assert!((mean - exact).abs() < 4.0 * se + 0.01 * exact, "{text:?} {schedule:?}: {mean} +- {se} for {exact}");
+            assert!(
+                (mean - exact).abs() < 4.0 * se + 0.01 * exact,
+                "{text:?} {schedule:?}: {mean} +- {se} for {exact}"
+            );
         }
     }
 }
@@ -304,7 +308,8 @@ fn a_prompt_through_the_cache_equals_a_prompt_without_it() {
 fn the_story_oracle_tells_valid_stories_when_it_takes_its_time() {
     let story = Story::new(&StoryConfig { names: 2, things: 2, places: 1, count: 3, noise: 1e-5 }).unwrap();
     let oracle = Oracle::new(Arc::clone(story.chain()), Device::flex());
-    let process = Process { order: Order::parallel(32), length: 32, ..process(Order::parallel(32), Schedule::LogLinear, false) };
+    let process =
+        Process { order: Order::parallel(32), length: 32, ..process(Order::parallel(32), Schedule::LogLinear, false) };
     let valid = |steps| {
         let drawn = sample(&oracle, &process, &SampleSpec::new(steps, 4, 64), 128).unwrap();
         drawn.tokens.iter().filter(|t| story.is_valid(t)).count()
