@@ -102,7 +102,7 @@ pub enum Command {
     },
     /// Compare results with a baseline; exit code 1 if quality got worse
     #[command(after_help = "Examples:
-  fewstep gate runs/tiny --baseline reports/tiny/results.json
+  fewstep gate runs/tiny --baseline runs/tiny/results.json
   fewstep gate runs/tiny --baseline old.json --strict --junit gate.xml")]
     Gate {
         /// Directory of a run, or its results.json
@@ -113,7 +113,7 @@ pub enum Command {
         /// Fail on inconclusive speed metrics too
         #[arg(long)]
         strict: bool,
-        /// Compare although device, dtype, data or batch size differ
+        /// Compare although the data, its length, vocabulary or judge differ
         #[arg(long)]
         allow_mismatch: bool,
         /// Also write the verdicts as JUnit XML
@@ -231,7 +231,8 @@ pub struct Sample {
     #[arg(long, value_name = "P", allow_negative_numbers = true, value_parser = probability)]
     pub top_p: Option<f64>,
     /// Beams of a beam search instead of random draws; autoregressive models only
-    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = from_one)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = beams)]
+    #[arg(conflicts_with_all = ["steps", "seed", "infill", "temperature", "top_k", "top_p", "trace"])]
     pub beam: Option<usize>,
     /// Exponent of the length that beam scores are divided by
     #[arg(long, value_name = "A", allow_negative_numbers = true, value_parser = finite, requires = "beam")]
@@ -251,6 +252,13 @@ fn from_zero(text: &str) -> Result<u64, String> {
 
 fn threads(text: &str) -> Result<usize, String> {
     from_one(text).ok().filter(|n| *n <= 1024).ok_or_else(|| "it must be a whole number from 1 to 1024".to_string())
+}
+
+fn beams(text: &str) -> Result<usize, String> {
+    text.parse()
+        .ok()
+        .filter(|n| (1..=1024).contains(n))
+        .ok_or_else(|| "it must be a whole number from 1 to 1024".to_string())
 }
 
 fn finite(text: &str) -> Result<f64, String> {

@@ -78,15 +78,17 @@ pub fn dispatch(cli: Cli) -> Result<()> {
     }
 }
 
-/// The recipe stored in a run directory; its relative paths stay relative to where the program is started.
-fn stored(run: &Path) -> Result<Loaded> {
-    let path = run.join("recipe.toml");
+/// The recipe stored in a run directory; its relative paths are looked up from where they were when it ran.
+fn stored(run_dir: &Path) -> Result<Loaded> {
+    let path = run_dir.join("recipe.toml");
     if !path.is_file() {
-        return Err(Error::input(format!("{} is not a run directory: it has no recipe.toml", run.display()))
+        return Err(Error::input(format!("{} is not a run directory: it has no recipe.toml", run_dir.display()))
             .hint("`fewstep run quickstart` makes one in runs/quickstart"));
     }
     let mut loaded = recipes::load(&path.display().to_string(), &[])?;
-    loaded.base = PathBuf::from(".");
+    if let Ok(base) = std::fs::read_to_string(run_dir.join(run::BASE)) {
+        loaded.base = PathBuf::from(base);
+    }
     Ok(loaded)
 }
 
@@ -123,6 +125,10 @@ fn judge(
     // The limits are the candidate recipe's own.
     let config =
         recipes::parse::parse::<recipes::Recipe>(&candidate.recipe, "the recipe in results.json", &[])?.value.gate;
+    let theirs = recipes::parse::parse::<recipes::Recipe>(&baseline.recipe, "the recipe in the baseline", &[]);
+    if theirs.is_ok_and(|t| t.value.gate != config) {
+        term::warn("the `gate` table differs from the baseline's: the limits are the candidate's");
+    }
     let verdict = gate::judge(&baseline, &candidate, &config, allow_mismatch)?;
     verdict.warnings.iter().for_each(|w| term::warn(w));
     if let Some(path) = junit {

@@ -35,6 +35,9 @@ const FREE: [&str; 8] = [
     "eval",
 ];
 
+/// File of a run directory that names what relative paths in its recipe are looked up from.
+pub const BASE: &str = "base";
+
 /// A study opened in its run directory, locked against a second process.
 pub struct Study {
     pub recipe: Recipe,
@@ -70,6 +73,9 @@ impl Study {
             }
         }
         fs::write_atomic(&stored, text.as_bytes())?;
+        // `eval` on the run directory finds the text where `run` found it, wherever it is started from.
+        let absolute = std::path::absolute(&base).map_err(|e| Error::io("find", &base, &e))?;
+        fs::write_atomic(&dir.join(BASE), absolute.to_string_lossy().as_bytes())?;
         let data = Data::prepare(&recipe.data, &base, &dir.join("data"))?;
         let (device, device_name) = device;
         Ok(Study { recipe, text, dir, data, device, device_name: device_name.to_string(), interrupt, _lock: lock })
@@ -274,9 +280,11 @@ impl Study {
     }
 
     fn eval_key(&self, parts: &[&str]) -> Result<String> {
+        // Timings are part of what is kept, so the machine is part of the key.
+        let environment = format!("{:?}", self.environment());
         let config = toml::to_string(&self.recipe.eval).map_err(|e| Error::usage(format!("`eval`: {e}")))?;
         Ok(fs::sha256_hex(
-            format!("{}\n{config}\n{}\n{}", parts.join("\n"), self.device_name, env!("CARGO_PKG_VERSION")).as_bytes(),
+            format!("{}\n{config}\n{environment}\n{}", parts.join("\n"), env!("CARGO_PKG_VERSION")).as_bytes(),
         ))
     }
 

@@ -63,8 +63,8 @@ impl EvalConfig {
     /// Checks ranges.
     pub fn validate(&self) -> Result<()> {
         for (key, value) in [("samples", self.samples), ("batch", self.batch), ("held_out", self.held_out)] {
-            if value == 0 || value > 1 << 24 {
-                return Err(Error::usage(format!("`eval.{key}` must be between 1 and {}, but it is {value}", 1 << 24)));
+            if value == 0 || value > 1 << 20 {
+                return Err(Error::usage(format!("`eval.{key}` must be between 1 and {}, but it is {value}", 1 << 20)));
             }
         }
         if self.steps.is_empty() || self.steps.iter().any(|k| *k == 0 || *k > 1 << 20) {
@@ -158,6 +158,15 @@ fn scores(texts: &[Vec<u32>], scorer: &Scorer) -> IndexMap<String, Vec<f64>> {
     out
 }
 
+/// Scores of a set of texts as a whole: what single samples cannot show.
+fn between(texts: &[&[u32]]) -> IndexMap<String, f64> {
+    IndexMap::from([
+        ("unique".to_string(), quality::unique(texts.iter().copied())),
+        ("pooled_entropy".to_string(), quality::pooled_entropy(texts.iter().copied())),
+        ("self_distinct_2".to_string(), quality::self_distinct_2(texts.iter().copied())),
+    ])
+}
+
 fn estimates(samples: &IndexMap<String, Vec<f64>>) -> IndexMap<String, Estimate> {
     samples.iter().map(|(key, values)| (key.clone(), mean_interval(values, 0))).collect()
 }
@@ -189,7 +198,7 @@ pub fn row(
         seed: config.seed,
         scores: estimates(&samples),
         samples,
-        corpus: IndexMap::from([("self_distinct_2".to_string(), quality::self_distinct_2(texts))]),
+        corpus: between(&texts),
         speed,
     };
     Ok((row, drawn.tokens))
@@ -216,6 +225,7 @@ pub fn data_summary(data: &Data, scorer: &Scorer, held_out: &[Vec<u32>]) -> Data
         entropy_rate,
         nll_name: scorer.name().to_string(),
         reference,
+        corpus: between(&held_out.iter().map(Vec::as_slice).collect::<Vec<_>>()),
     }
 }
 

@@ -43,6 +43,23 @@ pub fn self_distinct_2<'a>(samples: impl IntoIterator<Item = &'a [u32]>) -> f64 
     if total == 0 { 1.0 } else { seen.len() as f64 / total as f64 }
 }
 
+/// Share of texts that differ from every earlier one: falls where a model repeats itself between samples.
+pub fn unique<'a>(samples: impl IntoIterator<Item = &'a [u32]>) -> f64 {
+    let (mut seen, mut n) = (std::collections::HashSet::new(), 0usize);
+    for text in samples {
+        seen.insert(text);
+        n += 1;
+    }
+    seen.len() as f64 / n.max(1) as f64
+}
+
+/// Unigram entropy of all samples' tokens put together, nats: unlike the mean over single samples it sees a model that
+/// always makes the same choices.
+pub fn pooled_entropy<'a>(samples: impl IntoIterator<Item = &'a [u32]>) -> f64 {
+    let all: Vec<u32> = samples.into_iter().flatten().copied().collect();
+    unigram_entropy(&all)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -100,5 +117,15 @@ mod tests {
         let text: Vec<u32> = (0..20).collect();
         assert_eq!(self_distinct_2([&text[..]]), 1.0);
         assert_eq!(self_distinct_2([&text[..], &text[..]]), 0.5);
+    }
+
+    #[test]
+    fn a_model_that_repeats_one_good_text_is_seen_between_samples_and_not_within_them() {
+        let (a, b): (&[u32], &[u32]) = (&[1, 2, 3], &[4, 5, 6]);
+        assert_eq!(unigram_entropy(a), unigram_entropy(b));
+        assert!((unique([a, b, a, a]) - 0.5).abs() < 1e-12 && unique([a, b]) == 1.0);
+        assert!(
+            (pooled_entropy([a, a]) - 3f64.ln()).abs() < 1e-12 && (pooled_entropy([a, b]) - 6f64.ln()).abs() < 1e-12
+        );
     }
 }

@@ -83,6 +83,8 @@ pub struct DataSummary {
     pub nll_name: String,
     /// What held-out data scores on each metric.
     pub reference: IndexMap<String, Estimate>,
+    /// Scores of the held-out data as a set; comparable with rows of as many samples.
+    pub corpus: IndexMap<String, f64>,
 }
 
 /// What a model is in a study.

@@ -96,6 +96,12 @@ pub fn rows<'a>(
     let xt = Corruption::Absorb.corrupt(x0, &t_row, config.schedule, mask, &mut rng.at(step, Stream::Corrupt));
     let rows: Vec<usize> = (0..xt.len()).filter(|i| xt[*i] == mask).collect();
 
+    if rows.is_empty() {
+        // A small batch at times near 0 can lose no token at all: then there is nothing to learn from it.
+        let (input, target) = (Noised::tokens(&xt, &t_row, length, device), Target::Tokens(Vec::new()));
+        return RowLoss { input, rows, weights: Vec::new(), target };
+    }
+
     let k = config.steps_per_step;
     let grid: Vec<Vec<f64>> = t.iter().map(|t| teacher_times(*t, dt, k)).collect();
     let mut draws = rng.at(step, Stream::Teacher);

@@ -8,7 +8,6 @@
 
 pub mod distill;
 
-use burn::module::Module;
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::prelude::*;
 use rand::Rng;
@@ -212,9 +211,4 @@ pub fn evaluate(model: &dyn Denoise, loss: &RowLoss) -> (f64, Vec<f64>) {
         values.extend(crate::model::params::floats(part).into_iter().map(f64::from));
     }
     (values.iter().zip(&loss.weights).map(|(v, w)| v * w).sum(), values)
-}
-
-/// Whether every parameter of `model` is finite.
-pub fn finite<M: Module>(model: &M) -> bool {
-    crate::model::params::export(model).values().all(|t| t.data.iter().all(|v| v.is_finite()))
 }

@@ -144,6 +144,12 @@ fn corpus(results: &Results) -> Option<Table> {
     header.extend(keys.iter().map(|k| k.to_string()));
     header.push("n".into());
     let mut rows = Vec::new();
+    if !results.data.corpus.is_empty() {
+        let mut cells = vec!["real data".to_string(), NOTHING.into()];
+        cells.extend(keys.iter().map(|k| results.data.corpus.get(*k).map_or(NOTHING.into(), |x| fixed(*x))));
+        cells.push(results.data.n_reference.to_string());
+        rows.push(cells);
+    }
     for model in models {
         for row in &model.rows {
             let mut cells = vec![model.name.clone(), row.steps.to_string()];

@@ -147,7 +147,7 @@ impl Batch {
             }
             if !opened.is_empty() {
                 match process.cached {
-                    true => self.step_cached(model, process, spec, now, &opened, &mut cache),
+                    true => self.step_cached(model, process, spec, &opened, &mut cache),
                     false => self.step_full(model, process, spec, now, &opened),
                 }
             }
@@ -164,10 +164,8 @@ impl Batch {
         let mut samples: Vec<usize> = opened.iter().map(|r| r / l).collect();
         samples.dedup();
         let x: Vec<u32> = samples.iter().flat_map(|i| self.x[i * l..(i + 1) * l].iter().copied()).collect();
-        let t: Vec<f64> = x
-            .iter()
-            .enumerate()
-            .map(|(p, x)| if !spec.pinned.is_empty() && spec.pinned[p % l] == Some(*x) { 0.0 } else { now[p % l] })
+        let t: Vec<f64> = (0..x.len())
+            .map(|p| if spec.pinned.get(p % l).is_some_and(Option::is_some) { 0.0 } else { now[p % l] })
             .collect();
         let features = model.features(&Noised::tokens(&x, &t, l, &model.device()));
         let mut slot = vec![usize::MAX; self.nfe.len()];
@@ -186,14 +184,14 @@ impl Batch {
         model: &dyn Denoise,
         process: &Process,
         spec: &SampleSpec,
-        now: &[f64],
         opened: &[usize],
         cache: &mut Cache,
     ) {
         let l = process.length;
         let end = opened.iter().map(|r| r % l + 1).max().unwrap_or(0);
         let active = cache.filled..end;
-        let t: Vec<f64> = (0..self.x.len()).map(|p| now[p % l]).collect();
+        // What is read is text already: the times of teacher forcing, whatever is still to come.
+        let t = vec![0.0; self.x.len()];
         let input = Noised::tokens(&self.x, &t, l, &model.device());
         let features = model.features_cached(&input, active.clone(), cache);
         for i in 0..self.nfe.len() {

@@ -49,7 +49,7 @@ fn variants() -> Vec<TransformerConfig> {
 }
 
 /// A network whose every parameter is random: zero-initialised gates would hide what is behind them.
-fn random(config: &TransformerConfig, vocab: usize, length: usize, device: &Device) -> Transformer {
+pub fn random(config: &TransformerConfig, vocab: usize, length: usize, device: &Device) -> Transformer {
     let model = Transformer::zeros(config, vocab, length, device);
     let mut named = params::export(&model);
     let mut rng = StepRng::new(9).at(0, Stream::Init);

@@ -316,3 +316,27 @@ fn the_story_oracle_tells_valid_stories_when_it_takes_its_time() {
     };
     assert!(valid(1024) >= 124 && valid(2) < 64);
 }
+
+#[test]
+fn an_autoregressive_network_that_reads_the_time_is_sampled_at_the_time_it_was_trained_at() {
+    use fewstep::model::config::TimeInput;
+    let teacher_forced = |model: &Transformer, text: &[u32]| {
+        let rows = objective::ar_nll(text, L, &Device::flex());
+        -objective::evaluate(model, &rows).0 * L as f64
+    };
+    for time in [TimeInput::Sequence, TimeInput::Position] {
+        let config = fewstep::model::TransformerConfig { time, ..super::network::config(true) };
+        let model = super::network::random(&config, 5, L, &Device::flex());
+        // The best beam's score is what the cache path gives a text; teacher forcing must give the same.
+        let p = process(Order::left_to_right(), Schedule::LogLinear, true);
+        let best = &beam::search(&model, &p, &[], 3, 0.0, None).unwrap()[0];
+        let forced = teacher_forced(&model, &best.tokens);
+        assert!((best.log_prob - forced).abs() < 1e-4, "{time:?}: {} for {forced}", best.log_prob);
+        // And greedy sampling takes the arg max under teacher forcing at each position.
+        let greedy =
+            SampleSpec { filter: Filter { temperature: 0.0, ..Filter::default() }, ..SampleSpec::new(L, 0, 1) };
+        let sampled = sample(&model, &p, &greedy, 1).unwrap().tokens.remove(0);
+        let one = beam::search(&model, &p, &[], 1, 0.0, None).unwrap().remove(0);
+        assert_eq!(sampled, one.tokens, "{time:?}");
+    }
+}

@@ -156,6 +156,7 @@ fn study(seed: u64) -> Results {
             entropy_rate: Some(1.05),
             nll_name: name.into(),
             reference,
+            corpus: IndexMap::new(),
         },
         models: Vec::new(),
     }
