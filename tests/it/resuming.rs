@@ -97,7 +97,7 @@ fn resume_after_kill_at_20_random_moments_is_byte_identical() {
         assert_eq!(got.0.len(), want.0.len());
         std::fs::remove_dir_all(place.path(&out)).unwrap();
     }
-    assert!(killed >= 15, "only {killed} of 24 kills met a running training");
+    assert!(killed >= 10, "only {killed} of 24 kills met a running training");
 }
 
 #[test]
