@@ -217,9 +217,12 @@ impl Study {
                 let likelihood = eval::likelihood(&done.model, &model.objective, &process, &held_out);
                 let ar = matches!(model.objective, Objective::ArNll {});
                 let steps = if ar { vec![process.length] } else { config.steps.clone() };
-                let rows = match role {
-                    Role::Judge => Vec::new(),
-                    _ => self.rows(name, &done.model, &process, &steps, &scorer, true)?,
+                let (rows, sweep) = match role {
+                    Role::Judge => (Vec::new(), Vec::new()),
+                    _ => (
+                        self.rows(name, &done.model, &process, &steps, &scorer, true)?,
+                        self.sweep(name, &done.model, &process, &steps, &scorer)?,
+                    ),
                 };
                 let extra = fs::verify_manifest(&self.final_dir(name))?.extra;
                 Ok(ModelResult {
@@ -235,6 +238,7 @@ impl Study {
                     train_seconds: extra["seconds"].as_f64().unwrap_or(0.0),
                     likelihood: Some(likelihood),
                     rows,
+                    sweep,
                 })
             })?);
         }
@@ -262,6 +266,7 @@ impl Study {
                     train_seconds: 0.0,
                     likelihood: None,
                     rows: self.rows("oracle", &oracle, &process, &config.steps, &scorer, false)?,
+                    sweep: self.sweep("oracle", &oracle, &process, &config.steps, &scorer)?,
                 })
             })?);
         }
@@ -322,9 +327,7 @@ impl Study {
         let mut rows = Vec::new();
         let mut texts = String::new();
         for k in steps {
-            if self.interrupt.requested() {
-                return Err(Error::new(Kind::Signal(2), format!("stopped by a signal while evaluating `{name}`")));
-            }
+            self.not_stopped(name)?;
             let (row, tokens) = eval::row(model, process, *k, &self.recipe.eval, scorer, timed)?;
             let nll = &row.scores[scorer.name()];
             let valid = row.scores.get("valid").map_or(String::new(), |v| format!("  valid {:5.1} %", 100.0 * v.mean));
@@ -340,6 +343,38 @@ impl Study {
         std::fs::create_dir_all(&dir).map_err(|e| Error::io("create", &dir, &e))?;
         fs::write_atomic(&dir.join("samples.txt"), texts.as_bytes())?;
         Ok(rows)
+    }
+
+    /// The rows at the recipe's other temperatures.
+    fn sweep(
+        &self,
+        name: &str,
+        model: &dyn Denoise,
+        process: &Process,
+        steps: &[usize],
+        scorer: &Scorer,
+    ) -> Result<Vec<eval::results::SweepRow>> {
+        let config = &self.recipe.eval;
+        let mut rows = Vec::new();
+        for k in steps {
+            for temperature in &config.temperatures {
+                self.not_stopped(name)?;
+                let row = eval::sweep_row(model, process, *k, *temperature, config, scorer)?;
+                term::note(&format!(
+                    "eval {name:<10} {k:>5} steps  temperature {temperature}  nll {:.4}  entropy {:.3}",
+                    row.scores[scorer.name()].mean, row.scores["entropy"].mean
+                ));
+                rows.push(row);
+            }
+        }
+        Ok(rows)
+    }
+
+    fn not_stopped(&self, name: &str) -> Result<()> {
+        match self.interrupt.requested() {
+            true => Err(Error::new(Kind::Signal(2), format!("stopped by a signal while evaluating `{name}`"))),
+            false => Ok(()),
+        }
     }
 
     fn environment(&self) -> Environment {

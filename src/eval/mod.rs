@@ -2,6 +2,7 @@
 //!
 //! B batch, L length, K steps, n samples. All text metrics come from the same samples.
 
+pub mod matched;
 pub mod quality;
 pub mod results;
 pub mod speed;
@@ -19,7 +20,7 @@ use crate::objective::{self, Objective};
 use crate::process::Schedule;
 use crate::rng::{StepRng, Stream};
 use crate::sample::{Process, SampleSpec, sample};
-use results::{Bound, DataKind, DataSummary, Likelihood, Row};
+use results::{Bound, DataKind, DataSummary, Likelihood, Row, SweepRow};
 use stats::{Estimate, mean_interval};
 
 /// What is evaluated.
@@ -32,6 +33,9 @@ pub struct EvalConfig {
     pub batch: usize,
     /// Denoising steps K of the diffusion models; an autoregressive model always takes L.
     pub steps: Vec<usize>,
+    /// Further sampling temperatures at every step count; with them models are also compared at the data's entropy.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub temperatures: Vec<f64>,
     /// Sampling seed: sample i draws from (seed, i) in every row.
     #[serde(default)]
     pub seed: u64,
@@ -75,6 +79,15 @@ impl EvalConfig {
         }
         if self.steps.windows(2).any(|p| p[0] >= p[1]) {
             return Err(Error::usage(format!("`eval.steps` must rise, but it is {:?}", self.steps)));
+        }
+        for t in &self.temperatures {
+            if !(t.is_finite() && *t > 0.0 && *t != 1.0) {
+                return Err(Error::usage(format!("`eval.temperatures` lists {t}, which is not a positive number other than 1"))
+                    .hint("temperature 1 is always sampled; list others, such as [0.7, 0.8, 0.9]"));
+            }
+        }
+        if self.temperatures.windows(2).any(|p| p[0] >= p[1]) {
+            return Err(Error::usage(format!("`eval.temperatures` must rise, but it is {:?}", self.temperatures)));
         }
         Ok(())
     }
@@ -202,6 +215,28 @@ pub fn row(
         speed,
     };
     Ok((row, drawn.tokens))
+}
+
+/// One row of a temperature sweep: the same samples' seeds, another temperature, scored for quality and variety only.
+///
+/// Errors as [`row`].
+pub fn sweep_row(
+    model: &dyn Denoise,
+    process: &Process,
+    steps: usize,
+    temperature: f64,
+    config: &EvalConfig,
+    scorer: &Scorer,
+) -> Result<SweepRow> {
+    let mut spec = SampleSpec::new(steps, config.seed, config.batch);
+    spec.filter.temperature = temperature;
+    let texts = sample(model, process, &spec, config.samples)?.tokens;
+    let samples = IndexMap::from([
+        (scorer.name().to_string(), scorer.nll(&texts)),
+        ("entropy".to_string(), texts.iter().map(|t| quality::unigram_entropy(t)).collect()),
+    ]);
+    let scores = estimates(&samples);
+    Ok(SweepRow { steps, temperature, n: config.samples, seed: config.seed, scores, samples })
 }
 
 /// What real data scores, and what identifies it.

@@ -122,7 +122,11 @@ pub struct ModelResult {
     pub train_tokens: u64,
     pub train_seconds: f64,
     pub likelihood: Option<Likelihood>,
+    /// Sampled at temperature 1.
     pub rows: Vec<Row>,
+    /// Sampled at other temperatures, for comparisons at equal entropy.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sweep: Vec<SweepRow>,
 }
 
 /// Likelihoods differ in kind and are never compared unmarked.
@@ -167,6 +171,22 @@ pub struct Row {
     /// Scores of the whole set of samples.
     pub corpus: IndexMap<String, f64>,
     pub speed: Option<Speed>,
+}
+
+/// One model sampled with one number of steps at a temperature other than 1.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SweepRow {
+    pub steps: usize,
+    pub temperature: f64,
+    /// Samples.
+    pub n: usize,
+    /// Sampling seed; sample i draws from (seed, i), as in the row at temperature 1.
+    pub seed: u64,
+    /// Mean and interval of the likelihood and entropy scores.
+    pub scores: IndexMap<String, Estimate>,
+    /// The score of each sample [n], by score key.
+    pub samples: IndexMap<String, Vec<f64>>,
 }
 
 /// Measured time of sampling.
@@ -342,6 +362,13 @@ impl Results {
                     return Err(Error::input(format!("{place}: n is {}, but `{key}` has {count} scores", row.n)));
                 }
             }
+            for row in &model.sweep {
+                let place = format!("model `{name}`, steps {}, temperature {}", row.steps, row.temperature);
+                if let Some((key, scores)) = row.samples.iter().find(|(_, s)| s.len() != row.n) {
+                    let count = scores.len();
+                    return Err(Error::input(format!("{place}: n is {}, but `{key}` has {count} scores", row.n)));
+                }
+            }
         }
         match self.not_finite() {
             Some(place) => Err(Error::new(Kind::NonFinite, format!("{place} is not finite"))),
@@ -377,6 +404,13 @@ impl Results {
                     .then_some("speed");
                 if let Some(key) = score.or(sample).or(corpus).or(cost).or(speed) {
                     return Some(format!("model `{}`, steps {}: `{key}`", m.name, r.steps));
+                }
+            }
+            for r in &m.sweep {
+                let score = r.scores.iter().find(|(_, e)| bad(e)).map(|(k, _)| k.as_str());
+                let sample = r.samples.iter().find(|(_, s)| s.iter().any(|x| !x.is_finite())).map(|(k, _)| k.as_str());
+                if let Some(key) = score.or(sample).or((!r.temperature.is_finite()).then_some("temperature")) {
+                    return Some(format!("model `{}`, steps {}, temperature {}: `{key}`", m.name, r.steps, r.temperature));
                 }
             }
         }

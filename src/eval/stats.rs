@@ -146,7 +146,8 @@ fn draw(rng: &mut impl RngCore, n: usize) -> usize {
     ((u64::from(rng.next_u32()) * n as u64) >> 32) as usize
 }
 
-fn percentile(mean: f64, mut draws: Vec<f64>) -> Estimate {
+/// A value with the 95 % percentile interval of its resampled values.
+pub(super) fn percentile(mean: f64, mut draws: Vec<f64>) -> Estimate {
     draws.sort_by(f64::total_cmp);
     Estimate { mean, low: quantile(&draws, 0.025), high: quantile(&draws, 0.975) }
 }

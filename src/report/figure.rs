@@ -1,7 +1,8 @@
 //! What the plots show, as data: series with intervals, and guide lines; `plot` draws it.
 
 use super::table::{collapsed, shown};
-use crate::eval::results::{DataKind, Metric, Results, Role, Row};
+use crate::eval::matched;
+use crate::eval::results::{DataKind, Metric, ModelResult, Results, Role, Row};
 use crate::eval::stats::Estimate;
 
 /// Red, green and blue, 0 to 255.
@@ -112,7 +113,7 @@ pub fn figures(results: &Results) -> Vec<Figure> {
             title: format!("{study}: quality against sampling steps"),
             x: steps(),
             y: axis(&quality, Scale::Linear),
-            series: series(results, Metric::Nll, false, |row| Some(Estimate::exact(row.steps as f64))),
+            series: series(results, false, |_, row| Some((at_steps(row), results.score(row, Metric::Nll)?))),
             guides: level_guides(results, Metric::Nll),
         },
         Figure {
@@ -120,9 +121,10 @@ pub fn figures(results: &Results) -> Vec<Figure> {
             title: format!("{study}: quality against time (numbers beside points: steps)"),
             x: axis("seconds per 1,000 tokens (lower is better)", Scale::Log10),
             y: axis(&quality, Scale::Linear),
-            series: series(results, Metric::Nll, true, |row| {
+            series: series(results, true, |_, row| {
                 let s = row.speed?.seconds_per_1k_tokens;
-                (s.median > 0.0).then_some(Estimate { mean: s.median, low: s.q1, high: s.q3 })
+                let seconds = Estimate { mean: s.median, low: s.q1, high: s.q3 };
+                Some(((s.median > 0.0).then_some(seconds)?, results.score(row, Metric::Nll)?))
             }),
             guides: level_guides(results, Metric::Nll),
         },
@@ -131,20 +133,37 @@ pub fn figures(results: &Results) -> Vec<Figure> {
             title: format!("{study}: quality against diversity (numbers beside points: steps)"),
             x: axis("unigram entropy of a sample, nats (the data's is best)", Scale::Linear),
             y: axis(&quality, Scale::Linear),
-            series: series(results, Metric::Nll, true, |row| results.score(row, Metric::Entropy))
-                .into_iter()
+            series: series(results, true, |_, row| {
+                Some((results.score(row, Metric::Entropy)?, results.score(row, Metric::Nll)?))
+            })
+            .into_iter()
                 .chain(real_data(results))
                 .collect(),
             guides: diversity_guides(results),
         },
     ];
+    let matched = matched::all(results);
+    if !matched.is_empty() {
+        let at = |model: &ModelResult, row: &Row| {
+            matched.iter().find(|m| m.model.name == model.name && m.steps == row.steps)?.nll
+        };
+        let ar = results.models.iter().filter(|m| m.role == Role::Ar);
+        figures.insert(1, Figure {
+            name: "matched_steps",
+            title: format!("{study}: quality at the data's entropy against sampling steps"),
+            x: steps(),
+            y: axis(&format!("{nll} at the data's entropy, nats per token (lower is better)"), Scale::Linear),
+            series: series(results, false, |model, row| Some((at_steps(row), at(model, row)?))),
+            guides: ar.filter_map(|m| Some(level(m, at(m, m.full()?)?))).collect(),
+        });
+    }
     if results.data.kind == DataKind::Story {
         figures.push(Figure {
             name: "validity_steps",
             title: format!("{study}: valid stories against sampling steps"),
             x: steps(),
             y: axis("share of valid stories (higher is better)", Scale::Linear),
-            series: series(results, Metric::Valid, false, |row| Some(Estimate::exact(row.steps as f64))),
+            series: series(results, false, |_, row| Some((at_steps(row), results.score(row, Metric::Valid)?))),
             guides: level_guides(results, Metric::Valid),
         });
     }
@@ -160,8 +179,16 @@ pub fn figures(results: &Results) -> Vec<Figure> {
     figures
 }
 
-/// One series per model; the AR model has one only where `with_ar`, elsewhere it is a guide line.
-fn series(results: &Results, metric: Metric, with_ar: bool, x: impl Fn(&Row) -> Option<Estimate>) -> Vec<Series> {
+fn at_steps(row: &Row) -> Estimate {
+    Estimate::exact(row.steps as f64)
+}
+
+/// One series per model, its points from `point`; the AR model has one only where `with_ar`, elsewhere it is a guide line.
+fn series(
+    results: &Results,
+    with_ar: bool,
+    point: impl Fn(&ModelResult, &Row) -> Option<(Estimate, Estimate)>,
+) -> Vec<Series> {
     let mut student = 0;
     shown(results)
         .into_iter()
@@ -185,7 +212,7 @@ fn series(results: &Results, metric: Metric, with_ar: bool, x: impl Fn(&Row) -> 
                 .into_iter()
                 .filter_map(|row| {
                     let tag = if with_ar { row.steps.to_string() } else { String::new() };
-                    let (x, y) = (x(row)?, results.score(row, metric)?);
+                    let (x, y) = point(model, row)?;
                     Some(Point { x, y, tag, open: collapsed(results, model, row) })
                 })
                 .collect();
@@ -202,6 +229,10 @@ fn real_data(results: &Results) -> Option<Series> {
     Some(Series { name: "real data".into(), color: BLACK, marker: Marker::Star, points: vec![point] })
 }
 
+fn level(model: &ModelResult, value: Estimate) -> Guide {
+    Guide { name: format!("{} level", model.name), color: BLACK, run: Run::Horizontal, value, dotted: false }
+}
+
 /// The AR model's level, and on the story language the entropy rate, which no honest likelihood stays below.
 fn level_guides(results: &Results, metric: Metric) -> Vec<Guide> {
     let mut guides: Vec<Guide> = results
@@ -209,13 +240,7 @@ fn level_guides(results: &Results, metric: Metric) -> Vec<Guide> {
         .iter()
         .filter(|m| m.role == Role::Ar)
         .filter_map(|m| Some((m, results.score(m.full()?, metric)?)))
-        .map(|(m, value)| Guide {
-            name: format!("{} level", m.name),
-            color: BLACK,
-            run: Run::Horizontal,
-            value,
-            dotted: false,
-        })
+        .map(|(m, value)| level(m, value))
         .collect();
     if let (Metric::Nll, Some(rate)) = (metric, results.data.entropy_rate) {
         guides.push(entropy_rate(rate));

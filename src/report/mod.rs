@@ -68,7 +68,7 @@ pub fn page(results: &Results) -> Page {
     let mut parts = vec![Part::Facts(facts(results))];
     let mut tables = table::tables(results).into_iter();
     let mut figures = figure::figures(results).into_iter();
-    // The plot that matters comes before the table, the rest after it.
+    // The plots that matter come before the table, the rest after it.
     parts.extend(figures.next().map(Part::Figure));
     parts.extend(figures.next().map(Part::Figure));
     parts.extend(tables.next().map(Part::Table));
@@ -150,6 +150,16 @@ fn reading(results: &Results) -> Vec<String> {
          does; two intervals that overlap here may still differ in pairs."
             .into(),
     ];
+    if results.models.iter().any(|m| !m.sweep.is_empty()) {
+        lines.insert(
+            1,
+            format!(
+                "A lower temperature lowers `{nll}` and entropy together. At the data's entropy every model is as varied as \
+                 real text, so there `{nll}` compares quality alone: it is interpolated between sampled temperatures (1 and \
+                 those of `eval.temperatures`), never beyond them; changes are paired by sample."
+            ),
+        );
+    }
     if results.data.entropy_rate.is_some() {
         lines.insert(
             1,
@@ -192,6 +202,17 @@ mod tests {
         assert_eq!(story.len(), 2 + 4 * 2, "{story:?}");
         assert!(story.contains(&"validity_steps.png".into()) && story.contains(&"quality_seconds.svg".into()));
         assert_eq!(names(&fixture::text(1)).len(), 2 + 3 * 2);
+    }
+
+    #[test]
+    fn a_study_with_temperatures_has_a_plot_and_a_table_at_the_entropy_of_the_data() {
+        let results = fixture::with_sweep(fixture::text(1));
+        let files = written(&results);
+        assert!(files.iter().any(|(n, _)| n == "matched_steps.png"));
+        let markdown = String::from_utf8(files[0].1.clone()).unwrap();
+        assert!(markdown.contains("## judge\\_nll at the data's entropy"), "{markdown}");
+        assert!(markdown.lines().any(|l| l.starts_with("| student | 8 |") && l.contains("better than its teacher")));
+        assert!(!written(&fixture::text(1)).iter().any(|(n, _)| n.starts_with("matched")));
     }
 
     #[test]

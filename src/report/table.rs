@@ -1,5 +1,6 @@
 //! The tables of a report as text cells, for Markdown and HTML alike.
 
+use crate::eval::matched;
 use crate::eval::results::{Bound, DataKind, Metric, ModelResult, Results, Role, Row};
 use crate::eval::stats::{Estimate, Spread};
 use std::fmt::Display;
@@ -50,7 +51,7 @@ pub fn collapsed(results: &Results, model: &ModelResult, row: &Row) -> bool {
 
 /// All tables of the report.
 pub fn tables(results: &Results) -> Vec<Table> {
-    let all = [Some(quality(results)), gap(results), Some(reference(results)), corpus(results), Some(models(results))];
+    let all = [Some(quality(results)), matched(results), gap(results), Some(reference(results)), corpus(results), Some(models(results))];
     all.into_iter().flatten().filter(|t| !t.rows.is_empty()).collect()
 }
 
@@ -87,6 +88,35 @@ fn quality(results: &Results) -> Table {
         }
     }
     Table { title: "Quality against steps against speed".into(), header, rows }
+}
+
+/// NLL where a model's samples are as varied as the data, read off its temperatures; for studies that sample at several.
+fn matched(results: &Results) -> Option<Table> {
+    let all = matched::all(results);
+    let order = shown(results);
+    let rank = |name: &str| order.iter().position(|m| m.name == name);
+    let mut all: Vec<_> = all.iter().collect();
+    all.sort_by_key(|m| rank(&m.model.name)); // stable: steps keep their order
+    let rows = all.iter().map(|m| {
+        let reading = match m.change {
+            Some(e) if e.high < 0.0 => "better than its teacher",
+            Some(e) if e.low > 0.0 => "worse than its teacher",
+            Some(_) => "not told apart",
+            None => NOTHING,
+        };
+        vec![
+            m.model.name.clone(),
+            m.steps.to_string(),
+            m.nll.map_or("not reached".into(), interval),
+            m.change.map_or(NOTHING.into(), interval),
+            reading.into(),
+        ]
+    });
+    let rows: Vec<Vec<String>> = rows.collect();
+    let name = &results.data.nll_name;
+    let title = format!("{name} at the data's entropy ({:.3} nats)", results.data.entropy.mean);
+    let header = names(["model", "steps", "nll at that entropy ↓", "minus its teacher's, same steps", "reading"]);
+    (!rows.is_empty()).then_some(Table { title, header, rows })
 }
 
 /// How far each row is from the language's entropy rate; known for the story language only.

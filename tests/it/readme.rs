@@ -31,14 +31,14 @@ fn every_command_of_the_readme_runs() {
     let place = Place::new();
     let mut ran = 0;
     for command in commands {
-        let words: Vec<&str> = command.split_whitespace().collect();
+        // As a shell would split it: a quoted template is one argument.
+        let words = shlex::split(&command).unwrap_or_else(|| panic!("unbalanced quotes in `{command}`"));
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
         match words.as_slice() {
             // This very program: the test command, which is running now, and which CI calls by the same words.
             ["cargo", "test", ..] => assert!(read(".ci/run").contains(&command), ".ci/run does not call `{command}`"),
             ["cargo", "run", "--release", "--", args @ ..] | ["fewstep", args @ ..] => {
-                let joined = args.join(" ").replace('"', "");
-                let args: Vec<&str> = joined.split(' ').collect();
-                place.run(&args).ok();
+                place.run(args).ok();
             }
             ["cargo", "install", "--path", "."] | ["cargo", "bench", ..] => {}
             _ => panic!("no way to test `{command}`"),

@@ -107,6 +107,7 @@ fn model(name: &str, role: Role, objective: &str, nll_name: &str, seed: u64, ste
         train_seconds: if role == Role::Oracle { 0.0 } else { 412.5 },
         likelihood: likelihood.map(|(x, kind)| Likelihood { estimate: around(x), kind, n: 512 }),
         rows,
+        sweep: Vec::new(),
     }
 }
 
@@ -199,5 +200,21 @@ pub fn text(seed: u64) -> Results {
         model("student", Role::Student, "sdtt", name, seed, &STEPS),
         model("judge", Role::Judge, "ar", name, seed, &[]),
     ];
+    results
+}
+
+/// The same study with its diffusion and AR models sampled at two further temperatures: colder is likelier and poorer.
+pub fn with_sweep(mut results: Results) -> Results {
+    let name = results.data.nll_name.clone();
+    for model in &mut results.models {
+        for r in &model.rows {
+            for (temperature, shift) in [(0.8, -0.25), (1.2, 0.25)] {
+                let at = level(&model.name, r.steps);
+                let moved = Level { nll: at.nll + 0.8 * shift, entropy: at.entropy + shift, ..at };
+                let Row { steps, n, seed, scores, samples, .. } = row(moved, &name, r.steps, r.n, r.seed);
+                model.sweep.push(SweepRow { steps, temperature, n, seed, scores, samples });
+            }
+        }
+    }
     results
 }
