@@ -8,13 +8,15 @@
 
 use std::time::Instant;
 
-use burn::optim::AdamWConfig;
 use burn::prelude::Device;
 use fewstep::eval::stats::Spread;
-use fewstep::model::{Divergence, Transformer, TransformerConfig, params};
+use fewstep::kernels::Divergence;
+use fewstep::model::{Transformer, TransformerConfig, params};
 use fewstep::objective::{self, RowLoss, SdttConfig, distill};
 use fewstep::process::{Corruption, Order, Schedule};
 use fewstep::rng::{StepRng, Stream};
+use fewstep::train::TrainConfig;
+use fewstep::train::optim::Optimizer;
 use fewstep::sample::{Process, SampleSpec, sample};
 use rand::Rng;
 
@@ -72,25 +74,29 @@ fn main() {
     let text =
         format!("dim = {}\nlayers = {}\nheads = {}\nvisibility = \"full\"\nbias = true", s.dim, s.layers, s.heads);
     let network: TransformerConfig = toml::from_str(&text).expect("a configuration");
-    let mut student = Transformer::init(&network, s.vocab, s.length, 1, &device.clone().autodiff());
+    let student = Transformer::init(&network, s.vocab, s.length, 1, &device.clone().autodiff());
     let teacher = Transformer::init(&network, s.vocab, s.length, 2, &device);
-    let mut optimizer = AdamWConfig::new().with_epsilon(1e-8).with_weight_decay(0.01).init();
+    let config: TrainConfig =
+        toml::from_str("steps = 1000000\nbatch = 1\nlr = 1e-4\nweight_decay = 0.01\nclip = 1.0").expect("a configuration");
+    let mut optimizer = Optimizer::new(&student, false);
     let mut rng = StepRng::new(1).at(0, Stream::Batch);
     let x0: Vec<u32> = (0..s.batch * s.length).map(|_| rng.random_range(0..s.vocab as u32)).collect();
     let order = Order::parallel(s.length);
-    let mut update = |student: &mut Transformer, rows: &RowLoss| {
-        let (_, mut grads) = objective::backward(student, rows);
-        let norm = params::gradient_norm(student, &grads);
-        params::scale_gradients(student, &mut grads, (1.0 / (norm + 1e-6)).min(1.0));
-        *student = optimizer.step(1e-4, student.clone(), grads);
+    let mut at = 0;
+    let mut update = |student: Transformer, rows: &RowLoss| {
+        let (_, grads) = objective::backward(&student, rows);
+        let scale = (1.0 / (params::gradient_norm(&student, &grads) + 1e-6)).min(1.0);
+        at += 1;
+        optimizer.step(student, grads, &config, at - 1, scale)
     };
 
+    let mut student = Some(student);
     let train = time(s.repeats, |i| {
         let draws = (StepRng::new(1).at(i, Stream::Times), StepRng::new(1).at(i, Stream::Corrupt));
-        let rows = objective::elbo(&x0, s.length, s.vocab, order, Schedule::LogLinear, draws, &device);
-        update(&mut student, &rows);
+        let rows = objective::elbo(&x0, s.length, s.vocab, order, Schedule::LogLinear, draws);
+        student = Some(update(student.take().expect("a student"), &rows));
     });
-    let config = SdttConfig {
+    let sdtt = SdttConfig {
         teacher: "teacher".into(),
         divergence: Divergence::ReverseKl,
         teacher_steps: 64,
@@ -100,8 +106,8 @@ fn main() {
         schedule: Schedule::LogLinear,
     };
     let distilled = time(s.repeats, |i| {
-        let rows = distill::rows(&config, &teacher, &x0, s.length, config.dt(0), (StepRng::new(1), i), &device);
-        update(&mut student, &rows);
+        let rows = distill::rows(&sdtt, &teacher, &x0, s.length, sdtt.dt(0), (StepRng::new(1), i));
+        student = Some(update(student.take().expect("a student"), &rows));
     });
     let process = Process {
         order,
@@ -121,7 +127,7 @@ fn main() {
     let windows = rows / s.length.min(rows);
     let x: Vec<u32> = (0..windows * s.length).map(|_| vocab as u32).collect();
     let chunked = time(s.repeats.min(5), |i| {
-        let all = distill::rows(&config, &other, &x, s.length, config.dt(0), (StepRng::new(1), i), &device);
+        let all = distill::rows(&sdtt, &other, &x, s.length, sdtt.dt(0), (StepRng::new(1), i));
         objective::backward(&wide, &all);
     });
 

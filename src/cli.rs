@@ -301,7 +301,6 @@ fn features() -> String {
     let all = [
         ("flex", cfg!(feature = "flex")),
         ("ndarray", cfg!(feature = "ndarray")),
-        ("x86-v4", cfg!(feature = "x86-v4")),
         ("cuda", cfg!(feature = "cuda")),
         ("cuda-nvrtc", cfg!(feature = "cuda-nvrtc")),
         ("wgpu", cfg!(feature = "wgpu")),

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::error::{Error, Result};
 use crate::export;
-use crate::model::{Denoise, Noised, State, params, token_tensor};
+use crate::model::{Denoise, Noised, State, params};
 use crate::weights::{self, NonFinite};
 use crate::{fs, term};
 
@@ -95,12 +95,7 @@ fn largest_error(dir: &Path, against: &Path, device: &Device) -> Result<f64> {
         }
     };
     let ids: Vec<u32> = ids.data.iter().map(|i| *i as u32).collect();
-    let input = Noised {
-        x: State::Tokens(token_tensor(&ids, l, device)),
-        t: Tensor::from_data(TensorData::new(t, [b, l]), device),
-        s: None,
-        clean: None,
-    };
+    let input = Noised { x: State::Tokens(ids), t, s: None, clean: None, length: l };
     let features = loaded.model.features(&input);
     let d = features.dims()[2];
     let got = params::floats(loaded.model.logits(features.reshape([b * l, d])));

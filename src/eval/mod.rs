@@ -121,11 +121,10 @@ impl Scorer<'_> {
 
 /// Exact NLL per token of each text under an autoregressive network, nats.
 pub fn ar_nll(model: &Transformer, texts: &[Vec<u32>]) -> Vec<f64> {
-    let device = model.device();
     let mut out = Vec::with_capacity(texts.len());
     for group in texts.chunks(16) {
         let length = group[0].len();
-        let rows = objective::ar_nll(&group.concat(), length, &device);
+        let rows = objective::ar_nll(&group.concat(), length);
         let (_, losses) = objective::evaluate(model, &rows);
         out.extend(losses.chunks(length).map(stats::mean));
     }
@@ -134,7 +133,7 @@ pub fn ar_nll(model: &Transformer, texts: &[Vec<u32>]) -> Vec<f64> {
 
 /// NELBO per token of each text, nats: `draws` stratified times each, the same masks for every model.
 pub fn nelbo(model: &Transformer, schedule: Schedule, process: &Process, texts: &[Vec<u32>], draws: usize) -> Vec<f64> {
-    let (device, rng) = (model.device(), StepRng::new(0));
+    let rng = StepRng::new(0);
     texts
         .iter()
         .enumerate()
@@ -142,7 +141,7 @@ pub fn nelbo(model: &Transformer, schedule: Schedule, process: &Process, texts: 
             // The batch is one text `draws` times, so its times are stratified over (0, 1].
             let copies = text.repeat(draws);
             let gens = (rng.at(2 * i as u64, Stream::Validation), rng.at(2 * i as u64 + 1, Stream::Validation));
-            let rows = objective::elbo(&copies, text.len(), model.vocab(), process.order, schedule, gens, &device);
+            let rows = objective::elbo(&copies, text.len(), model.vocab(), process.order, schedule, gens);
             if rows.rows.is_empty() { 0.0 } else { objective::evaluate(model, &rows).0 }
         })
         .collect()

@@ -50,6 +50,9 @@ pub struct TransformerConfig {
     pub layers: usize,
     /// Attention heads; must divide `dim` into an even head width.
     pub heads: usize,
+    /// Key and value heads, each shared by heads / kv_heads query heads; default: as many as `heads`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kv_heads: Option<usize>,
     /// Width of the feed-forward half; default 4 x dim (gelu) or 8/3 x dim (swiglu).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hidden: Option<usize>,
@@ -80,6 +83,16 @@ pub struct TransformerConfig {
     /// Base of the rotary position angles.
     #[serde(default = "default_theta")]
     pub rope_theta: f64,
+    /// Activation checkpointing: each block keeps its input only and is computed again on the way back.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub checkpoint: bool,
+    /// Compose every operation from the framework's primitives, even where a fused one exists (slower; to check those).
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub composed: bool,
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 fn default_norm() -> NormKind {
@@ -96,6 +109,28 @@ fn default_theta() -> f64 {
 }
 
 impl TransformerConfig {
+    /// A network of that shape with the default of every other key.
+    pub fn new(dim: usize, layers: usize, heads: usize, visibility: Visibility) -> Self {
+        TransformerConfig {
+            dim,
+            layers,
+            heads,
+            kv_heads: None,
+            hidden: None,
+            visibility,
+            norm: default_norm(),
+            activation: default_activation(),
+            bias: false,
+            tied: false,
+            time: default_time(),
+            shift: false,
+            learned_positions: false,
+            rope_theta: default_theta(),
+            checkpoint: false,
+            composed: false,
+        }
+    }
+
     /// Width of the feed-forward half.
     pub fn hidden(&self) -> usize {
         self.hidden.unwrap_or(match self.activation {
@@ -107,6 +142,16 @@ impl TransformerConfig {
     /// Width of one attention head.
     pub fn head_dim(&self) -> usize {
         self.dim / self.heads
+    }
+
+    /// Key and value heads.
+    pub fn kv_heads(&self) -> usize {
+        self.kv_heads.unwrap_or(self.heads)
+    }
+
+    /// Width of the packed projection of queries, keys and values.
+    pub fn packed(&self) -> usize {
+        (self.heads + 2 * self.kv_heads()) * self.head_dim()
     }
 
     /// Checks ranges and contradictions; `key` is the dotted place of this table in the recipe.
@@ -127,6 +172,13 @@ impl TransformerConfig {
                 self.heads, self.dim
             ))
             .hint(format!("`{key}.heads = {}`", self.dim / (self.dim / self.heads).next_multiple_of(2).max(2))));
+        }
+        if self.kv_heads() == 0 || !self.heads.is_multiple_of(self.kv_heads()) {
+            return Err(Error::usage(format!(
+                "`{key}.kv_heads` ({}) must divide `{key}.heads` ({})",
+                self.kv_heads(),
+                self.heads
+            )));
         }
         if self.shift && self.visibility == Visibility::Full {
             return Err(Error::usage(format!(

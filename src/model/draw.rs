@@ -7,9 +7,11 @@
 
 use burn::prelude::*;
 use rand::Rng;
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::{Denoise, params, select_rows};
+use super::{Denoise, params};
+use crate::kernels::simd;
 
 /// How a distribution is bent before a token is drawn.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -32,22 +34,21 @@ impl Default for Filter {
 }
 
 impl Filter {
-    /// Draws a token from one row of log-probabilities.
-    pub fn draw(&self, log_probs: &[f32], rng: &mut impl Rng) -> u32 {
-        let u: f64 = rng.random();
+    /// Draws a token from one row of scores: log-probabilities up to a constant.
+    pub fn draw(&self, scores: &[f32], rng: &mut impl Rng) -> u32 {
+        self.at(scores, rng.random())
+    }
+
+    /// The token whose slice of the bent distribution holds u in [0, 1).
+    pub fn at(&self, scores: &[f32], u: f64) -> u32 {
         if self.temperature == 0.0 {
-            return argmax(log_probs);
+            return argmax(scores);
         }
-        let scaled: Vec<f64> = match self.temperature {
-            1.0 => log_probs.iter().map(|v| f64::from(*v).exp()).collect(),
-            temperature => {
-                let top = log_probs.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-                log_probs.iter().map(|v| (f64::from(v - top) / temperature).exp()).collect()
-            }
-        };
         if self.top_k.is_none() && self.top_p.is_none() {
-            return inverse_cdf(&scaled, u);
+            return softmax_cdf(scores, self.temperature, u);
         }
+        let top = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let scaled: Vec<f64> = scores.iter().map(|v| (f64::from(v - top) / self.temperature).exp()).collect();
         let mut order: Vec<u32> = (0..scaled.len() as u32).collect();
         order.sort_by(|a, b| scaled[*b as usize].total_cmp(&scaled[*a as usize]).then(a.cmp(b)));
         order.truncate(self.top_k.unwrap_or(order.len()).max(1));
@@ -63,6 +64,57 @@ impl Filter {
         let kept: Vec<f64> = order.iter().map(|i| scaled[*i as usize]).collect();
         order[inverse_cdf(&kept, u) as usize]
     }
+}
+
+/// Tokens whose weights are summed before the next look at u.
+const STRIPE: usize = 128;
+
+/// The token whose slice of softmax(scores / temperature) holds u: weights in f32 (each within 3e-7 of its value), sums
+/// in f64, so that a token is lost only where its probability is below what f32 can hold beside the largest.
+fn softmax_cdf(scores: &[f32], temperature: f64, u: f64) -> u32 {
+    let top = largest(scores);
+    let scale = (1.0 / temperature) as f32;
+    let stripes: Vec<f64> = scores.chunks(STRIPE).map(|s| weight_sum(s, top, scale)).collect();
+    let total: f64 = stripes.iter().sum();
+    let mut left = u * total;
+    let mut chosen = None;
+    for (i, weight) in stripes.iter().enumerate() {
+        if *weight > 0.0 {
+            chosen = Some((i, left / weight));
+            if left < *weight {
+                break;
+            }
+            left -= weight;
+        }
+    }
+    let Some((stripe, share)) = chosen else { return argmax(scores) };
+    let first = stripe * STRIPE;
+    let weights: Vec<f64> = scores[first..scores.len().min(first + STRIPE)]
+        .iter()
+        .map(|s| f64::from(weight(*s, top, scale)))
+        .collect();
+    first as u32 + inverse_cdf(&weights, share.min(1.0 - f64::EPSILON))
+}
+
+/// e^((score - top) scale), 0 where f32 has no number for it.
+#[inline(always)]
+fn weight(score: f32, top: f32, scale: f32) -> f32 {
+    let x = (score - top) * scale;
+    if x < -87.0 { 0.0 } else { simd::exp(x) }
+}
+
+fn largest(scores: &[f32]) -> f32 {
+    simd::wide(
+        #[inline(always)]
+        || simd::max(scores),
+    )
+}
+
+fn weight_sum(scores: &[f32], top: f32, scale: f32) -> f64 {
+    f64::from(simd::wide(
+        #[inline(always)]
+        || simd::sum(scores, |s| weight(s, top, scale)),
+    ))
 }
 
 /// The most probable token, the first of equals.
@@ -93,34 +145,43 @@ pub fn inverse_cdf(weights: &[f64], u: f64) -> u32 {
     last as u32
 }
 
-/// Log-probability rows of the flat positions `rows` of `features` [B, L, D], handed to `take` in order.
-pub fn each_row(model: &dyn Denoise, features: Tensor<3>, rows: &[usize], mut take: impl FnMut(usize, &[f32])) {
-    if rows.is_empty() {
-        return;
-    }
-    let v = model.vocab();
-    let chunk = ((64usize << 20) / (4 * v)).max(16);
-    let selected = select_rows(features, rows);
-    let d = selected.dims()[1];
-    for from in (0..rows.len()).step_by(chunk) {
-        let to = (from + chunk).min(rows.len());
-        let values = params::floats(model.predict(selected.clone().slice([from..to, 0..d])));
+/// Rows whose scores are on the host at once.
+fn chunk(vocab: usize) -> usize {
+    ((64usize << 20) / (4 * vocab)).max(16)
+}
+
+/// Log-probability rows of the feature rows [n, D], handed to `take` in order.
+pub fn each_row(model: &dyn Denoise, features: Tensor<2>, mut take: impl FnMut(usize, &[f32])) {
+    let (n, v) = (features.dims()[0], model.vocab());
+    for from in (0..n).step_by(chunk(v)) {
+        let size = chunk(v).min(n - from);
+        let values = params::floats(model.predict(features.clone().narrow(0, from, size)));
         values.chunks(v).enumerate().for_each(|(i, row)| take(from + i, row));
     }
 }
 
-/// One token for each of the flat positions `rows`, all from one generator.
-pub fn tokens(
-    model: &dyn Denoise,
-    features: Tensor<3>,
-    rows: &[usize],
-    temperature: f64,
-    rng: &mut impl Rng,
-) -> Vec<u32> {
-    let filter = Filter { temperature, ..Filter::default() };
-    let mut out = Vec::with_capacity(rows.len());
-    each_row(model, features, rows, |_, row| out.push(filter.draw(row, rng)));
+/// A token for each pick: a row of the feature rows [n, D] (rows do not fall from pick to pick) and a uniform in [0, 1).
+pub fn picks(model: &dyn Denoise, features: Tensor<2>, picks: &[(usize, f64)], filter: Filter) -> Vec<u32> {
+    let (n, v) = (features.dims()[0], model.vocab());
+    let mut out = Vec::with_capacity(picks.len());
+    for from in (0..n).step_by(chunk(v)) {
+        let size = chunk(v).min(n - from);
+        let here = picks.partition_point(|p| p.0 < from)..picks.partition_point(|p| p.0 < from + size);
+        if here.is_empty() {
+            continue;
+        }
+        let scores = params::floats(model.scores(features.clone().narrow(0, from, size)));
+        let draw = |(row, u): &(usize, f64)| filter.at(&scores[(row - from) * v..][..v], *u);
+        out.par_extend(picks[here].par_iter().map(draw));
+    }
     out
+}
+
+/// One token for each of the feature rows [n, D], all from one generator.
+pub fn tokens(model: &dyn Denoise, features: Tensor<2>, temperature: f64, rng: &mut impl Rng) -> Vec<u32> {
+    let filter = Filter { temperature, ..Filter::default() };
+    let all: Vec<(usize, f64)> = (0..features.dims()[0]).map(|i| (i, rng.random())).collect();
+    picks(model, features, &all, filter)
 }
 
 #[cfg(test)]

@@ -3,11 +3,7 @@
 //! B batch, L length, D feature width, V vocabulary (the mask, or start, token has id V and is never predicted).
 
 pub mod config;
-pub mod divergence;
 pub mod draw;
-#[cfg(feature = "flex")]
-pub mod fused;
-pub mod ops;
 pub mod oracle;
 pub mod params;
 pub mod transformer;
@@ -17,62 +13,55 @@ use std::ops::Range;
 use burn::prelude::*;
 
 pub use config::TransformerConfig;
-pub use divergence::Divergence;
+pub use crate::kernels::index_tensor;
 pub use oracle::Oracle;
 pub use transformer::Transformer;
 
 /// What is being denoised.
 #[derive(Debug, Clone)]
 pub enum State {
-    /// Token ids [B, L], the mask among them.
-    Tokens(Tensor<2, Int>),
+    /// Token ids [B L], the mask among them, where they are drawn: on the host.
+    Tokens(Vec<u32>),
     /// Vectors [B, L, D].
     Vectors(Tensor<3>),
 }
 
-/// A network input: the noisy state x_t, its times [B, L], an optional target time, and optional clean context.
+/// A network input: the noisy state x_t of length L, its times [B L], an optional target time, and optional clean context.
 #[derive(Debug, Clone)]
 pub struct Noised {
     pub x: State,
-    pub t: Tensor<2>,
-    pub s: Option<Tensor<2>>,
+    pub t: Vec<f32>,
+    pub s: Option<Vec<f32>>,
     pub clean: Option<State>,
+    pub length: usize,
 }
 
 impl Noised {
-    /// Tokens row-major [B, L] with their times [B, L], put on `device`.
-    pub fn tokens(x: &[u32], t: &[f64], length: usize, device: &Device) -> Self {
-        let batch = x.len() / length;
-        assert_eq!(x.len(), batch * length, "whole rows of tokens");
+    /// Tokens row-major [B L] with their times [B L].
+    pub fn tokens(x: &[u32], t: &[f64], length: usize) -> Self {
+        assert!(x.len().is_multiple_of(length), "whole rows of tokens");
         assert_eq!(x.len(), t.len(), "one time for each token");
-        let t: Vec<f32> = t.iter().map(|v| *v as f32).collect();
-        Noised {
-            x: State::Tokens(token_tensor(x, length, device)),
-            t: Tensor::from_data(TensorData::new(t, [batch, length]), device),
-            s: None,
-            clean: None,
-        }
+        let t = t.iter().map(|v| *v as f32).collect();
+        Noised { x: State::Tokens(x.to_vec()), t, s: None, clean: None, length }
     }
 
-    /// The token ids [B, L]; a model of tokens given vectors is our own mistake.
-    pub fn token_ids(&self) -> Tensor<2, Int> {
+    /// The token ids [B L]; a model of tokens given vectors is our own mistake.
+    pub fn token_ids(&self) -> &[u32] {
         match &self.x {
-            State::Tokens(x) => x.clone(),
+            State::Tokens(x) => x,
             State::Vectors(_) => panic!("this network reads tokens, not vectors"),
         }
     }
-}
 
-/// Token ids [B, L] on `device` from row-major host ids.
-pub fn token_tensor(x: &[u32], length: usize, device: &Device) -> Tensor<2, Int> {
-    let ids: Vec<i32> = x.iter().map(|v| *v as i32).collect();
-    Tensor::from_data(TensorData::new(ids, [x.len() / length, length]), device)
-}
+    /// B and L.
+    pub fn dims(&self) -> [usize; 2] {
+        [self.t.len() / self.length, self.length]
+    }
 
-/// Row indices [n] on `device`.
-pub fn index_tensor(rows: &[usize], device: &Device) -> Tensor<1, Int> {
-    let ids: Vec<i32> = rows.iter().map(|v| *v as i32).collect();
-    Tensor::from_data(TensorData::new(ids, [rows.len()]), device)
+    /// The times as a tensor [B, L] on `device`.
+    pub fn times(&self, device: &Device) -> Tensor<2> {
+        Tensor::from_data(TensorData::new(self.t.clone(), self.dims()), device)
+    }
 }
 
 /// Keys and values of the positions already read, one slab per block.
@@ -101,8 +90,16 @@ impl Cache {
 pub trait Denoise {
     /// Features [B, L, D] of every position.
     fn features(&self, input: &Noised) -> Tensor<3>;
+    /// Features [r, D] of the flat positions `rows` [r] in B x L alone: what a loss or a draw looks at.
+    fn features_at(&self, input: &Noised, rows: &[usize]) -> Tensor<2> {
+        select_rows(self.features(input), rows)
+    }
     /// Features [B, |active|, D] of the active positions, with everything left of them in the cache (causal networks).
     fn features_cached(&self, input: &Noised, active: Range<usize>, cache: &mut Cache) -> Tensor<3>;
+    /// Log-probabilities [n, V] of feature rows [n, D], up to a constant in each row.
+    fn scores(&self, rows: Tensor<2>) -> Tensor<2> {
+        self.predict(rows)
+    }
     /// Log-probabilities [n, V] of feature rows [n, D].
     fn predict(&self, rows: Tensor<2>) -> Tensor<2>;
     /// Vocabulary size V, without the mask.

@@ -28,14 +28,12 @@ impl Oracle {
 
 impl Denoise for Oracle {
     fn features(&self, input: &Noised) -> Tensor<3> {
-        let ids = input.token_ids();
-        let [b, l] = ids.dims();
+        let (ids, [b, l]) = (input.token_ids(), input.dims());
         let v = self.chain.vocab();
-        let ids: Vec<i64> = ids.into_data().iter::<i64>().collect();
         let rows: Vec<Vec<f32>> = ids
             .par_chunks(l)
             .map(|row| {
-                let visible: Vec<Option<u32>> = row.iter().map(|t| (*t < v as i64).then_some(*t as u32)).collect();
+                let visible: Vec<Option<u32>> = row.iter().map(|t| ((*t as usize) < v).then_some(*t)).collect();
                 self.chain.posterior(&visible).into_iter().map(|p| p.max(1e-300).ln() as f32).collect()
             })
             .collect();

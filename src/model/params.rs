@@ -10,6 +10,7 @@ use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::optim::GradientsParams;
 use burn::prelude::*;
 
+use crate::kernels;
 use crate::weights::HostTensor;
 
 /// Named host tensors, sorted by name.
@@ -135,72 +136,66 @@ pub fn floats<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
 
 struct SqNorm<'a> {
     grads: &'a GradientsParams,
-    sum: Option<Tensor<1>>,
+    sum: f64,
 }
 
 impl ModuleVisitor for SqNorm<'_> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         if let Some(g) = self.grads.get::<D>(param.id) {
-            let s = g.square().sum();
-            self.sum = Some(match self.sum.take() {
-                Some(sum) => sum + s,
-                None => s,
-            });
+            self.sum += kernels::square_sum(g);
         }
     }
-}
-
-struct Scale<'a> {
-    grads: &'a mut GradientsParams,
-    factor: f64,
-}
-
-impl ModuleVisitor for Scale<'_> {
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        if let Some(g) = self.grads.remove::<D>(param.id) {
-            self.grads.register::<D>(param.id, g.mul_scalar(self.factor));
-        }
-    }
-}
-
-/// Scales all gradients by `factor`.
-pub fn scale_gradients<M: Module>(module: &M, grads: &mut GradientsParams, factor: f64) {
-    module.visit(&mut Scale { grads, factor });
 }
 
 /// The global L2 norm of the gradients (Burn's own clipping is per tensor).
 pub fn gradient_norm<M: Module>(module: &M, grads: &GradientsParams) -> f64 {
-    let mut v = SqNorm { grads, sum: None };
+    let mut v = SqNorm { grads, sum: 0.0 };
     module.visit(&mut v);
-    v.sum.map_or(0.0, |s| f64::from(s.into_scalar::<f32>()).sqrt())
+    v.sum.sqrt()
 }
 
-struct Collect(GradientsParams);
+/// One parameter on its way through [`update`].
+pub struct Visit<'a> {
+    /// Its path in the module.
+    pub name: &'a str,
+    /// Its number of dimensions.
+    pub rank: usize,
+    /// Its values [N], without autodiff; nobody else holds them.
+    pub value: Tensor<1>,
+    /// Its gradient [N], if it has one.
+    pub gradient: Option<Tensor<1>>,
+}
 
-impl ModuleVisitor for Collect {
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        self.0.register::<D>(param.id, param.val().inner());
+struct Update<'a, F> {
+    walk: Walk,
+    grads: &'a mut GradientsParams,
+    f: F,
+}
+
+impl<F: FnMut(Visit) -> Tensor<1>> ModuleMapper for Update<'_, F> {
+    fn enter_module(&mut self, name: &str, owner: &str) {
+        self.walk.enter(name, owner);
     }
-}
-
-struct EmaStep<'a> {
-    online: &'a GradientsParams,
-    decay: f64,
-}
-
-impl ModuleMapper for EmaStep<'_> {
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.walk.exit();
+    }
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        let Some(new) = self.online.get::<D>(param.id) else { panic!("an average has the parameters of its model") };
-        let decay = self.decay;
-        param.map(|ema| ema.mul_scalar(decay) + new.mul_scalar(1.0 - decay))
+        let gradient = self.grads.remove::<D>(param.id);
+        let (id, value, _) = param.consume();
+        let (shape, tracked) = (value.dims(), value.is_autodiff());
+        let n = shape.iter().product::<usize>();
+        let value = value.without_autodiff();
+        let gradient = gradient.map(|g| g.without_autodiff().reshape([n]));
+        let name = self.walk.path();
+        let value = (self.f)(Visit { name: &name, rank: D, value: value.reshape([n]), gradient }).reshape(shape);
+        let value = if tracked { value.autodiff() } else { value };
+        Param::initialized(id, value).set_require_grad(tracked)
     }
 }
 
-/// ema <- decay * ema + (1 - decay) * online, both with the same parameter ids.
-pub fn ema_update<M: Module>(ema: M, online: &M, decay: f64) -> M {
-    let mut c = Collect(GradientsParams::new());
-    online.visit(&mut c);
-    ema.map(&mut EmaStep { online: &c.0, decay })
+/// `module` with every parameter replaced by what `f` makes of it and of its gradient.
+pub fn update<M: Module>(module: M, grads: &mut GradientsParams, f: impl FnMut(Visit) -> Tensor<1>) -> M {
+    module.map(&mut Update { walk: Walk::default(), grads, f })
 }
 
 struct Count(usize);

@@ -4,6 +4,7 @@
 //! position. B batch, L length, D width, H heads, d head width, V vocabulary; embedding row V is the mask or start token.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use burn::module::{Module, Param};
 use burn::prelude::*;
@@ -11,8 +12,9 @@ use burn::tensor::activation::silu;
 use rand_distr::{Distribution, Normal};
 
 use super::config::{Activation, NormKind, TimeInput, TransformerConfig, Visibility};
-use super::{Cache, Denoise, Noised, ops, params};
+use super::{Cache, Denoise, Noised, params, select_rows};
 use crate::error::{Error, Result};
+use crate::kernels::{self, BlockParameters, BlockSpec, Head, Rows, Tables, Visible, composed};
 use crate::rng::{StepRng, Stream};
 use crate::weights::{Weights, match_names};
 
@@ -35,12 +37,12 @@ impl Dense {
         }
     }
 
-    fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        ops::dense(x, self.weight.val(), self.bias.as_ref().map(|b| b.val()))
+    fn values(&self) -> (Tensor<2>, Option<Tensor<1>>) {
+        (self.weight.val(), self.bias.as_ref().map(|b| b.val()))
     }
 
-    fn forward_gelu(&self, x: Tensor<3>) -> Tensor<3> {
-        ops::dense_gelu(x, self.weight.val(), self.bias.as_ref().map(|b| b.val()))
+    fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        composed::dense(x, self.values())
     }
 }
 
@@ -49,7 +51,6 @@ impl Dense {
 pub struct Norm {
     pub weight: Param<Tensor<1>>,
     pub bias: Option<Param<Tensor<1>>>,
-    rms: bool,
 }
 
 impl Norm {
@@ -58,15 +59,11 @@ impl Norm {
         Norm {
             weight: Param::from_tensor(Tensor::ones([config.dim], device)),
             bias: (config.bias && !rms).then(|| Param::from_tensor(Tensor::zeros([config.dim], device))),
-            rms,
         }
     }
 
-    fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        match self.rms {
-            true => ops::rms_norm(x, self.weight.val(), NORM_EPS),
-            false => ops::layer_norm(x, self.weight.val(), self.bias.as_ref().map(|b| b.val()), NORM_EPS),
-        }
+    fn values(&self) -> (Tensor<1>, Option<Tensor<1>>) {
+        (self.weight.val(), self.bias.as_ref().map(|b| b.val()))
     }
 }
 
@@ -83,6 +80,20 @@ pub struct Mlp {
     pub up: Dense,
     pub gate: Option<Dense>,
     pub down: Dense,
+}
+
+impl Block {
+    fn parameters(&self) -> BlockParameters {
+        BlockParameters {
+            norm1: self.norm1.values(),
+            qkv: self.attention.qkv.values(),
+            out: self.attention.out.values(),
+            norm2: self.norm2.values(),
+            up: self.mlp.up.values(),
+            gate: self.mlp.gate.as_ref().map(Dense::values),
+            down: self.mlp.down.values(),
+        }
+    }
 }
 
 /// One block; `modulation` [D, 6 D] is there when the network is told the time.
@@ -115,6 +126,8 @@ pub struct Transformer {
     cos: Tensor<2>,
     sin: Tensor<2>,
     #[module(skip)]
+    tables: Arc<Tables>,
+    #[module(skip)]
     config: TransformerConfig,
     vocab: usize,
     length: usize,
@@ -127,7 +140,7 @@ impl Transformer {
         let timed = config.time != TimeInput::None;
         let block = || Block {
             norm1: Norm::new(config, device),
-            attention: Attention { qkv: Dense::zeros(d, 3 * d, bias, device), out: Dense::zeros(d, d, bias, device) },
+            attention: Attention { qkv: Dense::zeros(d, config.packed(), bias, device), out: Dense::zeros(d, d, bias, device) },
             norm2: Norm::new(config, device),
             mlp: Mlp {
                 up: Dense::zeros(d, config.hidden(), bias, device),
@@ -137,7 +150,8 @@ impl Transformer {
             modulation: timed.then(|| Dense::zeros(d, 6 * d, true, device)),
         };
         let plain = device.clone().inner();
-        let (cos, sin) = ops::rope_tables(length, config.head_dim(), config.rope_theta, &plain);
+        let tables = Arc::new(Tables::new(length, config.head_dim(), config.rope_theta));
+        let table = |v: &[f32]| Tensor::from_data(TensorData::new(v.to_vec(), [length, config.head_dim()]), &plain);
         Transformer {
             embed: Param::from_tensor(Tensor::zeros([vocab + 1, d], device)),
             positions: config.learned_positions.then(|| Param::from_tensor(Tensor::zeros([length, d], device))),
@@ -149,8 +163,9 @@ impl Transformer {
             norm: Norm::new(config, device),
             modulation: timed.then(|| Dense::zeros(d, 2 * d, true, device)),
             head: (!config.tied).then(|| Dense::zeros(d, vocab, bias, device)),
-            cos,
-            sin,
+            cos: table(&tables.cos),
+            sin: table(&tables.sin),
+            tables,
             config: config.clone(),
             vocab,
             length,
@@ -189,13 +204,21 @@ impl Transformer {
         &self.config
     }
 
+    /// The projection from features to logits.
+    pub fn head(&self) -> Head {
+        let vocab = self.vocab;
+        match &self.head {
+            Some(head) => {
+                let (weight, bias) = head.values();
+                Head { weight, bias, tied: false, vocab }
+            }
+            None => Head { weight: self.embed.val(), bias: None, tied: true, vocab },
+        }
+    }
+
     /// Logits [n, V] of feature rows [n, D].
     pub fn logits(&self, rows: Tensor<2>) -> Tensor<2> {
-        let [n, d] = rows.dims();
-        match &self.head {
-            Some(head) => head.forward(rows.reshape([1, n, d])).reshape([n, self.vocab]),
-            None => rows.matmul(self.embed.val().narrow(0, 0, self.vocab).transpose()),
-        }
+        composed::logits(rows, &self.head())
     }
 
     /// The longest sequence it can read.
@@ -208,22 +231,24 @@ impl Transformer {
     }
 
     /// Token ids as the network reads them: shifted right behind the start token for a shifted network.
-    fn read(&self, ids: Tensor<2, Int>) -> Tensor<2, Int> {
+    fn read(&self, ids: &[u32], length: usize) -> Vec<u32> {
         if !self.config.shift {
-            return ids;
+            return ids.to_vec();
         }
-        let [b, l] = ids.dims();
-        let start = ids.clone().narrow(1, 0, 1).zeros_like().add_scalar(self.vocab as i64);
-        if l == 1 { start } else { Tensor::cat(vec![start.reshape([b, 1]), ids.narrow(1, 0, l - 1)], 1) }
+        let start = self.vocab as u32;
+        ids.chunks(length).flat_map(|row| std::iter::once(start).chain(row[..length - 1].iter().copied())).collect()
     }
 
-    fn embed(&self, ids: Tensor<2, Int>) -> Tensor<3> {
-        burn::tensor::module::embedding(self.embed.val(), ids)
+    /// Embedded tokens [B, L, D].
+    fn embed(&self, ids: &[u32], batch: usize) -> Tensor<3> {
+        let rows = kernels::embedding(self.embed.val(), ids, self.config.composed);
+        rows.reshape([batch, ids.len() / batch, self.config.dim])
     }
 
     /// Condition vectors [B, L or 1, D] from times [B, L], or none for a network without time.
-    fn condition(&self, t: Tensor<2>) -> Option<Tensor<3>> {
+    fn condition(&self, t: impl Fn(&Device) -> Tensor<2>) -> Option<Tensor<3>> {
         let time = self.time.as_ref()?;
+        let t = t(&self.device().inner());
         let t = match self.config.time {
             TimeInput::Sequence => t.max_dim(1),
             _ => t,
@@ -238,129 +263,115 @@ impl Transformer {
         Some(silu(time.second.forward(silu(time.first.forward(waves)))))
     }
 
-    /// The blocks over embedded input x [B, l, D] that stands at positions `at ..`, with an optional cache.
-    fn run(
-        &self,
-        mut x: Tensor<3>,
-        condition: Option<Tensor<3>>,
-        at: usize,
-        mut cache: Option<&mut Cache>,
-    ) -> Tensor<3> {
+    fn norm_kind(&self) -> kernels::NormKind {
+        kernels::NormKind { centred: self.config.norm == NormKind::Layer, eps: NORM_EPS as f32 }
+    }
+
+    /// What every block is told; the last one also which rows are wanted.
+    fn spec(&self, rows: Option<Arc<Rows>>) -> BlockSpec {
+        BlockSpec {
+            heads: self.config.heads,
+            kv_heads: self.config.kv_heads(),
+            visible: if self.causal() { Visible::Causal } else { Visible::Full },
+            keys: None,
+            norm: self.norm_kind(),
+            tables: self.tables.clone(),
+            rope: (self.cos.clone(), self.sin.clone()),
+            rows,
+            checkpoint: self.config.checkpoint,
+            composed: self.config.composed,
+        }
+    }
+
+    /// x [B, l, D] with the learned vectors of positions `at ..`.
+    fn placed(&self, x: Tensor<3>, at: usize) -> Tensor<3> {
         let l = x.dims()[1];
-        if let Some(positions) = &self.positions {
-            x = x + positions.val().narrow(0, at, l).unsqueeze();
+        match &self.positions {
+            Some(positions) => x + positions.val().narrow(0, at, l).unsqueeze(),
+            None => x,
         }
-        let cos = self.cos.clone().narrow(0, at, l);
-        let sin = self.sin.clone().narrow(0, at, l);
-        for (i, block) in self.blocks.iter().enumerate() {
-            let slab = cache.as_deref_mut().map(|c| (i, c));
-            x = self.block(block, x, condition.clone(), (cos.clone(), sin.clone()), slab);
-        }
-        if let Some(cache) = cache {
-            cache.filled = at + l;
-        }
-        let x = self.norm.forward(x);
+    }
+
+    /// The last norm with its modulation.
+    fn finish(&self, x: Tensor<3>, condition: Option<Tensor<3>>) -> Tensor<3> {
+        let (gamma, beta) = self.norm.values();
+        let x = kernels::norm(x, gamma, beta, self.norm_kind(), self.config.composed);
         match (&self.modulation, condition) {
             (Some(m), Some(c)) => {
                 let parts = m.forward(c).chunk(2, 2);
-                modulate(x, parts[0].clone(), parts[1].clone())
+                composed::modulate(x, parts[0].clone(), parts[1].clone())
             }
             _ => x,
         }
     }
 
-    fn block(
-        &self,
-        block: &Block,
-        x: Tensor<3>,
-        condition: Option<Tensor<3>>,
-        rope: (Tensor<2>, Tensor<2>),
-        slab: Option<(usize, &mut Cache)>,
-    ) -> Tensor<3> {
-        let parts = match (&block.modulation, condition) {
-            (Some(m), Some(c)) => Some(m.forward(c).chunk(6, 2)),
-            _ => None,
+    /// Features [B, L, D], or [1, r, D] of wanted rows.
+    fn run(&self, input: &Noised, rows: Option<Arc<Rows>>) -> Tensor<3> {
+        let (ids, [b, l]) = (input.token_ids(), input.dims());
+        let condition = self.condition(|device| input.times(device));
+        let mut x = self.placed(self.embed(&self.read(ids, l), b), 0);
+        for (i, block) in self.blocks.iter().enumerate() {
+            let last = i + 1 == self.blocks.len();
+            let spec = self.spec(if last { rows.clone() } else { None });
+            let modulation = block.modulation.as_ref().zip(condition.clone()).map(|(m, c)| m.forward(c));
+            x = kernels::block(x, block.parameters(), modulation, &spec);
+        }
+        let condition = match &rows {
+            Some(rows) => condition.map(|c| composed::select_condition(c, &rows.flat(l).collect::<Vec<_>>(), l)),
+            None => condition,
         };
-        let mut y = block.norm1.forward(x.clone());
-        if let Some(p) = &parts {
-            y = modulate(y, p[0].clone(), p[1].clone());
-        }
-        let mut y = self.attend(&block.attention, y, rope, slab);
-        if let Some(p) = &parts {
-            y = y * p[2].clone();
-        }
-        let x = x + y;
-        let mut y = block.norm2.forward(x.clone());
-        if let Some(p) = &parts {
-            y = modulate(y, p[3].clone(), p[4].clone());
-        }
-        let hidden = match &block.mlp.gate {
-            Some(gate) => ops::swiglu(gate.forward(y.clone()), block.mlp.up.forward(y)),
-            None => block.mlp.up.forward_gelu(y),
-        };
-        let mut y = block.mlp.down.forward(hidden);
-        if let Some(p) = &parts {
-            y = y * p[5].clone();
-        }
-        x + y
+        self.finish(x, condition)
     }
-
-    fn attend(
-        &self,
-        attention: &Attention,
-        x: Tensor<3>,
-        (cos, sin): (Tensor<2>, Tensor<2>),
-        slab: Option<(usize, &mut Cache)>,
-    ) -> Tensor<3> {
-        let [b, l, d] = x.dims();
-        let (h, dh) = (self.config.heads, self.config.head_dim());
-        let qkv = attention.qkv.forward(x);
-        let Some((i, cache)) = slab else {
-            return attention.out.forward(ops::self_attention(qkv, cos, sin, h, self.causal()));
-        };
-        let q = ops::rotate(ops::unpack(&qkv, h, 0), cos.clone(), sin.clone());
-        let k = ops::rotate(ops::unpack(&qkv, h, 1), cos, sin);
-        let v = ops::unpack(&qkv, h, 2);
-        let (from, to) = (cache.filled, cache.filled + l);
-        if cache.slabs.len() == i {
-            let empty = Tensor::zeros([b, h, self.length, dh], &k.device());
-            cache.slabs.push((empty.clone(), empty));
-        }
-        let (ck, cv) = std::mem::replace(&mut cache.slabs[i], (k.clone(), v.clone()));
-        let at = [0..b, 0..h, from..to, 0..dh];
-        let (ck, cv) = (ck.slice_assign(at.clone(), k), cv.slice_assign(at, v));
-        let (k, v) = (ck.clone().narrow(2, 0, to), cv.clone().narrow(2, 0, to));
-        cache.slabs[i] = (ck, cv);
-        let y = ops::attention(q, k, v, self.causal());
-        attention.out.forward(y.swap_dims(1, 2).reshape([b, l, d]))
-    }
-}
-
-/// x * (1 + scale) + shift, broadcast over the positions of a per-sequence condition.
-fn modulate(x: Tensor<3>, shift: Tensor<3>, scale: Tensor<3>) -> Tensor<3> {
-    x * (scale + 1.0) + shift
 }
 
 impl Denoise for Transformer {
     fn features(&self, input: &Noised) -> Tensor<3> {
-        let x = self.embed(self.read(input.token_ids()));
-        self.run(x, self.condition(input.t.clone()), 0, None)
+        self.run(input, None)
+    }
+
+    fn features_at(&self, input: &Noised, rows: &[usize]) -> Tensor<2> {
+        let [b, l] = input.dims();
+        if rows.is_empty() || !rows.windows(2).all(|p| p[0] < p[1]) || rows.len() == b * l {
+            return select_rows(self.features(input), rows);
+        }
+        self.run(input, Some(Arc::new(Rows::of(rows, b, l)))).squeeze_dim(0)
     }
 
     fn features_cached(&self, input: &Noised, active: Range<usize>, cache: &mut Cache) -> Tensor<3> {
         assert!(self.causal(), "only a causal network can keep what it has read");
         assert_eq!(cache.filled, active.start, "the cache ends where the active positions start");
-        let ids = self.read(input.token_ids()).narrow(1, active.start, active.len());
-        let t = match self.config.time {
-            TimeInput::Position => input.t.clone().narrow(1, active.start, active.len()),
-            _ => input.t.clone(),
+        let (ids, [b, l]) = (input.token_ids(), input.dims());
+        let read = self.read(ids, l);
+        let new: Vec<u32> = read.chunks(l).flat_map(|row| row[active.clone()].iter().copied()).collect();
+        let t = |device: &Device| match self.config.time {
+            TimeInput::Position => input.times(device).narrow(1, active.start, active.len()),
+            _ => input.times(device),
         };
         let condition = self.condition(t);
-        self.run(self.embed(ids), condition, active.start, Some(cache))
+        let mut x = self.placed(self.embed(&new, b), active.start);
+        let spec = self.spec(None);
+        let mut slabs = std::mem::take(&mut cache.slabs).into_iter();
+        for block in &self.blocks {
+            let slab = slabs.next().unwrap_or_else(|| {
+                let shape = [b, self.config.kv_heads(), self.length, self.config.head_dim()];
+                let empty = || Tensor::zeros(shape, (&self.device().inner(), x.dtype()));
+                (empty(), empty())
+            });
+            let modulation = block.modulation.as_ref().zip(condition.clone()).map(|(m, c)| m.forward(c));
+            let slab_grown;
+            (x, slab_grown) = kernels::block_cached(x, block.parameters(), modulation, slab, &spec, active.start);
+            cache.slabs.push(slab_grown);
+        }
+        cache.filled = active.end;
+        self.finish(x, condition)
+    }
+
+    fn scores(&self, rows: Tensor<2>) -> Tensor<2> {
+        self.logits(rows)
     }
 
     fn predict(&self, rows: Tensor<2>) -> Tensor<2> {
-        ops::log_softmax(self.logits(rows))
+        kernels::log_softmax(self.logits(rows), self.config.composed)
     }
 
     fn vocab(&self) -> usize {

@@ -11,8 +11,8 @@ use rand::Rng;
 use serde::{Deserialize, Serialize};
 
 use super::{Divergence, RowLoss, Target};
-use crate::model::draw;
-use crate::model::{Denoise, Noised, Transformer, select_rows};
+use crate::model::config::TimeInput;
+use crate::model::{Denoise, Noised, Transformer, draw, index_tensor};
 use crate::process::{Corruption, Schedule};
 use crate::rng::{StepRng, Stream};
 
@@ -79,6 +79,8 @@ pub fn teacher_times(t: f64, dt: f64, k: usize) -> Vec<f64> {
 /// The rows of one distillation step on x0 [B, L] with the teacher's step size `dt`.
 ///
 /// One uniform draw per batch places the times, stratified over (0, 1]; the weight of each masked row is 1/|masked|.
+/// The teacher computes what the target needs: features of masked rows only, and after the first step, for a teacher
+/// that reads no time, only the sequences in which its last step revealed something (the others have not changed).
 pub fn rows<'a>(
     config: &SdttConfig,
     teacher: &'a Transformer,
@@ -86,7 +88,6 @@ pub fn rows<'a>(
     length: usize,
     dt: f64,
     (rng, step): (StepRng, u64),
-    device: &Device,
 ) -> RowLoss<'a> {
     let (batch, mask) = (x0.len() / length, teacher.vocab() as u32);
     let offset = rng.at(step, Stream::Times).random::<f64>();
@@ -98,7 +99,7 @@ pub fn rows<'a>(
 
     if rows.is_empty() {
         // A small batch at times near 0 can lose no token at all: then there is nothing to learn from it.
-        let (input, target) = (Noised::tokens(&xt, &t_row, length, device), Target::Tokens(Vec::new()));
+        let (input, target) = (Noised::tokens(&xt, &t_row, length), Target::Tokens(Vec::new()));
         return RowLoss { input, rows, weights: Vec::new(), target };
     }
 
@@ -106,14 +107,31 @@ pub fn rows<'a>(
     let grid: Vec<Vec<f64>> = t.iter().map(|t| teacher_times(*t, dt, k)).collect();
     let mut draws = rng.at(step, Stream::Teacher);
     let mut x = xt.clone();
-    // Per masked row: the teacher step at which it was revealed, the last one if it never was.
-    let mut revealed_at = vec![k - 1; xt.len()];
-    let mut features: Vec<Tensor<3>> = Vec::with_capacity(k);
+    // Per flat position: where the features of its target stand among all feature rows computed so far.
+    let mut target_of = vec![usize::MAX; xt.len()];
+    let mut computed: Vec<Tensor<2>> = Vec::with_capacity(k);
+    let mut total = 0;
+    let timed = teacher.config().time != TimeInput::None;
+    let mut changed = vec![true; batch];
     for j in 0..k {
-        let now: Vec<f64> = grid.iter().map(|g| g[j]).collect();
-        let seen = Noised::tokens(&x, &spread(&now), length, device);
-        let f = teacher.features(&seen);
-        features.push(f.clone());
+        // The sequences to read, and their masked rows in flat positions of the whole batch and of the part read.
+        let read: Vec<usize> = (0..batch).filter(|i| timed || changed[*i]).collect();
+        let mut wanted = Vec::new();
+        let mut part_rows = Vec::new();
+        for (slot, i) in read.iter().enumerate() {
+            for l in (0..length).filter(|l| x[i * length + l] == mask) {
+                wanted.push(i * length + l);
+                part_rows.push(slot * length + l);
+            }
+        }
+        if !wanted.is_empty() {
+            let part: Vec<u32> = read.iter().flat_map(|i| &x[i * length..(i + 1) * length]).copied().collect();
+            let now: Vec<f64> = read.iter().map(|i| grid[*i][j]).collect();
+            let features = teacher.features_at(&Noised::tokens(&part, &spread(&now), length), &part_rows);
+            wanted.iter().enumerate().for_each(|(n, r)| target_of[*r] = total + n);
+            total += wanted.len();
+            computed.push(features);
+        }
         if j + 1 == k {
             break;
         }
@@ -121,41 +139,35 @@ pub fn rows<'a>(
             grid.iter().map(|g| Corruption::Absorb.reveal_probability(config.schedule, g[j], g[j + 1])).collect();
         let opened: Vec<usize> =
             rows.iter().copied().filter(|r| x[*r] == mask && draws.random::<f64>() < chance[r / length]).collect();
-        let tokens = draw::tokens(teacher, f, &opened, 1.0, &mut draws);
-        for (r, token) in opened.iter().zip(tokens) {
-            x[*r] = token;
-            revealed_at[*r] = j;
+        changed.fill(false);
+        if !opened.is_empty() {
+            let features = pick(&computed, opened.iter().map(|r| target_of[*r]));
+            for (r, token) in opened.iter().zip(draw::tokens(teacher, features, 1.0, &mut draws)) {
+                x[*r] = token;
+                changed[r / length] = true;
+            }
         }
     }
-    let target = pick(features, &rows, &revealed_at, device);
     RowLoss {
-        input: Noised::tokens(&xt, &t_row, length, device),
-        weights: vec![1.0 / rows.len().max(1) as f64; rows.len()],
-        target: Target::Teacher(teacher, target, config.divergence),
+        input: Noised::tokens(&xt, &t_row, length),
+        weights: vec![1.0 / rows.len() as f64; rows.len()],
+        target: Target::Teacher(teacher, pick(&computed, rows.iter().map(|r| target_of[*r])), config.divergence),
         rows,
     }
 }
 
-/// Feature row r of the teacher step in which r was revealed, for every masked row: [n, D].
-fn pick(features: Vec<Tensor<3>>, rows: &[usize], revealed_at: &[usize], device: &Device) -> Tensor<2> {
-    let per_step = features.into_iter().map(|f| select_rows(f, rows)).collect::<Vec<_>>();
-    let n = rows.len();
-    let mut out: Option<Tensor<2>> = None;
-    for (j, f) in per_step.into_iter().enumerate() {
-        out = Some(match out {
-            None => f,
-            Some(before) => {
-                let here: Vec<bool> = rows.iter().map(|r| revealed_at[*r] == j).collect();
-                let mask = Tensor::<1, Bool>::from_data(TensorData::new(here, [n]), device);
-                let d = f.dims()[1];
-                before.mask_where(mask.reshape([n, 1]).expand([n, d]), f)
-            }
-        });
+/// The given rows [n, D] of all feature rows computed so far.
+fn pick(computed: &[Tensor<2>], at: impl Iterator<Item = usize>) -> Tensor<2> {
+    let all = match computed {
+        [one] => one.clone(),
+        several => Tensor::cat(several.to_vec(), 0),
+    };
+    let at: Vec<usize> = at.collect();
+    if at.len() == all.dims()[0] && at.iter().enumerate().all(|(i, r)| i == *r) {
+        return all;
     }
-    match out {
-        Some(t) => t,
-        None => panic!("a teacher takes at least one step"),
-    }
+    let index = index_tensor(&at, &all.device());
+    all.select(0, index)
 }
 
 #[cfg(test)]

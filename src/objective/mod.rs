@@ -13,8 +13,9 @@ use burn::prelude::*;
 use rand::Rng;
 use serde::{Deserialize, Serialize};
 
-pub use crate::model::Divergence;
-use crate::model::{Denoise, Noised, Transformer, ops, select_rows};
+pub use crate::kernels::{Divergence, chunk_rows};
+use crate::kernels::{self, composed};
+use crate::model::{Denoise, Noised, Transformer};
 use crate::process::{Corruption, Order, Schedule};
 use crate::rng::{StepRng, Stream};
 pub use distill::SdttConfig;
@@ -76,19 +77,11 @@ pub struct RowLoss<'a> {
     pub target: Target<'a>,
 }
 
-/// Bytes of logits that one chunk of rows may take.
-const CHUNK_BYTES: usize = 96 << 20;
-
-/// Rows of a chunk for a vocabulary of V.
-pub fn chunk_rows(vocab: usize) -> usize {
-    (CHUNK_BYTES / (4 * vocab)).max(16)
-}
-
 /// Teacher forcing: every position of x0 [B, L], weight 1 / (B L), in nats per token.
-pub fn ar_nll<'a>(x0: &[u32], length: usize, device: &Device) -> RowLoss<'a> {
+pub fn ar_nll<'a>(x0: &[u32], length: usize) -> RowLoss<'a> {
     let n = x0.len();
     RowLoss {
-        input: Noised::tokens(x0, &vec![0.0; n], length, device),
+        input: Noised::tokens(x0, &vec![0.0; n], length),
         rows: (0..n).collect(),
         weights: vec![1.0 / n as f64; n],
         target: Target::Tokens(x0.to_vec()),
@@ -107,7 +100,6 @@ pub fn elbo<'a>(
     order: Order,
     schedule: Schedule,
     (mut times, mut noise): (impl Rng, impl Rng),
-    device: &Device,
 ) -> RowLoss<'a> {
     let batch = x0.len() / length;
     let t: Vec<f64> = order
@@ -119,7 +111,7 @@ pub fn elbo<'a>(
     let xt = Corruption::Absorb.corrupt(x0, &t, schedule, mask, &mut noise);
     let rows: Vec<usize> = (0..xt.len()).filter(|i| xt[*i] == mask).collect();
     RowLoss {
-        input: Noised::tokens(&xt, &t, length, device),
+        input: Noised::tokens(&xt, &t, length),
         weights: rows.iter().map(|r| schedule.elbo_weight(t[*r]) / x0.len() as f64).collect(),
         target: Target::Tokens(rows.iter().map(|r| x0[*r]).collect()),
         rows,
@@ -134,45 +126,55 @@ pub fn data_rows<'a>(
     vocab: usize,
     order: Order,
     rng: (StepRng, u64),
-    device: &Device,
 ) -> Option<RowLoss<'a>> {
     let (rng, step) = rng;
     match objective {
-        Objective::ArNll {} => Some(ar_nll(x0, length, device)),
+        Objective::ArNll {} => Some(ar_nll(x0, length)),
         Objective::Elbo { schedule } => {
             let draws = (rng.at(step, Stream::Times), rng.at(step, Stream::Corrupt));
-            Some(elbo(x0, length, vocab, order, *schedule, draws, device))
+            Some(elbo(x0, length, vocab, order, *schedule, draws))
         }
         Objective::Sdtt(_) => None,
     }
 }
 
-/// Losses [n] of logits [n, V] (log-probabilities are logits too) against rows `from .. from + n` of the target.
-fn losses(logits: Tensor<2>, target: &Target, from: usize) -> Tensor<1> {
-    let n = logits.dims()[0];
-    match target {
-        Target::Tokens(ids) => ops::cross_entropy_rows(logits, &ids[from..from + n]),
-        Target::Teacher(teacher, rows, kind) => {
-            ops::divergence_rows(logits, teacher.logits(rows.clone().narrow(0, from, n)), *kind)
+impl Target<'_> {
+    /// Rows `from .. from + n` as the head's loss takes them.
+    fn rows(&self, from: usize, n: usize) -> kernels::Target {
+        match self {
+            Target::Tokens(ids) => kernels::Target::Tokens(ids[from..from + n].into()),
+            Target::Teacher(teacher, rows, kind) => {
+                kernels::Target::Teacher(rows.clone().narrow(0, from, n), teacher.head(), *kind)
+            }
         }
     }
 }
 
-fn weights_tensor(weights: &[f64], device: &Device) -> Tensor<1> {
-    let w: Vec<f32> = weights.iter().map(|w| *w as f32).collect();
-    Tensor::from_data(TensorData::new(w, [weights.len()]), device)
-}
-
 /// Value and gradients of a step: the blocks once, the head chunk by chunk.
-///
-/// Each chunk's graph starts at a copy of its feature rows; the gradients with respect to those rows are gathered and
-/// sent back through the blocks as the derivative of the dot product (features, gradient).
 pub fn backward(model: &Transformer, loss: &RowLoss) -> (f64, GradientsParams) {
     if loss.rows.is_empty() {
         return (0.0, GradientsParams::new());
     }
+    let rows = model.features_at(&loss.input, &loss.rows);
+    let weights: Vec<f32> = loss.weights.iter().map(|w| *w as f32).collect();
+    let composed = model.config().composed;
+    if !kernels::loss_is_chunked(&rows, composed) {
+        return backward_in_chunks(model, rows, &loss.target, &weights);
+    }
+    let value = kernels::loss(rows, model.head(), loss.target.rows(0, weights.len()), &weights, composed);
+    let number = f64::from(value.clone().inner().into_scalar::<f32>());
+    (number, GradientsParams::from_grads(value.backward(), model))
+}
+
+/// Each chunk's graph starts at a copy of its feature rows; the gradients with respect to those rows are gathered and
+/// sent back through the blocks as the derivative of the dot product (features, gradient).
+fn backward_in_chunks(
+    model: &Transformer,
+    rows: Tensor<2>,
+    target: &Target,
+    weights: &[f32],
+) -> (f64, GradientsParams) {
     let device = model.device().inner();
-    let rows = select_rows(model.features(&loss.input), &loss.rows);
     let [n, d] = rows.dims();
     let plain = rows.clone().inner();
     let chunk = chunk_rows(model.vocab());
@@ -182,14 +184,13 @@ pub fn backward(model: &Transformer, loss: &RowLoss) -> (f64, GradientsParams) {
     for from in (0..n).step_by(chunk) {
         let size = chunk.min(n - from);
         let leaf = plain.clone().slice([from..from + size, 0..d]).autodiff().require_grad();
-        let part = losses(model.logits(leaf.clone()), &loss.target, from)
-            * weights_tensor(&loss.weights[from..from + size], &device);
-        let part = part.sum();
+        let weights = &weights[from..from + size];
+        let part = kernels::loss(leaf.clone(), model.head(), target.rows(from, size), weights, true);
         value += f64::from(part.clone().inner().into_scalar::<f32>());
         let mut grads = part.backward();
         row_grads.push(match leaf.grad_remove(&mut grads) {
             Some(g) => g,
-            None => Tensor::zeros([size, d], &device),
+            None => Tensor::zeros([size, d], (&device, plain.dtype())),
         });
         acc.accumulate(model, GradientsParams::from_grads(grads, model));
     }
@@ -201,13 +202,19 @@ pub fn backward(model: &Transformer, loss: &RowLoss) -> (f64, GradientsParams) {
 
 /// The value of a step without gradients, and each row's unweighted loss [n].
 pub fn evaluate(model: &dyn Denoise, loss: &RowLoss) -> (f64, Vec<f64>) {
-    let rows = select_rows(model.features(&loss.input), &loss.rows);
-    let [n, d] = rows.dims();
+    let rows = model.features_at(&loss.input, &loss.rows);
+    let n = rows.dims()[0];
     let chunk = chunk_rows(model.vocab());
     let mut values = Vec::with_capacity(n);
     for from in (0..n).step_by(chunk) {
         let size = chunk.min(n - from);
-        let part = losses(model.predict(rows.clone().slice([from..from + size, 0..d])), &loss.target, from);
+        let log_probs = model.predict(rows.clone().narrow(0, from, size));
+        let part = match loss.target.rows(from, size) {
+            kernels::Target::Tokens(ids) => composed::cross_entropy(log_probs, &ids),
+            kernels::Target::Teacher(rows, head, kind) => {
+                kind.rows(log_probs, composed::log_softmax(composed::logits(rows, &head)))
+            }
+        };
         values.extend(crate::model::params::floats(part).into_iter().map(f64::from));
     }
     (values.iter().zip(&loss.weights).map(|(v, w)| v * w).sum(), values)

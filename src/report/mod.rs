@@ -210,7 +210,7 @@ mod tests {
         let files = written(&results);
         assert!(files.iter().any(|(n, _)| n == "matched_steps.png"));
         let markdown = String::from_utf8(files[0].1.clone()).unwrap();
-        assert!(markdown.contains("## judge\\_nll at the data's entropy"), "{markdown}");
+        assert!(markdown.contains("## judge_nll at the data's entropy"), "{markdown}");
         assert!(markdown.lines().any(|l| l.starts_with("| student | 8 |") && l.contains("better than its teacher")));
         assert!(!written(&fixture::text(1)).iter().any(|(n, _)| n.starts_with("matched")));
     }

@@ -4,7 +4,7 @@
 //! are of fixed length), so the penalty matters only in the reported score, and an end is never preferred for being near.
 
 use crate::error::{Error, Result};
-use crate::model::{Cache, Denoise, Noised, draw};
+use crate::model::{Cache, Denoise, Noised, draw, select_rows};
 
 use super::Process;
 
@@ -50,12 +50,12 @@ pub fn search(
     for p in prompt.len()..l {
         let canvas: Vec<u32> =
             rows.iter().flat_map(|r| r.iter().copied().chain(std::iter::repeat(v as u32)).take(l)).collect();
-        let input = Noised::tokens(&canvas, &vec![0.0; canvas.len()], l, &device);
+        let input = Noised::tokens(&canvas, &vec![0.0; canvas.len()], l);
         let active = cache.filled..p + 1;
         let features = model.features_cached(&input, active.clone(), &mut cache);
         let last: Vec<usize> = (0..rows.len()).map(|i| i * active.len() + active.len() - 1).collect();
         let mut options: Vec<(f64, usize, u32)> = Vec::new();
-        draw::each_row(model, features, &last, |i, row| {
+        draw::each_row(model, select_rows(features, &last), |i, row| {
             let mut best: Vec<u32> = (0..v as u32).collect();
             best.sort_by(|a, b| row[*b as usize].total_cmp(&row[*a as usize]).then(a.cmp(b)));
             options.extend(best.iter().take(width).map(|t| (scores[i] + f64::from(row[*t as usize]), i, *t)));

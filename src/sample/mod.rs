@@ -8,14 +8,16 @@
 
 pub mod beam;
 
+use std::collections::HashMap;
 use std::time::Instant;
 
+use burn::prelude::*;
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
 use crate::error::{Error, Result};
 use crate::model::draw::{self, Filter};
-use crate::model::{Cache, Denoise, Noised};
+use crate::model::{Cache, Denoise, Noised, select_rows};
 use crate::process::{Corruption, Order, Schedule};
 use crate::rng::{StepRng, Stream};
 
@@ -159,23 +161,39 @@ impl Batch {
     }
 
     /// One pass over the whole length, for the samples that reveal something in this step.
+    ///
+    /// Samples with the same canvas (all of them in the first step) have the same features, which are computed once; and
+    /// only the rows that are revealed are computed to the end.
     fn step_full(&mut self, model: &dyn Denoise, process: &Process, spec: &SampleSpec, now: &[f64], opened: &[usize]) {
         let l = process.length;
         let mut samples: Vec<usize> = opened.iter().map(|r| r / l).collect();
         samples.dedup();
-        let x: Vec<u32> = samples.iter().flat_map(|i| self.x[i * l..(i + 1) * l].iter().copied()).collect();
-        let t: Vec<f64> = (0..x.len())
-            .map(|p| if spec.pinned.get(p % l).is_some_and(Option::is_some) { 0.0 } else { now[p % l] })
-            .collect();
-        let features = model.features(&Noised::tokens(&x, &t, l, &model.device()));
-        let mut slot = vec![usize::MAX; self.nfe.len()];
-        for (j, i) in samples.iter().enumerate() {
-            slot[*i] = j;
+        for i in &samples {
             self.nfe[*i] += 1;
             self.positions[*i] += l as u64;
         }
-        let rows: Vec<usize> = opened.iter().map(|r| slot[r / l] * l + r % l).collect();
-        self.put(model, features, &rows, opened, spec, l);
+        // One slot for each different canvas.
+        let mut slots: HashMap<&[u32], usize> = HashMap::new();
+        let mut x: Vec<u32> = Vec::new();
+        let mut slot_of = vec![usize::MAX; self.nfe.len()];
+        for i in samples {
+            let canvas = &self.x[i * l..(i + 1) * l];
+            let next = slots.len();
+            slot_of[i] = *slots.entry(canvas).or_insert(next);
+            if slot_of[i] == next {
+                x.extend_from_slice(canvas);
+            }
+        }
+        let t: Vec<f64> = (0..x.len())
+            .map(|p| if spec.pinned.get(p % l).is_some_and(Option::is_some) { 0.0 } else { now[p % l] })
+            .collect();
+        let at = |r: &usize| slot_of[r / l] * l + r % l;
+        let mut rows: Vec<usize> = opened.iter().map(at).collect();
+        rows.sort_unstable();
+        rows.dedup();
+        let features = model.features_at(&Noised::tokens(&x, &t, l), &rows);
+        let row_of: Vec<usize> = opened.iter().map(|r| rows.partition_point(|row| *row < at(r))).collect();
+        self.put(model, features, &row_of, opened, spec, l);
     }
 
     /// One pass over the positions not yet in the cache, up to the last one to be revealed.
@@ -192,29 +210,33 @@ impl Batch {
         let active = cache.filled..end;
         // What is read is text already: the times of teacher forcing, whatever is still to come.
         let t = vec![0.0; self.x.len()];
-        let input = Noised::tokens(&self.x, &t, l, &model.device());
+        let input = Noised::tokens(&self.x, &t, l);
         let features = model.features_cached(&input, active.clone(), cache);
         for i in 0..self.nfe.len() {
             self.nfe[i] += 1;
             self.positions[i] += active.len() as u64;
         }
         let rows: Vec<usize> = opened.iter().map(|r| (r / l) * active.len() + r % l - active.start).collect();
-        self.put(model, features, &rows, opened, spec, l);
+        let row_of: Vec<usize> = (0..rows.len()).collect();
+        self.put(model, select_rows(features, &rows), &row_of, opened, spec, l);
     }
 
+    /// Draws the token of each opened position from its row of the features [n, D], each with its sample's generator.
     fn put(
         &mut self,
         model: &dyn Denoise,
-        features: burn::prelude::Tensor<3>,
-        rows: &[usize],
+        features: Tensor<2>,
+        row_of: &[usize],
         opened: &[usize],
         spec: &SampleSpec,
         l: usize,
     ) {
-        let (x, token) = (&mut self.x, &mut self.token);
-        draw::each_row(model, features, rows, |j, row| {
-            let at = opened[j];
-            x[at] = spec.filter.draw(row, &mut token[at / l]);
-        });
+        let mut picks: Vec<(usize, f64, usize)> =
+            opened.iter().zip(row_of).map(|(at, row)| (*row, self.token[at / l].random(), *at)).collect();
+        picks.sort_by_key(|p| p.0); // stable, and the uniforms are drawn already
+        let pairs: Vec<(usize, f64)> = picks.iter().map(|p| (p.0, p.1)).collect();
+        for (token, pick) in draw::picks(model, features, &pairs, spec.filter).into_iter().zip(&picks) {
+            self.x[pick.2] = token;
+        }
     }
 }

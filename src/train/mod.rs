@@ -3,6 +3,7 @@
 
 pub mod log;
 pub mod lr;
+pub mod optim;
 pub mod state;
 
 use std::path::Path;
@@ -168,7 +169,8 @@ pub fn train(job: &Job) -> Result<Trained> {
     let before = state.seconds;
     while state.step < config.steps {
         refresh_teacher(job, &mut state);
-        let (loss, norm) = step(job, &mut state)?;
+        let (loss, norm);
+        (state, loss, norm) = step(job, state)?;
         state.step += 1;
         state.last_loss = loss;
         state.tokens += (config.batch * config.accumulate * job.length) as u64;
@@ -190,7 +192,7 @@ pub fn train(job: &Job) -> Result<Trained> {
     }
     log.finish();
     Ok(Trained {
-        weights: params::export(state.ema.as_ref().unwrap_or(&state.model)),
+        weights: params::export(&state.optimizer.averaged(&state.model).unwrap_or_else(|| state.model.valid())),
         tokens: state.tokens,
         seconds: state.seconds,
         last_loss: state.last_loss,
@@ -203,10 +205,11 @@ fn refresh_teacher(job: &Job, state: &mut TrainState) {
     let round = sdtt.round(state.step, job.config.steps);
     if round > state.round {
         state.round = round;
-        state.teacher = Some(match (sdtt.refresh, &state.ema) {
-            (distill::Refresh::Ema, Some(ema)) => ema.clone(),
-            _ => state.model.valid(),
-        });
+        let averaged = match sdtt.refresh {
+            distill::Refresh::Ema => state.optimizer.averaged(&state.model),
+            distill::Refresh::Raw => None,
+        };
+        state.teacher = Some(averaged.unwrap_or_else(|| state.model.valid()));
     }
 }
 
@@ -216,10 +219,10 @@ fn rows<'a>(job: &Job, state: &'a TrainState, part: u64) -> RowLoss<'a> {
     let rng = (StepRng::new(job.seed), part);
     match (job.objective, &state.teacher) {
         (Objective::Sdtt(sdtt), Some(teacher)) => {
-            distill::rows(sdtt, teacher, &x0, job.length, sdtt.dt(state.round), rng, job.device)
+            distill::rows(sdtt, teacher, &x0, job.length, sdtt.dt(state.round), rng)
         }
         (objective, _) => {
-            match objective::data_rows(objective, &x0, job.length, job.vocab, job.order, rng, job.device) {
+            match objective::data_rows(objective, &x0, job.length, job.vocab, job.order, rng) {
                 Some(rows) => rows,
                 None => panic!("a distilling state has a teacher"),
             }
@@ -227,37 +230,31 @@ fn rows<'a>(job: &Job, state: &'a TrainState, part: u64) -> RowLoss<'a> {
     }
 }
 
-/// One optimiser step: its loss and the gradient norm before clipping.
-fn step(job: &Job, state: &mut TrainState) -> Result<(f64, f64)> {
+/// One optimiser step: the state after it, its loss, and the gradient norm before clipping.
+fn step(job: &Job, mut state: TrainState) -> Result<(TrainState, f64, f64)> {
     let config = job.config;
     let parts = config.accumulate;
-    let mut acc = GradientsAccumulator::<Transformer>::new();
-    let mut loss = 0.0;
-    for i in 0..parts {
-        let part = (state.step * parts + i) as u64;
-        let (value, grads) = objective::backward(&state.model, &rows(job, state, part));
-        loss += value / parts as f64;
+    let part = |i: usize| objective::backward(&state.model, &rows(job, &state, (state.step * parts + i) as u64));
+    let (mut loss, mut grads) = part(0);
+    if parts > 1 {
+        let mut acc = GradientsAccumulator::<Transformer>::new();
         acc.accumulate(&state.model, grads);
+        for i in 1..parts {
+            let (value, grads) = part(i);
+            loss += value;
+            acc.accumulate(&state.model, grads);
+        }
+        grads = acc.grads();
     }
-    let mut grads = acc.grads();
+    loss /= parts as f64;
     let norm = params::gradient_norm(&state.model, &grads) / parts as f64;
     if !loss.is_finite() || !norm.is_finite() {
-        return Err(non_finite(job, state, loss, norm));
+        return Err(non_finite(job, &state, loss, norm));
     }
     let clipped = config.clip.map_or(1.0, |max| (max / (norm + 1e-6)).min(1.0));
-    let factor = clipped / parts as f64;
-    if factor != 1.0 {
-        params::scale_gradients(&state.model, &mut grads, factor);
-    }
-    let lr = config.learning_rate(state.step);
-    let model = state.optimizer.step(lr, state.model.clone(), grads);
-    state.model = model;
-    if let (Some(decay), Some(ema)) = (config.ema, state.ema.take()) {
-        // The average warms up with the run, so that early on it is not the initial weights.
-        let warm = (1.0 + state.step as f64) / (10.0 + state.step as f64);
-        state.ema = Some(params::ema_update(ema, &state.model, decay.min(warm)));
-    }
-    Ok((loss, norm))
+    let scale = clipped / parts as f64;
+    state.model = state.optimizer.step(state.model, grads, config, state.step, scale);
+    Ok((state, loss, norm))
 }
 
 fn non_finite(job: &Job, state: &TrainState, loss: f64, norm: f64) -> Error {

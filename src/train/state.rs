@@ -1,16 +1,15 @@
 //! What a training must remember, and its checkpoints: a directory written whole or not at all.
 //!
-//! `step-000812/{model,ema,teacher}.safetensors, optim.bpk, manifest.json`. Randomness, data order and learning rate are
+//! `step-000812/{model,ema,teacher,optim}.safetensors, manifest.json`. Randomness, data order and learning rate are
 //! functions of the step, so nothing about them is stored; the teacher and the round of a distillation are.
 
 use std::path::{Path, PathBuf};
 
-use burn::module::{Module, ParamGroup};
-use burn::optim::{AdamWConfig, ModuleOptimizer, OptimizerRecord};
-use burn::tensor::Bytes;
+use burn::module::Module;
 use serde::{Deserialize, Serialize};
 
-use super::{Job, TrainConfig};
+use super::Job;
+use super::optim::Optimizer;
 use crate::error::{Error, Kind, Result};
 use crate::fs;
 use crate::model::Transformer;
@@ -24,8 +23,8 @@ pub struct TrainState {
     pub step: usize,
     /// On an autodiff device.
     pub model: Transformer,
-    pub optimizer: ModuleOptimizer,
-    pub ema: Option<Transformer>,
+    /// With the moving averages of the weights.
+    pub optimizer: Optimizer,
     pub teacher: Option<Transformer>,
     /// Distillation round the teacher belongs to.
     pub round: usize,
@@ -46,10 +45,10 @@ struct Record {
     seconds: f64,
     last_loss: f64,
     fingerprint: String,
-    optim_tensors: usize,
 }
 
-const FORMAT: u32 = 1;
+/// 2: moments in safetensors.
+const FORMAT: u32 = 2;
 
 /// Directory name of the checkpoint after `step` steps.
 pub fn checkpoint_name(step: usize) -> String {
@@ -75,23 +74,6 @@ pub fn newest_checkpoint(dir: &Path) -> Option<PathBuf> {
     checkpoints(dir).into_iter().next().map(|c| c.1)
 }
 
-fn optimizer(config: &TrainConfig, model: &Transformer) -> ModuleOptimizer {
-    let adamw = |decay: f64| {
-        AdamWConfig::new()
-            .with_beta_1(config.beta1 as f32)
-            .with_beta_2(config.beta2 as f32)
-            .with_epsilon(config.eps as f32)
-            .with_weight_decay(decay as f32)
-    };
-    let optimizer = adamw(config.weight_decay).init();
-    if config.weight_decay == 0.0 {
-        return optimizer;
-    }
-    let vectors = params::export(model).into_iter().filter(|(_, t)| t.shape.len() < 2);
-    let ids = vectors.map(|(name, _)| params::param_id(&name)).collect();
-    optimizer.with_group(ParamGroup::from_ids(ids), adamw(0.0).build(), None)
-}
-
 impl TrainState {
     fn start(job: &Job) -> Result<Self> {
         let device = job.device.clone().autodiff();
@@ -108,8 +90,7 @@ impl TrainState {
         };
         Ok(TrainState {
             step: 0,
-            optimizer: optimizer(job.config, &model),
-            ema: job.config.ema.map(|_| model.valid()),
+            optimizer: Optimizer::new(&model, job.config.ema.is_some()),
             teacher: matches!(job.objective, Objective::Sdtt(_)).then(|| model.valid()),
             model,
             round: 0,
@@ -178,20 +159,13 @@ impl TrainState {
         {
             return Err(damaged("the average or the teacher is missing".into()));
         }
-        let bytes = fs::read_limited(&dir.join("optim.bpk"), u64::MAX)?;
-        let optimizer = optimizer(job.config, &model);
-        let restored = OptimizerRecord::from_bytes(Bytes::from_bytes_vec(bytes))
-            .map(|r| optimizer.load_record(r))
-            .map_err(|e| damaged(format!("optim.bpk: {e:?}")))?;
-        let tensors = restored.to_record().len();
-        if tensors != record.optim_tensors {
-            return Err(damaged(format!("optimiser: expected {} tensors, restored {tensors}", record.optim_tensors)));
-        }
+        let Some(moments) = read("optim")? else { return Err(damaged("no optim.safetensors".into())) };
+        let optimizer = Optimizer::restored(&model, ema.as_ref(), &moments.tensors)
+            .map_err(|e| damaged(format!("optim.safetensors: {e}")))?;
         Ok(TrainState {
             step: record.step,
             model,
-            optimizer: restored,
-            ema,
+            optimizer,
             teacher,
             round: record.round,
             tokens: record.tokens,
@@ -208,7 +182,6 @@ impl TrainState {
         if fs::verify_manifest(&job.dir.join(&name)).is_ok() {
             return Ok(());
         }
-        let record = self.optimizer.to_record();
         let extra = Record {
             format: FORMAT,
             fewstep: env!("CARGO_PKG_VERSION").to_string(),
@@ -218,11 +191,11 @@ impl TrainState {
             seconds: self.seconds,
             last_loss: self.last_loss,
             fingerprint: job.fingerprint.to_string(),
-            optim_tensors: record.len(),
         };
         let extra = serde_json::to_value(extra)
             .map_err(|e| Error::new(Kind::Io, format!("cannot describe the checkpoint: {e}")))?;
-        let parts = [("model", Some(&self.model)), ("ema", self.ema.as_ref()), ("teacher", self.teacher.as_ref())];
+        let ema = self.optimizer.averaged(&self.model);
+        let parts = [("model", Some(&self.model)), ("ema", ema.as_ref()), ("teacher", self.teacher.as_ref())];
         fs::commit_dir(job.dir, &name, |tmp| {
             for (part, model) in parts {
                 let Some(model) = model else { continue };
@@ -236,10 +209,8 @@ impl TrainState {
                 }
                 weights::write(&tmp.join(format!("{part}.safetensors")), &Weights { tensors, ..Weights::default() })?;
             }
-            let bytes = record
-                .into_bytes()
-                .map_err(|e| Error::new(Kind::Io, format!("cannot write the optimiser state: {e:?}")))?;
-            fs::write_atomic(&tmp.join("optim.bpk"), &bytes)?;
+            let moments = Weights { tensors: self.optimizer.moments(), ..Weights::default() };
+            weights::write(&tmp.join("optim.safetensors"), &moments)?;
             fs::write_manifest(tmp, extra).map(|_| ())
         })?;
         for (_, old) in

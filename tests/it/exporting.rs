@@ -45,7 +45,7 @@ fn the_tiny_study_runs_to_a_report_and_its_export_samples_inspects_and_passes_it
     let after = export::read(&place.path("a"), &device).unwrap();
     let x: Vec<u32> = (0..64).map(|i| i % after.model.vocab() as u32).collect();
     let logits = |m: &Transformer| {
-        let f = m.features(&Noised::tokens(&x, &[0.5; 64], 32, &device));
+        let f = m.features(&Noised::tokens(&x, &[0.5; 64], 32));
         params::floats(m.logits(f.reshape([64, -1]))).iter().map(|v| v.to_bits()).collect::<Vec<_>>()
     };
     assert_eq!(logits(&before.model), logits(&after.model));
@@ -76,7 +76,7 @@ fn the_tiny_study_runs_to_a_report_and_its_export_samples_inspects_and_passes_it
     place.run(&["sample", "runs/tiny", "--model", "ar", "--temperature", "0"]).ok();
 
     // inspect against stored logits: exact for its own, and told apart from others.
-    let stored = logits_file(&after.model, &x, &device);
+    let stored = logits_file(&after.model, &x);
     place.write("expected.safetensors", stored);
     let ran = place.run(&["inspect", "a", "--against", "expected.safetensors"]).ok();
     assert!(ran.out.contains("largest absolute error of the logits: 0.000e0"), "{}", ran.out);
@@ -112,8 +112,8 @@ fn the_tiny_study_runs_to_a_report_and_its_export_samples_inspects_and_passes_it
 }
 
 /// A safetensors file with integer `input_ids` [2, 32] and the model's `logits`.
-fn logits_file(model: &Transformer, x: &[u32], device: &Device) -> Vec<u8> {
-    let f = model.features(&Noised::tokens(x, &[0.0; 64], 32, device));
+fn logits_file(model: &Transformer, x: &[u32]) -> Vec<u8> {
+    let f = model.features(&Noised::tokens(x, &[0.0; 64], 32));
     let logits = params::floats(model.logits(f.reshape([64, -1])));
     let ids: Vec<u8> = x.iter().flat_map(|t| i64::from(*t).to_le_bytes()).collect();
     let bytes: Vec<u8> = logits.iter().flat_map(|v| v.to_le_bytes()).collect();

@@ -3,9 +3,10 @@
 use std::path::Path;
 
 /// Modules by layer, lowest first.
-const LAYERS: [&[&str]; 8] = [
+const LAYERS: [&[&str]; 9] = [
     &["error", "rng", "fs", "term"],
     &["process", "data", "weights"],
+    &["kernels"],
     &["model"],
     &["objective", "sample"],
     &["train", "eval"],

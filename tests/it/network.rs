@@ -8,21 +8,8 @@ use fewstep::rng::{StepRng, Stream};
 use rand::Rng;
 
 pub fn config(causal: bool) -> TransformerConfig {
-    TransformerConfig {
-        dim: 16,
-        layers: 2,
-        heads: 2,
-        hidden: Some(24),
-        visibility: if causal { Visibility::Causal } else { Visibility::Full },
-        norm: NormKind::Layer,
-        activation: Activation::Gelu,
-        bias: false,
-        tied: false,
-        time: TimeInput::None,
-        shift: causal,
-        learned_positions: false,
-        rope_theta: 10_000.0,
-    }
+    let visibility = if causal { Visibility::Causal } else { Visibility::Full };
+    TransformerConfig { hidden: Some(24), shift: causal, ..TransformerConfig::new(16, 2, 2, visibility) }
 }
 
 /// Every variant of the configuration that a recipe can ask for.
@@ -79,7 +66,7 @@ fn logits_with_and_without_the_cache_agree() {
         let model = random(&config, v as usize, l, &device);
         let x = tokens(3 * l, v, 4);
         let t: Vec<f64> = (0..x.len()).map(|i| (i % l) as f64 / l as f64).collect();
-        let input = Noised::tokens(&x, &t, l, &device);
+        let input = Noised::tokens(&x, &t, l);
         let whole = log_probs(&model, model.features(&input));
         for steps in [vec![0..4, 4..l], (0..l).map(|p| p..p + 1).collect::<Vec<_>>(), vec![0..5, 5..6, 6..11, 11..12]] {
             // A sequence-timed network is told the largest time of the whole row in both cases.
@@ -97,11 +84,11 @@ fn a_causal_network_predicts_a_position_from_the_ones_before_it_alone() {
     let (v, l, device) = (11u32, 8, Device::flex());
     let model = random(&config(true), v as usize, l, &device);
     let x = tokens(l, v, 1);
-    let base = log_probs(&model, model.features(&Noised::tokens(&x, &vec![0.0; l], l, &device)));
+    let base = log_probs(&model, model.features(&Noised::tokens(&x, &vec![0.0; l], l)));
     for p in 0..l {
         let mut other = x.clone();
         other[p] = (other[p] + 1) % v;
-        let got = log_probs(&model, model.features(&Noised::tokens(&other, &vec![0.0; l], l, &device)));
+        let got = log_probs(&model, model.features(&Noised::tokens(&other, &vec![0.0; l], l)));
         let row = |r: usize| r * v as usize..(r + 1) * v as usize;
         for r in 0..l {
             let changed = largest_difference(&base[row(r)], &got[row(r)]) > 1e-6;
@@ -116,7 +103,7 @@ fn a_network_that_reads_the_time_answers_to_it_where_it_is_told_and_others_do_no
     for config in variants().into_iter().filter(|c| c.visibility == Visibility::Full) {
         let model = random(&config, v as usize, l, &device);
         let x = tokens(l, v, 2);
-        let at = |t: &[f64]| log_probs(&model, model.features(&Noised::tokens(&x, t, l, &device)));
+        let at = |t: &[f64]| log_probs(&model, model.features(&Noised::tokens(&x, t, l)));
         let low = at(&[0.2; 6]);
         let high = at(&[0.9; 6]);
         assert_eq!(largest_difference(&low, &high) > 1e-4, config.time != TimeInput::None, "{config:?}");
@@ -129,8 +116,8 @@ fn gradients_equal_finite_differences_of_the_loss_for_every_parameter_kind() {
     for config in variants() {
         let model = random(&config, v as usize, l, &device.clone().autodiff());
         let x = tokens(2 * l, v, 3);
-        let mut rows = objective::ar_nll(&x, l, &device);
-        rows.input = Noised::tokens(&x, &vec![0.4; 2 * l], l, &device);
+        let mut rows = objective::ar_nll(&x, l);
+        rows.input = Noised::tokens(&x, &vec![0.4; 2 * l], l);
         // Uneven weights, some rows left out: what the diffusion objectives do.
         rows.rows = (0..2 * l).filter(|r| r % 3 != 1).collect();
         rows.weights = rows.rows.iter().map(|r| 0.1 + 0.05 * *r as f64).collect();
@@ -171,7 +158,7 @@ fn a_loss_in_chunks_has_the_value_and_gradient_of_the_whole() {
     assert!(objective::chunk_rows(v) < l, "the test is about more than one chunk");
     let model = Transformer::init(&config, v, l, 1, &device.clone().autodiff());
     let x = tokens(l, v as u32, 5);
-    let rows = objective::ar_nll(&x, l, &device);
+    let rows = objective::ar_nll(&x, l);
     let (value, grads) = objective::backward(&model, &rows);
     let features = model.features(&rows.input);
     let log_p = model.predict(features.reshape([l, 8]));
@@ -200,7 +187,7 @@ fn learned_positions_tell_masked_positions_apart_and_rotary_attention_alone_cann
     let (v, l, device) = (7usize, 6, Device::flex());
     for learned_positions in [false, true] {
         let model = random(&TransformerConfig { learned_positions, ..config(false) }, v, l, &device);
-        let rows = log_probs(&model, model.features(&Noised::tokens(&[v as u32; 6], &[1.0; 6], l, &device)));
+        let rows = log_probs(&model, model.features(&Noised::tokens(&[v as u32; 6], &[1.0; 6], l)));
         let same = largest_difference(&rows[..v], &rows[v..2 * v]) < 1e-5;
         assert_eq!(same, !learned_positions);
     }

@@ -225,7 +225,7 @@ fn the_nelbo_of_a_perfect_denoiser_is_the_exact_likelihood() {
                     let gens = (rng.at(i, Stream::Times), rng.at(i, Stream::Corrupt));
                     let copies = text.repeat(draws);
                     let rows =
-                        objective::elbo(&copies, L, V as usize, Order::parallel(L), schedule, gens, &Device::flex());
+                        objective::elbo(&copies, L, V as usize, Order::parallel(L), schedule, gens);
                     objective::evaluate(&oracle, &rows).0 * L as f64
                 })
                 .collect();
@@ -321,7 +321,7 @@ fn the_story_oracle_tells_valid_stories_when_it_takes_its_time() {
 fn an_autoregressive_network_that_reads_the_time_is_sampled_at_the_time_it_was_trained_at() {
     use fewstep::model::config::TimeInput;
     let teacher_forced = |model: &Transformer, text: &[u32]| {
-        let rows = objective::ar_nll(text, L, &Device::flex());
+        let rows = objective::ar_nll(text, L);
         -objective::evaluate(model, &rows).0 * L as f64
     };
     for time in [TimeInput::Sequence, TimeInput::Position] {

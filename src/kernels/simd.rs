@@ -157,6 +157,23 @@ pub fn sum2(x: &[f32], y: &[f32], f: impl Fn(f32, f32) -> f32) -> f32 {
     total(acc)
 }
 
+/// The sum of f(x, y, z).
+#[inline(always)]
+pub fn sum3(x: &[f32], y: &[f32], z: &[f32], f: impl Fn(f32, f32, f32) -> f32) -> f32 {
+    let ((xs, x_rest), (ys, y_rest), (zs, z_rest)) =
+        (x.as_chunks::<LANES>(), y.as_chunks::<LANES>(), z.as_chunks::<LANES>());
+    let mut acc = [0.0; LANES];
+    for ((c, d), e) in xs.iter().zip(ys).zip(zs) {
+        for i in 0..LANES {
+            acc[i] += f(c[i], d[i], e[i]);
+        }
+    }
+    for (a, ((v, w), u)) in acc.iter_mut().zip(x_rest.iter().zip(y_rest).zip(z_rest)) {
+        *a += f(*v, *w, *u);
+    }
+    total(acc)
+}
+
 /// x <- f(x), and the sum of the new values.
 #[inline(always)]
 pub fn map_sum(x: &mut [f32], f: impl Fn(f32) -> f32) -> f32 {

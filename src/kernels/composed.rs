@@ -1,0 +1,273 @@
+//! The operations composed from Burn's primitives: what other devices and types run, and what the fused ones are tested
+//! against.
+//!
+//! B batch, L length, D width, F hidden width, H query heads, Hkv key heads, d head width, V vocabulary, n and r rows.
+
+use burn::prelude::*;
+use burn::tensor::activation::{gelu_approximate, silu, softmax};
+
+use super::{AdamWStep, BlockParameters, BlockSpec, Head, NormKind, Shape, Slab, Target, Visible, index_tensor};
+
+type Projection = (Tensor<2>, Option<Tensor<1>>);
+
+/// x [B, L, Din] times weight [Din, Dout] plus bias [Dout].
+pub fn dense(x: Tensor<3>, (weight, bias): Projection) -> Tensor<3> {
+    let [b, l, d_in] = x.dims();
+    let d_out = weight.dims()[1];
+    let y = x.reshape([b * l, d_in]).matmul(weight);
+    let y = match bias {
+        Some(bias) => y + bias.unsqueeze(),
+        None => y,
+    };
+    y.reshape([b, l, d_out])
+}
+
+/// Layer norm or root-mean-square norm over the last dimension of x [B, L, D] with scale gamma [D] and offset beta [D].
+pub fn norm(x: Tensor<3>, gamma: Tensor<1>, beta: Option<Tensor<1>>, kind: NormKind) -> Tensor<3> {
+    let x = if kind.centred { x.clone() - x.mean_dim(2) } else { x };
+    let var = x.clone().square().mean_dim(2);
+    let y = x * (var + f64::from(kind.eps)).sqrt().recip() * gamma.unsqueeze();
+    match beta {
+        Some(beta) => y + beta.unsqueeze(),
+        None => y,
+    }
+}
+
+/// x * (1 + scale) + shift, broadcast over the positions of a per-sequence condition.
+pub fn modulate(x: Tensor<3>, shift: Tensor<3>, scale: Tensor<3>) -> Tensor<3> {
+    x * (scale + 1.0) + shift
+}
+
+/// The tables' rows `from .. from + l` [l, d], of the dtype of `like`.
+fn rope_rows(spec: &BlockSpec, (from, l): (usize, usize), like: &Tensor<3>) -> (Tensor<2>, Tensor<2>) {
+    let rows = |table: &Tensor<2>| table.clone().narrow(0, from, l).cast(like.dtype());
+    (rows(&spec.rope.0), rows(&spec.rope.1))
+}
+
+/// Rotates x [B, H, L, d] by the tables' rows [L, d].
+fn rotate(x: Tensor<4>, (cos, sin): (Tensor<2>, Tensor<2>)) -> Tensor<4> {
+    let half = x.dims()[3] / 2;
+    let left = x.clone().narrow(3, 0, half);
+    let right = x.clone().narrow(3, half, half);
+    x * cos.unsqueeze() + Tensor::cat(vec![right.neg(), left], 3) * sin.unsqueeze()
+}
+
+/// Columns of a packed projection [B, L, W] as heads [B, count, L, d].
+fn unpack(packed: &Tensor<3>, first: usize, count: usize, d: usize) -> Tensor<4> {
+    let [b, l, _] = packed.dims();
+    packed.clone().narrow(2, first * d, count * d).reshape([b, l, count, d]).swap_dims(1, 2)
+}
+
+/// Each key head [B, Hkv, L, d] as often as query heads share it: [B, H, L, d].
+fn repeat(x: Tensor<4>, heads: usize) -> Tensor<4> {
+    let [b, h, l, d] = x.dims();
+    if h == heads {
+        return x;
+    }
+    x.unsqueeze_dim::<5>(2).expand([b, h, heads / h, l, d]).reshape([b, heads, l, d])
+}
+
+/// True where a query must not look: [B or 1, 1, L, L]; nothing where every query sees everything.
+fn hidden(shape: &Shape, device: &Device) -> Option<Tensor<4, Bool>> {
+    if shape.keys.is_none() && shape.visible == Visible::Full {
+        return None;
+    }
+    if shape.keys.is_none() && shape.visible == Visible::Causal {
+        return Some(Tensor::<2, Bool>::tril_mask([shape.length; 2], 0, device).unsqueeze());
+    }
+    let (b, l) = (if shape.keys.is_some() { shape.batch } else { 1 }, shape.length);
+    let mut mask = vec![true; b * l * l];
+    for (i, row) in mask.chunks_exact_mut(l).enumerate() {
+        row[shape.seen(i / l, i % l)].fill(false);
+    }
+    Some(Tensor::from_data(TensorData::new(mask, [b, 1, l, l]), device))
+}
+
+/// Softmax attention of q [B, H, Lq, d] over k, v [B, H, Lk, d]; a query that sees nothing gets zero.
+fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, hidden: Option<Tensor<4, Bool>>) -> Tensor<4> {
+    let d = q.dims()[3];
+    let scores = q.mul_scalar(1.0 / (d as f64).sqrt()).matmul(k.transpose());
+    let p = match hidden {
+        Some(hidden) => {
+            let hidden = hidden.expand(scores.dims());
+            softmax(scores.mask_fill(hidden.clone(), -1e30), 3).mask_fill(hidden, 0.0)
+        }
+        None => softmax(scores, 3),
+    };
+    p.matmul(v)
+}
+
+/// Attention's output [B, L, H d] of a packed projection [B, L, (H + 2 Hkv) d].
+fn self_attention(packed: Tensor<3>, spec: &BlockSpec, shape: &Shape) -> Tensor<3> {
+    let (h, hkv, d, l) = (shape.heads, shape.kv_heads, shape.head_dim, shape.length);
+    let rope = rope_rows(spec, (0, l), &packed);
+    let q = rotate(unpack(&packed, 0, h, d), rope.clone());
+    let k = repeat(rotate(unpack(&packed, h, hkv, d), rope), h);
+    let v = repeat(unpack(&packed, h + hkv, hkv, d), h);
+    let y = attention(q, k, v, hidden(shape, &packed.device().inner()));
+    y.swap_dims(1, 2).reshape([shape.batch, l, h * d])
+}
+
+/// Six parts of a modulation [B, L or 1, 6 D].
+fn six(modulation: Option<Tensor<3>>) -> Option<Vec<Tensor<3>>> {
+    modulation.map(|m| m.chunk(6, 2))
+}
+
+fn first_half(x: Tensor<3>, p: &BlockParameters, m: &Option<Vec<Tensor<3>>>, kind: NormKind) -> Tensor<3> {
+    let y = norm(x, p.norm1.0.clone(), p.norm1.1.clone(), kind);
+    let y = match m {
+        Some(m) => modulate(y, m[0].clone(), m[1].clone()),
+        None => y,
+    };
+    dense(y, p.qkv.clone())
+}
+
+fn second_half(
+    x: Tensor<3>,
+    attended: Tensor<3>,
+    p: BlockParameters,
+    m: Option<Vec<Tensor<3>>>,
+    kind: NormKind,
+) -> Tensor<3> {
+    let gated = |y: Tensor<3>, part: usize| match &m {
+        Some(m) => y * m[part].clone(),
+        None => y,
+    };
+    let x = x + gated(dense(attended, p.out), 2);
+    let mut y = norm(x.clone(), p.norm2.0, p.norm2.1, kind);
+    if let Some(m) = &m {
+        y = modulate(y, m[3].clone(), m[4].clone());
+    }
+    let hidden = match p.gate {
+        Some(gate) => silu(dense(y.clone(), gate)) * dense(y, p.up),
+        None => gelu_approximate(dense(y, p.up)),
+    };
+    x + gated(dense(hidden, p.down), 5)
+}
+
+/// Rows [1, r, D] of x [B, L, D] at flat positions.
+pub fn select(x: Tensor<3>, flat: &[usize]) -> Tensor<3> {
+    let [b, l, d] = x.dims();
+    let index = index_tensor(flat, &x.device());
+    x.reshape([b * l, d]).select(0, index).unsqueeze()
+}
+
+/// The block of [`super::block`].
+pub fn block(
+    x: Tensor<3>,
+    p: BlockParameters,
+    modulation: Option<Tensor<3>>,
+    spec: &BlockSpec,
+    shape: &Shape,
+) -> Tensor<3> {
+    let mut m = six(modulation);
+    let qkv = first_half(x.clone(), &p, &m, spec.norm);
+    let mut attended = self_attention(qkv, spec, shape);
+    let mut x = x;
+    if let Some(rows) = &spec.rows {
+        let flat: Vec<usize> = rows.flat(shape.length).collect();
+        (x, attended) = (select(x, &flat), select(attended, &flat));
+        m = m.map(|m| m.into_iter().map(|part| select_condition(part, &flat, shape.length)).collect());
+    }
+    second_half(x, attended, p, m, spec.norm)
+}
+
+/// Rows [1, r, D] of a condition [B, L or 1, D] at flat positions in B x L.
+pub fn select_condition(part: Tensor<3>, flat: &[usize], length: usize) -> Tensor<3> {
+    if part.dims()[1] == length {
+        return select(part, flat);
+    }
+    select(part, &flat.iter().map(|r| r / length).collect::<Vec<_>>())
+}
+
+/// The step of [`super::block_cached`].
+pub fn block_cached(
+    x: Tensor<3>,
+    p: BlockParameters,
+    modulation: Option<Tensor<3>>,
+    (keys, values): Slab,
+    (spec, shape): (&BlockSpec, &Shape),
+    filled: usize,
+) -> (Tensor<3>, Slab) {
+    let (b, l, h, hkv, d) = (shape.batch, shape.length, shape.heads, shape.kv_heads, shape.head_dim);
+    let m = six(modulation);
+    let qkv = first_half(x.clone(), &p, &m, spec.norm);
+    let rope = rope_rows(spec, (filled, l), &qkv);
+    let q = rotate(unpack(&qkv, 0, h, d), rope.clone());
+    let k = rotate(unpack(&qkv, h, hkv, d), rope);
+    let at = [0..b, 0..hkv, filled..filled + l, 0..d];
+    let keys = keys.slice_assign(at.clone(), k);
+    let values = values.slice_assign(at, unpack(&qkv, h + hkv, hkv, d));
+    let read = |slab: &Tensor<4>| repeat(slab.clone().narrow(2, 0, filled + l), h);
+    let future = (l > 1).then(|| {
+        let mask = Tensor::<2, Bool>::tril_mask([l, filled + l], filled as i64, &qkv.device());
+        mask.unsqueeze::<4>()
+    });
+    let y = attention(q, read(&keys), read(&values), future);
+    let attended = y.swap_dims(1, 2).reshape([b, l, h * d]);
+    (second_half(x, attended, p, m, spec.norm), (keys, values))
+}
+
+/// Rows [n, D] of `table` [V, D].
+pub fn embedding(table: Tensor<2>, ids: &[u32]) -> Tensor<2> {
+    let ids: Vec<i32> = ids.iter().map(|v| *v as i32).collect();
+    let n = ids.len();
+    let index = Tensor::<2, Int>::from_data(TensorData::new(ids, [1, n]), &table.device());
+    burn::tensor::module::embedding(table, index).squeeze_dim(0)
+}
+
+/// Log-probabilities [n, V] of logits [n, V].
+pub fn log_softmax(logits: Tensor<2>) -> Tensor<2> {
+    burn::tensor::activation::log_softmax(logits, 1)
+}
+
+/// Logits [n, V] of feature rows [n, D].
+pub fn logits(x: Tensor<2>, head: &Head) -> Tensor<2> {
+    let weight = match head.tied {
+        true => head.weight.clone().narrow(0, 0, head.vocab).transpose(),
+        false => head.weight.clone(),
+    };
+    let y = x.matmul(weight);
+    match &head.bias {
+        Some(bias) => y + bias.clone().unsqueeze(),
+        None => y,
+    }
+}
+
+/// -ln softmax(logits [n, V])[target] of every row [n].
+pub fn cross_entropy(log_probs: Tensor<2>, targets: &[u32]) -> Tensor<1> {
+    let at: Vec<usize> = targets.iter().map(|t| *t as usize).collect();
+    let index = index_tensor(&at, &log_probs.device().inner()).reshape([at.len(), 1]);
+    log_probs.gather(1, index).neg().squeeze_dim(1)
+}
+
+/// The loss of [`super::loss`].
+pub fn loss(x: Tensor<2>, head: Head, target: Target, weights: &[f32]) -> Tensor<1> {
+    let ours = log_softmax(logits(x, &head));
+    let rows: Tensor<1> = match target {
+        Target::Tokens(ids) => cross_entropy(ours, &ids),
+        Target::Teacher(rows, head, kind) => {
+            let theirs = log_softmax(logits(rows, &head));
+            kind.rows(ours, theirs)
+        }
+    };
+    let (device, dtype) = (rows.device().inner(), rows.dtype());
+    let weights = Tensor::<1>::from_data(TensorData::new(weights.to_vec(), [weights.len()]), &device);
+    (rows * weights.cast(dtype)).sum()
+}
+
+/// The step of [`super::adamw`].
+pub fn adamw(
+    [p, m, v]: [Tensor<1>; 3],
+    average: Option<Tensor<1>>,
+    gradient: Tensor<1>,
+    step: AdamWStep,
+) -> ([Tensor<1>; 3], Option<Tensor<1>>) {
+    let g = gradient.mul_scalar(step.scale);
+    let m = m.mul_scalar(step.beta1) + g.clone().mul_scalar(1.0 - step.beta1);
+    let v = v.mul_scalar(step.beta2) + g.square().mul_scalar(1.0 - step.beta2);
+    let by = v.clone().mul_scalar(1.0 / step.bias2).sqrt() + step.eps;
+    let p = p.mul_scalar(1.0 - step.lr * step.weight_decay) - m.clone().mul_scalar(step.lr / step.bias1) / by;
+    let average = average.zip(step.average).map(|(e, decay)| e.mul_scalar(decay) + p.clone().mul_scalar(1.0 - decay));
+    ([p, m, v], average)
+}

@@ -1,0 +1,652 @@
+//! One transformer block, forward and backward, with its own memory plan.
+//!
+//!     a  = x + g1 o (attention(m1(norm1 x) Wqkv) Wout)          m_i(y) = y o (1 + scale_i) + shift_i
+//!     y  = a + g2 o (act(m2(norm2 a) Wup) Wdown)                 (modulation by time: Peebles and Xie 2023, DiT)
+//!
+//! Rows go through a half block in tiles that stay in a core's cache, each task multiplying its own tile; only the
+//! attention joins rows. The forward pass keeps the packed projection, the attention's output and log-sum-exps, the row
+//! between the halves and the inputs of the activation: 3 + 1 + 1 + F/D numbers a feature, where composed operations keep
+//! about twice that. Norms and activations are made again on the way back, and the activations' inputs give their place
+//! to their gradients. With `checkpoint` nothing but x is kept and the backward pass begins with a forward pass.
+//! Attention's output and everything behind it is computed for the wanted rows only: a last block whose loss looks at the
+//! masked positions does its second part for those.
+//!
+//! B batch, L length, n = B L, r wanted rows, D width, F hidden width, W packed width (H + 2 Hkv) d.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use rayon::prelude::*;
+
+use super::gemm::{Matrix, Threads, product};
+use crate::kernels::simd::sum_parts;
+use super::{attention, pointwise};
+use crate::kernels::shape::{NormKind, Rows, Shape, Tables};
+
+/// Weight [in, out] and bias [out] of a projection; an empty bias is none.
+pub type Projection<'a> = (&'a [f32], &'a [f32]);
+
+/// The parameters of a block, in the order of [`NAMES`].
+#[derive(Debug, Clone, Copy)]
+pub struct Weights<'a> {
+    /// Scale and offset [D]; an empty offset is none.
+    pub norm1: (&'a [f32], &'a [f32]),
+    pub qkv: Projection<'a>,
+    pub out: Projection<'a>,
+    pub norm2: (&'a [f32], &'a [f32]),
+    pub up: Projection<'a>,
+    /// Empty unless the activation is gated (SwiGLU).
+    pub gate: Projection<'a>,
+    pub down: Projection<'a>,
+}
+
+/// Number of parameters of a block.
+pub const PARAMETERS: usize = 14;
+
+impl<'a> Weights<'a> {
+    /// From slices in the order norm1, qkv, out, norm2, up, gate, down; of each the weight and then the bias.
+    pub fn of(s: [&'a [f32]; PARAMETERS]) -> Self {
+        Weights {
+            norm1: (s[0], s[1]),
+            qkv: (s[2], s[3]),
+            out: (s[4], s[5]),
+            norm2: (s[6], s[7]),
+            up: (s[8], s[9]),
+            gate: (s[10], s[11]),
+            down: (s[12], s[13]),
+        }
+    }
+}
+
+/// What a block does besides its parameters.
+#[derive(Debug, Clone)]
+pub struct Spec {
+    pub shape: Shape,
+    pub norm: NormKind,
+    pub tables: Arc<Tables>,
+    /// The rows whose output is wanted; none: all.
+    pub rows: Option<Arc<Rows>>,
+    /// Keep nothing for the backward pass but the input.
+    pub checkpoint: bool,
+}
+
+impl Spec {
+    fn wanted(&self) -> Arc<Rows> {
+        match &self.rows {
+            Some(rows) => rows.clone(),
+            None => Arc::new(Rows::all(self.shape.batch, self.shape.length)),
+        }
+    }
+}
+
+/// What a forward pass leaves for the backward pass.
+#[derive(Debug, Clone)]
+pub struct Tape {
+    /// Means and inverse deviations of norm1 [n, 2].
+    stats1: Vec<f32>,
+    /// Packed projections [n, W].
+    qkv: Vec<f32>,
+    /// Attention's output [r, H d] and log-sum-exps [r, H].
+    attended: (Vec<f32>, Vec<f32>),
+    tail: Tail,
+}
+
+/// The second part's share of the tape: the input a of norm2 [r, D], its statistics [r, 2], the activation's inputs
+/// [r, F], and under modulation both branches before their gates [r, D].
+#[derive(Debug, Clone, Default)]
+struct Tail {
+    middle: Vec<f32>,
+    stats2: Vec<f32>,
+    up: Vec<f32>,
+    gate: Vec<f32>,
+    branch1: Vec<f32>,
+    branch2: Vec<f32>,
+}
+
+/// One task's part of a [`Tail`].
+struct TailPart<'a> {
+    middle: &'a mut [f32],
+    stats2: &'a mut [f32],
+    up: &'a mut [f32],
+    gate: &'a mut [f32],
+    branch1: &'a mut [f32],
+    branch2: &'a mut [f32],
+}
+
+impl Tail {
+    fn new(rows: usize, d: usize, f: usize, gated: bool, modulated: bool) -> Self {
+        let some = |wanted: bool, n: usize| vec![0.0; if wanted { n } else { 0 }];
+        Tail {
+            middle: vec![0.0; rows * d],
+            stats2: vec![0.0; rows * 2],
+            up: vec![0.0; rows * f],
+            gate: some(gated, rows * f),
+            branch1: some(modulated, rows * d),
+            branch2: some(modulated, rows * d),
+        }
+    }
+
+    /// The parts of `tasks` tasks of `tile` rows.
+    fn parts(&mut self, tile: usize, d: usize, f: usize, tasks: usize) -> Vec<TailPart<'_>> {
+        let mut middle = parts(&mut self.middle, tile * d, tasks).into_iter();
+        let mut stats2 = parts(&mut self.stats2, tile * 2, tasks).into_iter();
+        let mut up = parts(&mut self.up, tile * f, tasks).into_iter();
+        let mut gate = parts(&mut self.gate, tile * f, tasks).into_iter();
+        let mut branch1 = parts(&mut self.branch1, tile * d, tasks).into_iter();
+        let mut branch2 = parts(&mut self.branch2, tile * d, tasks).into_iter();
+        let mut next = || {
+            Some(TailPart {
+                middle: middle.next()?,
+                stats2: stats2.next()?,
+                up: up.next()?,
+                gate: gate.next()?,
+                branch1: branch1.next()?,
+                branch2: branch2.next()?,
+            })
+        };
+        std::iter::from_fn(&mut next).take(tasks).collect()
+    }
+}
+
+/// `count` parts of `size` elements of a buffer, the last one shorter; of an empty buffer `count` empty ones.
+fn parts(buffer: &mut [f32], size: usize, count: usize) -> Vec<&mut [f32]> {
+    if buffer.is_empty() { (0..count).map(|_| &mut [][..]).collect() } else { buffer.chunks_mut(size).collect() }
+}
+
+/// Rows of one task: enough tasks for several cores, and tiles large enough for the products. A function of n alone, so
+/// that sums over tasks do not depend on the machine.
+fn tile_rows(n: usize) -> usize {
+    (n / 8).next_multiple_of(16).clamp(32, 256)
+}
+
+/// Gradients of a block's input [n, D], of its parameters in order, and of its modulation.
+pub struct Grads {
+    pub x: Vec<f32>,
+    pub weights: [Vec<f32>; PARAMETERS],
+    pub modulation: Vec<f32>,
+}
+
+/// A block with its parameters and, where the network is told the time, its modulation [B, L or 1, 6 D]: shift, scale and
+/// gate of the attention, then of the feed-forward half.
+#[derive(Clone, Copy)]
+pub struct Block<'a> {
+    pub weights: Weights<'a>,
+    pub modulation: &'a [f32],
+    pub spec: &'a Spec,
+}
+
+const SHIFT1: usize = 0;
+const SCALE1: usize = 1;
+const GATE1: usize = 2;
+const SHIFT2: usize = 3;
+const SCALE2: usize = 4;
+const GATE2: usize = 5;
+
+impl<'a> Block<'a> {
+    fn d(&self) -> usize {
+        self.weights.norm1.0.len()
+    }
+
+    fn f(&self) -> usize {
+        self.weights.up.0.len() / self.d()
+    }
+
+    fn modulated(&self) -> bool {
+        !self.modulation.is_empty()
+    }
+
+    fn gated(&self) -> bool {
+        !self.weights.gate.0.is_empty()
+    }
+
+    fn tables(&self) -> (&'a [f32], &'a [f32]) {
+        (&self.spec.tables.cos, &self.spec.tables.sin)
+    }
+
+    /// Row of the modulation that belongs to flat position `at`.
+    fn modulation_row(&self, at: usize) -> usize {
+        let shape = &self.spec.shape;
+        let per_sequence = self.modulation.len() == shape.batch * 6 * self.d();
+        if per_sequence { at / shape.length } else { at }
+    }
+
+    /// Part [D] of the modulation at flat position `at`.
+    fn modulation_at(&self, at: usize, part: usize) -> &'a [f32] {
+        let d = self.d();
+        &self.modulation[(self.modulation_row(at) * 6 + part) * d..][..d]
+    }
+
+    /// y <- y o (1 + scale) + shift for rows at flat positions.
+    fn modulate(&self, y: &mut [f32], rows: impl Iterator<Item = usize>, (shift, scale): (usize, usize)) {
+        if !self.modulated() {
+            return;
+        }
+        for (y, at) in y.chunks_exact_mut(self.d()).zip(rows) {
+            let (shift, scale) = (self.modulation_at(at, shift), self.modulation_at(at, scale));
+            for ((y, shift), scale) in y.iter_mut().zip(shift).zip(scale) {
+                *y = *y * (1.0 + scale) + shift;
+            }
+        }
+    }
+
+    /// to <- to + from o gate.
+    fn add_gated(&self, from: &[f32], to: &mut [f32], rows: impl Iterator<Item = usize>, gate: usize) {
+        let d = self.d();
+        for ((to, from), at) in to.chunks_exact_mut(d).zip(from.chunks_exact(d)).zip(rows) {
+            for ((to, from), gate) in to.iter_mut().zip(from).zip(self.modulation_at(at, gate)) {
+                *to += from * gate;
+            }
+        }
+    }
+
+    /// Packed projections [n, W] of x [n, D], and norm1's statistics [n, 2].
+    pub fn project(&self, x: &[f32]) -> (Vec<f32>, Vec<f32>) {
+        let (d, w) = (self.d(), self.spec.shape.packed());
+        let n = x.len() / d;
+        let tile = tile_rows(n);
+        let (mut qkv, mut stats) = (vec![0.0; n * w], vec![0.0; 2 * n]);
+        let tasks = qkv.par_chunks_mut(tile * w).zip(stats.par_chunks_mut(2 * tile)).zip(x.par_chunks(tile * d));
+        tasks.enumerate().for_each_init(
+            || vec![0.0; tile * d],
+            |y, (i, ((qkv, stats), x))| {
+                let y = &mut y[..x.len()];
+                pointwise::norm_rows(x, y, stats, self.weights.norm1, self.spec.norm);
+                self.modulate(y, i * tile.., (SHIFT1, SCALE1));
+                product(Matrix::new(y, d), Matrix::new(self.weights.qkv.0, w), qkv, false, Threads::One);
+                pointwise::add_bias(qkv, self.weights.qkv.1);
+            },
+        );
+        (qkv, stats)
+    }
+
+    /// y [r, D] from the rows x [r, D] at flat positions `at` [r] and attention's output [r, H d]; with `keep` the tail of
+    /// the tape.
+    pub fn finish(&self, x: &[f32], attended: &[f32], at: &[usize], keep: bool) -> (Vec<f32>, Option<TapeTail>) {
+        let (d, f, o) = (self.d(), self.f(), self.spec.shape.width());
+        let r = at.len();
+        let tile = tile_rows(r);
+        let mut y = vec![0.0; r * d];
+        let inputs = |i: usize, rows: usize| {
+            let from = i * tile;
+            (&x[from * d..][..rows * d], &attended[from * o..][..rows * o], &at[from..from + rows])
+        };
+        if keep {
+            let mut tail = Tail::new(r, d, f, self.gated(), self.modulated());
+            let tasks = tail.parts(tile, d, f, r.div_ceil(tile));
+            tasks.into_par_iter().zip(y.par_chunks_mut(tile * d)).enumerate().for_each_init(
+                || vec![0.0; tile * (d + f)],
+                |scratch, (i, (part, y))| self.tail(inputs(i, y.len() / d), part, y, scratch),
+            );
+            return (y, Some(TapeTail(tail)));
+        }
+        y.par_chunks_mut(tile * d).enumerate().for_each_init(
+            || (Tail::new(tile, d, f, self.gated(), self.modulated()), vec![0.0; tile * (d + f)]),
+            |(tail, scratch), (i, y)| {
+                let rows = y.len() / d;
+                for part in tail.parts(rows, d, f, 1) {
+                    self.tail(inputs(i, rows), part, y, scratch);
+                }
+            },
+        );
+        (y, None)
+    }
+
+    /// The rows of one task of [`Block::finish`].
+    fn tail(&self, (x, attended, at): (&[f32], &[f32], &[usize]), part: TailPart, y: &mut [f32], scratch: &mut [f32]) {
+        let (d, f, t) = (self.d(), self.f(), at.len());
+        let w = &self.weights;
+        let multiply = |x: &[f32], (weight, bias): Projection, width: usize, out: &mut [f32], add: bool| {
+            product(Matrix::new(x, x.len() / t), Matrix::new(weight, width), out, add, Threads::One);
+            pointwise::add_bias(out, bias);
+        };
+        let TailPart { middle, stats2, up, gate, branch1, branch2 } = part;
+        // The buffers may be those of a whole tile.
+        let (middle, stats2, up) = (&mut middle[..t * d], &mut stats2[..t * 2], &mut up[..t * f]);
+        middle.copy_from_slice(x);
+        if self.modulated() {
+            let branch = &mut branch1[..t * d];
+            multiply(attended, w.out, d, branch, false);
+            self.add_gated(branch, middle, at.iter().copied(), GATE1);
+        } else {
+            multiply(attended, w.out, d, middle, true);
+        }
+        let (normed, rest) = scratch.split_at_mut(t * d);
+        let hidden = &mut rest[..t * f];
+        pointwise::norm_rows(middle, normed, stats2, w.norm2, self.spec.norm);
+        self.modulate(normed, at.iter().copied(), (SHIFT2, SCALE2));
+        multiply(normed, w.up, f, up, false);
+        if self.gated() {
+            let gate = &mut gate[..t * f];
+            multiply(normed, w.gate, f, gate, false);
+            pointwise::swiglu(gate, up, hidden);
+        } else {
+            pointwise::gelu(up, hidden);
+        }
+        y.copy_from_slice(middle);
+        if self.modulated() {
+            let branch = &mut branch2[..t * d];
+            multiply(hidden, w.down, d, branch, false);
+            self.add_gated(branch, y, at.iter().copied(), GATE2);
+        } else {
+            multiply(hidden, w.down, d, y, true);
+        }
+    }
+
+    /// The rows of x [n, D] that are wanted, [r, D], and their flat positions.
+    fn wanted<'x>(&self, x: &'x [f32], rows: &Rows) -> (Cow<'x, [f32]>, Vec<usize>) {
+        let (d, l) = (self.d(), self.spec.shape.length);
+        let at: Vec<usize> = rows.flat(l).collect();
+        if at.len() * d == x.len() {
+            return (Cow::Borrowed(x), at);
+        }
+        let mut picked = Vec::with_capacity(at.len() * d);
+        at.iter().for_each(|i| picked.extend_from_slice(&x[i * d..][..d]));
+        (Cow::Owned(picked), at)
+    }
+
+    /// y [r, D] of x [n, D], and with `keep` the tape of the backward pass.
+    pub fn forward(&self, x: &[f32], keep: bool) -> (Vec<f32>, Option<Tape>) {
+        let (rows, shape) = (self.spec.wanted(), &self.spec.shape);
+        let (qkv, stats1) = self.project(x);
+        let attended = attention::forward(&qkv, self.tables(), shape, &rows);
+        let (picked, at) = self.wanted(x, &rows);
+        let (y, tail) = self.finish(&picked, &attended.0, &at, keep);
+        (y, tail.map(|tail| Tape { stats1, qkv, attended, tail: tail.0 }))
+    }
+
+    /// The gradients from that of y [r, D].
+    pub fn backward(&self, grad: &[f32], x: &[f32], tape: Option<Tape>) -> Grads {
+        let tape = match tape {
+            Some(tape) => tape,
+            None => match self.forward(x, true).1 {
+                Some(tape) => tape,
+                None => panic!("a kept forward pass has a tape"),
+            },
+        };
+        let Tape { stats1, qkv, attended, tail } = tape;
+        let rows = self.spec.wanted();
+        let at: Vec<usize> = rows.flat(self.spec.shape.length).collect();
+        let mut out = Grads { x: Vec::new(), weights: Default::default(), modulation: Vec::new() };
+        // Per flat position, summed over a sequence's positions at the end.
+        let mut modulation = vec![0.0; if self.modulated() { x.len() * 6 } else { 0 }];
+        let (middle, attended_grad) = self.tail_backward(grad, &attended.0, &at, tail, &mut out, &mut modulation);
+        let packed = attention::backward(
+            (&attended_grad, &qkv),
+            self.tables(),
+            (&attended.0, &attended.1),
+            &self.spec.shape,
+            &rows,
+        );
+        drop((attended, attended_grad, qkv));
+        self.project_backward(x, (&packed, &middle), &at, &stats1, &mut out, &mut modulation);
+        out.modulation = self.sum_modulation(&modulation);
+        out
+    }
+
+    /// The way back through [`Block::finish`]: gradients of the rows [r, D] before attention was added, and of
+    /// attention's output [r, H d].
+    fn tail_backward(
+        &self,
+        grad: &[f32],
+        attended: &[f32],
+        at: &[usize],
+        mut tail: Tail,
+        out: &mut Grads,
+        modulation: &mut [f32],
+    ) -> (Vec<f32>, Vec<f32>) {
+        let (d, f, o, r) = (self.d(), self.f(), self.spec.shape.width(), at.len());
+        let w = &self.weights;
+        let tile = tile_rows(r);
+        let tasks = r.div_ceil(tile);
+        let (mut hidden, mut normed) = (vec![0.0; r * f], vec![0.0; r * d]);
+        let (mut middle_grad, mut attended_grad) = (vec![0.0; r * d], vec![0.0; r * o]);
+        // Sums of one task: norm2's scale and offset, then the biases.
+        let wanted = |bias: &[f32]| bias.len();
+        let sizes = [d, d, wanted(w.down.1), wanted(w.up.1), wanted(w.gate.1), wanted(w.out.1)];
+        let width: usize = sizes.iter().sum();
+        let mut sums = vec![0.0; tasks * width];
+        // Under modulation the branches give their place to their gradients.
+        let modulated_parts = if self.modulated() { 6 * d } else { 0 };
+        let mut per_row = vec![0.0; r * modulated_parts];
+        {
+            let mut work: Vec<_> = tail.parts(tile, d, f, tasks).into_iter().enumerate().collect();
+            let mut slots = [
+                parts(&mut hidden, tile * f, tasks),
+                parts(&mut normed, tile * d, tasks),
+                parts(&mut middle_grad, tile * d, tasks),
+                parts(&mut attended_grad, tile * o, tasks),
+                parts(&mut sums, width, tasks),
+                parts(&mut per_row, tile * modulated_parts, tasks),
+            ]
+            .map(Vec::into_iter);
+            let mut jobs = Vec::with_capacity(tasks);
+            for (i, part) in work.drain(..) {
+                let next = slots.each_mut().map(|s| s.next().unwrap_or_default());
+                jobs.push((i, part, next));
+            }
+            jobs.into_par_iter().for_each_init(
+                || vec![0.0; tile * (d + f)],
+                |scratch, (i, part, [hidden, normed, middle_grad, attended_grad, sums, per_row])| {
+                    let from = i * tile;
+                    let t = normed.len() / d;
+                    let at = &at[from..from + t];
+                    let grad = &grad[from * d..][..t * d];
+                    let TailPart { middle, stats2, up, gate, branch1, branch2 } = part;
+                    let rows = || at.iter().copied();
+                    let (dy2, rest) = scratch.split_at_mut(t * d);
+                    let dh = &mut rest[..t * f];
+                    let mut sums = split_sizes(sums, &sizes).into_iter();
+                    let [gamma, beta, down, up_bias, gate_bias, out_bias] =
+                        [(); 6].map(|()| sums.next().unwrap_or_default());
+                    // Feed-forward half.
+                    let branch: &[f32] = if self.modulated() {
+                        self.gate_backward(grad, branch2, per_row, rows(), GATE2);
+                        branch2
+                    } else {
+                        grad
+                    };
+                    pointwise::sum_rows(branch, down);
+                    product(Matrix::new(branch, d), Matrix::new(w.down.0, d).t(), dh, false, Threads::One);
+                    if self.gated() {
+                        pointwise::swiglu_backward(dh, gate, up, hidden);
+                    } else {
+                        pointwise::gelu_backward(dh, up, hidden);
+                    }
+                    pointwise::sum_rows(up, up_bias);
+                    product(Matrix::new(up, f), Matrix::new(w.up.0, f).t(), dy2, false, Threads::One);
+                    if self.gated() {
+                        pointwise::sum_rows(gate, gate_bias);
+                        product(Matrix::new(gate, f), Matrix::new(w.gate.0, f).t(), dy2, true, Threads::One);
+                    }
+                    pointwise::norm_again(middle, normed, stats2, w.norm2);
+                    self.modulate_backward(dy2, normed, per_row, rows(), (SHIFT2, SCALE2));
+                    middle_grad.copy_from_slice(grad);
+                    let inputs = (&*dy2, &*middle);
+                    pointwise::norm_backward_rows(
+                        inputs,
+                        w.norm2.0,
+                        stats2,
+                        self.spec.norm,
+                        middle_grad,
+                        (gamma, beta),
+                    );
+                    // Attention's way out.
+                    let branch: &[f32] = if self.modulated() {
+                        self.gate_backward(middle_grad, branch1, per_row, rows(), GATE1);
+                        branch1
+                    } else {
+                        middle_grad
+                    };
+                    pointwise::sum_rows(branch, out_bias);
+                    product(Matrix::new(branch, d), Matrix::new(w.out.0, d).t(), attended_grad, false, Threads::One);
+                },
+            );
+        }
+        let (branch1, branch2) = match self.modulated() {
+            true => (&tail.branch1[..], &tail.branch2[..]),
+            false => (&middle_grad[..], grad),
+        };
+        out.weights[4] = weight_gradient((attended, o), (branch1, d));
+        out.weights[8] = weight_gradient((&normed, d), (&tail.up, f));
+        if self.gated() {
+            out.weights[10] = weight_gradient((&normed, d), (&tail.gate, f));
+        }
+        out.weights[12] = weight_gradient((&hidden, f), (branch2, d));
+        let sums = sum_parts(&sums, width.max(1));
+        let at_weight = [6, 7, 13, 9, 11, 5];
+        let mut from = 0;
+        for (size, i) in sizes.into_iter().zip(at_weight) {
+            out.weights[i] = sums[from..from + size].to_vec();
+            from += size;
+        }
+        if w.norm2.1.is_empty() {
+            out.weights[7].clear();
+        }
+        for (row, at) in per_row.chunks_exact(modulated_parts.max(1)).zip(at) {
+            modulation[at * modulated_parts..][..modulated_parts].copy_from_slice(row);
+        }
+        (middle_grad, attended_grad)
+    }
+
+    /// The way back through [`Block::project`]: the gradient of x [n, D] from those of the packed projections [n, W] and
+    /// of the wanted rows [r, D].
+    fn project_backward(
+        &self,
+        x: &[f32],
+        (packed, middle): (&[f32], &[f32]),
+        at: &[usize],
+        stats: &[f32],
+        out: &mut Grads,
+        modulation: &mut [f32],
+    ) {
+        let (d, w) = (self.d(), self.spec.shape.packed());
+        let n = x.len() / d;
+        let tile = tile_rows(n);
+        let tasks = n.div_ceil(tile);
+        let modulated_parts = if self.modulated() { 6 * d } else { 0 };
+        let (mut dx, mut normed) = (vec![0.0; n * d], vec![0.0; n * d]);
+        let sizes = [d, d, self.weights.qkv.1.len()];
+        let width: usize = sizes.iter().sum();
+        let mut sums = vec![0.0; tasks * width];
+        {
+            let mut slots = [
+                parts(&mut dx, tile * d, tasks),
+                parts(&mut normed, tile * d, tasks),
+                parts(&mut sums, width, tasks),
+                parts(modulation, tile * modulated_parts, tasks),
+            ]
+            .map(Vec::into_iter);
+            let jobs: Vec<_> =
+                (0..tasks).map(|i| (i, slots.each_mut().map(|s| s.next().unwrap_or_default()))).collect();
+            jobs.into_par_iter().for_each_init(
+                || vec![0.0; tile * d],
+                |dy1, (i, [dx, normed, sums, per_row])| {
+                    let from = i * tile;
+                    let t = dx.len() / d;
+                    let (x, stats) = (&x[from * d..][..t * d], &stats[from * 2..][..t * 2]);
+                    let packed = &packed[from * w..][..t * w];
+                    let dy1 = &mut dy1[..t * d];
+                    let mut sums = split_sizes(sums, &sizes).into_iter();
+                    let [gamma, beta, bias] = [(); 3].map(|()| sums.next().unwrap_or_default());
+                    pointwise::sum_rows(packed, bias);
+                    product(Matrix::new(packed, w), Matrix::new(self.weights.qkv.0, w).t(), dy1, false, Threads::One);
+                    pointwise::norm_again(x, normed, stats, self.weights.norm1);
+                    self.modulate_backward(dy1, normed, per_row, from..from + t, (SHIFT1, SCALE1));
+                    let (first, last) = (at.partition_point(|p| *p < from), at.partition_point(|p| *p < from + t));
+                    for (slot, p) in (first..last).zip(&at[first..last]) {
+                        dx[(p - from) * d..][..d].copy_from_slice(&middle[slot * d..][..d]);
+                    }
+                    let kind = self.spec.norm;
+                    pointwise::norm_backward_rows((dy1, x), self.weights.norm1.0, stats, kind, dx, (gamma, beta));
+                },
+            );
+        }
+        out.weights[2] = weight_gradient((&normed, d), (packed, w));
+        let sums = sum_parts(&sums, width);
+        out.weights[0] = sums[..d].to_vec();
+        out.weights[1] = if self.weights.norm1.1.is_empty() { Vec::new() } else { sums[d..2 * d].to_vec() };
+        out.weights[3] = sums[2 * d..].to_vec();
+        out.x = dx;
+    }
+
+    /// branch <- grad o gate, the gradient of the branch; the gate's, grad o branch, goes to `per_row`.
+    fn gate_backward(
+        &self,
+        grad: &[f32],
+        branch: &mut [f32],
+        per_row: &mut [f32],
+        rows: impl Iterator<Item = usize>,
+        gate: usize,
+    ) {
+        let d = self.d();
+        let both = branch.chunks_exact_mut(d).zip(grad.chunks_exact(d));
+        for (((branch, grad), per_row), at) in both.zip(per_row.chunks_exact_mut(6 * d)).zip(rows) {
+            let dgate = &mut per_row[gate * d..][..d];
+            for (((branch, g), dgate), gate) in branch.iter_mut().zip(grad).zip(dgate).zip(self.modulation_at(at, gate))
+            {
+                *dgate = g * *branch;
+                *branch = g * gate;
+            }
+        }
+    }
+
+    /// From the gradient of y o (1 + scale) + shift: grad <- that of y; y <- the modulated rows; those of shift and scale
+    /// go to `per_row`.
+    fn modulate_backward(
+        &self,
+        grad: &mut [f32],
+        y: &mut [f32],
+        per_row: &mut [f32],
+        rows: impl Iterator<Item = usize>,
+        (shift, scale): (usize, usize),
+    ) {
+        if !self.modulated() {
+            return;
+        }
+        let d = self.d();
+        let both = grad.chunks_exact_mut(d).zip(y.chunks_exact_mut(d));
+        for (((grad, y), per_row), at) in both.zip(per_row.chunks_exact_mut(6 * d)).zip(rows) {
+            let (by, to) = (self.modulation_at(at, scale), self.modulation_at(at, shift));
+            for i in 0..d {
+                per_row[shift * d + i] = grad[i];
+                per_row[scale * d + i] = grad[i] * y[i];
+                grad[i] *= 1.0 + by[i];
+                y[i] = y[i] * (1.0 + by[i]) + to[i];
+            }
+        }
+    }
+
+    /// The modulation's gradient [B, L or 1, 6 D] from those of single positions [n, 6 D].
+    fn sum_modulation(&self, per_row: &[f32]) -> Vec<f32> {
+        if per_row.len() == self.modulation.len() {
+            return per_row.to_vec();
+        }
+        let mut out = vec![0.0; self.modulation.len()];
+        let width = 6 * self.d();
+        for (row, sums) in per_row.chunks_exact(self.spec.shape.length * width).zip(out.chunks_exact_mut(width)) {
+            pointwise::sum_rows(row, sums);
+        }
+        out
+    }
+}
+
+/// What a kept [`Block::finish`] leaves.
+pub struct TapeTail(Tail);
+
+/// Consecutive parts of a buffer with these sizes.
+fn split_sizes<'a>(mut buffer: &'a mut [f32], sizes: &[usize]) -> Vec<&'a mut [f32]> {
+    let mut out = Vec::with_capacity(sizes.len());
+    for size in sizes {
+        let (part, rest) = buffer.split_at_mut(*size);
+        out.push(part);
+        buffer = rest;
+    }
+    out
+}
+
+/// x^T grad [in, out]: the gradient of a weight, with all threads.
+fn weight_gradient((x, width): (&[f32], usize), (grad, grad_width): (&[f32], usize)) -> Vec<f32> {
+    let mut out = vec![0.0; width * grad_width];
+    product(Matrix::new(x, width).t(), Matrix::new(grad, grad_width), &mut out, false, Threads::All);
+    out
+}

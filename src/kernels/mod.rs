@@ -1,0 +1,243 @@
+//! The hot operations of every network: the transformer block, norms, the head with its loss, the embedding, AdamW.
+//!
+//! Each is composed from Burn's primitives and differentiable by its autodiff ([`composed`]); f32 tensors on the Flex
+//! backend take the fused form of [`flex`] instead, which has the same values and gradients. This file alone chooses, and
+//! `composed = true` in a network's configuration takes the choice away.
+//! B batch, L length, D width, V vocabulary, n and r rows.
+
+pub mod composed;
+pub mod divergence;
+#[cfg(feature = "flex")]
+pub mod flex;
+pub mod shape;
+pub mod simd;
+
+use std::sync::Arc;
+
+use burn::prelude::*;
+
+pub use divergence::Divergence;
+pub use shape::{NormKind, Rows, Shape, Tables, Visible};
+
+/// Row indices [n] on `device`.
+pub fn index_tensor(rows: &[usize], device: &Device) -> Tensor<1, Int> {
+    let ids: Vec<i32> = rows.iter().map(|v| *v as i32).collect();
+    Tensor::from_data(TensorData::new(ids, [rows.len()]), device)
+}
+
+/// The parameters of one transformer block: norms' scale and offset [D], projections' weight [in, out] and bias [out].
+pub struct BlockParameters {
+    pub norm1: (Tensor<1>, Option<Tensor<1>>),
+    pub qkv: (Tensor<2>, Option<Tensor<1>>),
+    pub out: (Tensor<2>, Option<Tensor<1>>),
+    pub norm2: (Tensor<1>, Option<Tensor<1>>),
+    pub up: (Tensor<2>, Option<Tensor<1>>),
+    /// There for SwiGLU; without it the activation is GELU in its tanh form.
+    pub gate: Option<(Tensor<2>, Option<Tensor<1>>)>,
+    pub down: (Tensor<2>, Option<Tensor<1>>),
+}
+
+/// What a block does besides its parameters.
+#[derive(Debug, Clone)]
+pub struct BlockSpec {
+    pub heads: usize,
+    /// Key and value heads; each serves heads / kv_heads query heads.
+    pub kv_heads: usize,
+    pub visible: Visible,
+    /// Per sequence the range of keys that are not padding; none: all of them.
+    pub keys: Option<Arc<[std::ops::Range<usize>]>>,
+    pub norm: NormKind,
+    /// Rotary tables on the host, and as tensors [L or more, d] on the plain device.
+    pub tables: Arc<Tables>,
+    pub rope: (Tensor<2>, Tensor<2>),
+    /// The rows whose output is wanted; none: all.
+    pub rows: Option<Arc<Rows>>,
+    /// Keep nothing for the backward pass but the input.
+    pub checkpoint: bool,
+    /// Compose the block from primitives whatever the device.
+    pub composed: bool,
+}
+
+impl BlockSpec {
+    /// The shape of its attention over [B, L] positions of a packed width.
+    fn shape(&self, [batch, length]: [usize; 2], packed: usize) -> Shape {
+        Shape {
+            batch,
+            length,
+            heads: self.heads,
+            kv_heads: self.kv_heads,
+            head_dim: packed / (self.heads + 2 * self.kv_heads),
+            visible: self.visible,
+            keys: self.keys.clone(),
+        }
+    }
+}
+
+/// y [B, L, D], or [1, r, D] for wanted rows, of x [B, L, D]; `modulation` [B, L or 1, 6 D] tells the network the time.
+pub fn block(x: Tensor<3>, p: BlockParameters, modulation: Option<Tensor<3>>, spec: &BlockSpec) -> Tensor<3> {
+    let [b, l, _] = x.dims();
+    let shape = spec.shape([b, l], p.qkv.0.dims()[1]);
+    #[cfg(feature = "flex")]
+    if !spec.composed && flex::takes(&x) {
+        let spec = flex::spec(shape, spec.norm, spec.tables.clone(), spec.rows.clone(), spec.checkpoint);
+        return flex::block(x, p, modulation, spec);
+    }
+    composed::block(x, p, modulation, spec, &shape)
+}
+
+/// Keys and values [B, Hkv, capacity, d] of the positions a block has read.
+pub type Slab = (Tensor<4>, Tensor<4>);
+
+/// y [B, l, D] of x [B, l, D] at positions `filled ..`, each seeing itself and what is before it; the slab grows by them.
+pub fn block_cached(
+    x: Tensor<3>,
+    p: BlockParameters,
+    modulation: Option<Tensor<3>>,
+    slab: Slab,
+    spec: &BlockSpec,
+    filled: usize,
+) -> (Tensor<3>, Slab) {
+    assert_eq!(spec.visible, Visible::Causal, "only a causal block can keep what it has read");
+    let [b, l, _] = x.dims();
+    let shape = spec.shape([b, l], p.qkv.0.dims()[1]);
+    #[cfg(feature = "flex")]
+    if !spec.composed && flex::takes(&x) {
+        let spec = flex::spec(shape, spec.norm, spec.tables.clone(), None, false);
+        return flex::block_cached(x, p, modulation, slab, spec, filled);
+    }
+    composed::block_cached(x, p, modulation, slab, (spec, &shape), filled)
+}
+
+/// Layer norm (`kind.centred`) or root-mean-square norm over the last dimension of x [B, L, D].
+pub fn norm(x: Tensor<3>, gamma: Tensor<1>, beta: Option<Tensor<1>>, kind: NormKind, composed: bool) -> Tensor<3> {
+    #[cfg(feature = "flex")]
+    if !composed && flex::takes(&x) {
+        return flex::norm(x, gamma, beta, kind);
+    }
+    let _ = composed;
+    composed::norm(x, gamma, beta, kind)
+}
+
+/// Rows [n, D] of `table` [V, D].
+pub fn embedding(table: Tensor<2>, ids: &[u32], composed: bool) -> Tensor<2> {
+    #[cfg(feature = "flex")]
+    if !composed && flex::takes(&table) {
+        return flex::embedding(table, ids.into());
+    }
+    let _ = composed;
+    composed::embedding(table, ids)
+}
+
+/// Log-probabilities [n, V] of logits [n, V].
+pub fn log_softmax(logits: Tensor<2>, composed: bool) -> Tensor<2> {
+    #[cfg(feature = "flex")]
+    if !composed && flex::takes(&logits) {
+        return flex::log_softmax(logits);
+    }
+    let _ = composed;
+    composed::log_softmax(logits)
+}
+
+/// The projection from features to logits: weight [D, V], or under `tied` an embedding [V or more, D]; bias [V].
+#[derive(Debug, Clone)]
+pub struct Head {
+    pub weight: Tensor<2>,
+    pub bias: Option<Tensor<1>>,
+    pub tied: bool,
+    pub vocab: usize,
+}
+
+/// What the rows of a loss are compared with.
+#[derive(Debug, Clone)]
+#[allow(clippy::large_enum_variant)] // one a step: boxing would only hide it
+pub enum Target {
+    /// Token ids [n]: cross-entropy.
+    Tokens(Arc<[u32]>),
+    /// The teacher's feature rows [n, D] with its head, and the divergence; a constant.
+    Teacher(Tensor<2>, Head, Divergence),
+}
+
+/// Bytes of logits that one chunk of rows may take.
+const CHUNK_BYTES: usize = 64 << 20;
+
+/// Rows of a chunk for a vocabulary of V.
+pub fn chunk_rows(vocab: usize) -> usize {
+    (CHUNK_BYTES / (4 * vocab)).max(16)
+}
+
+/// sum_r weight_r loss_r of feature rows x [n, D] through `head`, as a tensor [1] to take the gradient of.
+///
+/// The fused form makes logits one chunk of rows at a time, in the forward pass with their gradients; the composed form
+/// is for one chunk's worth of rows ([`chunk_rows`]), which `objective::backward` hands it.
+pub fn loss(x: Tensor<2>, head: Head, target: Target, weights: &[f32], composed: bool) -> Tensor<1> {
+    assert_eq!(x.dims()[0], weights.len(), "one weight for each row");
+    #[cfg(feature = "flex")]
+    if !composed && flex::takes(&x) {
+        let (teacher, targets, divergence) = match target {
+            Target::Tokens(ids) => (None, Some(ids), Divergence::ForwardKl),
+            Target::Teacher(rows, head, kind) => (Some((rows, head)), None, kind),
+        };
+        let spec = flex::LossSpec {
+            tied: head.tied,
+            teacher_tied: teacher.as_ref().is_some_and(|(_, head)| head.tied),
+            vocab: head.vocab,
+            targets,
+            divergence,
+            weights: weights.into(),
+            chunk: chunk_rows(head.vocab),
+        };
+        return flex::loss(x, head, teacher, spec);
+    }
+    let _ = composed;
+    composed::loss(x, head, target, weights)
+}
+
+/// Whether [`loss`] takes any number of rows at once, because it never holds their logits.
+pub fn loss_is_chunked(x: &Tensor<2>, composed: bool) -> bool {
+    #[cfg(feature = "flex")]
+    return !composed && flex::takes(x);
+    #[cfg(not(feature = "flex"))]
+    {
+        let _ = (x, composed);
+        false
+    }
+}
+
+/// One AdamW step: learning rate, betas, epsilon, decoupled decay, the bias corrections 1 - beta^t, a factor on the
+/// gradient (clipping and accumulation), and the decay of the weights' moving average.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AdamWStep {
+    pub lr: f64,
+    pub beta1: f64,
+    pub beta2: f64,
+    pub eps: f64,
+    pub weight_decay: f64,
+    pub bias1: f64,
+    pub bias2: f64,
+    pub scale: f64,
+    pub average: Option<f64>,
+}
+
+/// A parameter [N] with its moments, and its moving average, after one step.
+pub fn adamw(
+    state: [Tensor<1>; 3],
+    average: Option<Tensor<1>>,
+    gradient: Tensor<1>,
+    step: AdamWStep,
+) -> ([Tensor<1>; 3], Option<Tensor<1>>) {
+    assert_eq!(average.is_some(), step.average.is_some(), "an average has a decay");
+    #[cfg(feature = "flex")]
+    if flex::takes(&state[0]) {
+        return flex::adamw(state, average, gradient, step);
+    }
+    composed::adamw(state, average, gradient, step)
+}
+
+/// The sum of squares of all values.
+pub fn square_sum<const D: usize>(x: Tensor<D>) -> f64 {
+    #[cfg(feature = "flex")]
+    if flex::takes(&x) {
+        return flex::square_sum(x);
+    }
+    f64::from(x.square().sum().into_scalar::<f32>())
+}

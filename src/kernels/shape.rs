@@ -1,0 +1,170 @@
+//! What operations are told besides their tensors: who sees whom, which rows are wanted, the rotary tables.
+//!
+//! B batch, L length, H query heads, Hkv key heads, d head width, r wanted rows.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+/// A layer norm (`centred`) or a root-mean-square norm.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct NormKind {
+    pub centred: bool,
+    pub eps: f32,
+}
+
+/// Rotary tables cos, sin [L or more, d] in half-split layout (pairs i, i + d/2), computed in f64.
+#[derive(Debug)]
+pub struct Tables {
+    pub cos: Vec<f32>,
+    pub sin: Vec<f32>,
+}
+
+impl Tables {
+    /// For `length` positions, head width `d` and angle base `theta`.
+    pub fn new(length: usize, d: usize, theta: f64) -> Self {
+        let angle = |k: usize| (k / d) as f64 * theta.powf(-2.0 * ((k % d) % (d / 2)) as f64 / d as f64);
+        let table = |f: fn(f64) -> f64| (0..length * d).map(|k| f(angle(k)) as f32).collect();
+        Tables { cos: table(f64::cos), sin: table(f64::sin) }
+    }
+}
+
+/// Which keys a query may see; each is a prefix of the sequence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Visible {
+    /// Every position.
+    Full,
+    /// Itself and everything to its left.
+    Causal,
+    /// Its own block of that many positions and every block before it.
+    Blocks(usize),
+}
+
+/// The shape of an attention: B, L, query and key heads, d, and what a position sees.
+#[derive(Debug, Clone)]
+pub struct Shape {
+    pub batch: usize,
+    pub length: usize,
+    pub heads: usize,
+    /// Key and value heads; each serves heads / kv_heads query heads.
+    pub kv_heads: usize,
+    pub head_dim: usize,
+    pub visible: Visible,
+    /// Per sequence the range of keys that are not padding; none: all of them.
+    pub keys: Option<Arc<[Range<usize>]>>,
+}
+
+impl Shape {
+    /// Width of a packed row: queries, keys, values.
+    pub fn packed(&self) -> usize {
+        (self.heads + 2 * self.kv_heads) * self.head_dim
+    }
+
+    /// Width of an output row.
+    pub fn width(&self) -> usize {
+        self.heads * self.head_dim
+    }
+
+    /// Keys that the query at position `i` of sequence `b` sees.
+    pub fn seen(&self, b: usize, i: usize) -> Range<usize> {
+        let end = match self.visible {
+            Visible::Full => self.length,
+            Visible::Causal => i + 1,
+            Visible::Blocks(size) => ((i / size + 1) * size).min(self.length),
+        };
+        match &self.keys {
+            Some(keys) => keys[b].start.min(end)..keys[b].end.min(end),
+            None => 0..end,
+        }
+    }
+}
+
+/// The positions whose output is wanted, sequence by sequence: r rows.
+#[derive(Debug, Clone)]
+pub struct Rows {
+    /// Position of each row in its sequence [r], rising within a sequence.
+    positions: Vec<u32>,
+    /// Where each sequence's rows start, and the end [B + 1].
+    starts: Vec<usize>,
+}
+
+impl Rows {
+    /// Every position.
+    pub fn all(batch: usize, length: usize) -> Self {
+        let positions = (0..batch).flat_map(|_| 0..length as u32).collect();
+        Rows { positions, starts: (0..=batch).map(|b| b * length).collect() }
+    }
+
+    /// Flat positions in B x L, which must rise.
+    pub fn of(flat: &[usize], batch: usize, length: usize) -> Self {
+        assert!(flat.windows(2).all(|p| p[0] < p[1]), "rows rise");
+        assert!(flat.last().is_none_or(|r| *r < batch * length), "rows lie in B x L");
+        let starts = (0..=batch).map(|b| flat.partition_point(|r| *r < b * length)).collect();
+        Rows { positions: flat.iter().map(|r| (r % length) as u32).collect(), starts }
+    }
+
+    /// Number of rows r.
+    pub fn len(&self) -> usize {
+        self.positions.len()
+    }
+
+    /// Whether no position is wanted.
+    pub fn is_empty(&self) -> bool {
+        self.positions.is_empty()
+    }
+
+    /// Where each sequence's rows start, and the end [B + 1].
+    pub fn starts(&self) -> &[usize] {
+        &self.starts
+    }
+
+    /// Positions of sequence `b`.
+    pub fn sequence(&self, b: usize) -> &[u32] {
+        &self.positions[self.starts[b]..self.starts[b + 1]]
+    }
+
+    /// Flat positions in B x L.
+    pub fn flat(&self, length: usize) -> impl Iterator<Item = usize> {
+        let sequences = self.starts.windows(2).enumerate();
+        sequences.flat_map(move |(b, s)| self.positions[s[0]..s[1]].iter().map(move |p| b * length + *p as usize))
+    }
+
+    /// One part of `out` [r, width] for each sequence.
+    pub fn split<'a>(&self, mut out: &'a mut [f32], width: usize) -> Vec<&'a mut [f32]> {
+        let mut parts = Vec::with_capacity(self.starts.len() - 1);
+        for s in self.starts.windows(2) {
+            let (part, rest) = out.split_at_mut((s[1] - s[0]) * width);
+            parts.push(part);
+            out = rest;
+        }
+        parts
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shape(visible: Visible, keys: Option<Vec<Range<usize>>>) -> Shape {
+        Shape { batch: 2, length: 7, heads: 2, kv_heads: 1, head_dim: 4, visible, keys: keys.map(Arc::from) }
+    }
+
+    #[test]
+    fn each_visibility_sees_its_prefix_and_padding_is_never_seen() {
+        assert_eq!(shape(Visible::Full, None).seen(0, 2), 0..7);
+        assert_eq!(shape(Visible::Causal, None).seen(1, 2), 0..3);
+        let blocks: Vec<usize> = (0..7).map(|i| shape(Visible::Blocks(3), None).seen(0, i).end).collect();
+        assert_eq!(blocks, [3, 3, 3, 6, 6, 6, 7]);
+        let padded = shape(Visible::Causal, Some(vec![0..2, 3..7]));
+        assert_eq!((padded.seen(0, 5), padded.seen(1, 5)), (0..2, 3..6));
+        assert!(padded.seen(1, 1).is_empty());
+    }
+
+    #[test]
+    fn rows_know_their_sequence_and_their_flat_position() {
+        let rows = Rows::of(&[1, 6, 7, 13], 3, 7);
+        assert_eq!((rows.starts(), rows.len()), (&[0, 2, 4, 4][..], 4));
+        assert_eq!((rows.sequence(0), rows.sequence(1), rows.sequence(2)), (&[1, 6][..], &[0, 6][..], &[][..]));
+        assert_eq!(rows.flat(7).collect::<Vec<_>>(), [1, 6, 7, 13]);
+        assert_eq!(Rows::all(2, 3).flat(3).collect::<Vec<_>>(), [0, 1, 2, 3, 4, 5]);
+    }
+}
