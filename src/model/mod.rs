@@ -18,6 +18,7 @@ pub use oracle::Oracle;
 pub use transformer::Transformer;
 
 /// What is being denoised.
+#[allow(clippy::large_enum_variant)] // one a network pass: boxing would only hide it
 #[derive(Debug, Clone)]
 pub enum State {
     /// Token ids [B L], the mask among them, where they are drawn: on the host.

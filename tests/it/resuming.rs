@@ -167,7 +167,7 @@ fn a_damaged_newest_checkpoint_is_told_and_the_one_before_is_used_and_if_none_is
 
     std::fs::remove_dir_all(student.join("final")).unwrap();
     for dir in checkpoints(&student) {
-        std::fs::write(dir.join("optim.bpk"), b"not a record").unwrap();
+        std::fs::write(dir.join("optim.safetensors"), b"not a record").unwrap();
     }
     place
         .run(&["run", "small.toml", "--only", "student", "--out", "hurt"])
