@@ -15,9 +15,9 @@ use fewstep::model::{Transformer, TransformerConfig, params};
 use fewstep::objective::{self, RowLoss, SdttConfig, distill};
 use fewstep::process::{Corruption, Order, Schedule};
 use fewstep::rng::{StepRng, Stream};
+use fewstep::sample::{Process, SampleSpec, sample};
 use fewstep::train::TrainConfig;
 use fewstep::train::optim::Optimizer;
-use fewstep::sample::{Process, SampleSpec, sample};
 use rand::Rng;
 
 #[global_allocator]
@@ -76,8 +76,8 @@ fn main() {
     let network: TransformerConfig = toml::from_str(&text).expect("a configuration");
     let student = Transformer::init(&network, s.vocab, s.length, 1, &device.clone().autodiff());
     let teacher = Transformer::init(&network, s.vocab, s.length, 2, &device);
-    let config: TrainConfig =
-        toml::from_str("steps = 1000000\nbatch = 1\nlr = 1e-4\nweight_decay = 0.01\nclip = 1.0").expect("a configuration");
+    let config: TrainConfig = toml::from_str("steps = 1000000\nbatch = 1\nlr = 1e-4\nweight_decay = 0.01\nclip = 1.0")
+        .expect("a configuration");
     let mut optimizer = Optimizer::new(&student, false);
     let mut rng = StepRng::new(1).at(0, Stream::Batch);
     let x0: Vec<u32> = (0..s.batch * s.length).map(|_| rng.random_range(0..s.vocab as u32)).collect();

@@ -362,7 +362,8 @@ impl Study {
                 let row = eval::sweep_row(model, process, *k, *temperature, config, scorer)?;
                 term::note(&format!(
                     "eval {name:<10} {k:>5} steps  temperature {temperature}  nll {:.4}  entropy {:.3}",
-                    row.scores[scorer.name()].mean, row.scores["entropy"].mean
+                    row.scores[scorer.name()].mean,
+                    row.scores["entropy"].mean
                 ));
                 rows.push(row);
             }

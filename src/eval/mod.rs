@@ -82,8 +82,10 @@ impl EvalConfig {
         }
         for t in &self.temperatures {
             if !(t.is_finite() && *t > 0.0 && *t != 1.0) {
-                return Err(Error::usage(format!("`eval.temperatures` lists {t}, which is not a positive number other than 1"))
-                    .hint("temperature 1 is always sampled; list others, such as [0.7, 0.8, 0.9]"));
+                return Err(Error::usage(format!(
+                    "`eval.temperatures` lists {t}, which is not a positive number other than 1"
+                ))
+                .hint("temperature 1 is always sampled; list others, such as [0.7, 0.8, 0.9]"));
             }
         }
         if self.temperatures.windows(2).any(|p| p[0] >= p[1]) {

@@ -410,7 +410,10 @@ impl Results {
                 let score = r.scores.iter().find(|(_, e)| bad(e)).map(|(k, _)| k.as_str());
                 let sample = r.samples.iter().find(|(_, s)| s.iter().any(|x| !x.is_finite())).map(|(k, _)| k.as_str());
                 if let Some(key) = score.or(sample).or((!r.temperature.is_finite()).then_some("temperature")) {
-                    return Some(format!("model `{}`, steps {}, temperature {}: `{key}`", m.name, r.steps, r.temperature));
+                    return Some(format!(
+                        "model `{}`, steps {}, temperature {}: `{key}`",
+                        m.name, r.steps, r.temperature
+                    ));
                 }
             }
         }

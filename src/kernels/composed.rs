@@ -5,18 +5,32 @@
 
 use burn::prelude::*;
 use burn::tensor::activation::{gelu_approximate, silu, softmax};
+use burn::tensor::{DType, FloatDType};
 
 use super::{AdamWStep, BlockParameters, BlockSpec, Head, NormKind, Shape, Slab, Target, Visible, index_tensor};
 
 type Projection = (Tensor<2>, Option<Tensor<1>>);
 
+/// The same values in f32 where they are in a half-width type: sums, exponentials and squares need its digits.
+fn widen<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    match x.dtype() {
+        DType::BF16 | DType::F16 => x.cast(FloatDType::F32),
+        _ => x,
+    }
+}
+
+/// The same values in the type of `like`.
+fn cast_like<const D: usize, const E: usize>(x: Tensor<D>, like: &Tensor<E>) -> Tensor<D> {
+    if x.dtype() == like.dtype() { x } else { x.cast(like.dtype()) }
+}
+
 /// x [B, L, Din] times weight [Din, Dout] plus bias [Dout].
 pub fn dense(x: Tensor<3>, (weight, bias): Projection) -> Tensor<3> {
     let [b, l, d_in] = x.dims();
     let d_out = weight.dims()[1];
-    let y = x.reshape([b * l, d_in]).matmul(weight);
+    let y = x.clone().reshape([b * l, d_in]).matmul(cast_like(weight, &x));
     let y = match bias {
-        Some(bias) => y + bias.unsqueeze(),
+        Some(bias) => y + cast_like(bias, &x).unsqueeze(),
         None => y,
     };
     y.reshape([b, l, d_out])
@@ -24,17 +38,21 @@ pub fn dense(x: Tensor<3>, (weight, bias): Projection) -> Tensor<3> {
 
 /// Layer norm or root-mean-square norm over the last dimension of x [B, L, D] with scale gamma [D] and offset beta [D].
 pub fn norm(x: Tensor<3>, gamma: Tensor<1>, beta: Option<Tensor<1>>, kind: NormKind) -> Tensor<3> {
+    let like = x.clone();
+    let x = widen(x);
     let x = if kind.centred { x.clone() - x.mean_dim(2) } else { x };
     let var = x.clone().square().mean_dim(2);
     let y = x * (var + f64::from(kind.eps)).sqrt().recip() * gamma.unsqueeze();
-    match beta {
+    let y = match beta {
         Some(beta) => y + beta.unsqueeze(),
         None => y,
-    }
+    };
+    cast_like(y, &like)
 }
 
 /// x * (1 + scale) + shift, broadcast over the positions of a per-sequence condition.
 pub fn modulate(x: Tensor<3>, shift: Tensor<3>, scale: Tensor<3>) -> Tensor<3> {
+    let (scale, shift) = (cast_like(scale, &x), cast_like(shift, &x));
     x * (scale + 1.0) + shift
 }
 
@@ -86,7 +104,7 @@ fn hidden(shape: &Shape, device: &Device) -> Option<Tensor<4, Bool>> {
 /// Softmax attention of q [B, H, Lq, d] over k, v [B, H, Lk, d]; a query that sees nothing gets zero.
 fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, hidden: Option<Tensor<4, Bool>>) -> Tensor<4> {
     let d = q.dims()[3];
-    let scores = q.mul_scalar(1.0 / (d as f64).sqrt()).matmul(k.transpose());
+    let scores = widen(q.mul_scalar(1.0 / (d as f64).sqrt()).matmul(k.transpose()));
     let p = match hidden {
         Some(hidden) => {
             let hidden = hidden.expand(scores.dims());
@@ -94,7 +112,7 @@ fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, hidden: Option<Tensor<4, 
         }
         None => softmax(scores, 3),
     };
-    p.matmul(v)
+    cast_like(p, &v).matmul(v)
 }
 
 /// Attention's output [B, L, H d] of a packed projection [B, L, (H + 2 Hkv) d].
@@ -130,7 +148,7 @@ fn second_half(
     kind: NormKind,
 ) -> Tensor<3> {
     let gated = |y: Tensor<3>, part: usize| match &m {
-        Some(m) => y * m[part].clone(),
+        Some(m) => y.clone() * cast_like(m[part].clone(), &y),
         None => y,
     };
     let x = x + gated(dense(attended, p.out), 2);
@@ -221,17 +239,17 @@ pub fn log_softmax(logits: Tensor<2>) -> Tensor<2> {
     burn::tensor::activation::log_softmax(logits, 1)
 }
 
-/// Logits [n, V] of feature rows [n, D].
+/// Logits [n, V] of feature rows [n, D], in f32 at least.
 pub fn logits(x: Tensor<2>, head: &Head) -> Tensor<2> {
     let weight = match head.tied {
         true => head.weight.clone().narrow(0, 0, head.vocab).transpose(),
         false => head.weight.clone(),
     };
-    let y = x.matmul(weight);
-    match &head.bias {
-        Some(bias) => y + bias.clone().unsqueeze(),
+    let y = x.clone().matmul(cast_like(weight, &x));
+    widen(match &head.bias {
+        Some(bias) => y + cast_like(bias.clone(), &x).unsqueeze(),
         None => y,
-    }
+    })
 }
 
 /// -ln softmax(logits [n, V])[target] of every row [n].

@@ -192,13 +192,13 @@ pub fn loss(x: Tensor<2>, head: Head, target: Target, weights: &[f32], composed:
     composed::loss(x, head, target, weights)
 }
 
-/// Whether [`loss`] takes any number of rows at once, because it never holds their logits.
-pub fn loss_is_chunked(x: &Tensor<2>, composed: bool) -> bool {
+/// Whether a network on `device` runs fused: then [`loss`] takes any number of rows, because it never holds their logits.
+pub fn fused(device: &Device, f32: bool, composed: bool) -> bool {
     #[cfg(feature = "flex")]
-    return !composed && flex::takes(x);
+    return f32 && !composed && device.clone().inner() == Device::flex();
     #[cfg(not(feature = "flex"))]
     {
-        let _ = (x, composed);
+        let _ = (device, f32, composed);
         false
     }
 }

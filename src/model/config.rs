@@ -40,6 +40,15 @@ pub enum TimeInput {
     Position,
 }
 
+/// The type that blocks and head compute in; weights, their gradients, norms, softmax and losses stay f32.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Compute {
+    #[default]
+    F32,
+    Bf16,
+}
+
 /// The configuration of [`super::Transformer`]; vocabulary and length come from the data.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -83,16 +92,19 @@ pub struct TransformerConfig {
     /// Base of the rotary position angles.
     #[serde(default = "default_theta")]
     pub rope_theta: f64,
+    /// f32 | bf16: what blocks and head compute in (bf16 is for GPUs; a CPU is slower with it).
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub compute: Compute,
     /// Activation checkpointing: each block keeps its input only and is computed again on the way back.
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub checkpoint: bool,
     /// Compose every operation from the framework's primitives, even where a fused one exists (slower; to check those).
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub composed: bool,
 }
 
-fn is_false(value: &bool) -> bool {
-    !value
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 fn default_norm() -> NormKind {
@@ -126,6 +138,7 @@ impl TransformerConfig {
             shift: false,
             learned_positions: false,
             rope_theta: default_theta(),
+            compute: Compute::F32,
             checkpoint: false,
             composed: false,
         }

@@ -89,10 +89,8 @@ fn softmax_cdf(scores: &[f32], temperature: f64, u: f64) -> u32 {
     }
     let Some((stripe, share)) = chosen else { return argmax(scores) };
     let first = stripe * STRIPE;
-    let weights: Vec<f64> = scores[first..scores.len().min(first + STRIPE)]
-        .iter()
-        .map(|s| f64::from(weight(*s, top, scale)))
-        .collect();
+    let weights: Vec<f64> =
+        scores[first..scores.len().min(first + STRIPE)].iter().map(|s| f64::from(weight(*s, top, scale))).collect();
     first as u32 + inverse_cdf(&weights, share.min(1.0 - f64::EPSILON))
 }
 

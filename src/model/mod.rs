@@ -12,8 +12,8 @@ use std::ops::Range;
 
 use burn::prelude::*;
 
-pub use config::TransformerConfig;
 pub use crate::kernels::index_tensor;
+pub use config::TransformerConfig;
 pub use oracle::Oracle;
 pub use transformer::Transformer;
 

@@ -7,11 +7,14 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use burn::module::{Module, Param};
+use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::prelude::*;
+use burn::tensor::FloatDType;
+use burn::tensor::IndexingUpdateOp;
 use burn::tensor::activation::silu;
 use rand_distr::{Distribution, Normal};
 
-use super::config::{Activation, NormKind, TimeInput, TransformerConfig, Visibility};
+use super::config::{Activation, Compute, NormKind, TimeInput, TransformerConfig, Visibility};
 use super::{Cache, Denoise, Noised, params, select_rows};
 use crate::error::{Error, Result};
 use crate::kernels::{self, BlockParameters, BlockSpec, Head, Rows, Tables, Visible, composed};
@@ -140,7 +143,10 @@ impl Transformer {
         let timed = config.time != TimeInput::None;
         let block = || Block {
             norm1: Norm::new(config, device),
-            attention: Attention { qkv: Dense::zeros(d, config.packed(), bias, device), out: Dense::zeros(d, d, bias, device) },
+            attention: Attention {
+                qkv: Dense::zeros(d, config.packed(), bias, device),
+                out: Dense::zeros(d, d, bias, device),
+            },
             norm2: Norm::new(config, device),
             mlp: Mlp {
                 up: Dense::zeros(d, config.hidden(), bias, device),
@@ -283,12 +289,16 @@ impl Transformer {
         }
     }
 
-    /// x [B, l, D] with the learned vectors of positions `at ..`.
+    /// x [B, l, D] with the learned vectors of positions `at ..`, in the type that blocks compute in.
     fn placed(&self, x: Tensor<3>, at: usize) -> Tensor<3> {
         let l = x.dims()[1];
-        match &self.positions {
+        let x = match &self.positions {
             Some(positions) => x + positions.val().narrow(0, at, l).unsqueeze(),
             None => x,
+        };
+        match self.config.compute {
+            Compute::F32 => x,
+            Compute::Bf16 => x.cast(FloatDType::BF16),
         }
     }
 
@@ -310,17 +320,90 @@ impl Transformer {
         let (ids, [b, l]) = (input.token_ids(), input.dims());
         let condition = self.condition(|device| input.times(device));
         let mut x = self.placed(self.embed(&self.read(ids, l), b), 0);
-        for (i, block) in self.blocks.iter().enumerate() {
-            let last = i + 1 == self.blocks.len();
-            let spec = self.spec(if last { rows.clone() } else { None });
-            let modulation = block.modulation.as_ref().zip(condition.clone()).map(|(m, c)| m.forward(c));
-            x = kernels::block(x, block.parameters(), modulation, &spec);
+        for i in 0..self.blocks.len() {
+            x = self.block(i, x, condition.clone(), &rows);
         }
-        let condition = match &rows {
-            Some(rows) => condition.map(|c| composed::select_condition(c, &rows.flat(l).collect::<Vec<_>>(), l)),
+        self.finish_rows(x, condition, &rows, l)
+    }
+
+    /// Block `i` over x [B, L, D]; the last one gives the wanted rows alone.
+    fn block(&self, i: usize, x: Tensor<3>, condition: Option<Tensor<3>>, rows: &Option<Arc<Rows>>) -> Tensor<3> {
+        let (block, last) = (&self.blocks[i], i + 1 == self.blocks.len());
+        let spec = self.spec(if last { rows.clone() } else { None });
+        let modulation = block.modulation.as_ref().zip(condition).map(|(m, c)| m.forward(c));
+        kernels::block(x, block.parameters(), modulation, &spec)
+    }
+
+    fn finish_rows(
+        &self,
+        x: Tensor<3>,
+        condition: Option<Tensor<3>>,
+        rows: &Option<Arc<Rows>>,
+        length: usize,
+    ) -> Tensor<3> {
+        let at = |rows: &Rows| rows.flat(length).collect::<Vec<_>>();
+        let condition = match rows {
+            Some(rows) => condition.map(|c| composed::select_condition(c, &at(rows), length)),
             None => condition,
         };
         self.finish(x, condition)
+    }
+
+    /// Wanted rows in rising order, or none where that is all of them or nothing.
+    fn wanted(rows: &[usize], [b, l]: [usize; 2]) -> Option<Arc<Rows>> {
+        let rises = rows.windows(2).all(|p| p[0] < p[1]);
+        (rises && !rows.is_empty() && rows.len() < b * l).then(|| Arc::new(Rows::of(rows, b, l)))
+    }
+
+    /// Gradients with respect to all parameters but the head's, block by block, from those [r, D] that `head` makes of
+    /// the wanted feature rows [r, D]: only the blocks' inputs are kept (Chen et al. 2016), for devices without the
+    /// fused block's own `checkpoint`.
+    pub fn backward_by_blocks(
+        &self,
+        input: &Noised,
+        rows: &[usize],
+        head: impl FnOnce(Tensor<2>) -> Tensor<2>,
+    ) -> GradientsParams {
+        let (ids, [b, l]) = (input.token_ids(), input.dims());
+        let wanted = Self::wanted(rows, [b, l]);
+        let condition = || self.condition(|device| input.times(device));
+        let embedded = || self.placed(self.embed(&self.read(ids, l), b), 0);
+        let mut inputs = vec![embedded().inner()];
+        for i in 0..self.blocks.len() {
+            let x = self.block(i, inputs[i].clone().autodiff(), condition(), &wanted);
+            inputs.push(x.inner());
+        }
+        let mut acc = GradientsAccumulator::<Transformer>::new();
+        let mut through = |leaf: Option<Tensor<3>>, y: Tensor<3>, grad: Tensor<3>| {
+            let mut grads = (y * grad.autodiff()).sum().backward();
+            let next = leaf.and_then(|leaf| leaf.grad_remove(&mut grads));
+            acc.accumulate(self, GradientsParams::from_grads(grads, self));
+            next
+        };
+        let gradient = |grad: Option<Tensor<3>>| match grad {
+            Some(grad) => grad,
+            None => panic!("a block's input has a gradient"),
+        };
+        let leaf = inputs[self.blocks.len()].clone().autodiff().require_grad();
+        let features = self.finish_rows(leaf.clone(), condition(), &wanted, l);
+        let [f0, f1, d] = features.dims();
+        // Without wanted rows the features are all positions', and the head chooses.
+        let grad = match &wanted {
+            Some(_) => head(features.clone().inner().squeeze_dim(0)).reshape([f0, f1, d]),
+            None => {
+                let flat = features.clone().inner().reshape([f0 * f1, d]);
+                let picked = head(select_rows(flat.clone().reshape([f0, f1, d]), rows));
+                let index = kernels::index_tensor(rows, &flat.device());
+                flat.zeros_like().select_assign(0, index, picked, IndexingUpdateOp::Add).reshape([f0, f1, d])
+            }
+        };
+        let mut grad = gradient(through(Some(leaf), features, grad));
+        for i in (0..self.blocks.len()).rev() {
+            let leaf = inputs[i].clone().autodiff().require_grad();
+            grad = gradient(through(Some(leaf.clone()), self.block(i, leaf, condition(), &wanted), grad));
+        }
+        through(None, embedded(), grad);
+        acc.grads()
     }
 }
 
@@ -330,11 +413,10 @@ impl Denoise for Transformer {
     }
 
     fn features_at(&self, input: &Noised, rows: &[usize]) -> Tensor<2> {
-        let [b, l] = input.dims();
-        if rows.is_empty() || !rows.windows(2).all(|p| p[0] < p[1]) || rows.len() == b * l {
-            return select_rows(self.features(input), rows);
+        match Self::wanted(rows, input.dims()) {
+            Some(wanted) => self.run(input, Some(wanted)).squeeze_dim(0),
+            None => select_rows(self.features(input), rows),
         }
-        self.run(input, Some(Arc::new(Rows::of(rows, b, l)))).squeeze_dim(0)
     }
 
     fn features_cached(&self, input: &Noised, active: Range<usize>, cache: &mut Cache) -> Tensor<3> {

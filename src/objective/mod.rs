@@ -13,8 +13,9 @@ use burn::prelude::*;
 use rand::Rng;
 use serde::{Deserialize, Serialize};
 
-pub use crate::kernels::{Divergence, chunk_rows};
 use crate::kernels::{self, composed};
+pub use crate::kernels::{Divergence, chunk_rows};
+use crate::model::config::Compute;
 use crate::model::{Denoise, Noised, Transformer};
 use crate::process::{Corruption, Order, Schedule};
 use crate::rng::{StepRng, Stream};
@@ -155,48 +156,50 @@ pub fn backward(model: &Transformer, loss: &RowLoss) -> (f64, GradientsParams) {
     if loss.rows.is_empty() {
         return (0.0, GradientsParams::new());
     }
-    let rows = model.features_at(&loss.input, &loss.rows);
     let weights: Vec<f32> = loss.weights.iter().map(|w| *w as f32).collect();
-    let composed = model.config().composed;
-    if !kernels::loss_is_chunked(&rows, composed) {
-        return backward_in_chunks(model, rows, &loss.target, &weights);
+    let config = model.config();
+    if !kernels::fused(&model.device(), config.compute == Compute::F32, config.composed) {
+        return backward_in_chunks(model, loss, &weights);
     }
-    let value = kernels::loss(rows, model.head(), loss.target.rows(0, weights.len()), &weights, composed);
+    let rows = model.features_at(&loss.input, &loss.rows);
+    let value = kernels::loss(rows, model.head(), loss.target.rows(0, weights.len()), &weights, false);
     let number = f64::from(value.clone().inner().into_scalar::<f32>());
     (number, GradientsParams::from_grads(value.backward(), model))
 }
 
 /// Each chunk's graph starts at a copy of its feature rows; the gradients with respect to those rows are gathered and
-/// sent back through the blocks as the derivative of the dot product (features, gradient).
-fn backward_in_chunks(
-    model: &Transformer,
-    rows: Tensor<2>,
-    target: &Target,
-    weights: &[f32],
-) -> (f64, GradientsParams) {
-    let device = model.device().inner();
-    let [n, d] = rows.dims();
-    let plain = rows.clone().inner();
+/// sent back through the blocks: all at once, as the derivative of the dot product (features, gradient), or one by one.
+fn backward_in_chunks(model: &Transformer, loss: &RowLoss, weights: &[f32]) -> (f64, GradientsParams) {
     let chunk = chunk_rows(model.vocab());
     let mut acc = GradientsAccumulator::<Transformer>::new();
     let mut value = 0.0;
-    let mut row_grads = Vec::new();
-    for from in (0..n).step_by(chunk) {
-        let size = chunk.min(n - from);
-        let leaf = plain.clone().slice([from..from + size, 0..d]).autodiff().require_grad();
-        let weights = &weights[from..from + size];
-        let part = kernels::loss(leaf.clone(), model.head(), target.rows(from, size), weights, true);
-        value += f64::from(part.clone().inner().into_scalar::<f32>());
-        let mut grads = part.backward();
-        row_grads.push(match leaf.grad_remove(&mut grads) {
-            Some(g) => g,
-            None => Tensor::zeros([size, d], (&device, plain.dtype())),
-        });
-        acc.accumulate(model, GradientsParams::from_grads(grads, model));
-    }
-    let row_grads = if row_grads.len() == 1 { row_grads.remove(0) } else { Tensor::cat(row_grads, 0) };
-    let through = (rows * row_grads.autodiff()).sum();
-    acc.accumulate(model, GradientsParams::from_grads(through.backward(), model));
+    let mut head = |plain: Tensor<2>| -> Tensor<2> {
+        let [n, d] = plain.dims();
+        let mut row_grads = Vec::new();
+        for from in (0..n).step_by(chunk) {
+            let size = chunk.min(n - from);
+            let leaf = plain.clone().slice([from..from + size, 0..d]).autodiff().require_grad();
+            let weights = &weights[from..from + size];
+            let part = kernels::loss(leaf.clone(), model.head(), loss.target.rows(from, size), weights, true);
+            value += f64::from(part.clone().inner().into_scalar::<f32>());
+            let mut grads = part.backward();
+            row_grads.push(match leaf.grad_remove(&mut grads) {
+                Some(g) => g,
+                None => plain.clone().narrow(0, from, size).zeros_like(),
+            });
+            acc.accumulate(model, GradientsParams::from_grads(grads, model));
+        }
+        if row_grads.len() == 1 { row_grads.remove(0) } else { Tensor::cat(row_grads, 0) }
+    };
+    let through = match model.config().checkpoint {
+        true => model.backward_by_blocks(&loss.input, &loss.rows, head),
+        false => {
+            let rows = model.features_at(&loss.input, &loss.rows);
+            let row_grads = head(rows.clone().inner());
+            GradientsParams::from_grads((rows * row_grads.autodiff()).sum().backward(), model)
+        }
+    };
+    acc.accumulate(model, through);
     (value, acc.grads())
 }
 

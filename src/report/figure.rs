@@ -137,8 +137,8 @@ pub fn figures(results: &Results) -> Vec<Figure> {
                 Some((results.score(row, Metric::Entropy)?, results.score(row, Metric::Nll)?))
             })
             .into_iter()
-                .chain(real_data(results))
-                .collect(),
+            .chain(real_data(results))
+            .collect(),
             guides: diversity_guides(results),
         },
     ];
@@ -148,14 +148,17 @@ pub fn figures(results: &Results) -> Vec<Figure> {
             matched.iter().find(|m| m.model.name == model.name && m.steps == row.steps)?.nll
         };
         let ar = results.models.iter().filter(|m| m.role == Role::Ar);
-        figures.insert(1, Figure {
-            name: "matched_steps",
-            title: format!("{study}: quality at the data's entropy against sampling steps"),
-            x: steps(),
-            y: axis(&format!("{nll} at the data's entropy, nats per token (lower is better)"), Scale::Linear),
-            series: series(results, false, |model, row| Some((at_steps(row), at(model, row)?))),
-            guides: ar.filter_map(|m| Some(level(m, at(m, m.full()?)?))).collect(),
-        });
+        figures.insert(
+            1,
+            Figure {
+                name: "matched_steps",
+                title: format!("{study}: quality at the data's entropy against sampling steps"),
+                x: steps(),
+                y: axis(&format!("{nll} at the data's entropy, nats per token (lower is better)"), Scale::Linear),
+                series: series(results, false, |model, row| Some((at_steps(row), at(model, row)?))),
+                guides: ar.filter_map(|m| Some(level(m, at(m, m.full()?)?))).collect(),
+            },
+        );
     }
     if results.data.kind == DataKind::Story {
         figures.push(Figure {

@@ -51,7 +51,14 @@ pub fn collapsed(results: &Results, model: &ModelResult, row: &Row) -> bool {
 
 /// All tables of the report.
 pub fn tables(results: &Results) -> Vec<Table> {
-    let all = [Some(quality(results)), matched(results), gap(results), Some(reference(results)), corpus(results), Some(models(results))];
+    let all = [
+        Some(quality(results)),
+        matched(results),
+        gap(results),
+        Some(reference(results)),
+        corpus(results),
+        Some(models(results)),
+    ];
     all.into_iter().flatten().filter(|t| !t.rows.is_empty()).collect()
 }
 

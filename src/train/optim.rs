@@ -90,9 +90,7 @@ impl Optimizer {
     /// The moments on the host, as `m.NAME` and `v.NAME`.
     pub fn moments(&self) -> Named {
         let host = |t: &Tensor<1>| HostTensor { shape: t.dims().to_vec(), data: params::floats(t.clone()) };
-        let both = |(name, s): (&String, &Slot)| {
-            [(format!("m.{name}"), host(&s.m)), (format!("v.{name}"), host(&s.v))]
-        };
+        let both = |(name, s): (&String, &Slot)| [(format!("m.{name}"), host(&s.m)), (format!("v.{name}"), host(&s.v))];
         self.slots.iter().flat_map(both).collect()
     }
 

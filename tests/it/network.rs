@@ -149,6 +149,46 @@ fn gradients_equal_finite_differences_of_the_loss_for_every_parameter_kind() {
     }
 }
 
+/// Loss and gradients of one step of a network with uneven rows.
+fn step(config: &TransformerConfig) -> (f64, params::Named) {
+    let (v, l) = (7u32, 5);
+    let model = random(config, v as usize, l, &Device::flex().autodiff());
+    let x = tokens(3 * l, v, 3);
+    let mut rows = objective::ar_nll(&x, l);
+    rows.input = Noised::tokens(&x, &vec![0.4; 3 * l], l);
+    rows.rows = (0..3 * l).filter(|r| r % 3 != 1).collect();
+    rows.weights = rows.rows.iter().map(|r| 0.1 + 0.05 * *r as f64).collect();
+    rows.target = objective::Target::Tokens(rows.rows.iter().map(|r| x[*r]).collect());
+    let (value, grads) = objective::backward(&model, &rows);
+    (value, params::gradients(&model, &grads))
+}
+
+#[test]
+fn checkpointing_and_composing_change_neither_loss_nor_gradients_and_bf16_changes_them_little() {
+    use fewstep::model::config::Compute;
+    for config in variants() {
+        let (value, grads) = step(&config);
+        let with =
+            |checkpoint, composed, compute| TransformerConfig { checkpoint, composed, compute, ..config.clone() };
+        for (other, tolerance) in [
+            (with(true, false, Compute::F32), 1e-6),
+            (with(false, true, Compute::F32), 1e-4),
+            (with(true, true, Compute::F32), 1e-4),
+            (with(false, false, Compute::Bf16), 0.06),
+            (with(true, false, Compute::Bf16), 0.06),
+        ] {
+            let (other_value, other_grads) = step(&other);
+            assert!((other_value / value - 1.0).abs() < tolerance, "{other:?}: {other_value} for {value}");
+            assert_eq!(grads.keys().collect::<Vec<_>>(), other_grads.keys().collect::<Vec<_>>());
+            let norm = |g: &params::Named| g.values().flat_map(|t| &t.data).map(|v| v * v).sum::<f32>().sqrt();
+            for (name, g) in &grads {
+                let difference = largest_difference(&g.data, &other_grads[name].data);
+                assert!(difference <= tolerance as f32 * norm(&grads), "{name} of {other:?}: {difference}");
+            }
+        }
+    }
+}
+
 #[test]
 fn a_loss_in_chunks_has_the_value_and_gradient_of_the_whole() {
     // A vocabulary so large that the head runs in several chunks, against the same network's plain cross-entropy.

@@ -10,8 +10,8 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::kernels::simd::{LANES, exp, map_sum, max, sum2, wide};
 use crate::kernels::shape::{Rows, Shape};
+use crate::kernels::simd::{LANES, exp, map_sum, max, sum2, wide};
 
 /// Queries of one block: their scores against 1024 keys stay in the second-level cache.
 const BLOCK: usize = 32;
@@ -170,9 +170,8 @@ pub fn rotate_row(row: &mut [f32], (cos, sin): (&[f32], &[f32]), (turn, scale): 
     let (a, b) = row.split_at_mut(half);
     // The tables repeat themselves after d / 2.
     let (cos, sin) = (&cos[..half], &sin[..half]);
-    let turned = |x: f32, y: f32, cos: f32, sin: f32| {
-        ((x * cos - y * turn * sin) * scale, (y * cos + x * turn * sin) * scale)
-    };
+    let turned =
+        |x: f32, y: f32, cos: f32, sin: f32| ((x * cos - y * turn * sin) * scale, (y * cos + x * turn * sin) * scale);
     let ((a, a_rest), (b, b_rest)) = (a.as_chunks_mut::<8>(), b.as_chunks_mut::<8>());
     let ((cos, cos_rest), (sin, sin_rest)) = (cos.as_chunks::<8>(), sin.as_chunks::<8>());
     for (((a, b), cos), sin) in a.iter_mut().zip(b).zip(cos).zip(sin) {

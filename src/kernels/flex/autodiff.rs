@@ -11,8 +11,8 @@ use burn::backend::{Autodiff, Flex};
 
 use super::block::{PARAMETERS, Spec, Tape};
 use super::{
-    BlockTensors, Flat, FusedOps, LossSpec, block_of, block_output, contiguous, embed, in_place, last, loss_of, pointwise, rows,
-    slice, tensor, tensor_like,
+    BlockTensors, Flat, FusedOps, LossSpec, block_of, block_output, contiguous, embed, in_place, last, loss_of,
+    pointwise, rows, slice, tensor, tensor_like,
 };
 use crate::kernels::shape::NormKind;
 
@@ -196,8 +196,7 @@ impl<C: CheckpointStrategy> FusedOps for Autodiff<Flex, C> {
             OpsKind::Tracked(prep) => {
                 let out = loss_of(&head, &teacher, &spec, true);
                 let [x, weight, bias] = &head;
-                let state =
-                    [tensor_like(out.dx, x), tensor_like(out.dweight, weight), tensor_like(out.dbias, bias)];
+                let state = [tensor_like(out.dx, x), tensor_like(out.dweight, weight), tensor_like(out.dbias, bias)];
                 prep.finish(state, tensor(vec![out.value as f32], [1]))
             }
             OpsKind::UnTracked(prep) => {

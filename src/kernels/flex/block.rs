@@ -19,9 +19,9 @@ use std::sync::Arc;
 use rayon::prelude::*;
 
 use super::gemm::{Matrix, Threads, product};
-use crate::kernels::simd::sum_parts;
 use super::{attention, pointwise};
 use crate::kernels::shape::{NormKind, Rows, Shape, Tables};
+use crate::kernels::simd::sum_parts;
 
 /// Weight [in, out] and bias [out] of a projection; an empty bias is none.
 pub type Projection<'a> = (&'a [f32], &'a [f32]);

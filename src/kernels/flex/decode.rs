@@ -7,8 +7,8 @@ use rayon::prelude::*;
 
 use super::attention::rotate_row;
 use super::block::Block;
-use crate::kernels::simd::{exp, map_sum, max, sum2, wide};
 use crate::kernels::shape::Shape;
+use crate::kernels::simd::{exp, map_sum, max, sum2, wide};
 
 /// y [B, l, D] of x [B, l, D] at positions `filled ..`; keys and values [B, Hkv, capacity, d] get the new ones.
 ///

@@ -62,8 +62,7 @@ pub struct Loss {
 pub fn loss(side: Side, against: Against, weights: &[f32], vocab: usize, chunk: usize, gradients: bool) -> Loss {
     let (n, d) = (weights.len(), side.width);
     let some = |n: usize| vec![0.0; if gradients { n } else { 0 }];
-    let mut out =
-        Loss { value: 0.0, dx: some(n * d), dweight: some(side.weight.len()), dbias: some(side.bias.len()) };
+    let mut out = Loss { value: 0.0, dx: some(n * d), dweight: some(side.weight.len()), dbias: some(side.bias.len()) };
     let chunk = chunk.min(n).max(1);
     let mut logits = vec![0.0; chunk * vocab];
     let mut theirs = vec![0.0; if matches!(against, Against::Teacher(..)) { chunk * vocab } else { 0 }];

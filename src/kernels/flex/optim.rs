@@ -5,8 +5,8 @@
 
 use rayon::prelude::*;
 
-use crate::kernels::simd::{sum, wide};
 use crate::kernels::AdamWStep;
+use crate::kernels::simd::{sum, wide};
 
 /// Elements of one task.
 const PART: usize = 1 << 14;

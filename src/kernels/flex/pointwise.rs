@@ -2,8 +2,8 @@
 //!
 //! n rows, D width. Gradients of scales, offsets and biases are summed per part of rows, then over parts in order.
 
-use crate::kernels::simd::{exp, for_parts2, part_rows, sum, sum_parts, sum2, sum3, wide};
 use crate::kernels::shape::NormKind;
+use crate::kernels::simd::{exp, for_parts2, part_rows, sum, sum_parts, sum2, sum3, wide};
 
 /// y = (x - m) r gamma + beta, with m the row's mean (0 if not centred) and r = 1 / sqrt(mean (x - m)^2 + eps).
 ///

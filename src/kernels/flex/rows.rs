@@ -3,8 +3,8 @@
 //! n rows, V vocabulary. A loss leaves its gradient with respect to the student's logits where those stood, so that the
 //! only buffer of n V numbers is that one.
 
-use crate::kernels::simd::{exp, for_parts, for_parts2, ln, log_sum_exp, part_rows, sum, sum2, wide};
 use crate::kernels::Divergence;
+use crate::kernels::simd::{exp, for_parts, for_parts2, ln, log_sum_exp, part_rows, sum, sum2, wide};
 
 /// y <- y - ln sum exp y, row by row.
 pub fn log_softmax(y: &mut [f32], vocab: usize) {

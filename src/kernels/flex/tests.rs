@@ -161,7 +161,8 @@ impl Case {
             }
         }
         let gate = p.gate.iter().map(|g| ("gate", g));
-        for (name, (w, b)) in [("qkv", &p.qkv), ("out", &p.out), ("up", &p.up), ("down", &p.down)].into_iter().chain(gate)
+        for (name, (w, b)) in
+            [("qkv", &p.qkv), ("out", &p.out), ("up", &p.up), ("down", &p.down)].into_iter().chain(gate)
         {
             put(name, w.grad(&grads).map(floats));
             if let Some(b) = b {
@@ -220,32 +221,35 @@ fn a_block_of_many_tasks_and_query_blocks_is_the_composed_one() {
 
 fn case() -> impl Strategy<Value = Case> {
     let sizes = (1usize..4, 1usize..20, prop_oneof![Just((1, 1)), Just((3, 3)), Just((4, 2)), Just((3, 1))], 1usize..6);
-    let choices = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>(), 0usize..3, 0usize..4, 1usize..30, any::<u64>());
-    (sizes, choices).prop_map(|((batch, length, (heads, kv_heads), half), (centred, bias, gated, checkpoint, m, v, hidden, seed))| {
-        let mut rng = StepRng::new(seed).at(1, Stream::Init);
-        let rows: Vec<usize> = (0..batch * length).filter(|_| rng.random::<bool>()).collect();
-        let keys = (0..batch).map(|_| {
-            let start = rng.random_range(0..=length);
-            start..rng.random_range(start..=length)
-        });
-        Case {
-            batch,
-            length,
-            heads,
-            kv_heads,
-            head_dim: 2 * half,
-            hidden,
-            visible: [Visible::Full, Visible::Causal, Visible::Blocks(3), Visible::Full][v],
-            keys: (v == 3).then(|| keys.collect()),
-            centred,
-            bias,
-            gated,
-            modulation: [None, Some(false), Some(true)][m],
-            rows: (seed % 2 == 0 && !rows.is_empty()).then_some(rows),
-            checkpoint,
-            seed: seed % 1000,
-        }
-    })
+    let choices =
+        (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>(), 0usize..3, 0usize..4, 1usize..30, any::<u64>());
+    (sizes, choices).prop_map(
+        |((batch, length, (heads, kv_heads), half), (centred, bias, gated, checkpoint, m, v, hidden, seed))| {
+            let mut rng = StepRng::new(seed).at(1, Stream::Init);
+            let rows: Vec<usize> = (0..batch * length).filter(|_| rng.random::<bool>()).collect();
+            let keys = (0..batch).map(|_| {
+                let start = rng.random_range(0..=length);
+                start..rng.random_range(start..=length)
+            });
+            Case {
+                batch,
+                length,
+                heads,
+                kv_heads,
+                head_dim: 2 * half,
+                hidden,
+                visible: [Visible::Full, Visible::Causal, Visible::Blocks(3), Visible::Full][v],
+                keys: (v == 3).then(|| keys.collect()),
+                centred,
+                bias,
+                gated,
+                modulation: [None, Some(false), Some(true)][m],
+                rows: (seed % 2 == 0 && !rows.is_empty()).then_some(rows),
+                checkpoint,
+                seed: seed % 1000,
+            }
+        },
+    )
 }
 
 proptest! {
@@ -274,7 +278,9 @@ fn a_block_behind_a_cache_is_the_block_over_the_whole_sequence() {
         };
         let x = leaf(&random(b * l * d, 9), [b, l, d], FloatDType::F32).inner();
         let whole = floats(kernels::block(x.clone(), parameters(), None, &case.spec()));
-        for (cuts, composed) in [(vec![0, 7], false), (vec![0, 3, 4, 7], false), ((0..=7).collect(), false), (vec![0, 3, 4, 7], true)] {
+        for (cuts, composed) in
+            [(vec![0, 7], false), (vec![0, 3, 4, 7], false), ((0..=7).collect(), false), (vec![0, 3, 4, 7], true)]
+        {
             let spec = BlockSpec { composed, ..case.spec() };
             let empty = || Tensor::<4>::zeros([b, kv_heads, l, 4], &Device::flex());
             let mut slab = (empty(), empty());
