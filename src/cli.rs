@@ -134,14 +134,14 @@ pub enum Command {
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
     },
-    /// Show what a checkpoint holds: tensors, metadata, recipe, hash, values that are not finite
+    /// Show what a model holds: tensors, metadata, hash, values that are not finite
     #[command(after_help = "Examples:
   fewstep inspect runs/tiny
-  fewstep inspect model.safetensors --against expected.safetensors")]
+  fewstep inspect runs/tiny/export/student --against expected.safetensors")]
     Inspect {
-        /// A run, an export or a checkpoint directory, or a .safetensors file
+        /// A run, an exported model, or a .safetensors file
         path: PathBuf,
-        /// Also compare names, shapes and values with this file
+        /// Also run the model on this file's `input_ids` (and `timesteps`) and compare with its `logits`
         #[arg(long, value_name = "FILE")]
         against: Option<PathBuf>,
     },
@@ -237,7 +237,7 @@ pub struct Sample {
     /// Exponent of the length that beam scores are divided by
     #[arg(long, value_name = "A", allow_negative_numbers = true, value_parser = finite, requires = "beam")]
     pub length_penalty: Option<f64>,
-    /// Show the text after every step, and write trace.html
+    /// Show the text after every step, and write trace.html (or the next free name)
     #[arg(long)]
     pub trace: bool,
 }

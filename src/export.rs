@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
 use crate::fs;
+use crate::model::config::Visibility;
 use crate::model::params::Named;
 use crate::model::{Transformer, TransformerConfig};
 use crate::objective::Objective;
@@ -106,7 +107,7 @@ pub fn read(dir: &Path, device: &Device) -> Result<LoadedModel> {
     if card.vocab_size == 0
         || card.vocab_size > 1 << 24
         || card.max_position_embeddings == 0
-        || card.max_position_embeddings > 1 << 24
+        || card.max_position_embeddings > 1 << 20
     {
         return Err(Error::input(format!(
             "{}: `vocab_size` {} or `max_position_embeddings` {} is out of range",
@@ -115,8 +116,16 @@ pub fn read(dir: &Path, device: &Device) -> Result<LoadedModel> {
             card.max_position_embeddings
         )));
     }
+    fits_objective(&card).map_err(|e| Error::input(format!("{}: {e}", path.display())))?;
     let file = dir.join("model.safetensors");
     let weights = weights::read(&file, NonFinite::Refuse)?;
+    // Before a network of that size is made: a few missing tensors are told by name, another size is told as such.
+    let asked = card.network.parameters(card.vocab_size, card.max_position_embeddings);
+    let there: u128 = weights.tensors.values().map(|t| t.data.len() as u128).sum();
+    if asked > 4 * there + (1 << 20) {
+        return Err(Error::input(format!("{}: asks for {asked} parameters", path.display()))
+            .cause(format!("{} holds {there}", file.display())));
+    }
     let model = Transformer::from_weights(
         &card.network,
         card.vocab_size,
@@ -136,6 +145,17 @@ pub fn read(dir: &Path, device: &Device) -> Result<LoadedModel> {
         .hint("put the tokenizer.json that the model was trained with beside it"));
     }
     Ok(LoadedModel { card, model, tokenizer, weights_sha256: fs::sha256_file(&file)? })
+}
+
+/// Whether order, visibility and shift are those that the objective trains.
+fn fits_objective(card: &ModelCard) -> std::result::Result<(), String> {
+    let causal = card.network.visibility == Visibility::Causal;
+    let fits = match card.objective {
+        Objective::ArNll {} => card.order == OrderConfig::LeftToRight && causal && card.network.shift,
+        _ => card.order == OrderConfig::Parallel && !causal,
+    };
+    let name = card.objective.name();
+    if fits { Ok(()) } else { Err(format!("`order`, `visibility` or `shift` contradict the objective `{name}`")) }
 }
 
 /// The README.md of an exported model.

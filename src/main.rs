@@ -74,9 +74,9 @@ fn not_a_command(e: &clap::Error) -> ExitCode {
 /// Tells the libraries, which read their settings from the environment, what the command line chose.
 fn set_environment(cli: &Cli) {
     let device = cli.global.device.split(':').next().unwrap_or_default();
-    // SAFETY: no other thread exists yet; the first ones start in `dispatch`. It is needed because Burn's optimiser
-    // records materialise on `Device::default()`, which is the best device compiled in, present or not, unless
-    // BURN_DEVICE names another: resuming a CPU run would fail in a binary built for a GPU.
+    // SAFETY: no other thread exists yet; the first ones start in `dispatch`. It is needed because what
+    // Burn makes without being told a device lands on `Device::default()`, the best one compiled in, present or not,
+    // unless BURN_DEVICE names another: a CPU run could fail in a binary built for a GPU.
     unsafe { std::env::set_var("BURN_DEVICE", device) };
     if let Some(threads) = cli.global.threads {
         // SAFETY: as above; rayon reads it when its pool starts.

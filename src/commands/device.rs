@@ -2,7 +2,7 @@
 
 use burn::prelude::Device;
 
-use crate::error::{Error, Kind, Result, nearest};
+use crate::error::{Error, Result, nearest};
 
 /// Names of the devices this binary was built with.
 pub fn compiled() -> Vec<&'static str> {
@@ -78,14 +78,11 @@ pub fn open(name: &str) -> Result<Device> {
 fn cuda(index: usize) -> Result<Device> {
     let there = Device::enumerate(burn::tensor::DeviceType::Cuda).len();
     if index >= there {
-        return Err(Error::new(Kind::Device, format!("cuda:{index} is not there: {there} CUDA devices found"))
-            .hint("`--device flex` runs on the processor"));
+        return Err(Error::new(
+            crate::error::Kind::Device,
+            format!("cuda:{index} is not there: {there} CUDA devices found"),
+        )
+        .hint("`--device flex` runs on the processor"));
     }
     Ok(Device::cuda(index))
-}
-
-/// The kind of error of a device that fails while in use.
-pub fn failure(message: &str) -> Error {
-    Error::new(Kind::Device, format!("the device failed: {message}"))
-        .hint("lower `train.batch` or `eval.batch`, or use `--device flex`")
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use burn::prelude::*;
 use serde_json::json;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::export;
 use crate::model::{Denoise, Noised, State, params};
 use crate::weights::{self, NonFinite};
@@ -69,8 +69,13 @@ fn largest_error(dir: &Path, against: &Path, device: &Device) -> Result<f64> {
             .hint("it needs `input_ids` [B, L], `logits` [B, L, V] and optionally `timesteps` [B]"));
     };
     let [b, l] = match ids.shape[..] {
-        [b, l] => [b, l],
-        _ => return Err(Error::input(format!("{place}: `input_ids` must be [B, L], but is {:?}", ids.shape))),
+        [b, l] if b > 0 && l > 0 => [b, l],
+        _ => {
+            return Err(Error::input(format!(
+                "{place}: `input_ids` must be [B, L] and not empty, but is {:?}",
+                ids.shape
+            )));
+        }
     };
     let v = loaded.model.vocab();
     if want.shape != [b, l, v] {
@@ -99,5 +104,12 @@ fn largest_error(dir: &Path, against: &Path, device: &Device) -> Result<f64> {
     let features = loaded.model.features(&input);
     let d = features.dims()[2];
     let got = params::floats(loaded.model.logits(features.reshape([b * l, d])));
+    if got.iter().any(|v| !v.is_finite()) {
+        return Err(Error::new(
+            Kind::NonFinite,
+            format!("{}: the model's logits are not finite numbers", dir.display()),
+        )
+        .cause(format!("on the `input_ids` of {place}")));
+    }
     Ok(got.iter().zip(&want.data).map(|(a, b)| f64::from((a - b).abs())).fold(0.0, f64::max))
 }

@@ -28,7 +28,7 @@ pub fn dispatch(cli: Cli) -> Result<()> {
             let study = Study::open(loaded, out.clone(), (open()?, &global.device), Interrupt::listen()?)?;
             match only {
                 Some(name) => study.train(Some(name)),
-                None => study.run(),
+                None => study.run(global.json),
             }
         }
         Command::Eval { run, only } => {
@@ -37,6 +37,9 @@ pub fn dispatch(cli: Cli) -> Result<()> {
                 study.recipe.model(name)?;
             }
             let results = study.evaluate(only.as_deref())?;
+            if global.json {
+                return term::out(results.to_json()?.trim_end());
+            }
             term::out(report::summary::summary(&results))?;
             term::out(format!("results {}", study.dir.join("results.json").display()))
         }
@@ -45,14 +48,19 @@ pub fn dispatch(cli: Cli) -> Result<()> {
             let path = results_file(results);
             let loaded = Results::load(&path)?;
             let dir = out.clone().unwrap_or_else(|| path.parent().unwrap_or(Path::new(".")).join("report"));
-            for file in report::write(&loaded, &dir)? {
-                term::out(format!("{}", file.display()))?;
+            let files = report::write(&loaded, &dir)?;
+            if global.json {
+                return term::out(format!("{}", serde_json::json!({ "files": files })));
             }
-            Ok(())
+            files.iter().try_for_each(|file| term::out(format!("{}", file.display())))
         }
-        Command::Gate { results, baseline, strict, allow_mismatch, junit } => {
-            judge(&results_file(results), baseline, (*strict, *allow_mismatch), junit.as_deref(), global.json)
-        }
+        Command::Gate { results, baseline, strict, allow_mismatch, junit } => judge(
+            &results_file(results),
+            &results_file(baseline),
+            (*strict, *allow_mismatch),
+            junit.as_deref(),
+            global.json,
+        ),
         Command::Export { run, model, out } => {
             if out.exists() {
                 return Err(Error::usage(format!("{} is there already", out.display()))
@@ -66,7 +74,10 @@ pub fn dispatch(cli: Cli) -> Result<()> {
             let path = run.join("results.json");
             let results = if path.is_file() { Some(Results::load(&path)?) } else { None };
             study.export(&name, out, results.as_ref())?;
-            term::out(format!("{}", out.display()))
+            match global.json {
+                true => term::out(format!("{}", serde_json::json!({ "model": name, "directory": out }))),
+                false => term::out(format!("{}", out.display())),
+            }
         }
         Command::Inspect { path, against } => inspect::run(path, against.as_deref(), global.json, &open()?),
         Command::Recipe { command } => match command {

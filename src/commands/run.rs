@@ -285,8 +285,8 @@ impl Study {
     }
 
     fn eval_key(&self, parts: &[&str]) -> Result<String> {
-        // Timings are part of what is kept, so the machine is part of the key.
-        let environment = format!("{:?}", self.environment());
+        // Timings are part of what is kept, so the machine and the code are part of the key.
+        let environment = format!("{:?} {}", self.environment(), env!("FEWSTEP_COMMIT"));
         let config = toml::to_string(&self.recipe.eval).map_err(|e| Error::usage(format!("`eval`: {e}")))?;
         Ok(fs::sha256_hex(
             format!("{}\n{config}\n{environment}\n{}", parts.join("\n"), env!("CARGO_PKG_VERSION")).as_bytes(),
@@ -402,8 +402,8 @@ impl Study {
         export::write(out, &card, params::export(&done.model), &extras)
     }
 
-    /// The whole study: train, evaluate, report, export; prints the table and where everything is.
-    pub fn run(&self) -> Result<()> {
+    /// The whole study: train, evaluate, report, export; prints the table and where everything is, or all results as JSON.
+    pub fn run(&self, as_json: bool) -> Result<()> {
         term::note(&format!(
             "study {}: {} data, vocabulary {}, length {}; {} on {} with {} threads",
             self.recipe.name,
@@ -424,6 +424,9 @@ impl Study {
             let out = self.dir.join("export").join(name);
             self.export(name, &out, Some(&results))?;
             term::note(&format!("export {}", out.display()));
+        }
+        if as_json {
+            return term::out(results.to_json()?.trim_end());
         }
         term::out(report::summary::summary(&results))?;
         if let Some(page) = written.iter().find(|p| p.extension().is_some_and(|e| e == "html")) {

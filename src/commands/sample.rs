@@ -82,6 +82,9 @@ pub fn run(request: &Request, device: &Device) -> Result<()> {
     if let Some(width) = request.beam {
         return beams(request, &loaded, tokenizer, &pinned, width);
     }
+    if let Some(k) = request.steps.filter(|k| *k == 0 || *k > 1 << 20) {
+        return Err(Error::usage(format!("`--steps {k}` must be between 1 and {}", 1 << 20)));
+    }
     let steps = match (request.steps, process.cached) {
         (Some(k), true) if k != process.length => {
             return Err(Error::usage(format!(
@@ -114,9 +117,12 @@ pub fn run(request: &Request, device: &Device) -> Result<()> {
     print(request, tokenizer, &drawn)?;
     if request.trace {
         let page = crate::report::trace::page(&loaded.card.name, &texts_by_step(tokenizer, &drawn));
-        let path = PathBuf::from("trace.html");
-        crate::fs::write_atomic(&path, page.as_bytes())?;
-        term::note("wrote trace.html");
+        // A page that is there already may be somebody's: the next free name is taken.
+        let names = std::iter::once("trace.html".to_string()).chain((2..).map(|i| format!("trace-{i}.html")));
+        if let Some(path) = names.map(PathBuf::from).find(|p| !p.exists()) {
+            crate::fs::write_atomic(&path, page.as_bytes())?;
+            term::note(&format!("wrote {}", path.display()));
+        }
     }
     Ok(())
 }
@@ -130,7 +136,10 @@ fn print(request: &Request, tokenizer: &Tokenizer, drawn: &Samples) -> Result<()
     for (i, tokens) in drawn.tokens.iter().enumerate() {
         let text = tokenizer.decode(tokens);
         if request.json {
-            let line = json!({ "sample": i, "seed": request.seed, "nfe": drawn.nfe[i], "positions": drawn.positions[i], "text": text });
+            let mut line = json!({ "sample": i, "seed": request.seed, "nfe": drawn.nfe[i], "positions": drawn.positions[i], "text": text });
+            if let Some(trace) = drawn.trace.get(i) {
+                line["trace"] = trace.iter().map(|canvas| tokenizer.decode(canvas)).collect();
+            }
             term::out(format!("{line}"))?;
             continue;
         }

@@ -3,7 +3,7 @@
 //! exp(NLL) under a judge mixes quality and variety, so that a lower temperature alone "improves" it (methods of the
 //! field: sweep the temperature, then interpolate at the data's entropy). For each temperature T the mean unigram entropy
 //! H(T) and the mean NLL(T) of n samples make a point; between neighbouring points NLL is linear in H. Nothing is
-//! extrapolated. Intervals resample whole samples: sample i has the same seed at every temperature, so all temperatures
+//! extrapolated, and the data's mean entropy is taken as given (its own interval is in the results). Intervals resample whole samples: sample i has the same seed at every temperature, so all temperatures
 //! (and, for a change, both models) use the same resampled indices.
 
 use rand::RngCore;

@@ -265,7 +265,7 @@ pub fn data_summary(data: &Data, scorer: &Scorer, held_out: &[Vec<u32>]) -> Data
     }
 }
 
-/// The name of a device as a recipe's user typed it, for results.
+/// The floating point type that tensors of a device have, for results.
 pub fn device_dtype(device: &Device) -> String {
     let probe: Tensor<1> = Tensor::zeros([1], device);
     format!("{:?}", probe.dtype()).to_lowercase()

@@ -362,8 +362,12 @@ impl Results {
                     return Err(Error::input(format!("{place}: n is {}, but `{key}` has {count} scores", row.n)));
                 }
             }
+            let mut swept = HashSet::new();
             for row in &model.sweep {
                 let place = format!("model `{name}`, steps {}, temperature {}", row.steps, row.temperature);
+                if !swept.insert((row.steps, row.temperature.to_bits())) {
+                    return Err(Error::input(format!("{place}: the row occurs twice")));
+                }
                 if let Some((key, scores)) = row.samples.iter().find(|(_, s)| s.len() != row.n) {
                     let count = scores.len();
                     return Err(Error::input(format!("{place}: n is {}, but `{key}` has {count} scores", row.n)));

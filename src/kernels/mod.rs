@@ -1,8 +1,9 @@
 //! The hot operations of every network: the transformer block, norms, the head with its loss, the embedding, AdamW.
 //!
 //! Each is composed from Burn's primitives and differentiable by its autodiff ([`composed`]); f32 tensors on the Flex
-//! backend take the fused form of [`flex`] instead, which has the same values and gradients. This file alone chooses, and
-//! `composed = true` in a network's configuration takes the choice away.
+//! backend take the fused form of [`flex`] instead, which has the same values and gradients. This file alone chooses;
+//! `composed = true` in a network's configuration takes the choice away for all that the network computes (the optimiser's
+//! step is no part of it).
 //! B batch, L length, D width, V vocabulary, n and r rows.
 
 pub mod composed;

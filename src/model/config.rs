@@ -4,6 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
+/// Width of the sinusoidal time embedding.
+pub const TIME_DIM: usize = 128;
+
 /// Which positions a position may attend to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -167,6 +170,22 @@ impl TransformerConfig {
         (self.heads + 2 * self.kv_heads()) * self.head_dim()
     }
 
+    /// Number of parameters with `vocab` tokens and `length` positions.
+    pub fn parameters(&self, vocab: usize, length: usize) -> u128 {
+        let [d, f, w, v, l] = [self.dim, self.hidden(), self.packed(), vocab, length].map(|n| n as u128);
+        let bias = |n: u128| if self.bias { n } else { 0 };
+        let norm = d + if self.norm == NormKind::Layer { bias(d) } else { 0 };
+        let gates = if self.activation == Activation::Swiglu { 2 } else { 1 };
+        let mlp = gates * (d * f + bias(f)) + f * d + bias(d);
+        let timed = self.time != TimeInput::None;
+        let modulation = |parts: u128| if timed { parts * d * (d + 1) } else { 0 };
+        let block = 2 * norm + d * w + bias(w) + d * d + bias(d) + mlp + modulation(6);
+        let time = if timed { (TIME_DIM as u128 + 1) * d + (d + 1) * d } else { 0 };
+        let positions = if self.learned_positions { l * d } else { 0 };
+        let head = if self.tied { 0 } else { d * v + bias(v) };
+        (v + 1) * d + positions + time + self.layers as u128 * block + norm + modulation(2) + head
+    }
+
     /// Checks ranges and contradictions; `key` is the dotted place of this table in the recipe.
     pub fn validate(&self, key: &str) -> Result<()> {
         for (name, value, max) in [
@@ -191,6 +210,15 @@ impl TransformerConfig {
                 "`{key}.kv_heads` ({}) must divide `{key}.heads` ({})",
                 self.kv_heads(),
                 self.heads
+            )));
+        }
+        // 64 GiB of f32 weights: what is meant as a size is below it, and what is above it would end in an abort.
+        if self.parameters(0, 0) > 1 << 34 {
+            return Err(Error::usage(format!(
+                "`{key}.dim` ({}) and `{key}.layers` ({}) make a network of {} parameters",
+                self.dim,
+                self.layers,
+                self.parameters(0, 0)
             )));
         }
         if self.shift && self.visibility == Visibility::Full {

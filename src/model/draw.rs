@@ -1,4 +1,4 @@
-//! Drawing tokens from predictions, on the host in f64.
+//! Drawing tokens from predictions, on the host: weights in f32, sums and uniforms in f64.
 //!
 //! The second stage of the two-stage draw (methods E1): which positions are revealed was decided by their own uniforms,
 //! so the token comes from p alone by inverse CDF. A token of probability p is lost only where p is below f32's own
@@ -11,6 +11,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::{Denoise, params};
+use crate::error::{Error, Kind, Result};
 use crate::kernels::simd;
 
 /// How a distribution is bent before a token is drawn.
@@ -41,7 +42,8 @@ impl Filter {
 
     /// The token whose slice of the bent distribution holds u in [0, 1).
     pub fn at(&self, scores: &[f32], u: f64) -> u32 {
-        if self.temperature == 0.0 {
+        // Below that, 1 / T is no f32 and the most probable token is all that is left.
+        if self.temperature < 1e-30 {
             return argmax(scores);
         }
         if self.top_k.is_none() && self.top_p.is_none() {
@@ -159,7 +161,9 @@ pub fn each_row(model: &dyn Denoise, features: Tensor<2>, mut take: impl FnMut(u
 }
 
 /// A token for each pick: a row of the feature rows [n, D] (rows do not fall from pick to pick) and a uniform in [0, 1).
-pub fn picks(model: &dyn Denoise, features: Tensor<2>, picks: &[(usize, f64)], filter: Filter) -> Vec<u32> {
+///
+/// Errors (exit 5) where a row of scores holds no distribution: NaN, +infinity, or nothing above -infinity.
+pub fn picks(model: &dyn Denoise, features: Tensor<2>, picks: &[(usize, f64)], filter: Filter) -> Result<Vec<u32>> {
     let (n, v) = (features.dims()[0], model.vocab());
     let mut out = Vec::with_capacity(picks.len());
     for from in (0..n).step_by(chunk(v)) {
@@ -169,14 +173,24 @@ pub fn picks(model: &dyn Denoise, features: Tensor<2>, picks: &[(usize, f64)], f
             continue;
         }
         let scores = params::floats(model.scores(features.clone().narrow(0, from, size)));
-        let draw = |(row, u): &(usize, f64)| filter.at(&scores[(row - from) * v..][..v], *u);
-        out.par_extend(picks[here].par_iter().map(draw));
+        let draw = |(row, u): &(usize, f64)| {
+            let scores = &scores[(row - from) * v..][..v];
+            let top = largest(scores);
+            if !top.is_finite() || scores.iter().any(|s| s.is_nan()) {
+                return Err(Error::new(Kind::NonFinite, "the model's predictions are not finite numbers")
+                    .hint("`fewstep inspect DIR` shows the largest weight of each tensor"));
+            }
+            Ok(filter.at(scores, *u))
+        };
+        out.extend(picks[here].par_iter().map(draw).collect::<Result<Vec<u32>>>()?);
     }
-    out
+    Ok(out)
 }
 
 /// One token for each of the feature rows [n, D], all from one generator.
-pub fn tokens(model: &dyn Denoise, features: Tensor<2>, temperature: f64, rng: &mut impl Rng) -> Vec<u32> {
+///
+/// Errors as [`picks`].
+pub fn tokens(model: &dyn Denoise, features: Tensor<2>, temperature: f64, rng: &mut impl Rng) -> Result<Vec<u32>> {
     let filter = Filter { temperature, ..Filter::default() };
     let all: Vec<(usize, f64)> = (0..features.dims()[0]).map(|i| (i, rng.random())).collect();
     picks(model, features, &all, filter)
@@ -266,6 +280,26 @@ mod tests {
             }
         }
         counts
+    }
+
+    #[test]
+    fn the_softmax_draw_is_the_inverse_cdf_of_the_softmax_over_many_stripes() {
+        let mut rng = StepRng::new(4).at(0, Stream::Token);
+        for v in [1, 2, 127, 128, 129, 1000] {
+            let scores: Vec<f32> = (0..v).map(|_| rng.random_range(-6.0f32..3.0)).collect();
+            for temperature in [1.0, 0.4] {
+                let weights: Vec<f64> = scores.iter().map(|s| (f64::from(*s) / temperature).exp()).collect();
+                for i in 0..400 {
+                    let u = (f64::from(i) + 0.5) / 400.0;
+                    let (got, want) = (softmax_cdf(&scores, temperature, u), inverse_cdf(&weights, u));
+                    assert!(
+                        got == want || (f64::from(got) - f64::from(want)).abs() <= 1.0,
+                        "{v} {u}: {got} for {want}"
+                    );
+                }
+            }
+        }
+        assert_eq!(softmax_cdf(&[f32::NEG_INFINITY, 0.0, f32::NEG_INFINITY], 1.0, 0.999_999), 1);
     }
 
     #[test]

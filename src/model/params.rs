@@ -2,7 +2,7 @@
 //!
 //! Names are module paths (`blocks.0.attention.qkv.weight`). On the host a projection's weight is stored as [out, in], as PyTorch
 //! does, and inside the module as [in, out]; that turn happens here and nowhere else. Parameter ids are a hash of the
-//! name, so that optimiser records and models written by different processes fit each other.
+//! name, so that gradients and models made by different processes fit each other.
 
 use std::collections::BTreeMap;
 

@@ -14,7 +14,7 @@ use burn::tensor::IndexingUpdateOp;
 use burn::tensor::activation::silu;
 use rand_distr::{Distribution, Normal};
 
-use super::config::{Activation, Compute, NormKind, TimeInput, TransformerConfig, Visibility};
+use super::config::{Activation, Compute, NormKind, TIME_DIM, TimeInput, TransformerConfig, Visibility};
 use super::{Cache, Denoise, Noised, params, select_rows};
 use crate::error::{Error, Result};
 use crate::kernels::{self, BlockParameters, BlockSpec, Head, Rows, Tables, Visible, composed};
@@ -22,8 +22,6 @@ use crate::rng::{StepRng, Stream};
 use crate::weights::{Weights, match_names};
 
 const NORM_EPS: f64 = 1e-5;
-/// Width of the sinusoidal time embedding.
-const TIME_DIM: usize = 128;
 
 /// A projection, weight [in, out].
 #[derive(Module, Debug)]

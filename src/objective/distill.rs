@@ -142,7 +142,8 @@ pub fn rows<'a>(
         changed.fill(false);
         if !opened.is_empty() {
             let features = pick(&computed, opened.iter().map(|r| target_of[*r]));
-            for (r, token) in opened.iter().zip(draw::tokens(teacher, features, 1.0, &mut draws)) {
+            // A teacher without finite predictions leaves the canvas; the step's loss then says so.
+            for (r, token) in opened.iter().zip(draw::tokens(teacher, features, 1.0, &mut draws).unwrap_or_default()) {
                 x[*r] = token;
                 changed[r / length] = true;
             }

@@ -3,7 +3,7 @@
 //!     loss = sum_r weight_r * loss_r(predict(features_r))
 //!
 //! Autoregressive NLL, the masked NELBO and distillation differ only in which rows, which weights and which target.
-//! The rows go through the head in chunks, each with its own backward pass, so [B, L, V] logits never exist at once.
+//! The rows go through the head in chunks, gradients included, so [B, L, V] logits never exist at once.
 //! B batch, L length, D width, V vocabulary, n rows.
 
 pub mod distill;

@@ -100,57 +100,49 @@ impl Order {
             return Err(Error::usage(format!("{steps} steps are fewer than the {blocks} blocks of the order"))
                 .hint(format!("use at least {blocks} steps, or a larger block")));
         }
-        let rows = (0..=steps)
-            .map(|k| {
-                (0..length)
-                    .map(|l| match k {
-                        0 => 1.0,
-                        k if k == steps => 0.0,
-                        k => self.time(length, k as f64 / steps as f64, l),
-                    })
-                    .collect()
-            })
-            .collect();
-        Ok(Grid { times: rows })
+        Ok(Grid { order: *self, length, steps })
     }
 }
 
 /// The table of times: row k holds t(k, l) for every position l; row 0 is all 1, row K all 0.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Grid {
-    times: Vec<Vec<f64>>,
+    order: Order,
+    length: usize,
+    steps: usize,
 }
 
 impl Grid {
     /// Number of steps K.
     pub fn steps(&self) -> usize {
-        self.times.len() - 1
+        self.steps
     }
 
     /// Sequence length L.
     pub fn len(&self) -> usize {
-        self.times[0].len()
+        self.length
     }
 
-    /// Whether the grid has no position.
+    /// Whether the grid has no position; it never is.
     pub fn is_empty(&self) -> bool {
-        self.times[0].is_empty()
+        self.length == 0
     }
 
-    /// Times of every position before step k (row k of the table).
-    pub fn row(&self, k: usize) -> &[f64] {
-        &self.times[k]
+    /// Times [L] of every position before step k (row k of the table).
+    pub fn row(&self, k: usize) -> Vec<f64> {
+        match k {
+            0 => vec![1.0; self.length],
+            k if k == self.steps => vec![0.0; self.length],
+            k => {
+                let progress = k as f64 / self.steps as f64;
+                (0..self.length).map(|l| self.order.time(self.length, progress, l)).collect()
+            }
+        }
     }
 
     /// The positions whose time changes in step k: the ones a cached network computes.
     pub fn active(&self, k: usize) -> Range<usize> {
-        let (now, next) = (&self.times[k], &self.times[k + 1]);
-        let changed = |l: &usize| now[*l] != next[*l];
-        let start = (0..now.len()).find(changed);
-        match (start, (0..now.len()).rev().find(changed)) {
-            (Some(a), Some(b)) => a..b + 1,
-            _ => 0..0,
-        }
+        changed(&self.row(k), &self.row(k + 1))
     }
 
     /// Network passes of the whole table: steps in which anything changes.
@@ -164,13 +156,25 @@ impl Grid {
     }
 }
 
+/// From the first to the last position whose time differs between two rows.
+pub fn changed(now: &[f64], next: &[f64]) -> Range<usize> {
+    let differs = |l: &usize| now[*l] != next[*l];
+    match ((0..now.len()).find(differs), (0..now.len()).rfind(differs)) {
+        (Some(a), Some(b)) => a..b + 1,
+        _ => 0..0,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
 
     fn table(order: Order, length: usize, steps: usize) -> Vec<Vec<f64>> {
-        order.grid(length, steps).unwrap().times
+        {
+            let grid = order.grid(length, steps).unwrap();
+            (0..=steps).map(|k| grid.row(k)).collect()
+        }
     }
 
     #[test]
@@ -244,7 +248,7 @@ mod tests {
             prop_assert!(g.row(0).iter().all(|t| *t == 1.0));
             prop_assert!(g.row(g.steps()).iter().all(|t| *t == 0.0));
             for k in 0..g.steps() {
-                prop_assert!(g.row(k).iter().zip(g.row(k + 1)).all(|(a, b)| b <= a));
+                prop_assert!(g.row(k).iter().zip(&g.row(k + 1)).all(|(a, b)| b <= a));
                 prop_assert!(g.row(k).windows(2).all(|p| p[0] <= p[1]));
             }
         }

@@ -154,9 +154,10 @@ fn reading(results: &Results) -> Vec<String> {
         lines.insert(
             1,
             format!(
-                "A lower temperature lowers `{nll}` and entropy together. At the data's entropy every model is as varied as \
-                 real text, so there `{nll}` compares quality alone: it is interpolated between sampled temperatures (1 and \
-                 those of `eval.temperatures`), never beyond them; changes are paired by sample."
+                "A lower temperature lowers `{nll}` and entropy together, so models are also compared where their samples use \
+                 tokens as evenly as real text does. That `{nll}` is interpolated between sampled temperatures (1 and those \
+                 of `eval.temperatures`), never beyond them; intervals hold the data's mean entropy fixed; changes are paired \
+                 by sample. Entropy is within a sample: variety between samples is in `unique`."
             ),
         );
     }

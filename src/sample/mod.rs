@@ -4,7 +4,7 @@
 //! probability (alpha_s - alpha_t)/(1 - alpha_t), decided by its own uniform, and its token is then drawn from the
 //! prediction alone (model/draw.rs). Autoregression is the case of one position a step, read through the cache.
 //! Prompts and infills are positions pinned at t = 0. Each sample has its own generators, so a sample is a function of
-//! (seed, its number), not of the batch it was drawn in. B batch, L length, K steps.
+//! (seed, its number), and not of the batch it was drawn in beyond rounding. B batch, L length, K steps.
 
 pub mod beam;
 
@@ -18,6 +18,7 @@ use rand_chacha::ChaCha8Rng;
 use crate::error::{Error, Result};
 use crate::model::draw::{self, Filter};
 use crate::model::{Cache, Denoise, Noised, select_rows};
+use crate::process::order::changed;
 use crate::process::{Corruption, Order, Schedule};
 use crate::rng::{StepRng, Stream};
 
@@ -132,11 +133,13 @@ impl Batch {
         let l = process.length;
         let grid = process.order.grid(l, spec.steps)?;
         let mut cache = Cache::default();
+        let mut now = grid.row(0);
         for k in 0..grid.steps() {
-            let (now, next) = (grid.row(k), grid.row(k + 1));
+            let next = grid.row(k + 1);
+            let active = changed(&now, &next);
             let mut opened: Vec<usize> = Vec::new();
             for i in 0..self.reveal.len() {
-                for p in grid.active(k) {
+                for p in active.clone() {
                     if self.x[i * l + p] != self.mask {
                         continue;
                     }
@@ -149,13 +152,14 @@ impl Batch {
             }
             if !opened.is_empty() {
                 match process.cached {
-                    true => self.step_cached(model, process, spec, &opened, &mut cache),
-                    false => self.step_full(model, process, spec, now, &opened),
+                    true => self.step_cached(model, process, spec, &opened, &mut cache)?,
+                    false => self.step_full(model, process, spec, &now, &opened)?,
                 }
             }
             for (trace, row) in self.trace.iter_mut().zip(self.x.chunks(l)) {
                 trace.push(row.to_vec());
             }
+            now = next;
         }
         Ok(())
     }
@@ -164,7 +168,14 @@ impl Batch {
     ///
     /// Samples with the same canvas (all of them in the first step) have the same features, which are computed once; and
     /// only the rows that are revealed are computed to the end.
-    fn step_full(&mut self, model: &dyn Denoise, process: &Process, spec: &SampleSpec, now: &[f64], opened: &[usize]) {
+    fn step_full(
+        &mut self,
+        model: &dyn Denoise,
+        process: &Process,
+        spec: &SampleSpec,
+        now: &[f64],
+        opened: &[usize],
+    ) -> Result<()> {
         let l = process.length;
         let mut samples: Vec<usize> = opened.iter().map(|r| r / l).collect();
         samples.dedup();
@@ -193,7 +204,7 @@ impl Batch {
         rows.dedup();
         let features = model.features_at(&Noised::tokens(&x, &t, l), &rows);
         let row_of: Vec<usize> = opened.iter().map(|r| rows.partition_point(|row| *row < at(r))).collect();
-        self.put(model, features, &row_of, opened, spec, l);
+        self.put(model, features, &row_of, opened, spec, l)
     }
 
     /// One pass over the positions not yet in the cache, up to the last one to be revealed.
@@ -204,7 +215,7 @@ impl Batch {
         spec: &SampleSpec,
         opened: &[usize],
         cache: &mut Cache,
-    ) {
+    ) -> Result<()> {
         let l = process.length;
         let end = opened.iter().map(|r| r % l + 1).max().unwrap_or(0);
         let active = cache.filled..end;
@@ -218,7 +229,7 @@ impl Batch {
         }
         let rows: Vec<usize> = opened.iter().map(|r| (r / l) * active.len() + r % l - active.start).collect();
         let row_of: Vec<usize> = (0..rows.len()).collect();
-        self.put(model, select_rows(features, &rows), &row_of, opened, spec, l);
+        self.put(model, select_rows(features, &rows), &row_of, opened, spec, l)
     }
 
     /// Draws the token of each opened position from its row of the features [n, D], each with its sample's generator.
@@ -230,13 +241,14 @@ impl Batch {
         opened: &[usize],
         spec: &SampleSpec,
         l: usize,
-    ) {
+    ) -> Result<()> {
         let mut picks: Vec<(usize, f64, usize)> =
             opened.iter().zip(row_of).map(|(at, row)| (*row, self.token[at / l].random(), *at)).collect();
         picks.sort_by_key(|p| p.0); // stable, and the uniforms are drawn already
         let pairs: Vec<(usize, f64)> = picks.iter().map(|p| (p.0, p.1)).collect();
-        for (token, pick) in draw::picks(model, features, &pairs, spec.filter).into_iter().zip(&picks) {
+        for (token, pick) in draw::picks(model, features, &pairs, spec.filter)?.into_iter().zip(&picks) {
             self.x[pick.2] = token;
         }
+        Ok(())
     }
 }

@@ -263,3 +263,33 @@ fn a_reader_that_goes_away_is_no_error() {
     drop(child.stdout.take());
     assert!(child.wait().unwrap().success());
 }
+
+#[test]
+fn a_model_directory_that_contradicts_itself_or_asks_for_too_much_is_refused_before_anything_is_made() {
+    let place = Place::new();
+    place.run(&["run", "tiny", "--only", "ar", "--set", "model.ar.train.steps=5"]).ok();
+    let dir = place.path("runs/tiny/models/ar/final");
+    let config = std::fs::read_to_string(dir.join("config.json")).unwrap();
+    let weights = dir.join("model.safetensors");
+    let sample = ["sample", "runs/tiny/models/ar/final", "-n", "1"];
+    place.run(&sample).ok();
+    for (from, to, words) in [
+        ("\"visibility\": \"causal\"", "\"visibility\": \"full\"", "shift"),
+        ("\"order\": \"left_to_right\"", "\"order\": \"parallel\"", "contradict the objective"),
+        ("\"dim\": 32", "\"dim\": 32768", "parameters"),
+        ("\"layers\": 1", "\"layers\": 1000", "parameters"),
+        ("\"max_position_embeddings\": 32", "\"max_position_embeddings\": 16777216", "out of range"),
+    ] {
+        assert!(config.contains(from), "{from} is not in {config}");
+        std::fs::write(dir.join("config.json"), config.replace(from, to)).unwrap();
+        place.run(&sample).fails(3, &["config.json", words]);
+    }
+    std::fs::write(dir.join("config.json"), &config).unwrap();
+
+    // Finite weights whose predictions are not: exit 5, and no text of made-up tokens.
+    let mut read = fewstep::weights::read(&weights, fewstep::weights::NonFinite::Refuse).unwrap();
+    read.tensors.get_mut("head.weight").unwrap().data.fill(3e38);
+    fewstep::weights::write(&weights, &read).unwrap();
+    place.run(&sample).fails(5, &["not finite numbers"]);
+    place.run(&["sample", "runs/tiny/models/ar/final", "--steps", "1000000000000000"]).fails(2, &["--steps"]);
+}

@@ -81,8 +81,29 @@ fn the_tiny_study_runs_to_a_report_and_its_export_samples_inspects_and_passes_it
     let ran = place.run(&["inspect", "a", "--against", "expected.safetensors"]).ok();
     assert!(ran.out.contains("largest absolute error of the logits: 0.000e0"), "{}", ran.out);
 
+    // Temperatures: a second evaluation of the same models, compared at the entropy of the data, machine-readable too.
+    let text = std::fs::read_to_string(place.path("runs/tiny/recipe.toml")).unwrap();
+    let swept = text.replace("speed_repeats = 1", "speed_repeats = 0\ntemperatures = [0.5, 2.0]");
+    assert_ne!(swept, text);
+    place.write("swept/recipe.toml", swept);
+    let copy = std::process::Command::new("cp");
+    let copied = { copy }.arg("-r").arg(place.path("runs/tiny/models")).arg(place.path("swept")).status().unwrap();
+    assert!(copied.success());
+    let ran = place.run(&["eval", "swept", "--json", "-q"]).ok();
+    let results = Results::load(&place.path("swept/results.json")).unwrap();
+    assert_eq!(ran.out.trim_end(), results.to_json().unwrap().trim_end());
+    let student = results.model("student").unwrap();
+    let points: Vec<(usize, f64)> = student.sweep.iter().map(|r| (r.steps, r.temperature)).collect();
+    assert_eq!(points, [(2, 0.5), (2, 2.0), (4, 0.5), (4, 2.0), (8, 0.5), (8, 2.0)]);
+    let entropy =
+        |t: f64| student.sweep.iter().find(|r| r.steps == 8 && r.temperature == t).unwrap().scores["entropy"].mean;
+    assert!(entropy(0.5) < student.row(8).unwrap().scores["entropy"].mean && entropy(2.0) > entropy(0.5));
+    place.run(&["report", "swept"]).ok();
+    let report = std::fs::read_to_string(place.path("swept/report/report.md")).unwrap();
+    assert!(report.contains("oracle_nll at the data's entropy"), "{report}");
+
     // Gate: the run against its own results passes; against a better baseline it does not.
-    let gate = ["gate", "runs/tiny", "--baseline", "runs/tiny/results.json", "--junit", "gate.xml"];
+    let gate = ["gate", "runs/tiny", "--baseline", "runs/tiny", "--junit", "gate.xml"];
     place.run(&gate).ok();
     assert!(std::fs::read_to_string(place.path("gate.xml")).unwrap().contains("<testsuite"));
     let summary = place.write("summary.md", "");
