@@ -1,6 +1,8 @@
 //! Objectives: what a training step minimises, brought to one form: a weighted sum over selected feature rows.
 //!
-//!     loss = sum_r weight_r * loss_r(predict(features_r))
+//! ```text
+//! loss = sum_r weight_r * loss_r(predict(features_r))
+//! ```
 //!
 //! Autoregressive NLL, the masked NELBO and distillation differ only in which rows, which weights and which target.
 //! The rows go through the head in chunks, gradients included, so [B, L, V] logits never exist at once.

@@ -1,6 +1,8 @@
 //! Order: the table of noise levels over (denoising step k, position l) that every generation paradigm is a case of.
 //!
-//!     t(k, l) = clamp(1 - (k (P - 1 + w)/K - floor(l/b)) / w, 0, 1)      P = ceil(L/b) blocks
+//! ```text
+//! t(k, l) = clamp(1 - (k (P - 1 + w)/K - floor(l/b)) / w, 0, 1)      P = ceil(L/b) blocks
+//! ```
 //!
 //! with block size b tokens and window w blocks. b = 1, w = 1, K = L is autoregression; b = L, w = 1 is a parallel
 //! diffusion model; b < L, w = 1 is block diffusion; b = 1, w > 1 is AR-Diffusion; b > 1, w > 1 is pipelined blocks.

@@ -1,6 +1,8 @@
 //! Rotary softmax attention on the packed projection, forward and backward, one head at a time.
 //!
-//!     S = rot(Q) rot(K)^T / sqrt d,   P = softmax(S),   O = P V
+//! ```text
+//! S = rot(Q) rot(K)^T / sqrt d,   P = softmax(S),   O = P V
+//! ```
 //!
 //! The forward pass keeps only each row's log-sum-exp; the backward pass makes P again, block of queries by block
 //! (FlashAttention, Dao et al. 2022, section 3.1). Only the rows that are asked for are computed; a row that sees no key is
@@ -274,7 +276,9 @@ impl Sequence<'_> {
 
     /// Gradients of the queries [rows, d] of every head of `group`, and of its keys and values, each [L, d]:
     ///
-    ///     dV = P^T dO,   dS = P o (dO V^T - rowsum(dO o O)),   dQ = dS K / sqrt d,   dK = dS^T Q
+    /// ```text
+    /// dV = P^T dO,   dS = P o (dO V^T - rowsum(dO o O)),   dQ = dS K / sqrt d,   dK = dS^T Q
+    /// ```
     #[inline(always)]
     fn backward(&self, group: usize, grad: &[f32], out: &[f32], lse: &[f32]) -> Grads {
         let (s, r, d) = (self.shape, self.positions.len(), self.shape.head_dim);

@@ -1,7 +1,9 @@
 //! One transformer block, forward and backward, with its own memory plan.
 //!
-//!     a  = x + g1 o (attention(m1(norm1 x) Wqkv) Wout)          m_i(y) = y o (1 + scale_i) + shift_i
-//!     y  = a + g2 o (act(m2(norm2 a) Wup) Wdown)                 (modulation by time: Peebles and Xie 2023, DiT)
+//! ```text
+//! a  = x + g1 o (attention(m1(norm1 x) Wqkv) Wout)          m_i(y) = y o (1 + scale_i) + shift_i
+//! y  = a + g2 o (act(m2(norm2 a) Wup) Wdown)                 (modulation by time: Peebles and Xie 2023, DiT)
+//! ```
 //!
 //! Rows go through a half block in tiles that stay in a core's cache, each task multiplying its own tile; only the
 //! attention joins rows. The forward pass keeps the packed projection, the attention's output and log-sum-exps, the row

@@ -1,6 +1,8 @@
 //! The head and the loss of rows in one pass: logits exist for one chunk of rows at a time, and become their gradient.
 //!
-//!     loss = sum_r weight_r * loss(x_r W + b, target_r)
+//! ```text
+//! loss = sum_r weight_r * loss(x_r W + b, target_r)
+//! ```
 //!
 //! Targets are tokens (cross-entropy) or a teacher's rows with its own head (a divergence). With `gradients` each chunk
 //! goes on to dx, dW and db at once, as in Liger kernels (Hsu et al. 2024): nothing of [n, V] is kept.

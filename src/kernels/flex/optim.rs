@@ -1,7 +1,9 @@
 //! AdamW (Loshchilov and Hutter 2019) with gradient scaling and the weights' moving average in one pass over a parameter.
 //!
-//!     m = b1 m + (1 - b1) s g,   v = b2 v + (1 - b2) (s g)^2
-//!     p = (1 - lr wd) p - lr (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps),   e = decay e + (1 - decay) p
+//! ```text
+//! m = b1 m + (1 - b1) s g,   v = b2 v + (1 - b2) (s g)^2
+//! p = (1 - lr wd) p - lr (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps),   e = decay e + (1 - decay) p
+//! ```
 
 use rayon::prelude::*;
 

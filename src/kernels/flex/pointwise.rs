@@ -62,7 +62,9 @@ fn scale_row(x: &[f32], y: &mut [f32], (m, r): (f32, f32), (gamma, beta): (&[f32
 
 /// Gradients of x [n, D], gamma [D] and beta [D], from that of y. With h = (x - m) r and u = gamma o dy:
 ///
-///     dx = r (u - mean u - h mean(u o h)),   dgamma = sum dy o h,   dbeta = sum dy
+/// ```text
+/// dx = r (u - mean u - h mean(u o h)),   dgamma = sum dy o h,   dbeta = sum dy
+/// ```
 ///
 /// (without `mean u` if not centred).
 pub fn norm_backward(
@@ -168,7 +170,9 @@ pub fn swiglu(gate: &[f32], up: &[f32], y: &mut [f32]) {
 /// gate and up <- their gradients from `grad`, that of y = silu(gate) o up; y is made again on the way. With
 /// s = 1 / (1 + e^-gate),
 ///
-///     dgate = dy o up o s (1 + gate (1 - s)),   dup = dy o gate o s
+/// ```text
+/// dgate = dy o up o s (1 + gate (1 - s)),   dup = dy o gate o s
+/// ```
 pub fn swiglu_backward(grad: &[f32], gate: &mut [f32], up: &mut [f32], y: &mut [f32]) {
     wide(
         #[inline(always)]
