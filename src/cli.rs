@@ -49,6 +49,9 @@ pub struct Global {
     /// Print more detail
     #[arg(short, long, global = true)]
     pub verbose: bool,
+    /// Print the time per operation on stderr at the end
+    #[arg(long, global = true, conflicts_with = "quiet")]
+    pub profile: bool,
 }
 
 /// What to do.

@@ -1,9 +1,10 @@
 //! fewstep compresses many-step diffusion language models into few-step ones, and shows what that cost.
 //!
 //! The crate's layers, lowest first; a module uses only lower ones (ARCHITECTURE.md):
-//! [`error`] [`rng`] [`fs`] [`term`] · [`process`] [`data`] [`weights`] · [`kernels`] · [`model`] · [`objective`] [`sample`] ·
+//! [`error`] [`rng`] [`fs`] [`term`] [`profile`] [`alloc`] · [`process`] [`data`] [`weights`] · [`kernels`] · [`model`] · [`objective`] [`sample`] ·
 //! [`train`] [`eval`] · [`report`] [`gate`] [`export`] · [`recipe`] · [`commands`] [`cli`].
 
+pub mod alloc;
 pub mod cli;
 pub mod commands;
 pub mod data;
@@ -16,6 +17,7 @@ pub mod kernels;
 pub mod model;
 pub mod objective;
 pub mod process;
+pub mod profile;
 pub mod recipe;
 pub mod report;
 pub mod rng;

@@ -12,6 +12,7 @@ use clap::error::ErrorKind;
 
 use fewstep::cli::{Cli, usage_error};
 use fewstep::error::{Error, Kind};
+use fewstep::profile::Profile;
 use fewstep::term::{self, Loudness};
 
 /// Training allocates and frees the same large buffers at every step; the system's allocator hands them back each time,
@@ -33,9 +34,15 @@ fn main() -> ExitCode {
         _ => Loudness::Normal,
     });
     set_environment(&cli);
+    fewstep::alloc::keep_freed_pages();
     let panics = Panics::default();
     panics.collect();
-    match catch_unwind(AssertUnwindSafe(|| fewstep::commands::dispatch(cli))) {
+    let mut profile = cli.global.profile.then(Profile::start);
+    let ended = catch_unwind(AssertUnwindSafe(|| fewstep::commands::dispatch(cli)));
+    if let Some(profile) = &mut profile {
+        term::note(profile.take().to_string().trim_end());
+    }
+    match ended {
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(e)) => fail(&e, e.kind.exit_code()),
         Err(payload) => {

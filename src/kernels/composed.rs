@@ -178,6 +178,7 @@ pub fn block(
     spec: &BlockSpec,
     shape: &Shape,
 ) -> Tensor<3> {
+    let _span = tracing::trace_span!("composed_block").entered();
     let mut m = six(modulation);
     let qkv = first_half(x.clone(), &p, &m, spec.norm);
     let mut attended = self_attention(qkv, spec, shape);
@@ -207,6 +208,7 @@ pub fn block_cached(
     (spec, shape): (&BlockSpec, &Shape),
     filled: usize,
 ) -> (Tensor<3>, Slab) {
+    let _span = tracing::trace_span!("composed_block_cached").entered();
     let (b, l, h, hkv, d) = (shape.batch, shape.length, shape.heads, shape.kv_heads, shape.head_dim);
     let m = six(modulation);
     let qkv = first_half(x.clone(), &p, &m, spec.norm);
@@ -261,6 +263,7 @@ pub fn cross_entropy(log_probs: Tensor<2>, targets: &[u32]) -> Tensor<1> {
 
 /// The loss of [`super::loss`].
 pub fn loss(x: Tensor<2>, head: Head, target: Target, weights: &[f32]) -> Tensor<1> {
+    let _span = tracing::trace_span!("composed_loss").entered();
     let ours = log_softmax(logits(x, &head));
     let rows: Tensor<1> = match target {
         Target::Tokens(ids) => cross_entropy(ours, &ids),

@@ -6,6 +6,7 @@
 //! n rows, V vocabulary.
 
 use burn::prelude::*;
+use burn::tensor::FloatDType;
 use rand::Rng;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -160,10 +161,17 @@ pub fn each_row(model: &dyn Denoise, features: Tensor<2>, mut take: impl FnMut(u
     }
 }
 
+/// The error (exit 5) of predictions that are no distribution.
+pub fn not_finite() -> Error {
+    Error::new(Kind::NonFinite, "the model's predictions are not finite numbers")
+        .hint("`fewstep inspect DIR` shows the largest weight of each tensor")
+}
+
 /// A token for each pick: a row of the feature rows [n, D] (rows do not fall from pick to pick) and a uniform in [0, 1).
 ///
 /// Errors (exit 5) where a row of scores holds no distribution: NaN, +infinity, or nothing above -infinity.
 pub fn picks(model: &dyn Denoise, features: Tensor<2>, picks: &[(usize, f64)], filter: Filter) -> Result<Vec<u32>> {
+    let _span = tracing::trace_span!("draws").entered();
     let (n, v) = (features.dims()[0], model.vocab());
     let mut out = Vec::with_capacity(picks.len());
     for from in (0..n).step_by(chunk(v)) {
@@ -177,8 +185,7 @@ pub fn picks(model: &dyn Denoise, features: Tensor<2>, picks: &[(usize, f64)], f
             let scores = &scores[(row - from) * v..][..v];
             let top = largest(scores);
             if !top.is_finite() || scores.iter().any(|s| s.is_nan()) {
-                return Err(Error::new(Kind::NonFinite, "the model's predictions are not finite numbers")
-                    .hint("`fewstep inspect DIR` shows the largest weight of each tensor"));
+                return Err(not_finite());
             }
             Ok(filter.at(scores, *u))
         };
@@ -187,10 +194,76 @@ pub fn picks(model: &dyn Denoise, features: Tensor<2>, picks: &[(usize, f64)], f
     Ok(out)
 }
 
+/// Tokens drawn where the scores are, and whether every row of scores was a distribution.
+#[derive(Debug, Clone)]
+pub struct Drawn {
+    /// [n]
+    pub tokens: Tensor<1, Int>,
+    /// [1]
+    pub finite: Tensor<1, Bool>,
+}
+
+/// [`picks`] without leaving the device: nothing of it waits for the host.
+///
+/// The inverse CDF in two stages, each with its own half of the uniform's bits: first the stripe, by its share of the sum,
+/// then the token in it. So a token keeps its probability to f32's relative precision within its stripe, and a stripe is
+/// drawn to 2^-23. Which token a uniform falls on differs from [`picks`], the distribution does not.
+pub fn picks_on_device(model: &dyn Denoise, features: Tensor<2>, picks: &[(usize, f64)], temperature: f64) -> Drawn {
+    let (v, device) = (model.vocab(), features.device());
+    let mut parts: Vec<Drawn> = Vec::new();
+    for picks in picks.chunks(chunk(v)) {
+        let rows: Vec<usize> = picks.iter().map(|p| p.0).collect();
+        let scores = model.scores(features.clone().select(0, super::index_tensor(&rows, &device)));
+        let uniforms: Vec<f64> = picks.iter().map(|p| p.1).collect();
+        parts.push(draw_on_device(scores, &uniforms, temperature));
+    }
+    let (tokens, finite): (Vec<_>, Vec<_>) = parts.into_iter().map(|d| (d.tokens, d.finite)).unzip();
+    Drawn { tokens: Tensor::cat(tokens, 0), finite: Tensor::cat(finite, 0).all() }
+}
+
+/// A token for each row of scores [n, V] at uniforms [n]; see [`picks_on_device`].
+fn draw_on_device(scores: Tensor<2>, uniforms: &[f64], temperature: f64) -> Drawn {
+    let ([n, v], device) = (scores.dims(), scores.device());
+    let scores = scores.cast(FloatDType::F32);
+    let top = scores.clone().max_dim(1);
+    // A maximum may pass over NaN, a sum does not; -infinity is a score like others.
+    let nan = scores.clone().is_nan().any_dim(1);
+    let finite = top.clone().is_finite().bool_and(nan.bool_not()).all();
+    if temperature < 1e-30 {
+        return Drawn { tokens: scores.argmax(1).reshape([n]), finite };
+    }
+    let weights = ((scores - top).div_scalar(temperature)).exp();
+    let stripes = v.div_ceil(STRIPE);
+    let behind = Tensor::zeros([n, stripes * STRIPE - v], &device);
+    let weights = if stripes * STRIPE == v { weights } else { Tensor::cat(vec![weights, behind], 1) };
+    let uniform = |shift: u32| -> Tensor<2> {
+        let part =
+            |u: &f64| ((((u * (1u64 << 52) as f64) as u64) >> shift) & ((1 << 23) - 1)) as f32 / (1 << 23) as f32;
+        Tensor::from_data(TensorData::new(uniforms.iter().map(part).collect(), [n, 1]), &device)
+    };
+    let striped = weights.clone().reshape([n, stripes, STRIPE]);
+    let stripe = slot(striped.clone().sum_dim(2).reshape([n, stripes]), uniform(29));
+    let at = stripe.clone().reshape([n, 1, 1]).repeat_dim(2, STRIPE);
+    let inside = slot(striped.gather(1, at).reshape([n, STRIPE]), uniform(6));
+    // Where there is no distribution the draw falls behind the last token; `finite` says so, and the id stays one.
+    Drawn { tokens: (stripe * STRIPE as i32 + inside).reshape([n]).clamp_max(v as i32 - 1), finite }
+}
+
+/// The slot [n, 1] whose slice of the cumulated weights [n, m] holds u [n, 1] in [0, 1 - 2^-23].
+fn slot(weights: Tensor<2>, u: Tensor<2>) -> Tensor<2, Int> {
+    let [n, m] = weights.dims();
+    let cumulated = weights.clone().cumsum(1);
+    let holds = cumulated.clone().greater(cumulated.narrow(1, m - 1, 1) * u).bool_and(weights.greater_elem(0.0));
+    let slots = Tensor::<1, Int>::arange(0..m as i64, &holds.device()).reshape([1, m]).repeat_dim(0, n);
+    let beyond = slots.ones_like() * (m as i32 - 1);
+    slots.mask_where(holds.bool_not(), beyond).min_dim(1)
+}
+
 /// One token for each of the feature rows [n, D], all from one generator.
 ///
 /// Errors as [`picks`].
 pub fn tokens(model: &dyn Denoise, features: Tensor<2>, temperature: f64, rng: &mut impl Rng) -> Result<Vec<u32>> {
+    let _span = tracing::trace_span!("draws").entered();
     let filter = Filter { temperature, ..Filter::default() };
     let all: Vec<(usize, f64)> = (0..features.dims()[0]).map(|i| (i, rng.random())).collect();
     picks(model, features, &all, filter)
@@ -300,6 +373,62 @@ mod tests {
             }
         }
         assert_eq!(softmax_cdf(&[f32::NEG_INFINITY, 0.0, f32::NEG_INFINITY], 1.0, 0.999_999), 1);
+    }
+
+    #[test]
+    fn the_draw_on_the_device_is_exact_on_a_zipf_law_whose_tail_is_below_the_uniform_s_resolution() {
+        let v = 50_000;
+        let p = zipf(v);
+        let log_p: Vec<f32> = p.iter().map(|p| p.ln() as f32).collect();
+        let mut rng = StepRng::new(6).at(0, Stream::Token);
+        let mut counts = vec![0u64; v];
+        for _ in 0..40 {
+            let uniforms: Vec<f64> = (0..250).map(|_| rng.random()).collect();
+            let rows: Vec<f32> = log_p.iter().copied().cycle().take(250 * v).collect();
+            let scores = Tensor::<2>::from_data(TensorData::new(rows, [250, v]), &Device::flex());
+            let drawn = draw_on_device(scores, &uniforms, 1.0);
+            assert!(drawn.finite.into_scalar::<bool>());
+            let tokens: Vec<i32> = drawn.tokens.into_data().convert::<i32>().try_into_vec::<i32>().unwrap();
+            tokens.iter().for_each(|t| counts[*t as usize] += 1);
+        }
+        let z = excess(&counts, &p);
+        assert!(z.abs() < 4.0, "the draw on the device is off by {z} sigma");
+    }
+
+    #[test]
+    fn the_draw_on_the_device_never_takes_a_token_without_weight_and_follows_the_temperature() {
+        let device = Device::flex();
+        let none = f32::NEG_INFINITY;
+        for v in [1usize, 3, 128, 129, 300] {
+            // Only every third token can be drawn, among them neither the first nor, mostly, the last.
+            let row: Vec<f32> = (0..v).map(|i| if i % 3 == 1 || v == 1 { 0.1 * i as f32 } else { none }).collect();
+            let uniforms: Vec<f64> = (0..64).map(|i| f64::from(i) / 63.0 * (1.0 - f64::EPSILON)).collect();
+            let rows: Vec<f32> = row.iter().copied().cycle().take(64 * v).collect();
+            for temperature in [0.0, 0.5, 1.0] {
+                let scores = Tensor::<2>::from_data(TensorData::new(rows.clone(), [64, v]), &device);
+                let drawn = draw_on_device(scores, &uniforms, temperature);
+                let tokens: Vec<i32> = drawn.tokens.into_data().convert::<i32>().try_into_vec::<i32>().unwrap();
+                assert!(tokens.iter().all(|t| row[*t as usize] > none), "{v} {temperature}: {tokens:?}");
+                assert!(temperature > 0.0 || tokens.iter().all(|t| *t == argmax(&row) as i32));
+            }
+        }
+        let p = [0.6f32, 0.4].map(f32::ln);
+        let mut rng = StepRng::new(8).at(0, Stream::Token);
+        let uniforms: Vec<f64> = (0..20_000).map(|_| rng.random()).collect();
+        let scores = Tensor::<2>::from_data(TensorData::new(p.repeat(20_000), [20_000, 2]), &device);
+        let tokens = draw_on_device(scores, &uniforms, 0.5).tokens.into_data().convert::<i32>();
+        let second = f64::from(tokens.try_into_vec::<i32>().unwrap().iter().sum::<i32>()) / 20_000.0;
+        assert!((second - 0.16 / 0.52).abs() < 0.015, "{second}");
+    }
+
+    #[test]
+    fn a_row_without_a_distribution_is_told_by_the_draw_on_the_device() {
+        for bad in [f32::NAN, f32::INFINITY] {
+            let scores = Tensor::<2>::from_data([[0.0f32, 1.0, 2.0], [0.0, bad, 1.0]], &Device::flex());
+            assert!(!draw_on_device(scores, &[0.2, 0.7], 1.0).finite.into_scalar::<bool>(), "{bad}");
+        }
+        let scores = Tensor::<2>::from_data([[f32::NEG_INFINITY; 3]], &Device::flex());
+        assert!(!draw_on_device(scores, &[0.2], 1.0).finite.into_scalar::<bool>());
     }
 
     #[test]

@@ -21,8 +21,10 @@ pub use transformer::Transformer;
 #[allow(clippy::large_enum_variant)] // one a network pass: boxing would only hide it
 #[derive(Debug, Clone)]
 pub enum State {
-    /// Token ids [B L], the mask among them, where they are drawn: on the host.
+    /// Token ids [B L], the mask among them, on the host.
     Tokens(Vec<u32>),
+    /// Token ids [B, L] where the network computes: a canvas whose tokens are drawn there.
+    Ids(Tensor<2, Int>),
     /// Vectors [B, L, D].
     Vectors(Tensor<3>),
 }
@@ -46,11 +48,18 @@ impl Noised {
         Noised { x: State::Tokens(x.to_vec()), t, s: None, clean: None, length }
     }
 
-    /// The token ids [B L]; a model of tokens given vectors is our own mistake.
+    /// Token ids [B, L] that are on the device, with their times [B L].
+    pub fn ids(x: Tensor<2, Int>, t: &[f64], length: usize) -> Self {
+        assert_eq!(x.dims(), [t.len() / length, length], "one time for each token");
+        let t = t.iter().map(|v| *v as f32).collect();
+        Noised { x: State::Ids(x), t, s: None, clean: None, length }
+    }
+
+    /// The token ids [B L] on the host; a model of tokens given vectors is our own mistake.
     pub fn token_ids(&self) -> &[u32] {
         match &self.x {
             State::Tokens(x) => x,
-            State::Vectors(_) => panic!("this network reads tokens, not vectors"),
+            _ => panic!("this network reads tokens on the host"),
         }
     }
 

@@ -15,7 +15,7 @@ use burn::tensor::activation::silu;
 use rand_distr::{Distribution, Normal};
 
 use super::config::{Activation, Compute, NormKind, TIME_DIM, TimeInput, TransformerConfig, Visibility};
-use super::{Cache, Denoise, Noised, params, select_rows};
+use super::{Cache, Denoise, Noised, State, params, select_rows};
 use crate::error::{Error, Result};
 use crate::kernels::{self, BlockParameters, BlockSpec, Head, Rows, Tables, Visible, composed};
 use crate::rng::{StepRng, Stream};
@@ -243,10 +243,26 @@ impl Transformer {
         ids.chunks(length).flat_map(|row| std::iter::once(start).chain(row[..length - 1].iter().copied())).collect()
     }
 
-    /// Embedded tokens [B, L, D].
-    fn embed(&self, ids: &[u32], batch: usize) -> Tensor<3> {
-        let rows = kernels::embedding(self.embed.val(), ids, self.config.composed);
-        rows.reshape([batch, ids.len() / batch, self.config.dim])
+    /// Embedded tokens [B, l, D] of the active positions, as the network reads them.
+    fn embed(&self, input: &Noised, active: Range<usize>) -> Tensor<3> {
+        let [b, l] = input.dims();
+        let rows = match &input.x {
+            State::Ids(ids) => {
+                let mut ids = ids.clone();
+                if self.config.shift {
+                    let start = ids.clone().narrow(1, 0, 1).zeros_like() + self.vocab as i32;
+                    ids = Tensor::cat(vec![start, ids.narrow(1, 0, l - 1)], 1);
+                }
+                let ids = ids.narrow(1, active.start, active.len()).reshape([b * active.len()]);
+                self.embed.val().select(0, ids)
+            }
+            _ => {
+                let read = self.read(input.token_ids(), l);
+                let ids: Vec<u32> = read.chunks(l).flat_map(|row| &row[active.clone()]).copied().collect();
+                kernels::embedding(self.embed.val(), &ids, self.config.composed)
+            }
+        };
+        rows.reshape([b, active.len(), self.config.dim])
     }
 
     /// Condition vectors [B, L or 1, D] from times [B, L], or none for a network without time.
@@ -315,9 +331,9 @@ impl Transformer {
 
     /// Features [B, L, D], or [1, r, D] of wanted rows.
     fn run(&self, input: &Noised, rows: Option<Arc<Rows>>) -> Tensor<3> {
-        let (ids, [b, l]) = (input.token_ids(), input.dims());
+        let l = input.length;
         let condition = self.condition(|device| input.times(device));
-        let mut x = self.placed(self.embed(&self.read(ids, l), b), 0);
+        let mut x = self.placed(self.embed(input, 0..l), 0);
         for i in 0..self.blocks.len() {
             x = self.block(i, x, condition.clone(), &rows);
         }
@@ -362,10 +378,10 @@ impl Transformer {
         rows: &[usize],
         head: impl FnOnce(Tensor<2>) -> Tensor<2>,
     ) -> GradientsParams {
-        let (ids, [b, l]) = (input.token_ids(), input.dims());
+        let [b, l] = input.dims();
         let wanted = Self::wanted(rows, [b, l]);
         let condition = || self.condition(|device| input.times(device));
-        let embedded = || self.placed(self.embed(&self.read(ids, l), b), 0);
+        let embedded = || self.placed(self.embed(input, 0..l), 0);
         let mut inputs = vec![embedded().inner()];
         for i in 0..self.blocks.len() {
             let x = self.block(i, inputs[i].clone().autodiff(), condition(), &wanted);
@@ -420,15 +436,13 @@ impl Denoise for Transformer {
     fn features_cached(&self, input: &Noised, active: Range<usize>, cache: &mut Cache) -> Tensor<3> {
         assert!(self.causal(), "only a causal network can keep what it has read");
         assert_eq!(cache.filled, active.start, "the cache ends where the active positions start");
-        let (ids, [b, l]) = (input.token_ids(), input.dims());
-        let read = self.read(ids, l);
-        let new: Vec<u32> = read.chunks(l).flat_map(|row| row[active.clone()].iter().copied()).collect();
+        let [b, _] = input.dims();
         let t = |device: &Device| match self.config.time {
             TimeInput::Position => input.times(device).narrow(1, active.start, active.len()),
             _ => input.times(device),
         };
         let condition = self.condition(t);
-        let mut x = self.placed(self.embed(&new, b), active.start);
+        let mut x = self.placed(self.embed(input, active.clone()), active.start);
         let spec = self.spec(None);
         let mut slabs = std::mem::take(&mut cache.slabs).into_iter();
         for block in &self.blocks {

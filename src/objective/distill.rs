@@ -11,7 +11,6 @@ use rand::Rng;
 use serde::{Deserialize, Serialize};
 
 use super::{Divergence, RowLoss, Target};
-use crate::model::config::TimeInput;
 use crate::model::{Denoise, Noised, Transformer, draw, index_tensor};
 use crate::process::{Corruption, Schedule};
 use crate::rng::{StepRng, Stream};
@@ -79,8 +78,8 @@ pub fn teacher_times(t: f64, dt: f64, k: usize) -> Vec<f64> {
 /// The rows of one distillation step on x0 [B, L] with the teacher's step size `dt`.
 ///
 /// One uniform draw per batch places the times, stratified over (0, 1]; the weight of each masked row is 1/|masked|.
-/// The teacher computes what the target needs: features of masked rows only, and after the first step, for a teacher
-/// that reads no time, only the sequences in which its last step revealed something (the others have not changed).
+/// The teacher computes what the target needs: in each step but the last the features of the rows that this step reveals,
+/// and only of the sequences that hold them; in the last step those of all rows that are still masked.
 pub fn rows<'a>(
     config: &SdttConfig,
     teacher: &'a Transformer,
@@ -111,42 +110,29 @@ pub fn rows<'a>(
     let mut target_of = vec![usize::MAX; xt.len()];
     let mut computed: Vec<Tensor<2>> = Vec::with_capacity(k);
     let mut total = 0;
-    let timed = teacher.config().time != TimeInput::None;
-    let mut changed = vec![true; batch];
     for j in 0..k {
-        // The sequences to read, and their masked rows in flat positions of the whole batch and of the part read.
-        let read: Vec<usize> = (0..batch).filter(|i| timed || changed[*i]).collect();
-        let mut wanted = Vec::new();
-        let mut part_rows = Vec::new();
-        for (slot, i) in read.iter().enumerate() {
-            for l in (0..length).filter(|l| x[i * length + l] == mask) {
-                wanted.push(i * length + l);
-                part_rows.push(slot * length + l);
-            }
+        // Whether a position is revealed in this step does not depend on what the teacher predicts, so it is drawn first:
+        // a step reads only the sequences in which it reveals something, and the last one all that is still masked.
+        let masked = rows.iter().copied().filter(|r| x[*r] == mask);
+        let wanted: Vec<usize> = if j + 1 == k {
+            masked.collect()
+        } else {
+            let chance = |g: &[f64]| Corruption::Absorb.reveal_probability(config.schedule, g[j], g[j + 1]);
+            let chance: Vec<f64> = grid.iter().map(|g| chance(g)).collect();
+            masked.filter(|r| draws.random::<f64>() < chance[r / length]).collect()
+        };
+        if wanted.is_empty() {
+            continue;
         }
-        if !wanted.is_empty() {
-            let part: Vec<u32> = read.iter().flat_map(|i| &x[i * length..(i + 1) * length]).copied().collect();
-            let now: Vec<f64> = read.iter().map(|i| grid[*i][j]).collect();
-            let features = teacher.features_at(&Noised::tokens(&part, &spread(&now), length), &part_rows);
-            wanted.iter().enumerate().for_each(|(n, r)| target_of[*r] = total + n);
-            total += wanted.len();
-            computed.push(features);
-        }
-        if j + 1 == k {
-            break;
-        }
-        let chance: Vec<f64> =
-            grid.iter().map(|g| Corruption::Absorb.reveal_probability(config.schedule, g[j], g[j + 1])).collect();
-        let opened: Vec<usize> =
-            rows.iter().copied().filter(|r| x[*r] == mask && draws.random::<f64>() < chance[r / length]).collect();
-        changed.fill(false);
-        if !opened.is_empty() {
-            let features = pick(&computed, opened.iter().map(|r| target_of[*r]));
+        let (part, times, part_rows) = sequences_of(&wanted, &x, length, |i| grid[i][j]);
+        computed.push(teacher.features_at(&Noised::tokens(&part, &times, length), &part_rows));
+        wanted.iter().enumerate().for_each(|(n, r)| target_of[*r] = total + n);
+        total += wanted.len();
+        if j + 1 < k {
+            let features = pick(&computed, wanted.iter().map(|r| target_of[*r]));
             // A teacher without finite predictions leaves the canvas; the step's loss then says so.
-            for (r, token) in opened.iter().zip(draw::tokens(teacher, features, 1.0, &mut draws).unwrap_or_default()) {
-                x[*r] = token;
-                changed[r / length] = true;
-            }
+            let tokens = draw::tokens(teacher, features, 1.0, &mut draws).unwrap_or_default();
+            wanted.iter().zip(tokens).for_each(|(r, token)| x[*r] = token);
         }
     }
     RowLoss {
@@ -155,6 +141,28 @@ pub fn rows<'a>(
         target: Target::Teacher(teacher, pick(&computed, rows.iter().map(|r| target_of[*r])), config.divergence),
         rows,
     }
+}
+
+/// The sequences of x [B, L] that hold the flat positions `wanted`, which ascend: their tokens, the time of each of their
+/// positions, and where `wanted` lies among them.
+fn sequences_of(
+    wanted: &[usize],
+    x: &[u32],
+    length: usize,
+    time: impl Fn(usize) -> f64,
+) -> (Vec<u32>, Vec<f64>, Vec<usize>) {
+    let (mut part, mut times, mut rows) = (Vec::new(), Vec::new(), Vec::with_capacity(wanted.len()));
+    let mut last = None;
+    for r in wanted {
+        let i = r / length;
+        if last != Some(i) {
+            part.extend_from_slice(&x[i * length..(i + 1) * length]);
+            times.extend(std::iter::repeat_n(time(i), length));
+            last = Some(i);
+        }
+        rows.push(part.len() - length + r % length);
+    }
+    (part, times, rows)
 }
 
 /// The given rows [n, D] of all feature rows computed so far.

@@ -4,20 +4,26 @@
 //! probability (alpha_s - alpha_t)/(1 - alpha_t), decided by its own uniform, and its token is then drawn from the
 //! prediction alone (model/draw.rs). Autoregression is the case of one position a step, read through the cache.
 //! Prompts and infills are positions pinned at t = 0. Each sample has its own generators, so a sample is a function of
-//! (seed, its number), and not of the batch it was drawn in beyond rounding. B batch, L length, K steps.
+//! (seed, its number), and not of the batch it was drawn in beyond rounding.
+//!
+//! Which positions a step reveals depends on uniforms and never on predictions, so on a GPU the canvas stays where the
+//! network is ([`Canvas::Device`]): tokens are drawn there too, and the only way back to the host is at the end.
+//! B batch, L length, K steps.
 
 pub mod beam;
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::time::Instant;
 
 use burn::prelude::*;
+use burn::tensor::IndexingUpdateOp;
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
 use crate::error::{Error, Result};
 use crate::model::draw::{self, Filter};
-use crate::model::{Cache, Denoise, Noised, select_rows};
+use crate::model::{Cache, Denoise, Noised, index_tensor, select_rows};
 use crate::process::order::changed;
 use crate::process::{Corruption, Order, Schedule};
 use crate::rng::{StepRng, Stream};
@@ -83,14 +89,38 @@ pub fn sample(model: &dyn Denoise, process: &Process, spec: &SampleSpec, n: usiz
         return Err(Error::usage("an autoregressive model can continue a prompt but not fill a gap")
             .hint("use a diffusion model of the recipe, or pin a prefix only"));
     }
+    // A filter that sorts is made for the host.
+    let draws_there = spec.filter.top_k.is_none() && spec.filter.top_p.is_none();
+    sample_at(model, process, spec, n, draws_there && !on_host(&model.device()))
+}
+
+/// Whether a device shares the host's memory and processor, so that nothing is gained by staying there.
+fn on_host(device: &Device) -> bool {
+    let device = device.clone().inner();
+    #[cfg(feature = "flex")]
+    if device == Device::flex() {
+        return true;
+    }
+    #[cfg(feature = "ndarray")]
+    #[allow(deprecated)]
+    if device == Device::ndarray() {
+        return true;
+    }
+    let _ = device;
+    false
+}
+
+/// [`sample`] with its canvas on the model's device, or on the host.
+fn sample_at(model: &dyn Denoise, process: &Process, spec: &SampleSpec, n: usize, on_device: bool) -> Result<Samples> {
     let start = Instant::now();
     let mut out = Samples::default();
     for from in (0..n).step_by(spec.batch.max(1)) {
         let size = spec.batch.max(1).min(n - from);
-        let mut batch = Batch::new(process, spec, model.vocab() as u32, from, size);
+        let device = on_device.then(|| model.device().inner());
+        let mut batch = Batch::new(process, spec, model.vocab() as u32, from..from + size, device);
         batch.run(model, process, spec)?;
-        out.tokens.extend(batch.x.chunks(l).map(<[u32]>::to_vec));
-        out.trace.extend(batch.trace);
+        out.tokens.extend(batch.canvas.rows(process.length));
+        out.trace.extend(batch.traces(process.length));
         out.nfe.extend(batch.nfe);
         out.positions.extend(batch.positions);
     }
@@ -98,35 +128,95 @@ pub fn sample(model: &dyn Denoise, process: &Process, spec: &SampleSpec, n: usiz
     Ok(out)
 }
 
-/// Samples `from .. from + size` on their way from noise to text.
+/// The tokens [B L] of a batch, where they are drawn.
+#[derive(Clone)]
+enum Canvas {
+    Host(Vec<u32>),
+    /// [B, L]
+    Device(Tensor<2, Int>),
+}
+
+impl Canvas {
+    /// The sequences on the host.
+    fn rows(&self, length: usize) -> Vec<Vec<u32>> {
+        match self {
+            Canvas::Host(x) => x.chunks(length).map(<[u32]>::to_vec).collect(),
+            Canvas::Device(x) => {
+                let Ok(ids) = x.clone().into_data().convert::<i32>().try_into_vec::<i32>() else {
+                    panic!("a canvas is a tensor of integers")
+                };
+                ids.chunks(length).map(|row| row.iter().map(|id| *id as u32).collect()).collect()
+            }
+        }
+    }
+
+    /// The network's input of the given samples, each position at its time.
+    fn input(&self, samples: &[usize], t: &[f64], length: usize) -> Noised {
+        match self {
+            Canvas::Host(x) => {
+                let x: Vec<u32> = samples.iter().flat_map(|i| &x[i * length..(i + 1) * length]).copied().collect();
+                Noised::tokens(&x, t, length)
+            }
+            Canvas::Device(x) => Noised::ids(x.clone().select(0, index_tensor(samples, &x.device())), t, length),
+        }
+    }
+}
+
+/// A few samples on their way from noise to text.
 struct Batch {
-    x: Vec<u32>,
+    canvas: Canvas,
+    /// Which flat positions [B L] are still noise; the host knows it without reading the canvas.
+    masked: Vec<bool>,
     reveal: Vec<ChaCha8Rng>,
     token: Vec<ChaCha8Rng>,
     nfe: Vec<usize>,
     positions: Vec<u64>,
-    trace: Vec<Vec<Vec<u32>>>,
+    trace: Vec<Canvas>,
+    /// Whether all predictions so far were finite, for draws that do not come back to the host.
+    finite: Vec<Tensor<1, Bool>>,
     mask: u32,
 }
 
 impl Batch {
-    fn new(process: &Process, spec: &SampleSpec, mask: u32, from: usize, size: usize) -> Self {
+    /// The samples of these numbers, with their canvas on `device` or on the host.
+    fn new(process: &Process, spec: &SampleSpec, mask: u32, numbers: Range<usize>, device: Option<Device>) -> Self {
         let rng = StepRng::new(spec.seed);
+        let size = numbers.len();
         let row: Vec<u32> = match spec.pinned.is_empty() {
             true => vec![mask; process.length],
             false => spec.pinned.iter().map(|p| p.unwrap_or(mask)).collect(),
         };
         let x: Vec<u32> = std::iter::repeat_n(row, size).flatten().collect();
-        let generators = |s: Stream| (from..from + size).map(|i| rng.at(i as u64, s)).collect();
+        let masked = match spec.pinned.is_empty() {
+            true => vec![true; x.len()],
+            false => spec.pinned.iter().map(Option::is_none).cycle().take(x.len()).collect(),
+        };
+        let generators = |s: Stream| numbers.clone().map(|i| rng.at(i as u64, s)).collect();
+        let canvas = match device {
+            None => Canvas::Host(x),
+            Some(device) => {
+                let ids: Vec<i32> = x.iter().map(|id| *id as i32).collect();
+                Canvas::Device(Tensor::from_data(TensorData::new(ids, [size, process.length]), &device))
+            }
+        };
         Batch {
-            trace: if spec.trace { x.chunks(process.length).map(|r| vec![r.to_vec()]).collect() } else { Vec::new() },
-            x,
+            trace: if spec.trace { vec![canvas.clone()] } else { Vec::new() },
+            canvas,
+            masked,
             reveal: generators(Stream::Reveal),
             token: generators(Stream::Token),
             nfe: vec![0; size],
             positions: vec![0; size],
+            finite: Vec::new(),
             mask,
         }
+    }
+
+    /// The canvases [K + 1] of each sample.
+    fn traces(&self, length: usize) -> Vec<Vec<Vec<u32>>> {
+        let steps: Vec<Vec<Vec<u32>>> = self.trace.iter().map(|canvas| canvas.rows(length)).collect();
+        let of = |i: usize| steps.iter().map(|step| step[i].clone()).collect();
+        if steps.is_empty() { Vec::new() } else { (0..self.nfe.len()).map(of).collect() }
     }
 
     fn run(&mut self, model: &dyn Denoise, process: &Process, spec: &SampleSpec) -> Result<()> {
@@ -140,7 +230,7 @@ impl Batch {
             let mut opened: Vec<usize> = Vec::new();
             for i in 0..self.reveal.len() {
                 for p in active.clone() {
-                    if self.x[i * l + p] != self.mask {
+                    if !self.masked[i * l + p] {
                         continue;
                     }
                     let chance = process.corruption.reveal_probability(process.schedule, now[p], next[p]);
@@ -156,12 +246,16 @@ impl Batch {
                     false => self.step_full(model, process, spec, &now, &opened)?,
                 }
             }
-            for (trace, row) in self.trace.iter_mut().zip(self.x.chunks(l)) {
-                trace.push(row.to_vec());
+            if spec.trace {
+                self.trace.push(self.canvas.clone());
             }
             now = next;
         }
-        Ok(())
+        let finite = self.finite.drain(..).reduce(|a, b| a.bool_and(b));
+        match finite.is_none_or(|all| all.into_scalar::<bool>()) {
+            true => Ok(()),
+            false => Err(draw::not_finite()),
+        }
     }
 
     /// One pass over the whole length, for the samples that reveal something in this step.
@@ -183,28 +277,42 @@ impl Batch {
             self.nfe[*i] += 1;
             self.positions[*i] += l as u64;
         }
-        // One slot for each different canvas.
-        let mut slots: HashMap<&[u32], usize> = HashMap::new();
-        let mut x: Vec<u32> = Vec::new();
-        let mut slot_of = vec![usize::MAX; self.nfe.len()];
-        for i in samples {
-            let canvas = &self.x[i * l..(i + 1) * l];
-            let next = slots.len();
-            slot_of[i] = *slots.entry(canvas).or_insert(next);
-            if slot_of[i] == next {
-                x.extend_from_slice(canvas);
-            }
-        }
-        let t: Vec<f64> = (0..x.len())
+        let (read, slot_of) = self.different(&samples, spec, l);
+        let t: Vec<f64> = (0..read.len() * l)
             .map(|p| if spec.pinned.get(p % l).is_some_and(Option::is_some) { 0.0 } else { now[p % l] })
             .collect();
         let at = |r: &usize| slot_of[r / l] * l + r % l;
         let mut rows: Vec<usize> = opened.iter().map(at).collect();
         rows.sort_unstable();
         rows.dedup();
-        let features = model.features_at(&Noised::tokens(&x, &t, l), &rows);
+        let features = model.features_at(&self.canvas.input(&read, &t, l), &rows);
         let row_of: Vec<usize> = opened.iter().map(|r| rows.partition_point(|row| *row < at(r))).collect();
         self.put(model, features, &row_of, opened, spec, l)
+    }
+
+    /// The samples with different canvases among the given ones, and for every sample of the batch which of those is its.
+    ///
+    /// On a device canvases are not compared: only those that nothing was drawn on yet are known to be equal.
+    fn different(&self, samples: &[usize], spec: &SampleSpec, l: usize) -> (Vec<usize>, Vec<usize>) {
+        let mut slot_of = vec![usize::MAX; self.nfe.len()];
+        let mut read: Vec<usize> = Vec::new();
+        let mut slots: HashMap<&[u32], usize> = HashMap::new();
+        let mut untouched: Option<usize> = None;
+        let start = |p: usize| spec.pinned.get(p).is_none_or(Option::is_none);
+        for i in samples {
+            let next = read.len();
+            slot_of[*i] = match &self.canvas {
+                Canvas::Host(x) => *slots.entry(&x[i * l..(i + 1) * l]).or_insert(next),
+                Canvas::Device(_) if (0..l).all(|p| self.masked[i * l + p] == start(p)) => {
+                    *untouched.get_or_insert(next)
+                }
+                Canvas::Device(_) => next,
+            };
+            if slot_of[*i] == next {
+                read.push(*i);
+            }
+        }
+        (read, slot_of)
     }
 
     /// One pass over the positions not yet in the cache, up to the last one to be revealed.
@@ -220,9 +328,9 @@ impl Batch {
         let end = opened.iter().map(|r| r % l + 1).max().unwrap_or(0);
         let active = cache.filled..end;
         // What is read is text already: the times of teacher forcing, whatever is still to come.
-        let t = vec![0.0; self.x.len()];
-        let input = Noised::tokens(&self.x, &t, l);
-        let features = model.features_cached(&input, active.clone(), cache);
+        let t = vec![0.0; self.masked.len()];
+        let all: Vec<usize> = (0..self.nfe.len()).collect();
+        let features = model.features_cached(&self.canvas.input(&all, &t, l), active.clone(), cache);
         for i in 0..self.nfe.len() {
             self.nfe[i] += 1;
             self.positions[i] += active.len() as u64;
@@ -246,9 +354,90 @@ impl Batch {
             opened.iter().zip(row_of).map(|(at, row)| (*row, self.token[at / l].random(), *at)).collect();
         picks.sort_by_key(|p| p.0); // stable, and the uniforms are drawn already
         let pairs: Vec<(usize, f64)> = picks.iter().map(|p| (p.0, p.1)).collect();
-        for (token, pick) in draw::picks(model, features, &pairs, spec.filter)?.into_iter().zip(&picks) {
-            self.x[pick.2] = token;
+        picks.iter().for_each(|p| self.masked[p.2] = false);
+        match &mut self.canvas {
+            Canvas::Host(x) => {
+                for (token, pick) in draw::picks(model, features, &pairs, spec.filter)?.into_iter().zip(&picks) {
+                    x[pick.2] = token;
+                }
+            }
+            Canvas::Device(x) => {
+                let drawn = draw::picks_on_device(model, features, &pairs, spec.filter.temperature);
+                let at: Vec<usize> = picks.iter().map(|p| p.2).collect();
+                let (shape, device) = (x.dims(), x.device());
+                let flat = x.clone().reshape([shape[0] * shape[1]]);
+                // A masked position holds the mask's id: adding the difference writes the token.
+                let change = drawn.tokens - self.mask as i32;
+                let flat = flat.select_assign(0, index_tensor(&at, &device), change, IndexingUpdateOp::Add);
+                *x = flat.reshape(shape);
+                self.finite.push(drawn.finite);
+            }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Transformer, TransformerConfig};
+
+    fn network(causal: bool) -> Transformer {
+        let text = match causal {
+            true => "dim = 16\nlayers = 2\nheads = 2\nvisibility = \"causal\"\nshift = true",
+            false => "dim = 16\nlayers = 2\nheads = 2\nvisibility = \"full\"",
+        };
+        let config: TransformerConfig = toml::from_str(text).unwrap();
+        Transformer::init(&config, 11, 12, 3, &Device::flex())
+    }
+
+    fn process(causal: bool) -> Process {
+        Process {
+            order: if causal { Order::left_to_right() } else { Order::parallel(12) },
+            schedule: Schedule::LogLinear,
+            corruption: Corruption::Absorb,
+            length: 12,
+            cached: causal,
+        }
+    }
+
+    fn pinned() -> Vec<Option<u32>> {
+        (0..12).map(|p| (p < 2).then_some(4)).collect()
+    }
+
+    #[test]
+    fn a_canvas_on_the_device_gives_the_greedy_text_of_the_one_on_the_host_at_the_same_cost() {
+        for (causal, steps) in [(false, 4), (false, 12), (true, 12)] {
+            let (model, process) = (network(causal), process(causal));
+            let filter = Filter { temperature: 0.0, ..Filter::default() };
+            let spec = SampleSpec { filter, trace: true, pinned: pinned(), ..SampleSpec::new(steps, 7, 3) };
+            let host = sample_at(&model, &process, &spec, 5, false).unwrap();
+            let device = sample_at(&model, &process, &spec, 5, true).unwrap();
+            assert_eq!((&host.tokens, &host.trace), (&device.tokens, &device.trace), "causal: {causal}, {steps} steps");
+            assert_eq!((host.nfe, host.positions), (device.nfe, device.positions));
+            assert!(host.tokens.iter().all(|row| row[..2] == [4, 4] && row.iter().all(|t| *t < 11)));
+        }
+    }
+
+    #[test]
+    fn a_canvas_on_the_device_reveals_the_same_positions_in_the_same_steps() {
+        let (model, process) = (network(false), process(false));
+        let spec = SampleSpec { trace: true, ..SampleSpec::new(6, 7, 4) };
+        let noise = |samples: Samples| -> Vec<Vec<Vec<bool>>> {
+            let canvas = |row: &Vec<u32>| row.iter().map(|t| *t == 11).collect();
+            samples.trace.iter().map(|steps| steps.iter().map(canvas).collect()).collect()
+        };
+        let host = noise(sample_at(&model, &process, &spec, 6, false).unwrap());
+        assert_eq!(host, noise(sample_at(&model, &process, &spec, 6, true).unwrap()));
+    }
+
+    #[test]
+    fn predictions_that_are_not_finite_are_an_error_on_the_device_too() {
+        let mut model = network(false);
+        let mut named = crate::model::params::export(&model);
+        named.get_mut("head.weight").unwrap().data[3] = f32::NAN;
+        model = crate::model::params::import(model, &named, &Device::flex());
+        let error = sample_at(&model, &process(false), &SampleSpec::new(4, 1, 2), 2, true).unwrap_err();
+        assert_eq!(error.kind.exit_code(), 5);
     }
 }

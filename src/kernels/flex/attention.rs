@@ -341,6 +341,7 @@ struct Grads {
 
 /// O [r, H d] and log-sum-exps [r, H] at `rows`, from packed projections [B, L, (H + 2 Hkv) d] and tables cos, sin [L, d].
 pub fn forward(packed: &[f32], tables: (&[f32], &[f32]), shape: &Shape, rows: &Rows) -> (Vec<f32>, Vec<f32>) {
+    let _span = tracing::trace_span!("attention").entered();
     let (l, d, width, heads) = (shape.length, shape.head_dim, shape.width(), shape.heads);
     let mut out = vec![0.0; rows.len() * width];
     let mut lse = vec![0.0; rows.len() * heads];
@@ -379,6 +380,7 @@ pub fn backward(
     shape: &Shape,
     rows: &Rows,
 ) -> Vec<f32> {
+    let _span = tracing::trace_span!("attention_backward").entered();
     let (l, d, width, packed_width) = (shape.length, shape.head_dim, shape.width(), shape.packed());
     let mut result = vec![0.0; shape.batch * l * packed_width];
     result.par_chunks_mut(l * packed_width).enumerate().for_each(|(number, result)| {

@@ -243,6 +243,7 @@ impl<'a> Block<'a> {
 
     /// Packed projections [n, W] of x [n, D], and norm1's statistics [n, 2].
     pub fn project(&self, x: &[f32]) -> (Vec<f32>, Vec<f32>) {
+        let _span = tracing::trace_span!("projection").entered();
         let (d, w) = (self.d(), self.spec.shape.packed());
         let n = x.len() / d;
         let tile = tile_rows(n);
@@ -264,6 +265,7 @@ impl<'a> Block<'a> {
     /// y [r, D] from the rows x [r, D] at flat positions `at` [r] and attention's output [r, H d]; with `keep` the tail of
     /// the tape.
     pub fn finish(&self, x: &[f32], attended: &[f32], at: &[usize], keep: bool) -> (Vec<f32>, Option<TapeTail>) {
+        let _span = tracing::trace_span!("feed_forward").entered();
         let (d, f, o) = (self.d(), self.f(), self.spec.shape.width());
         let r = at.len();
         let tile = tile_rows(r);
@@ -396,6 +398,7 @@ impl<'a> Block<'a> {
         out: &mut Grads,
         modulation: &mut [f32],
     ) -> (Vec<f32>, Vec<f32>) {
+        let _span = tracing::trace_span!("feed_forward_backward").entered();
         let (d, f, o, r) = (self.d(), self.f(), self.spec.shape.width(), at.len());
         let w = &self.weights;
         let tile = tile_rows(r);
@@ -521,6 +524,7 @@ impl<'a> Block<'a> {
         out: &mut Grads,
         modulation: &mut [f32],
     ) {
+        let _span = tracing::trace_span!("projection_backward").entered();
         let (d, w) = (self.d(), self.spec.shape.packed());
         let n = x.len() / d;
         let tile = tile_rows(n);
@@ -648,6 +652,7 @@ fn split_sizes<'a>(mut buffer: &'a mut [f32], sizes: &[usize]) -> Vec<&'a mut [f
 
 /// x^T grad [in, out]: the gradient of a weight, with all threads.
 fn weight_gradient((x, width): (&[f32], usize), (grad, grad_width): (&[f32], usize)) -> Vec<f32> {
+    let _span = tracing::trace_span!("weight_gradient").entered();
     let mut out = vec![0.0; width * grad_width];
     product(Matrix::new(x, width).t(), Matrix::new(grad, grad_width), &mut out, false, Threads::All);
     out

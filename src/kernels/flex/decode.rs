@@ -29,6 +29,7 @@ fn attend(
     (keys, values): (&mut [f32], &mut [f32]),
     filled: usize,
 ) -> Vec<f32> {
+    let _span = tracing::trace_span!("attention_cached").entered();
     let (l, d, width) = (shape.length, shape.head_dim, shape.packed());
     let of_sequence = keys.len() / shape.batch;
     let capacity = of_sequence / (shape.kv_heads * d);

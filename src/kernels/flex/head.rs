@@ -35,6 +35,7 @@ impl<'a> Side<'a> {
 
     /// Logits of rows `from ..` into `out` [rows, V].
     fn logits(&self, from: usize, vocab: usize, out: &mut [f32]) {
+        let _span = tracing::trace_span!("head_logits").entered();
         let n = out.len() / vocab;
         let x = &self.x[from * self.width..][..n * self.width];
         product(Matrix::new(x, self.width), self.matrix(vocab), out, false, Threads::All);
@@ -85,6 +86,7 @@ pub fn loss(side: Side, against: Against, weights: &[f32], vocab: usize, chunk: 
         if !gradients {
             continue;
         }
+        let _span = tracing::trace_span!("head_gradients").entered();
         rows::scale_rows(logits, weights, vocab);
         let x = Matrix::new(&side.x[from * d..][..size * d], d);
         let dlogits = Matrix::new(logits, vocab);

@@ -320,6 +320,7 @@ fn loss_of(head: &[Flat; 3], teacher: &[Flat; 3], spec: &LossSpec, gradients: bo
 }
 
 fn embed(table: &Flat, ids: &[u32]) -> Flat {
+    let _span = tracing::trace_span!("embedding").entered();
     let (d, values) = (last(table), slice(table));
     let mut out = Vec::with_capacity(ids.len() * d);
     ids.iter().for_each(|id| out.extend_from_slice(&values[*id as usize * d..][..d]));

@@ -15,6 +15,7 @@ const PART: usize = 1 << 14;
 
 /// One step on p, m, v and the average e (empty: none), all of one length, from the gradient g.
 pub fn adamw(p: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32], e: &mut [f32], step: &AdamWStep) {
+    let _span = tracing::trace_span!("adamw").entered();
     assert!(g.len() == p.len() && m.len() == p.len() && v.len() == p.len(), "one gradient and two moments a weight");
     let (b1, b2) = (step.beta1 as f32, step.beta2 as f32);
     let (keep, rate) = ((1.0 - step.lr * step.weight_decay) as f32, (step.lr / step.bias1) as f32);
@@ -45,6 +46,7 @@ pub fn adamw(p: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32], e: &mut [f3
 
 /// The sum of squares, part by part in order.
 pub fn square_sum(x: &[f32]) -> f64 {
+    let _span = tracing::trace_span!("gradient_norm").entered();
     let parts: Vec<f64> = x
         .par_chunks(PART)
         .map(|x| {

@@ -9,6 +9,7 @@ use crate::kernels::simd::{exp, for_parts2, part_rows, sum, sum_parts, sum2, sum
 ///
 /// Gives y [n, D] and every row's (m, r) [n, 2].
 pub fn norm(x: &[f32], gamma: &[f32], beta: &[f32], kind: NormKind) -> (Vec<f32>, Vec<f32>) {
+    let _span = tracing::trace_span!("norm").entered();
     let d = gamma.len();
     let rows = part_rows(d);
     let (mut y, mut stats) = (vec![0.0; x.len()], vec![0.0; 2 * x.len() / d]);
@@ -73,6 +74,7 @@ pub fn norm_backward(
     stats: &[f32],
     kind: NormKind,
 ) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
+    let _span = tracing::trace_span!("norm_backward").entered();
     let d = gamma.len();
     let rows = part_rows(d);
     let mut dx = vec![0.0; x.len()];

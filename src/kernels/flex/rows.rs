@@ -8,6 +8,7 @@ use crate::kernels::simd::{exp, for_parts, for_parts2, ln, log_sum_exp, part_row
 
 /// y <- y - ln sum exp y, row by row.
 pub fn log_softmax(y: &mut [f32], vocab: usize) {
+    let _span = tracing::trace_span!("log_softmax").entered();
     for_parts(y, part_rows(vocab) * vocab, |_, y| {
         wide(
             #[inline(always)]
@@ -40,6 +41,7 @@ pub fn log_softmax_backward(grad: &mut [f32], y: &[f32], vocab: usize) {
 
 /// -ln softmax(logits)[target] of every row [n]; with `grad`, the logits become softmax - onehot.
 pub fn cross_entropy(logits: &mut [f32], targets: &[u32], vocab: usize, grad: bool) -> Vec<f32> {
+    let _span = tracing::trace_span!("loss_rows").entered();
     let rows = part_rows(vocab);
     let mut loss = vec![0.0; targets.len()];
     for_parts2((logits, rows * vocab), (&mut loss, rows), |part, logits, loss| {
@@ -66,6 +68,7 @@ pub fn cross_entropy(logits: &mut [f32], targets: &[u32], vocab: usize, grad: bo
 /// With the student's q and the teacher's p, each divergence is sum_v f(ln q_v, ln p_v), and from a_v = df / d ln q_v
 /// the gradient of logit v is a_v - q_v sum a.
 pub fn divergence(student: &mut [f32], teacher: &[f32], kind: Divergence, vocab: usize, grad: bool) -> Vec<f32> {
+    let _span = tracing::trace_span!("loss_rows").entered();
     let rows = part_rows(vocab);
     let mut loss = vec![0.0; student.len() / vocab];
     for_parts2((student, rows * vocab), (&mut loss, rows), |part, student, loss| {
