@@ -238,3 +238,26 @@ fn a_fault_at_every_write_of_a_run_leaves_a_resumable_directory() {
         assert!(n > 20, "only {n} fault points were met");
     }
 }
+
+#[test]
+fn losses_do_not_depend_on_the_number_of_threads_beyond_rounding() {
+    let place = Place::new();
+    // Wide and long enough that products, blocks and losses are divided among threads.
+    let wide = RECIPE.replace("dim = 16, layers = 1, heads = 2", "dim = 128, layers = 2, heads = 4").replace("batch = 8", "batch = 32");
+    place.write("wide.toml", &wide);
+    let losses = |threads: &str| -> Vec<f64> {
+        let set = ["--set", "model.teacher.train.steps=12", "--set", "model.student.train.steps=12"];
+        let run = ["run", "wide.toml", "--only", "student", "--out", threads, "--threads", threads];
+        place.run(&[&run[..], &set[..]].concat()).ok();
+        let log = |model: &str| {
+            std::fs::read_to_string(place.path(threads).join("models").join(model).join("metrics.jsonl")).unwrap()
+        };
+        let all = log("teacher") + &log("student");
+        all.lines().map(|l| serde_json::from_str::<serde_json::Value>(l).unwrap()["loss"].as_f64().unwrap()).collect()
+    };
+    let (one, three) = (losses("1"), losses("3"));
+    assert_eq!((one.len(), three.len()), (24, 24));
+    for (a, b) in one.iter().zip(&three) {
+        assert!((a - b).abs() <= 1e-5 * a.abs().max(1e-3), "{one:?}\n{three:?}");
+    }
+}
