@@ -87,7 +87,7 @@ pub fn sample(model: &dyn Denoise, process: &Process, spec: &SampleSpec, n: usiz
     let mut out = Samples::default();
     for from in (0..n).step_by(spec.batch.max(1)) {
         let size = spec.batch.max(1).min(n - from);
-        let mut batch = Batch::new(process, spec, model.vocab() as u32, from, size);
+        let mut batch = Batch::new(process, spec, model.mask(), from, size);
         batch.run(model, process, spec)?;
         out.tokens.extend(batch.x.chunks(l).map(<[u32]>::to_vec));
         out.trace.extend(batch.trace);
