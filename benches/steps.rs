@@ -93,7 +93,7 @@ fn main() {
     let mut student = Some(student);
     let train = time(s.repeats, |i| {
         let draws = (StepRng::new(1).at(i, Stream::Times), StepRng::new(1).at(i, Stream::Corrupt));
-        let rows = objective::elbo(&x0, s.length, s.vocab, order, Schedule::LogLinear, draws);
+        let rows = objective::elbo(&x0, s.length, s.vocab as u32, order, Schedule::LogLinear, draws);
         student = Some(update(student.take().expect("a student"), &rows));
     });
     let sdtt = SdttConfig {

@@ -121,7 +121,7 @@ fn dry_run(recipe: &Recipe, name: &str, data: &Data, device: &Device) -> Result<
             teacher = Transformer::init(network, vocab, length, seed, device);
             distill::rows(sdtt, &teacher, &x0, length, sdtt.dt(0), rng)
         }
-        other => match objective::data_rows(other, &x0, length, vocab, config.order.order(length), rng) {
+        other => match objective::data_rows(other, &x0, length, vocab as u32, config.order.order(length), rng) {
             Some(rows) => rows,
             None => panic!("only distillation needs a teacher"),
         },

@@ -281,8 +281,10 @@ pub fn block_cached(
     let at = [0..b, 0..hkv, filled..filled + l, 0..d];
     let keys = keys.slice_assign(at.clone(), k);
     let values = values.slice_assign(at, unpack(&qkv, h + hkv, hkv, d));
-    let read = |slab: &Tensor<4>| repeat(slab.clone().narrow(2, 0, filled + l), h);
-    let future = (l > 1).then(|| {
+    let causal = spec.visible == Visible::Causal;
+    let end = if causal { filled + l } else { keys.dims()[2] };
+    let read = |slab: &Tensor<4>| repeat(slab.clone().narrow(2, 0, end), h);
+    let future = (causal && l > 1).then(|| {
         let mask = Tensor::<2, Bool>::tril_mask([l, filled + l], filled as i64, &qkv.device());
         mask.unsqueeze::<4>()
     });

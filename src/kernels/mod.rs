@@ -123,7 +123,8 @@ pub fn block(x: Tensor<3>, p: BlockParameters, modulation: Option<Tensor<3>>, sp
 /// Keys and values [B, Hkv, capacity, d] of the positions a block has read.
 pub type Slab = (Tensor<4>, Tensor<4>);
 
-/// y [B, l, D] of x [B, l, D] at positions `filled ..`, each seeing itself and what is before it; the slab grows by them.
+/// y [B, l, D] of x [B, l, D] at positions `filled ..`, whose keys and values are put into the slab. Each sees itself and what
+/// is before it, or under full visibility the whole slab.
 pub fn block_cached(
     x: Tensor<3>,
     p: BlockParameters,
@@ -132,11 +133,11 @@ pub fn block_cached(
     spec: &BlockSpec,
     filled: usize,
 ) -> (Tensor<3>, Slab) {
-    assert_eq!(spec.visible, Visible::Causal, "only a causal block can keep what it has read");
+    assert!(!matches!(spec.visible, Visible::Blocks(_)), "blocks are read whole");
     let [b, l, _] = x.dims();
     let shape = spec.shape([b, l], p.qkv.0.dims()[1]);
     #[cfg(feature = "flex")]
-    if spec.known(p.gate.is_some()) && flex::takes(&x) {
+    if spec.known(p.gate.is_some()) && spec.visible == Visible::Causal && flex::takes(&x) {
         let spec = flex::spec(shape, spec.norm, spec.tables.clone(), None, false);
         return flex::block_cached(x, p, modulation, slab, spec, filled);
     }

@@ -7,6 +7,7 @@
 //! (seed, its number), and not of the batch it was drawn in beyond rounding. B batch, L length, K steps.
 
 pub mod beam;
+pub mod family;
 
 use std::collections::HashMap;
 use std::time::Instant;

@@ -164,6 +164,22 @@ impl Tokenizer {
         Self::load_file(&dir.join(FILE))
     }
 
+    /// Reads the tokenizer of a model's directory: tokenizer.json, or vocab.json with merges.txt (and added_tokens.json),
+    /// with the words cut as GPT-2 or as Qwen2 does; none where there is none of these files.
+    pub fn load_dir(dir: &Path) -> Result<Option<Tokenizer>> {
+        if dir.join(FILE).exists() {
+            return Self::load(dir).map(Some);
+        }
+        let (vocab, merges) = (dir.join("vocab.json"), dir.join("merges.txt"));
+        if !vocab.exists() || !merges.exists() {
+            return Ok(None);
+        }
+        match hf::class(&dir.join("tokenizer_config.json"))?.as_deref() {
+            None | Some("GPT2Tokenizer" | "GPT2TokenizerFast") => hf::gpt2(&vocab, &merges).map(Some),
+            Some(_) => hf::qwen2(&vocab, &merges, &dir.join("added_tokens.json")).map(Some),
+        }
+    }
+
     /// Reads a Hugging Face `tokenizer.json` of any name; a file that is none is an error of kind input, never a panic.
     pub fn load_file(path: &Path) -> Result<Tokenizer> {
         hf::parse(&path.display().to_string(), &read_limited(path, MAX_FILE)?)

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::config::{Shapes, describe};
 use super::names::{Source, canonical, is_buffer, source};
-use super::{Description, Family};
+use super::{Description, Prediction, special_tokens, tokenizer};
 use crate::error::{Error, Result};
 use crate::fs::read_limited;
 use crate::model::{Transformer, params};
@@ -67,6 +67,16 @@ pub fn names_of(store: &Store) -> Result<(BTreeMap<String, String>, Shapes)> {
     Ok((names, shapes))
 }
 
+/// What the directory holds, from config.json, the headers of the weights and the tokenizer; no tensor is read.
+pub fn look(dir: &Path) -> Result<(Description, Store)> {
+    let (file, config) = read_config(dir)?;
+    let store = Store::open(dir)?;
+    let (_, shapes) = names_of(&store)?;
+    let mut description = describe(&file, &config, &shapes)?;
+    description.special = special_tokens(dir, &description, tokenizer(dir)?.as_ref())?;
+    Ok((description, store))
+}
+
 /// Reads the model of a directory onto `device`.
 ///
 /// Errors: as [`describe`], and files or tensors that are missing, malformed, misshapen or unknown.
@@ -75,8 +85,15 @@ pub fn load(dir: &Path, options: &LoadOptions, device: &Device) -> Result<Loaded
     let at = options.weights.clone().unwrap_or_else(|| dir.to_path_buf());
     let store = Store::open(&at)?;
     let (names, shapes) = names_of(&store)?;
-    let description = describe(&file, &config, &shapes)?;
+    let mut description = describe(&file, &config, &shapes)?;
+    let tokenizer = tokenizer(dir)?;
+    description.special = special_tokens(dir, &description, tokenizer.as_ref())?;
     let model = read(&description, &store, &names, &shapes, options, &at, device)?;
+    // Causal models are judges and baselines: what they were trained to say is left as it is.
+    let model = match tokenizer.filter(|_| description.family.prediction() != Prediction::NextToken) {
+        Some(tokenizer) => model.with_tokens(tokenizer.vocab_size()),
+        None => model,
+    };
     Ok(Loaded { description, model, names })
 }
 
@@ -107,9 +124,14 @@ fn read(
         wanted.extend(stored(&source(family, &path, group), &shape, network.packed_rows()));
     });
     let parameter = |name: &String| !is_buffer(family, name, network.tied);
-    let found = shapes.iter().filter(|(name, _)| parameter(name)).map(|(n, s)| (n.clone(), s.clone())).collect();
+    let found: Shapes =
+        shapes.iter().filter(|(name, _)| parameter(name)).map(|(n, s)| (n.clone(), s.clone())).collect();
     match_shapes(&wanted, &found, options.ignore_extra)
-        .map_err(|e| Error { message: format!("{}: {}", at.display(), e.message), ..e })?;
+        .map_err(|e| Error { message: format!("{}: {}", at.display(), e.message), ..e })
+        .map_err(|e| match layers(found.keys()) {
+            layers if layers == network.layers => e,
+            layers => e.cause(format!("config.json says {} layers, and the weights have {layers}", network.layers)),
+        })?;
     let mut last: Option<(String, HostTensor)> = None;
     let model = params::fill(zero, device, |path, shape| {
         let tensor = |name: &String| store.tensor(&names[name], options.non_finite);
@@ -139,6 +161,12 @@ fn read(
     })
 }
 
+/// One more than the highest block number among canonical names.
+fn layers<'a>(names: impl Iterator<Item = &'a String>) -> usize {
+    let number = |name: &String| name.split('.').nth(1)?.parse::<usize>().ok();
+    names.filter_map(number).max().map_or(0, |n| n.saturating_add(1))
+}
+
 /// LLaDA's blocks in groups of more than one.
 pub fn block_group(config: &Value) -> Option<usize> {
     config["block_group_size"].as_u64().filter(|n| *n > 1).and_then(|n| usize::try_from(n).ok())
@@ -161,16 +189,4 @@ pub fn stored(source: &Source, shape: &[usize], rows: [usize; 3]) -> Vec<(String
 pub fn turned(tensor: HostTensor) -> HostTensor {
     let (rows, cols) = (tensor.shape[0], tensor.shape[1]);
     HostTensor { shape: vec![cols, rows], data: params::transpose(&tensor.data, rows, cols) }
-}
-
-impl Family {
-    /// The mask's text in its tokenizers, where the configuration does not give the id.
-    pub fn mask_text(self) -> Option<&'static str> {
-        match self {
-            Family::Llada => Some("<|mdm_mask|>"),
-            Family::Dream | Family::A2d => Some("<|mask|>"),
-            Family::ModernBert => Some("[MASK]"),
-            _ => None,
-        }
-    }
 }

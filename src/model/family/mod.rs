@@ -6,16 +6,21 @@
 //! wrappers; LLaDA; Dream on Qwen2; dllm's bidirectional Qwen3; ModernBERT; GPT-2, LLaMA, Qwen2, Qwen3).
 
 mod config;
+mod forward;
 mod keys;
 mod layout;
 mod load;
+pub mod memory;
 pub mod names;
+mod special;
 
 use serde_json::Value;
 
 pub use config::describe;
+pub use forward::forward;
 pub use layout::{Storage, export};
-pub use load::{LoadOptions, Loaded, load, read_config};
+pub use load::{LoadOptions, Loaded, load, look, read_config};
+pub use special::{special_tokens, tokenizer};
 
 use super::TransformerConfig;
 

@@ -62,6 +62,8 @@ pub struct Transformer {
     vocab: usize,
     length: usize,
     mask: usize,
+    /// Ids from here on have a row in the embedding and no text.
+    tokens: usize,
 }
 
 /// A batch as the network reads it: l tokens a sequence, of which the first `length` are described.
@@ -114,6 +116,7 @@ impl Transformer {
             vocab,
             length,
             mask: vocab,
+            tokens: vocab,
         }
     }
 
@@ -121,6 +124,11 @@ impl Transformer {
     pub fn with_mask(self, id: usize) -> Self {
         assert!(id < self.vocab || self.config.mask_row, "the mask has a row in the embedding");
         Transformer { mask: id, ..self }
+    }
+
+    /// The same network that never predicts the ids from `tokens` on: rows of padding in the embedding, without text.
+    pub fn with_tokens(self, tokens: usize) -> Self {
+        Transformer { tokens: tokens.min(self.vocab), ..self }
     }
 
     /// The same weights under a configuration that differs in what needs no parameters: visibility, shift, reading of time.
@@ -179,15 +187,15 @@ impl Transformer {
         }
     }
 
-    /// The projection from features to predictions: the mask, where it is one of the V tokens, is never predicted (-1e6 is
-    /// added to its logit, as SUBS has it: MDLM section 3).
+    /// The projection from features to predictions: the mask, where it is one of the V tokens, and ids without text are
+    /// never predicted (-1e6 is added to their logits, as SUBS has it: MDLM section 3.2.3).
     pub fn head(&self) -> Head {
         let head = self.raw_head();
-        if self.mask >= self.vocab {
+        if self.mask >= self.vocab && self.tokens >= self.vocab {
             return head;
         }
-        let mut values = vec![0f32; self.vocab];
-        values[self.mask] = -1e6;
+        let never = |id: usize| id == self.mask || id >= self.tokens;
+        let values: Vec<f32> = (0..self.vocab).map(|id| if never(id) { -1e6 } else { 0.0 }).collect();
         let never = Tensor::from_data(TensorData::new(values, [self.vocab]), &self.device().inner());
         let bias = match head.bias {
             Some(bias) => bias + never,
@@ -545,6 +553,31 @@ impl Denoise for Transformer {
 }
 
 impl Transformer {
+    /// Features [B, w, D] of the positions of `window` alone, in a network that sees everything: the keys and values of all
+    /// others are as the cache has them, and those of the window are renewed in it. The first window is the whole canvas.
+    pub fn features_window(&self, input: &Noised, window: Range<usize>, cache: &mut Cache) -> Tensor<3> {
+        assert!(self.config.visibility == Visibility::Full, "a causal network keeps a prefix: `features_cached`");
+        assert!(input.padding.keys.is_none() && input.padding.positions.is_none(), "windows have no padding");
+        let (read, [b, l]) = (self.read(input), input.dims());
+        assert!(cache.filled == l || window == (0..l), "the first window is the whole canvas");
+        let new: Vec<u32> = read.ids.chunks(l).flat_map(|row| row[window.clone()].iter().copied()).collect();
+        let condition = self.condition(input, window.clone());
+        let mut x = self.placed(self.embed(&new, b), window.start, None);
+        let mut slabs = std::mem::take(&mut cache.slabs).into_iter();
+        for (i, block) in self.blocks.iter().enumerate() {
+            let shape = [b, self.config.kv_heads(), l, self.config.head_dim()];
+            let empty = || Tensor::zeros(shape, (&self.device().inner(), x.dtype()));
+            let slab = slabs.next().unwrap_or_else(|| (empty(), empty()));
+            let modulation = block.modulation.as_ref().zip(condition.clone()).map(|(m, c)| m.forward(c));
+            let renewed;
+            let spec = self.spec(i, None, None);
+            (x, renewed) = kernels::block_cached(x, block.parameters(), modulation, slab, &spec, window.start);
+            cache.slabs.push(renewed);
+        }
+        cache.filled = l;
+        self.finish(x, condition)
+    }
+
     /// A network with the given weights; `place` names their file in errors.
     ///
     /// Errors when names or shapes differ from what the configuration asks for.

@@ -1,5 +1,7 @@
 //! `inspect`: what is in a model directory or a safetensors file, and how near its outputs are to stored ones.
 
+mod family;
+
 use std::path::Path;
 
 use burn::prelude::*;
@@ -16,6 +18,9 @@ pub fn run(path: &Path, against: Option<&Path>, as_json: bool, device: &Device) 
     let (file, dir) = match path.is_dir() {
         true => {
             let dir = crate::commands::sample::model_dir(path, None)?;
+            if family::is_foreign(&dir)? {
+                return family::run(&dir, against, as_json, device);
+            }
             (dir.join("model.safetensors"), Some(dir))
         }
         false => (path.to_path_buf(), None),
