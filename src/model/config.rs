@@ -412,10 +412,8 @@ impl TransformerConfig {
             )));
         }
         if self.shift && self.visibility != Visibility::Causal {
-            return Err(Error::usage(format!(
-                "`{key}.shift = true` needs `{key}.visibility = \"causal\"`"
-            ))
-            .hint("a network that sees every position needs no shift; set `shift = false`"));
+            return Err(Error::usage(format!("`{key}.shift = true` needs `{key}.visibility = \"causal\"`"))
+                .hint("a network that sees every position needs no shift; set `shift = false`"));
         }
         let positive = |v: f64| v.is_finite() && v > 0.0;
         let scaled = |s: RopeScaling| {
@@ -423,7 +421,9 @@ impl TransformerConfig {
             ends && positive(s.factor) && s.high_freq_factor > s.low_freq_factor
         };
         if !self.rope_scaling.is_none_or(scaled) {
-            return Err(Error::usage(format!("`{key}.rope_scaling` needs positive factors, the high one above the low one")));
+            return Err(Error::usage(format!(
+                "`{key}.rope_scaling` needs positive factors, the high one above the low one"
+            )));
         }
         if !self.local.is_none_or(|l| l.every > 0 && positive(l.rope_theta)) || !positive(self.norm_eps) {
             return Err(Error::usage(format!("`{key}.local` and `{key}.norm_eps` need positive numbers")));

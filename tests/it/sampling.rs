@@ -224,7 +224,7 @@ fn the_nelbo_of_a_perfect_denoiser_is_the_exact_likelihood() {
                     let rng = StepRng::new(8);
                     let gens = (rng.at(i, Stream::Times), rng.at(i, Stream::Corrupt));
                     let copies = text.repeat(draws);
-                    let rows = objective::elbo(&copies, L, V as u32, Order::parallel(L), schedule, gens);
+                    let rows = objective::elbo(&copies, L, V, Order::parallel(L), schedule, gens);
                     objective::evaluate(&oracle, &rows).0 * L as f64
                 })
                 .collect();

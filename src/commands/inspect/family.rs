@@ -8,8 +8,8 @@ use serde_json::json;
 use crate::error::{Error, Kind, Result};
 use crate::model::config::{TimeInput, Visibility};
 use crate::model::family::{self, Description, LoadOptions, memory};
-use crate::weights::{self, NonFinite};
 use crate::term;
+use crate::weights::{self, NonFinite};
 
 /// Positions of a sequence that memory is estimated for, at most.
 const ESTIMATE_LENGTH: usize = 1024;
@@ -45,10 +45,8 @@ pub fn run(dir: &Path, against: Option<&Path>, as_json: bool, device: &Device) -
     let length = d.length.min(ESTIMATE_LENGTH);
     let parameters = d.network.parameters(d.vocab, if d.network.learned_positions { d.length } else { 0 });
     let dtype = store.floats().1.name();
-    let (sampling, training) = (
-        memory::sampling(&d.network, d.vocab, length, 1),
-        memory::training(&d.network, d.vocab, length, 8),
-    );
+    let (sampling, training) =
+        (memory::sampling(&d.network, d.vocab, length, 1), memory::training(&d.network, d.vocab, length, 8));
     let error = against.map(|file| largest_error(dir, file, device)).transpose()?;
     if as_json {
         let line = json!({

@@ -119,7 +119,8 @@ pub fn gpt2(vocab_path: &Path, merges_path: &Path) -> Result<Tokenizer> {
 }
 
 /// How Qwen2 cuts text into words: contractions, letters behind one sign, single digits, signs, line ends, spaces.
-const QWEN2_WORDS: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const QWEN2_WORDS: &str =
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
 /// The byte-level BPE of Qwen2 from its files, with the added tokens of `added_tokens.json` if it exists.
 ///
@@ -137,8 +138,10 @@ pub fn qwen2(vocab_path: &Path, merges_path: &Path, added_path: &Path) -> Result
         }
     }
     added.sort_by_key(|(id, _)| *id);
-    let byte_level = json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false });
-    let words = json!({ "type": "Split", "pattern": { "Regex": QWEN2_WORDS }, "behavior": "Isolated", "invert": false });
+    let byte_level =
+        json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false });
+    let words =
+        json!({ "type": "Split", "pattern": { "Regex": QWEN2_WORDS }, "behavior": "Isolated", "invert": false });
     let cut = json!({ "type": "Sequence", "pretokenizers": [words, byte_level] });
     let mut value = document(cut, byte_level, bpe_model(&vocab, merges));
     value["normalizer"] = json!({ "type": "NFC" });

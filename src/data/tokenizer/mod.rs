@@ -19,7 +19,7 @@ pub const FILE: &str = "tokenizer.json";
 pub const UNKNOWN: &str = "·";
 const MAX_FILE: u64 = 256 << 20;
 
-/// Which tokenizer a recipe asks for: `"bytes"`, `"char"`, `json = { path = ".." }` or
+/// Which tokenizer a recipe asks for: `"bytes"`, `"char"`, `json = { path = ".." }`, `dir = { path = ".." }` or
 /// `bpe = { vocab = "..", merges = ".." }`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
@@ -30,6 +30,8 @@ pub enum TokenizerConfig {
     Char,
     /// A Hugging Face `tokenizer.json`.
     Json { path: PathBuf },
+    /// The tokenizer beside a model in its directory.
+    Dir { path: PathBuf },
     /// The byte-level BPE of GPT-2 from its two files.
     Bpe { vocab: PathBuf, merges: PathBuf },
 }
@@ -57,6 +59,13 @@ impl Tokenizer {
                 Ok(Tokenizer::Char { chars: chars.into_iter().collect() })
             }
             TokenizerConfig::Json { path } => Self::load_file(&base.join(path)),
+            TokenizerConfig::Dir { path } => {
+                let dir = base.join(path);
+                Self::load_dir(&dir)?
+                    .ok_or_else(|| Error::input(format!("{} holds no tokenizer", dir.display())).hint(
+                        "tokenizer.json, or vocab.json with merges.txt; some models use GPT-2's: `bpe = { vocab, merges }`",
+                    ))
+            }
             TokenizerConfig::Bpe { vocab, merges } => hf::gpt2(&base.join(vocab), &base.join(merges)),
         }
     }

@@ -103,7 +103,11 @@ fn recognise(keys: &Keys, tensors: &Shapes) -> Result<Family> {
 
 /// A network with no biases but those named.
 fn network(dim: usize, layers: usize, heads: usize, visibility: Visibility, biases: Biases) -> TransformerConfig {
-    TransformerConfig { biases: Some(biases), mask_row: false, ..TransformerConfig::new(dim, layers, heads, visibility) }
+    TransformerConfig {
+        biases: Some(biases),
+        mask_row: false,
+        ..TransformerConfig::new(dim, layers, heads, visibility)
+    }
 }
 
 const NO_BIASES: Biases = Biases { norm: false, qkv: false, out: false, mlp: false, head: false };
@@ -150,7 +154,8 @@ fn dit_hf(keys: &Keys, family: Family) -> Result<Description> {
     };
     let vocab = keys.usize("vocab_size")?;
     let mask = (family != Family::Duo).then(|| vocab.saturating_sub(1) as u32);
-    let special = Special { mask, bos: keys.id("bos_token_id"), eos: keys.id("eos_token_id"), pad: keys.id("pad_token_id") };
+    let special =
+        Special { mask, bos: keys.id("bos_token_id"), eos: keys.id("eos_token_id"), pad: keys.id("pad_token_id") };
     Ok(Description { special, ..description(family, network, vocab, keys.usize("model_length")?) })
 }
 
@@ -250,7 +255,10 @@ fn gpt2(keys: &Keys) -> Result<Description> {
         ..network(dim, keys.usize("n_layer")?, keys.usize("n_head")?, Visibility::Causal, biases)
     };
     let special = Special { bos: keys.id("bos_token_id"), eos: keys.id("eos_token_id"), ..Special::default() };
-    Ok(Description { special, ..description(Family::Gpt2, network, keys.usize("vocab_size")?, keys.usize("n_positions")?) })
+    Ok(Description {
+        special,
+        ..description(Family::Gpt2, network, keys.usize("vocab_size")?, keys.usize("n_positions")?)
+    })
 }
 
 /// Dream, dllm's conversions, and the causal models they come from.

@@ -115,10 +115,8 @@ fn family_tensors(description: &Description, parameters: &Named) -> BTreeMap<Str
             }
             Source::Part(name, i, n) => {
                 let shape = named.next().map_or_else(Vec::new, |(_, shape)| shape);
-                let whole = out.entry(name).or_insert_with(|| HostTensor {
-                    data: vec![0.0; shape.iter().product()],
-                    shape,
-                });
+                let whole =
+                    out.entry(name).or_insert_with(|| HostTensor { data: vec![0.0; shape.iter().product()], shape });
                 let size = whole.data.len() / n;
                 whole.data[i * size..(i + 1) * size].copy_from_slice(&tensor.data);
             }
@@ -151,7 +149,9 @@ fn index(from: &Path, store: &Store, storage: Storage) -> Result<Vec<u8>> {
     }
     let wrong = |e: serde_json::Error| Error::input(format!("{} is not JSON", path.display())).cause(e.to_string());
     let mut value: serde_json::Value = serde_json::from_slice(&bytes).map_err(wrong)?;
-    let size = |e: &Entry| e.shape.iter().product::<usize>() * if e.dtype.is_float() { storage.of(e.dtype) } else { e.dtype }.size();
+    let size = |e: &Entry| {
+        e.shape.iter().product::<usize>() * if e.dtype.is_float() { storage.of(e.dtype) } else { e.dtype }.size()
+    };
     value["metadata"]["total_size"] = store.entries().map(size).sum::<usize>().into();
     serde_json::to_vec_pretty(&value).map_err(wrong)
 }

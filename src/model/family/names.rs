@@ -78,14 +78,17 @@ fn outer(family: Family, path: &str) -> Source {
 fn block(family: Family, i: &str, owner: &str, leaf: &str, group: Option<usize>) -> Source {
     let whole = |prefix: &str, name: &str| Source::Whole(format!("{prefix}.{i}.{name}.{leaf}"));
     if family.is_dit() {
-        return whole("blocks", match owner {
-            "attention.qkv" => "attn_qkv",
-            "attention.out" => "attn_out",
-            "mlp.up" => "mlp.0",
-            "mlp.down" => "mlp.2",
-            "modulation" => "adaLN_modulation",
-            norm => norm,
-        });
+        return whole(
+            "blocks",
+            match owner {
+                "attention.qkv" => "attn_qkv",
+                "attention.out" => "attn_out",
+                "mlp.up" => "mlp.0",
+                "mlp.down" => "mlp.2",
+                "modulation" => "adaLN_modulation",
+                norm => norm,
+            },
+        );
     }
     match family {
         Family::Llada => {

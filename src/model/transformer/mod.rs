@@ -3,7 +3,9 @@
 //! Time conditioning is adaptive layer norm with zero-initialised gates (Peebles and Xie 2023, DiT), per sequence or per
 //! position. B batch, L length, D width, H heads, d head width, V vocabulary; embedding row V is the mask or start token.
 
+mod denoise;
 mod parts;
+mod read;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -17,11 +19,12 @@ use burn::tensor::activation::silu;
 use rand_distr::{Distribution, Normal};
 
 use super::config::{Activation, Compute, NormKind, TimeInput, TransformerConfig, Visibility};
-use super::{Cache, Denoise, Noised, State, params, select_rows};
+use super::{Denoise, Noised, params, select_rows};
 use crate::error::{Error, Result};
 use crate::kernels::{self, BlockSpec, Extra, Head, Rows, Tables, Visible, composed};
 use crate::rng::{StepRng, Stream};
 use crate::weights::{Weights, match_names};
+use read::Read;
 
 pub use parts::{Attention, Block, Dense, HeadTransform, Mlp, Norm, TimeEmbedding};
 
@@ -64,18 +67,6 @@ pub struct Transformer {
     mask: usize,
     /// Ids from here on have a row in the embedding and no text.
     tokens: usize,
-}
-
-/// A batch as the network reads it: l tokens a sequence, of which the first `length` are described.
-struct Read {
-    ids: Vec<u32>,
-    batch: usize,
-    /// Positions described L, and positions read: L, or 2 L with the clean stream.
-    length: usize,
-    wide: usize,
-    keys: Option<Arc<[Range<usize>]>>,
-    positions: Option<Arc<[u32]>>,
-    two_streams: Option<usize>,
 }
 
 impl Transformer {
@@ -218,52 +209,6 @@ impl Transformer {
         self.config.visibility == Visibility::Causal
     }
 
-    /// The batch as the network reads it: shifted right behind the start token for a shifted network, and with the clean
-    /// text behind the noise where there is any.
-    fn read(&self, input: &Noised) -> Read {
-        let (ids, [batch, length]) = (input.token_ids(), input.dims());
-        let padding = input.padding.clone();
-        let read = Read {
-            ids: ids.to_vec(),
-            batch,
-            length,
-            wide: length,
-            keys: padding.keys,
-            positions: padding.positions,
-            two_streams: None,
-        };
-        match &input.clean {
-            Some(State::Tokens(clean)) => {
-                let Visibility::Blocks(size) = self.config.visibility else {
-                    panic!("only a network over blocks reads clean text beside the noise")
-                };
-                assert!(read.keys.is_none() && read.positions.is_none(), "two streams have no padding");
-                let rows = ids.chunks(length).zip(clean.chunks(length));
-                let places = (0..2 * batch).flat_map(|_| 0..length as u32);
-                Read {
-                    ids: rows.flat_map(|(x, c)| x.iter().chain(c).copied()).collect(),
-                    wide: 2 * length,
-                    positions: Some(places.collect()),
-                    two_streams: Some(size),
-                    ..read
-                }
-            }
-            Some(State::Vectors(_)) => panic!("this network reads tokens, not vectors"),
-            None if self.config.shift => {
-                let start = self.vocab as u32;
-                let behind = |row: &[u32]| std::iter::once(start).chain(row[..length - 1].to_vec()).collect::<Vec<_>>();
-                Read { ids: ids.chunks(length).flat_map(behind).collect(), ..read }
-            }
-            None => read,
-        }
-    }
-
-    /// The row of the network's own output that describes flat position `row`.
-    fn source(&self, row: usize, read: &Read) -> usize {
-        let (b, l) = (row / read.length, row % read.length);
-        b * read.wide + if self.config.shift_output { l.saturating_sub(1) } else { l }
-    }
-
     /// Embedded tokens [B, L, D].
     fn embed(&self, ids: &[u32], batch: usize) -> Tensor<3> {
         let rows = kernels::embedding(self.embed.val(), ids, self.config.composed);
@@ -283,7 +228,9 @@ impl Transformer {
         let [b, length] = input.dims();
         let latest = |row: &[f64]| row.iter().copied().fold(f64::MIN, f64::max);
         let (values, l, scale): (Vec<f64>, usize, f64) = match self.config.time {
-            TimeInput::Position => (input.t.chunks(length).flat_map(|row| row[active.clone()].to_vec()).collect(), active.len(), 1000.0),
+            TimeInput::Position => {
+                (input.t.chunks(length).flat_map(|row| row[active.clone()].to_vec()).collect(), active.len(), 1000.0)
+            }
             TimeInput::Sigma => (input.t.chunks(length).map(|row| sigma(latest(row))).collect(), 1, 1.0),
             TimeInput::ZeroSigma => (vec![0.0; b], 1, 1.0),
             TimeInput::None | TimeInput::Sequence => (input.t.chunks(length).map(latest).collect(), 1, 1000.0),
@@ -420,20 +367,6 @@ impl Transformer {
         self.finish(x, condition)
     }
 
-    /// The network's own rows that describe flat positions `rows`: those to compute (none: all of them), and where each
-    /// of `rows` is among what is computed.
-    fn wanted(&self, rows: &[usize], read: &Read) -> (Option<Arc<Rows>>, Vec<usize>) {
-        let own: Vec<usize> = rows.iter().map(|r| self.source(*r, read)).collect();
-        let mut sorted = own.clone();
-        sorted.sort_unstable();
-        sorted.dedup();
-        if sorted.is_empty() || sorted.len() == read.batch * read.wide {
-            return (None, own);
-        }
-        let at = own.iter().map(|r| sorted.partition_point(|s| s < r)).collect();
-        (Some(Arc::new(Rows::of(&sorted, read.batch, read.wide))), at)
-    }
-
     /// Gradients with respect to all parameters but the head's, block by block, from those [r, D] that `head` makes of
     /// the wanted feature rows [r, D]: only the blocks' inputs are kept (Chen et al. 2016), for devices without the
     /// fused block's own `checkpoint`.
@@ -480,104 +413,7 @@ impl Transformer {
     }
 }
 
-impl Denoise for Transformer {
-    fn features(&self, input: &Noised) -> Tensor<3> {
-        let read = self.read(input);
-        let own = self.run(input, &read, None);
-        let d = own.dims()[2];
-        if read.wide == read.length && !self.config.shift_output {
-            return own;
-        }
-        let rows: Vec<usize> = (0..read.batch * read.length).map(|r| self.source(r, &read)).collect();
-        select_rows(own, &rows).reshape([read.batch, read.length, d])
-    }
-
-    fn features_at(&self, input: &Noised, rows: &[usize]) -> Tensor<2> {
-        let read = self.read(input);
-        let (wanted, at) = self.wanted(rows, &read);
-        select_rows(self.run(input, &read, wanted), &at)
-    }
-
-    fn features_cached(&self, input: &Noised, active: Range<usize>, cache: &mut Cache) -> Tensor<3> {
-        assert!(self.causal(), "only a causal network can keep what it has read");
-        assert_eq!(cache.filled, active.start, "the cache ends where the active positions start");
-        let (read, [b, l]) = (self.read(input), input.dims());
-        // Position l is described by what is behind token l - 1: one token less is read, and the first has nobody's.
-        let late = usize::from(self.config.shift_output);
-        let (from, to) = (active.start.saturating_sub(late), (active.end - late).max(1));
-        let new: Vec<u32> = read.ids.chunks(l).flat_map(|row| row[from..to].iter().copied()).collect();
-        let condition = self.condition(input, from..to);
-        let mut x = self.placed(self.embed(&new, b), from, None);
-        let mut slabs = std::mem::take(&mut cache.slabs).into_iter();
-        for (i, block) in self.blocks.iter().enumerate() {
-            let slab = slabs.next().unwrap_or_else(|| {
-                let shape = [b, self.config.kv_heads(), self.length, self.config.head_dim()];
-                let empty = || Tensor::zeros(shape, (&self.device().inner(), x.dtype()));
-                (empty(), empty())
-            });
-            let modulation = block.modulation.as_ref().zip(condition.clone()).map(|(m, c)| m.forward(c));
-            let slab_grown;
-            let spec = self.spec(i, None, None);
-            (x, slab_grown) = kernels::block_cached(x, block.parameters(), modulation, slab, &spec, from);
-            cache.slabs.push(slab_grown);
-        }
-        cache.filled = active.end;
-        let own = self.finish(x, condition);
-        let d = own.dims()[2];
-        if own.dims()[1] == active.len() {
-            return own;
-        }
-        let rows: Vec<usize> = (0..b).flat_map(|b| active.clone().map(move |l| b * (to - from) + l.saturating_sub(1))).collect();
-        select_rows(own, &rows).reshape([b, active.len(), d])
-    }
-
-    fn scores(&self, rows: Tensor<2>) -> Tensor<2> {
-        composed::logits(rows, &self.head())
-    }
-
-    fn predict(&self, rows: Tensor<2>) -> Tensor<2> {
-        kernels::log_softmax(self.scores(rows), self.config.composed)
-    }
-
-    fn mask(&self) -> u32 {
-        self.mask as u32
-    }
-
-    fn vocab(&self) -> usize {
-        self.vocab
-    }
-
-    fn device(&self) -> Device {
-        self.embed.val().device()
-    }
-}
-
 impl Transformer {
-    /// Features [B, w, D] of the positions of `window` alone, in a network that sees everything: the keys and values of all
-    /// others are as the cache has them, and those of the window are renewed in it. The first window is the whole canvas.
-    pub fn features_window(&self, input: &Noised, window: Range<usize>, cache: &mut Cache) -> Tensor<3> {
-        assert!(self.config.visibility == Visibility::Full, "a causal network keeps a prefix: `features_cached`");
-        assert!(input.padding.keys.is_none() && input.padding.positions.is_none(), "windows have no padding");
-        let (read, [b, l]) = (self.read(input), input.dims());
-        assert!(cache.filled == l || window == (0..l), "the first window is the whole canvas");
-        let new: Vec<u32> = read.ids.chunks(l).flat_map(|row| row[window.clone()].iter().copied()).collect();
-        let condition = self.condition(input, window.clone());
-        let mut x = self.placed(self.embed(&new, b), window.start, None);
-        let mut slabs = std::mem::take(&mut cache.slabs).into_iter();
-        for (i, block) in self.blocks.iter().enumerate() {
-            let shape = [b, self.config.kv_heads(), l, self.config.head_dim()];
-            let empty = || Tensor::zeros(shape, (&self.device().inner(), x.dtype()));
-            let slab = slabs.next().unwrap_or_else(|| (empty(), empty()));
-            let modulation = block.modulation.as_ref().zip(condition.clone()).map(|(m, c)| m.forward(c));
-            let renewed;
-            let spec = self.spec(i, None, None);
-            (x, renewed) = kernels::block_cached(x, block.parameters(), modulation, slab, &spec, window.start);
-            cache.slabs.push(renewed);
-        }
-        cache.filled = l;
-        self.finish(x, condition)
-    }
-
     /// A network with the given weights; `place` names their file in errors.
     ///
     /// Errors when names or shapes differ from what the configuration asks for.

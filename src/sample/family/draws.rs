@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 pub enum Draws {
     /// One tensor for each call of the reference, in call order.
     Recorded(VecDeque<Vec<f32>>),
-    Seeded(ChaCha8Rng),
+    Seeded(Box<ChaCha8Rng>),
 }
 
 impl Draws {
@@ -33,7 +33,9 @@ impl Draws {
             Draws::Seeded(rng) => Ok((0..n).map(|_| rng.random::<f64>()).collect()),
             Draws::Recorded(calls) => match calls.pop_front() {
                 Some(call) if call.len() == n => Ok(call.into_iter().map(f64::from).collect()),
-                Some(call) => Err(Error::input(format!("a recorded draw has {} numbers, and {n} are needed", call.len()))),
+                Some(call) => {
+                    Err(Error::input(format!("a recorded draw has {} numbers, and {n} are needed", call.len())))
+                }
                 None => Err(Error::input("the recorded draws are used up")),
             },
         }

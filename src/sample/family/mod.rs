@@ -112,8 +112,11 @@ pub fn walk(model: &Transformer, x: &[u32], plan: &Plan, draws: &mut Draws) -> R
     }
     let length = x.len() / batch;
     if length > model.length() {
-        return Err(Error::usage(format!("a canvas of {length} positions is longer than the network's {}", model.length()))
-            .hint("load the model with a larger length"));
+        return Err(Error::usage(format!(
+            "a canvas of {length} positions is longer than the network's {}",
+            model.length()
+        ))
+        .hint("load the model with a larger length"));
     }
     let mut walk = Walk::new(model, x, length, plan.padding.clone());
     match &plan.rule {

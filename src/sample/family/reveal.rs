@@ -67,13 +67,19 @@ pub fn even_counts(masked: usize, steps: usize) -> Vec<usize> {
 }
 
 /// How many of `masked` positions each of `steps` steps reveals under a schedule; steps that reveal nothing are left out.
+///
+/// alpha is f32, as the reference has it: at exact halves its rounding decides.
 pub fn scheduled_counts(masked: usize, steps: usize, schedule: Schedule) -> Vec<usize> {
+    let alpha = |t: f64| match schedule {
+        Schedule::LogLinear => 1.0 - t as f32,
+        Schedule::Cosine => 1.0 - (std::f32::consts::FRAC_PI_2 * (1.0 - t as f32)).cos(),
+    };
     let mut left = masked;
     let mut counts = Vec::new();
     for j in (1..=steps).rev() {
         let (t, s) = (j as f64 / steps as f64, (j - 1) as f64 / steps as f64);
-        let keep = (1.0 - schedule.alpha(s)) / (1.0 - schedule.alpha(t));
-        let n = ((left as f64 * (1.0 - keep)).round_ties_even() as usize).min(left);
+        let open = 1.0 - (1.0 - alpha(s)) / (1.0 - alpha(t));
+        let n = ((left as f64 * f64::from(open)).round_ties_even() as usize).min(left);
         left -= n;
         if n > 0 {
             counts.push(n);
@@ -98,7 +104,13 @@ struct Proposal {
 }
 
 /// Walks one block, of each sequence its own range.
-pub(super) fn run(walk: &mut Walk, rule: &Reveal, plan: &Plan, block: &[Range<usize>], draws: &mut Draws) -> Result<()> {
+pub(super) fn run(
+    walk: &mut Walk,
+    rule: &Reveal,
+    plan: &Plan,
+    block: &[Range<usize>],
+    draws: &mut Draws,
+) -> Result<()> {
     let start: Vec<usize> = (0..walk.batch()).map(|b| walk.masked(b, &block[b]).len()).collect();
     let counts: Vec<Vec<usize>> = start
         .iter()
@@ -130,13 +142,13 @@ pub(super) fn run(walk: &mut Walk, rule: &Reveal, plan: &Plan, block: &[Range<us
             Reading::Dual => block[0].clone(),
         };
         let logits = read(walk, plan, &window, cached && i == 0);
-        let mut uniforms = match rule.temperature > 0.0 {
+        let uniforms = match rule.temperature > 0.0 {
             true => draws.next(logits.len())?,
             false => Vec::new(),
         };
         if rule.first_from_whole && i == 0 {
-            for b in 0..walk.batch() {
-                let at = b * walk.length + block[b].start;
+            for (b, range) in block.iter().enumerate() {
+                let at = b * walk.length + range.start;
                 walk.x[at] = argmax(&logits[at * walk.vocab..(at + 1) * walk.vocab]);
             }
         } else {
@@ -154,7 +166,6 @@ pub(super) fn run(walk: &mut Walk, rule: &Reveal, plan: &Plan, block: &[Range<us
                 }
             }
         }
-        uniforms.clear();
         walk.keep_state();
         i += 1;
     }
@@ -198,12 +209,14 @@ fn count(
         }
         Count::Postponed(limit) => {
             let wanted = (pace.share + pace.late).min(proposals.len());
-            let n = reaching(limit, wanted);
-            pace.late = wanted - n;
-            if pace.late > 0 && i + 1 >= pace.steps {
+            let mut n = reaching(limit, wanted);
+            // A last step that would put something off commits the surest of it, and a step is added for the rest.
+            if n < wanted && i + 1 >= pace.steps {
+                n += 1;
                 pace.share = 0;
                 pace.steps += 1;
             }
+            pace.late = wanted - n;
             n
         }
     }
@@ -277,9 +290,7 @@ fn sureness(logits: &[f32], token: u32, kind: Confidence) -> f64 {
             }
             (weight(best[0]) - weight(best[1])) / total
         }
-        Confidence::NegativeEntropy => {
-            logits.iter().map(|l| weight(*l) / total).map(|p| p * (p + 1e-10).ln()).sum()
-        }
+        Confidence::NegativeEntropy => logits.iter().map(|l| weight(*l) / total).map(|p| p * (p + 1e-10).ln()).sum(),
     }
 }
 

@@ -201,9 +201,7 @@ fn step(
             Transition::Ancestral | Transition::CachedAncestral if !is_mask => continue,
             Transition::Ancestral => ancestral(walk, logits, at, -(-sigma(t)).exp_m1(), -(-sigma(s)).exp_m1()),
             Transition::CachedAncestral => ancestral(walk, logits, at, t, s),
-            Transition::Analytic => {
-                analytic(&subs_score(walk, logits, at, sigma(t)), walk, at, sigma(t) - sigma(s))
-            }
+            Transition::Analytic => analytic(&subs_score(walk, logits, at, sigma(t)), walk, at, sigma(t) - sigma(s)),
             Transition::ScoreEuler { scaled, absorb } => {
                 let score = score(walk, logits, at, sigma(t), *scaled);
                 // d sigma/dt = (1 - 1e-3)/(1 - (1 - 1e-3) t).
@@ -361,7 +359,13 @@ fn remask_rates(walk: &Walk, remask: &Remask, t: f64, dt: f64, sureness: &[f64])
     let (at, as_) = (1.0 - t, 1.0 - (t - dt));
     let most = if at > 0.0 { ((1.0 - as_) / at).min(1.0) } else { 1.0 };
     let rate = match remask {
-        Remask::Cap { eta } => if at > 0.0 { eta.min((1.0 - as_) / at) } else { *eta },
+        Remask::Cap { eta } => {
+            if at > 0.0 {
+                eta.min((1.0 - as_) / at)
+            } else {
+                *eta
+            }
+        }
         Remask::Rescale { eta } => eta * most,
         Remask::Loop { eta, .. } => *eta,
         Remask::Confidence => {
