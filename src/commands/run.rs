@@ -481,7 +481,10 @@ pub fn shape(recipe: &Recipe, name: &str, data: &Data, base: &Path) -> Result<Sh
             let vocab = data.vocab();
             return Ok(Shape { network: network.clone(), vocab, mask: vocab as u32, from: None });
         }
-        Network::From(from) => base.join(from),
+        Network::From(from) => match family::reference(&from.to_string_lossy())? {
+            Some(_) => family::resolve(from)?,
+            None => base.join(from),
+        },
     };
     let (d, _) = family::look(&from)?;
     let place = from.display();

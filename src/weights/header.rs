@@ -113,8 +113,9 @@ pub fn length(file: &str, head: &[u8], total: u64) -> Result<usize> {
     if length > MAX_HEADER {
         return Err(wrong(format!("the header length is {length}, at most {MAX_HEADER} is allowed")));
     }
-    if length > total - 8 {
-        let why = format!("the header length is {length}, but only {} bytes follow", total - 8);
+    let follow = total.saturating_sub(8);
+    if length > follow {
+        let why = format!("the header length is {length}, but only {follow} bytes follow");
         return Err(wrong(why).hint("the file may be cut off: compare its length with the original, or load it again"));
     }
     // At most MAX_HEADER, so it fits.

@@ -9,12 +9,14 @@ use serde_json::json;
 
 use crate::error::{Error, Kind, Result};
 use crate::export;
+use crate::model::family as models;
 use crate::model::{Denoise, Noised, params};
 use crate::weights::{self, NonFinite};
 use crate::{fs, term};
 
 /// Prints tensors, sizes, finiteness and hash; with `against`, compares logits on stored inputs.
 pub fn run(path: &Path, against: Option<&Path>, as_json: bool, device: &Device) -> Result<()> {
+    let path = &models::resolve(path)?;
     let (file, dir) = match path.is_dir() {
         true => {
             let dir = crate::commands::sample::model_dir(path, None)?;

@@ -37,8 +37,6 @@ pub struct LoadOptions {
 pub struct Loaded {
     pub description: Description,
     pub model: Transformer,
-    /// The parameters' tensors: canonical name to the name in the files.
-    pub names: BTreeMap<String, String>,
 }
 
 /// The content of `dir/config.json`. Errors (kind input) where it is absent or no JSON.
@@ -94,7 +92,7 @@ pub fn load(dir: &Path, options: &LoadOptions, device: &Device) -> Result<Loaded
         Some(tokenizer) => model.with_tokens(tokenizer.vocab_size()),
         None => model,
     };
-    Ok(Loaded { description, model, names })
+    Ok(Loaded { description, model })
 }
 
 fn read(

@@ -7,6 +7,7 @@
 
 mod config;
 mod forward;
+mod hub;
 mod keys;
 mod layout;
 mod load;
@@ -18,6 +19,7 @@ use serde_json::Value;
 
 pub use config::describe;
 pub use forward::forward;
+pub use hub::{reference, resolve};
 pub use layout::{Storage, export};
 pub use load::{LoadOptions, Loaded, load, look, read_config};
 pub use special::{special_tokens, tokenizer};

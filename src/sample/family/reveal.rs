@@ -35,6 +35,8 @@ pub enum Count {
     Interpolated { eps: f64 },
     /// Every position with 1 - s/t by its own uniform, and all at the last step (Dream's `origin`).
     Independent { eps: f64 },
+    /// One at a time until the block is full; with [`Confidence::Random`] that is first hitting (BD3-LM, Arriola et al. 2025).
+    One,
     /// The surest, and every other of at least that confidence, until the block is full (Fast-dLLM).
     Threshold(f64),
     /// The surest n for the largest n with (n + 1) (1 - its confidence) < factor (Fast-dLLM's factor decoding).
@@ -50,6 +52,8 @@ pub struct Reveal {
     pub count: Count,
     /// 0 proposes the most probable token; else argmax exp(logit) / (-ln u)^temperature.
     pub temperature: f64,
+    /// Never propose the mask (SUBS); the others' networks have learnt not to.
+    pub subs: bool,
     /// Commit the block's first token from the pass that fills the cache, and nothing else of it (Fast-dLLM on Dream).
     pub first_from_whole: bool,
 }
@@ -57,7 +61,20 @@ pub struct Reveal {
 impl Reveal {
     /// The most probable tokens, by their probability.
     pub fn greedy(count: Count) -> Self {
-        Reveal { confidence: Confidence::Probability, count, temperature: 0.0, first_from_whole: false }
+        Reveal { confidence: Confidence::Probability, count, temperature: 0.0, subs: false, first_from_whole: false }
+    }
+}
+
+impl Reveal {
+    /// BD3-LM's first hitting: of a block's masks one, each with the same chance, draws its token from p(x_0).
+    pub fn first_hitting() -> Self {
+        Reveal {
+            confidence: Confidence::Random,
+            count: Count::One,
+            temperature: 1.0,
+            subs: true,
+            first_from_whole: false,
+        }
     }
 }
 
@@ -131,7 +148,7 @@ pub(super) fn run(
         let left: usize = (0..walk.batch()).map(|b| walk.masked(b, &block[b]).len()).sum();
         // A cache that was filled is read at least once, as the reference does.
         let full = left == 0 && !(cached && i == 1);
-        let unbounded = matches!(rule.count, Count::Threshold(_) | Count::Factor(_));
+        let unbounded = matches!(rule.count, Count::One | Count::Threshold(_) | Count::Factor(_));
         if (full && (unbounded || cached)) || (!unbounded && i >= pace.steps) {
             return Ok(());
         }
@@ -202,6 +219,7 @@ fn count(
             if i + 1 < pace.steps { (mean * (1.0 - s / t)) as usize } else { mean as usize }
         }
         Count::Independent { .. } => 0,
+        Count::One => 1,
         Count::Threshold(limit) => reaching(limit, proposals.len()),
         Count::Factor(factor) => {
             let wide = |n: &usize| (*n as f64 + 1.0) * (1.0 - proposals[n - 1].confidence) < factor;
@@ -253,17 +271,20 @@ fn propose(
     let v = walk.vocab;
     let proposal = |at: usize| {
         let row = b * window.len() + at % walk.length - window.start;
-        let logits = &logits[row * v..(row + 1) * v];
+        let mut logits = logits[row * v..(row + 1) * v].to_vec();
+        if rule.subs {
+            logits[walk.mask as usize] = f32::NEG_INFINITY;
+        }
         let token = match uniforms.get(row * v..(row + 1) * v) {
             Some(u) if rule.temperature > 0.0 => {
                 let score = |i: usize| f64::from(logits[i]) - rule.temperature * (-u[i].ln()).ln();
                 (0..v).max_by(|a, b| score(*a).total_cmp(&score(*b)).then(b.cmp(a))).unwrap_or(0) as u32
             }
-            _ => argmax(logits),
+            _ => argmax(&logits),
         };
         let confidence = match rule.confidence {
             Confidence::Random => random[at],
-            kind => sureness(logits, token, kind),
+            kind => sureness(&logits, token, kind),
         };
         Proposal { at, token, confidence }
     };
