@@ -14,7 +14,7 @@ mod transition;
 use std::ops::Range;
 
 use crate::error::{Error, Result};
-use crate::model::config::TimeInput;
+use crate::model::config::{TimeInput, Visibility};
 use crate::model::{Denoise, Padding, Transformer};
 
 pub use draws::Draws;
@@ -118,6 +118,7 @@ pub fn walk(model: &Transformer, x: &[u32], plan: &Plan, draws: &mut Draws) -> R
         ))
         .hint("load the model with a larger length"));
     }
+    check(model, plan, batch)?;
     let mut walk = Walk::new(model, x, length, plan.padding.clone());
     match &plan.rule {
         Rule::Transition(rule) => transition::run(&mut walk, rule, plan.steps, draws)?,
@@ -134,6 +135,28 @@ pub fn walk(model: &Transformer, x: &[u32], plan: &Plan, draws: &mut Draws) -> R
     }
     let Walk { x, states, reader, .. } = walk;
     Ok(Walked { tokens: x, states, nfe: reader.nfe, positions: reader.positions })
+}
+
+/// What a plan cannot ask for.
+fn check(model: &Transformer, plan: &Plan, batch: usize) -> Result<()> {
+    if plan.blocks.iter().any(|block| block.len() != batch) {
+        return Err(Error::usage("every block has a range for each sequence"));
+    }
+    if let Rule::Reveal(Reveal { count: Count::Postponed(_), .. }) = plan.rule
+        && batch > 1
+    {
+        return Err(Error::usage("postponed tokens are counted for one sequence at a time"));
+    }
+    if plan.reading == Reading::Whole {
+        return Ok(());
+    }
+    let padded = plan.padding.keys.is_some() || plan.padding.positions.is_some();
+    let ragged = plan.blocks.iter().any(|block| block.iter().any(|range| *range != block[0]));
+    if model.config().visibility != Visibility::Full || padded || ragged || plan.guidance.is_some() {
+        return Err(Error::usage("kept keys are for networks that see everything, without padding and guidance")
+            .hint("read the whole canvas: `Reading::Whole`"));
+    }
+    Ok(())
 }
 
 /// A canvas on its way.

@@ -143,14 +143,13 @@ pub(super) fn run(
     let share = start.first().map_or(0, |n| n / plan.steps);
     let mut pace = Pace { steps: planned, share, late: 0 };
     let cached = plan.reading != Reading::Whole;
-    let mut i = 0;
-    loop {
+    let unbounded = matches!(rule.count, Count::One | Count::Threshold(_) | Count::Factor(_));
+    for i in 0.. {
         let left: usize = (0..walk.batch()).map(|b| walk.masked(b, &block[b]).len()).sum();
         // A cache that was filled is read at least once, as the reference does.
         let full = left == 0 && !(cached && i == 1);
-        let unbounded = matches!(rule.count, Count::One | Count::Threshold(_) | Count::Factor(_));
         if (full && (unbounded || cached)) || (!unbounded && i >= pace.steps) {
-            return Ok(());
+            break;
         }
         let window = match plan.reading {
             _ if i == 0 => 0..walk.length,
@@ -159,33 +158,35 @@ pub(super) fn run(
             Reading::Dual => block[0].clone(),
         };
         let logits = read(walk, plan, &window, cached && i == 0);
-        let uniforms = match rule.temperature > 0.0 {
-            true => draws.next(logits.len())?,
-            false => Vec::new(),
-        };
         if rule.first_from_whole && i == 0 {
             for (b, range) in block.iter().enumerate() {
                 let at = b * walk.length + range.start;
                 walk.x[at] = argmax(&logits[at * walk.vocab..(at + 1) * walk.vocab]);
             }
         } else {
-            let random = rule.confidence == Confidence::Random;
-            let sure = if random { draws.next(walk.x.len())? } else { Vec::new() };
+            let proposals = propose(walk, rule, block, &Pass { window, logits }, draws)?;
             let opened = match rule.count {
                 Count::Independent { eps } => independent(walk, block, plan.steps, i, eps, draws)?,
                 _ => Vec::new(),
             };
-            for b in 0..walk.batch() {
-                let proposals = propose(walk, rule, b, &block[b], &window, &logits, &uniforms, &sure);
-                let n = count(rule, &mut pace, &counts[b], i, left, walk.batch(), &proposals);
-                for p in proposals.iter().enumerate().filter(|(rank, p)| *rank < n || opened.contains(&p.at)) {
-                    walk.x[p.1.at] = p.1.token;
+            for (proposals, counts) in proposals.iter().zip(&counts) {
+                let n = count(rule, &mut pace, counts, i, left, walk.batch(), proposals);
+                for (rank, p) in proposals.iter().enumerate() {
+                    if rank < n || opened.contains(&p.at) {
+                        walk.x[p.at] = p.token;
+                    }
                 }
             }
         }
         walk.keep_state();
-        i += 1;
     }
+    Ok(())
+}
+
+/// What one pass gave: logits [B w V] of a window.
+struct Pass {
+    window: Range<usize>,
+    logits: Vec<f32>,
 }
 
 /// Steps so far allowed, the even share, and what was put off.
@@ -256,41 +257,42 @@ fn independent(
     Ok(masked.into_iter().zip(uniforms).filter(|(_, u)| *u < chance).map(|(at, _)| at).collect())
 }
 
-/// Proposals for the masked positions of sequence `b`, surest first; of equals the one on the left.
-#[allow(clippy::too_many_arguments)] // the parts of one step, which nothing else holds together
+/// Proposals for the masked positions of each sequence's block, surest first; of equals the one on the left.
 fn propose(
     walk: &Walk,
     rule: &Reveal,
-    b: usize,
-    range: &Range<usize>,
-    window: &Range<usize>,
-    logits: &[f32],
-    uniforms: &[f64],
-    random: &[f64],
-) -> Vec<Proposal> {
-    let v = walk.vocab;
+    block: &[Range<usize>],
+    pass: &Pass,
+    draws: &mut Draws,
+) -> Result<Vec<Vec<Proposal>>> {
+    let (v, w) = (walk.vocab, pass.window.len());
+    let uniforms = if rule.temperature > 0.0 { draws.next(pass.logits.len())? } else { Vec::new() };
+    let random = if rule.confidence == Confidence::Random { draws.next(walk.x.len())? } else { Vec::new() };
     let proposal = |at: usize| {
-        let row = b * window.len() + at % walk.length - window.start;
-        let mut logits = logits[row * v..(row + 1) * v].to_vec();
+        let row = at / walk.length * w + at % walk.length - pass.window.start;
+        let mut logits = pass.logits[row * v..(row + 1) * v].to_vec();
         if rule.subs {
             logits[walk.mask as usize] = f32::NEG_INFINITY;
         }
         let token = match uniforms.get(row * v..(row + 1) * v) {
-            Some(u) if rule.temperature > 0.0 => {
+            Some(u) => {
                 let score = |i: usize| f64::from(logits[i]) - rule.temperature * (-u[i].ln()).ln();
                 (0..v).max_by(|a, b| score(*a).total_cmp(&score(*b)).then(b.cmp(a))).unwrap_or(0) as u32
             }
-            _ => argmax(&logits),
+            None => argmax(&logits),
         };
-        let confidence = match rule.confidence {
-            Confidence::Random => random[at],
-            kind => sureness(&logits, token, kind),
+        let confidence = match random.get(at) {
+            Some(u) => *u,
+            None => sureness(&logits, token, rule.confidence),
         };
         Proposal { at, token, confidence }
     };
-    let mut all: Vec<Proposal> = walk.masked(b, range).into_iter().map(proposal).collect();
-    all.sort_by(|a, b| b.confidence.total_cmp(&a.confidence).then(a.at.cmp(&b.at)));
-    all
+    let of = |(b, range): (usize, &Range<usize>)| {
+        let mut all: Vec<Proposal> = walk.masked(b, range).into_iter().map(proposal).collect();
+        all.sort_by(|a, b| b.confidence.total_cmp(&a.confidence).then(a.at.cmp(&b.at)));
+        all
+    };
+    Ok(block.iter().enumerate().map(of).collect())
 }
 
 /// The confidence of proposing `token` under logits [V].
