@@ -187,5 +187,6 @@ fn figure(
         y: Axis { label: label.into(), scale: Scale::Log10 },
         series: series.collect(),
         guides: Vec::new(),
+        bars: "quartiles",
     }
 }

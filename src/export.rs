@@ -116,6 +116,14 @@ pub fn read(dir: &Path, device: &Device) -> Result<LoadedModel> {
             card.max_position_embeddings
         )));
     }
+    if card.mask_token_id >= card.network.rows(card.vocab_size) {
+        return Err(Error::input(format!(
+            "{}: `mask_token_id` {} has no row in the embedding of {}",
+            path.display(),
+            card.mask_token_id,
+            card.network.rows(card.vocab_size)
+        )));
+    }
     fits_objective(&card).map_err(|e| Error::input(format!("{}: {e}", path.display())))?;
     let file = dir.join("model.safetensors");
     let weights = weights::read(&file, NonFinite::Refuse)?;
@@ -135,7 +143,14 @@ pub fn read(dir: &Path, device: &Device) -> Result<LoadedModel> {
         device,
     )?;
     let tokenizer = if dir.join("tokenizer.json").exists() { Some(Tokenizer::load(dir)?) } else { None };
-    if let Some(t) = tokenizer.as_ref().filter(|t| t.vocab_size() != card.vocab_size) {
+    let (model, fits) = match (card.network.mask_row, &tokenizer) {
+        (true, t) => (model, t.as_ref().is_none_or(|t| t.vocab_size() == card.vocab_size)),
+        // The mask is one of the V tokens there, and some of them may have no text.
+        (false, Some(t)) => (model.with_tokens(t.vocab_size()), t.vocab_size() <= card.vocab_size),
+        (false, None) => (model, true),
+    };
+    let model = model.with_mask(card.mask_token_id);
+    if let Some(t) = tokenizer.as_ref().filter(|_| !fits) {
         return Err(Error::input(format!(
             "{}: the tokenizer has {} tokens, but the model has `vocab_size` {}",
             dir.display(),
@@ -151,7 +166,9 @@ pub fn read(dir: &Path, device: &Device) -> Result<LoadedModel> {
 fn fits_objective(card: &ModelCard) -> std::result::Result<(), String> {
     let causal = card.network.visibility == Visibility::Causal;
     let fits = match card.objective {
-        Objective::ArNll {} => card.order == OrderConfig::LeftToRight && causal && card.network.shift,
+        Objective::ArNll {} => {
+            card.order == OrderConfig::LeftToRight && causal && (card.network.shift || card.network.shift_output)
+        }
         _ => card.order == OrderConfig::Parallel && !causal,
     };
     let name = card.objective.name();
@@ -159,7 +176,7 @@ fn fits_objective(card: &ModelCard) -> std::result::Result<(), String> {
 }
 
 /// The README.md of an exported model.
-fn model_card(card: &ModelCard, extras: &Extras) -> String {
+pub fn model_card(card: &ModelCard, extras: &Extras) -> String {
     let mut text = format!(
         "---\nlibrary_name: fewstep\ntags: [diffusion-language-model, few-step]\n---\n\n# {}\n\n\
          Trained by fewstep {} with the objective `{}`, {} steps, {} tokens, seed {}.\n\n\

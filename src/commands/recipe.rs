@@ -6,6 +6,7 @@ use std::time::Instant;
 use burn::prelude::Device;
 use serde_json::json;
 
+use super::run::shape;
 use crate::data::{Data, DataConfig};
 use crate::error::{Error, Result};
 use crate::model::{Transformer, params};
@@ -77,7 +78,7 @@ pub fn check(place: &str, sets: &[String], device: &Device, as_json: bool) -> Re
     let mut total = 0.0;
     for name in recipe.training_order()? {
         let model = recipe.model(name)?;
-        let e = dry_run(recipe, name, &data, device)?;
+        let e = dry_run(recipe, name, (&data, &loaded.base), device)?;
         let seconds = e.seconds_per_step * (model.train.steps * model.train.accumulate) as f64;
         total += seconds;
         let megabytes = |bytes: usize| bytes as f64 / 1e6;
@@ -106,22 +107,24 @@ pub fn check(place: &str, sets: &[String], device: &Device, as_json: bool) -> Re
 }
 
 /// One forward and backward pass of a model at its real batch and length.
-fn dry_run(recipe: &Recipe, name: &str, data: &Data, device: &Device) -> Result<Estimate> {
+fn dry_run(recipe: &Recipe, name: &str, (data, base): (&Data, &Path), device: &Device) -> Result<Estimate> {
     let config = recipe.model(name)?;
-    let network = recipe.network(name)?;
-    let (vocab, length, batch) = (data.vocab(), data.length(), config.train.batch);
+    let shape = shape(recipe, name, data, base)?;
+    let (network, vocab) = (&shape.network, shape.vocab);
+    let (length, batch) = (data.length(), config.train.batch);
     let seed = recipe.seed(config);
-    let model = Transformer::init(network, vocab, length, seed, &device.clone().autodiff());
+    let init = |device: &Device| Transformer::init(network, vocab, length, seed, device).with_mask(shape.mask as usize);
+    let model = init(&device.clone().autodiff());
     let x0 = data.batch(seed, 0, batch);
     let rng = (StepRng::new(seed), 0);
     let begin = Instant::now();
     let teacher;
     let rows = match &config.objective {
         Objective::Sdtt(sdtt) => {
-            teacher = Transformer::init(network, vocab, length, seed, device);
+            teacher = init(device);
             distill::rows(sdtt, &teacher, &x0, length, sdtt.dt(0), rng)
         }
-        other => match objective::data_rows(other, &x0, length, vocab, config.order.order(length), rng) {
+        other => match objective::data_rows(other, &x0, length, shape.mask, config.order.order(length), rng) {
             Some(rows) => rows,
             None => panic!("only distillation needs a teacher"),
         },

@@ -13,13 +13,14 @@ use crate::error::{Error, Kind, Result};
 use crate::eval::results::{Environment, ModelResult, Results, Role};
 use crate::eval::{self, Scorer};
 use crate::export::{self, Extras, LoadedModel, ModelCard};
-use crate::model::{Denoise, Oracle, params};
+use crate::model::family::{self, LoadOptions, Prediction, Storage};
+use crate::model::{Denoise, Oracle, TransformerConfig, params};
 use crate::objective::Objective;
 use crate::process::Corruption;
-use crate::recipe::{Loaded, ModelConfig, Recipe, parse};
+use crate::recipe::{Loaded, ModelConfig, Network, Recipe, parse};
 use crate::sample::Process;
 use crate::term::{self, Interrupt};
-use crate::train::{self, Job};
+use crate::train::{self, Job, Trained};
 use crate::weights::Weights;
 use crate::{fs, report};
 
@@ -45,6 +46,7 @@ pub struct Study {
     pub dir: PathBuf,
     pub data: Data,
     pub device: Device,
+    base: PathBuf,
     device_name: String,
     interrupt: Interrupt,
     _lock: fs::RunLock,
@@ -78,7 +80,8 @@ impl Study {
         fs::write_atomic(&dir.join(BASE), absolute.to_string_lossy().as_bytes())?;
         let data = Data::prepare(&recipe.data, &base, &dir.join("data"))?;
         let (device, device_name) = device;
-        Ok(Study { recipe, text, dir, data, device, device_name: device_name.to_string(), interrupt, _lock: lock })
+        let device_name = device_name.to_string();
+        Ok(Study { recipe, text, dir, data, device, base, device_name, interrupt, _lock: lock })
     }
 
     fn model_dir(&self, name: &str) -> PathBuf {
@@ -131,34 +134,43 @@ impl Study {
                 .hint(format!("give another `--out DIR`, or remove {}", dir.display())));
         }
         std::fs::create_dir_all(&dir).map_err(|e| Error::io("create", &dir, &e))?;
-        let network = self.recipe.network(name)?;
-        let teacher = match Recipe::teacher(model) {
-            Some(teacher) => {
-                let tensors = params::export(&self.finished(teacher)?.model);
-                Some(Weights { tensors, ..Weights::default() })
+        let shape = self.shape(name)?;
+        let (length, seed) = (self.data.length(), self.recipe.seed(model));
+        let start = match (Recipe::teacher(model), &shape.from) {
+            (Some(teacher), _) => Some(params::export(&self.finished(teacher)?.model)),
+            (None, Some(from)) => {
+                let options = LoadOptions { length: Some(length), ..LoadOptions::default() };
+                Some(params::export(&family::load(from, &options, &self.device)?.model))
             }
-            None => None,
+            (None, None) => None,
         };
-        let (vocab, length, seed) = (self.data.vocab(), self.data.length(), self.recipe.seed(model));
+        let start = start.map(|tensors| Weights { tensors, ..Weights::default() });
         let batch = model.train.batch;
         let draw = |part: u64| self.data.batch(seed, part, batch);
-        let trained = train::train(&Job {
-            name,
-            dir: &dir,
-            config: &model.train,
-            objective: &model.objective,
-            network,
-            order: model.order.order(length),
-            vocab,
-            length,
-            seed,
-            batch: &draw,
-            start: teacher.as_ref(),
-            fingerprint: &fingerprint,
-            device: &self.device,
-            interrupt: &self.interrupt,
-        })?;
-        let card = self.card(name, model, (trained.tokens, trained.seconds))?;
+        let trained = match start {
+            Some(start) if model.train.steps == 0 => {
+                Trained { weights: start.tensors, tokens: 0, seconds: 0.0, last_loss: 0.0 }
+            }
+            start => train::train(&Job {
+                name,
+                dir: &dir,
+                config: &model.train,
+                objective: &model.objective,
+                network: &shape.network,
+                order: model.order.order(length),
+                vocab: shape.vocab,
+                mask: shape.mask,
+                tokens: self.data.vocab(),
+                length,
+                seed,
+                batch: &draw,
+                start: start.as_ref(),
+                fingerprint: &fingerprint,
+                device: &self.device,
+                interrupt: &self.interrupt,
+            })?,
+        };
+        let card = self.card(name, model, &shape, (trained.tokens, trained.seconds));
         fs::commit_dir(&dir, "final", |tmp| {
             let extras = Extras { tokenizer: Some(&self.data.tokenizer()), recipe: &self.text, results: None };
             export::write(tmp, &card, trained.weights.clone(), &extras)?;
@@ -171,16 +183,20 @@ impl Study {
         Ok(())
     }
 
-    fn card(&self, name: &str, model: &ModelConfig, (tokens, seconds): (u64, f64)) -> Result<ModelCard> {
-        Ok(ModelCard {
+    fn shape(&self, name: &str) -> Result<Shape> {
+        shape(&self.recipe, name, &self.data, &self.base)
+    }
+
+    fn card(&self, name: &str, model: &ModelConfig, shape: &Shape, (tokens, seconds): (u64, f64)) -> ModelCard {
+        ModelCard {
             architectures: vec!["FewstepTransformer".into()],
             model_type: "fewstep".into(),
             fewstep_version: env!("CARGO_PKG_VERSION").into(),
             name: name.into(),
-            vocab_size: self.data.vocab(),
-            mask_token_id: self.data.vocab(),
+            vocab_size: shape.vocab,
+            mask_token_id: shape.mask as usize,
             max_position_embeddings: self.data.length(),
-            network: self.recipe.network(name)?.clone(),
+            network: shape.network.clone(),
             order: model.order,
             schedule: self.recipe.schedule(model),
             corruption: Corruption::Absorb,
@@ -189,7 +205,7 @@ impl Study {
             train_steps: model.train.steps,
             train_tokens: tokens,
             train_seconds: seconds,
-        })
+        }
     }
 
     /// Evaluates what is missing and writes results.json.
@@ -394,12 +410,22 @@ impl Study {
     pub fn export(&self, name: &str, out: &Path, results: Option<&Results>) -> Result<()> {
         let done = self.finished(name)?;
         let model = self.recipe.model(name)?;
-        let card = self.card(name, model, (done.card.train_tokens, 0.0))?;
+        let shape = self.shape(name)?;
+        let card = self.card(name, model, &shape, (done.card.train_tokens, 0.0));
         std::fs::create_dir_all(out).map_err(|e| Error::io("create", out, &e))?;
         let own =
             results.and_then(|r| r.models.iter().find(|m| m.name == name).map(|m| report::summary::model_card(r, m)));
         let extras = Extras { tokenizer: done.tokenizer.as_ref(), recipe: &self.text, results: own.as_deref() };
-        export::write(out, &card, params::export(&done.model), &extras)
+        match &shape.from {
+            // What came from a public checkpoint leaves as one.
+            Some(from) => {
+                let (description, _) = family::look(from)?;
+                family::export(from, out, &description, &params::export(&done.model), Storage::Kept)?;
+                fs::write_atomic(&out.join("recipe.toml"), self.text.as_bytes())?;
+                fs::write_atomic(&out.join("README.md"), export::model_card(&card, &extras).as_bytes())
+            }
+            None => export::write(out, &card, params::export(&done.model), &extras),
+        }
     }
 
     /// The whole study: train, evaluate, report, export; prints the table and where everything is, or all results as JSON.
@@ -434,6 +460,60 @@ impl Study {
         }
         Ok(())
     }
+}
+
+/// The network of a model, and how its vocabulary lies to the data's.
+pub struct Shape {
+    pub network: TransformerConfig,
+    pub vocab: usize,
+    pub mask: u32,
+    /// The directory of the public checkpoint it comes from.
+    pub from: Option<PathBuf>,
+}
+
+/// The shape of the model `name`: as the recipe says, or as the checkpoint does that it or its teacher comes from.
+///
+/// Errors: a directory that holds no model of a known family, one that the objective cannot be trained with, or that has
+/// another tokenizer than the data.
+pub fn shape(recipe: &Recipe, name: &str, data: &Data, base: &Path) -> Result<Shape> {
+    let from = match recipe.network(name)? {
+        Network::Given(network) => {
+            let vocab = data.vocab();
+            return Ok(Shape { network: network.clone(), vocab, mask: vocab as u32, from: None });
+        }
+        Network::From(from) => match family::reference(&from.to_string_lossy())? {
+            Some(_) => family::resolve(from)?,
+            None => base.join(from),
+        },
+    };
+    let (d, _) = family::look(&from)?;
+    let place = from.display();
+    recipe.check_network(name, &d.network).map_err(|e| e.cause(format!("{place} holds {}", d.family.name())))?;
+    if !matches!(d.family.prediction(), Prediction::Subs | Prediction::Logits) {
+        return Err(Error::input(format!("{place}: {} cannot be trained or distilled so far", d.family.name()))
+            .cause("its output is no distribution over masked tokens")
+            .hint("MDLM, SDTT, LLaDA, Dream, A2D and ModernBERT can"));
+    }
+    let Some(mask) = d.special.mask else {
+        return Err(Error::input(format!("{place}: a {} model has no mask token", d.family.name()))
+            .hint("masked diffusion models alone can be trained and distilled so far"));
+    };
+    if d.network.learned_positions && d.length != data.length() {
+        return Err(Error::usage(format!("{place} has learned positions for {} tokens", d.length))
+            .cause(format!("the data has sequences of {}", data.length())));
+    }
+    let ours = data.tokenizer();
+    let same = match family::tokenizer(&from)? {
+        Some(theirs) => theirs.to_json()? == ours.to_json()?,
+        // Without one beside the weights all that shows is that the ids fit.
+        None => ours.vocab_size() <= d.vocab && mask as usize >= ours.vocab_size(),
+    };
+    if !same {
+        return Err(Error::input(format!("{place} and the data have different tokenizers"))
+            .cause(format!("{} tokens there with mask {mask}, {} here", d.vocab, ours.vocab_size()))
+            .hint(format!("`data.text.tokenizer = {{ dir = {{ path = \"{place}\" }} }}`")));
+    }
+    Ok(Shape { network: d.network, vocab: d.vocab, mask, from: Some(from) })
 }
 
 fn cpu_features() -> String {

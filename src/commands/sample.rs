@@ -217,7 +217,12 @@ fn beams(
     if pinned.iter().skip(prompt.len()).any(Option::is_some) {
         return Err(Error::usage("beam search continues a prompt; it cannot fill a gap").hint("use `--prompt`"));
     }
-    let found = beam::search(&loaded.model, &loaded.card.process(), &prompt, width, request.length_penalty, None)?;
+    let found = beam::search(
+        &loaded.model,
+        &loaded.card.process(),
+        &prompt,
+        &beam::Search::new(width, request.length_penalty),
+    )?;
     for (i, h) in found.iter().enumerate() {
         let text = tokenizer.decode(&h.tokens);
         match request.json {

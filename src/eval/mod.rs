@@ -143,7 +143,7 @@ pub fn nelbo(model: &Transformer, schedule: Schedule, process: &Process, texts: 
             // The batch is one text `draws` times, so its times are stratified over (0, 1].
             let copies = text.repeat(draws);
             let gens = (rng.at(2 * i as u64, Stream::Validation), rng.at(2 * i as u64 + 1, Stream::Validation));
-            let rows = objective::elbo(&copies, text.len(), model.vocab(), process.order, schedule, gens);
+            let rows = objective::elbo(&copies, text.len(), model.mask(), process.order, schedule, gens);
             if rows.rows.is_empty() { 0.0 } else { objective::evaluate(model, &rows).0 }
         })
         .collect()

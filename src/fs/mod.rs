@@ -34,6 +34,26 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
     sync_dir(parent_of(path)).map_err(|e| refused("write", path, bytes.len(), &e))
 }
 
+/// As [`write_atomic`], of what `fill` writes: for content too long to be held at once.
+pub fn write_atomic_from(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
+    let temp = temporary(path)?;
+    let write = || {
+        fault::point("file.create")?;
+        let mut out = io::BufWriter::with_capacity(1 << 20, File::create(&temp)?);
+        fault::point("file.write")?;
+        fill(&mut out)?;
+        fault::point("file.fsync")?;
+        out.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
+        fault::point("file.rename")?;
+        fs::rename(&temp, path)
+    };
+    if let Err(e) = write() {
+        let _ = fs::remove_file(&temp);
+        return Err(Error::io("write", path, &e));
+    }
+    sync_dir(parent_of(path)).map_err(|e| Error::io("write", path, &e))
+}
+
 /// Writes `bytes` to `path` in place and syncs them: for files inside a directory that `commit_dir` is building.
 pub fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
     write_and_sync(path, bytes).map_err(|e| refused("write", path, bytes.len(), &e))

@@ -4,10 +4,12 @@
 //! B batch, L length, D width, F hidden width, H query heads, Hkv key heads, d head width, V vocabulary, n and r rows.
 
 use burn::prelude::*;
-use burn::tensor::activation::{gelu_approximate, silu, softmax};
+use burn::tensor::activation::{gelu, gelu_approximate, silu, softmax};
 use burn::tensor::{DType, FloatDType};
 
-use super::{AdamWStep, BlockParameters, BlockSpec, Head, NormKind, Shape, Slab, Target, Visible, index_tensor};
+use super::{
+    Activation, AdamWStep, BlockParameters, BlockSpec, Head, NormKind, Shape, Slab, Target, Visible, index_tensor,
+};
 
 type Projection = (Tensor<2>, Option<Tensor<1>>);
 
@@ -56,24 +58,46 @@ pub fn modulate(x: Tensor<3>, shift: Tensor<3>, scale: Tensor<3>) -> Tensor<3> {
     x * (scale + 1.0) + shift
 }
 
-/// The tables' rows `from .. from + l` [l, d], of the dtype of `like`.
-fn rope_rows(spec: &BlockSpec, (from, l): (usize, usize), like: &Tensor<3>) -> (Tensor<2>, Tensor<2>) {
-    let rows = |table: &Tensor<2>| table.clone().narrow(0, from, l).cast(like.dtype());
+type Rope = (Tensor<4>, Tensor<4>);
+
+/// The tables' rows `from .. from + l`, or those of the input's own positions, as [B or 1, 1, l, d] in the type of `like`.
+fn rope_rows(spec: &BlockSpec, (from, l): (usize, usize), like: &Tensor<3>) -> Rope {
+    let rows = |table: &Tensor<2>| match &spec.extra.positions {
+        None => table.clone().narrow(0, from, l).cast(like.dtype()).unsqueeze(),
+        Some(positions) => {
+            let at: Vec<usize> = positions.iter().map(|p| *p as usize).collect();
+            let d = table.dims()[1];
+            let rows = table.clone().select(0, index_tensor(&at, &table.device()));
+            rows.cast(like.dtype()).reshape([positions.len() / l, 1, l, d])
+        }
+    };
     (rows(&spec.rope.0), rows(&spec.rope.1))
 }
 
-/// Rotates x [B, H, L, d] by the tables' rows [L, d].
-fn rotate(x: Tensor<4>, (cos, sin): (Tensor<2>, Tensor<2>)) -> Tensor<4> {
+/// Rotates x [B, H, L, d] by rows of the tables.
+fn rotate(x: Tensor<4>, (cos, sin): Rope) -> Tensor<4> {
     let half = x.dims()[3] / 2;
     let left = x.clone().narrow(3, 0, half);
     let right = x.clone().narrow(3, half, half);
-    x * cos.unsqueeze() + Tensor::cat(vec![right.neg(), left], 3) * sin.unsqueeze()
+    x * cos + Tensor::cat(vec![right.neg(), left], 3) * sin
 }
 
 /// Columns of a packed projection [B, L, W] as heads [B, count, L, d].
 fn unpack(packed: &Tensor<3>, first: usize, count: usize, d: usize) -> Tensor<4> {
     let [b, l, _] = packed.dims();
     packed.clone().narrow(2, first * d, count * d).reshape([b, l, count, d]).swap_dims(1, 2)
+}
+
+fn qk_norms(spec: &BlockSpec) -> (Option<Tensor<1>>, Option<Tensor<1>>) {
+    spec.extra.qk_norm.clone().unzip()
+}
+
+/// Root-mean-square norm of every head of x [B, H, L, d] with scale [d], where there is one.
+fn head_norm(x: Tensor<4>, gamma: Option<Tensor<1>>, kind: NormKind) -> Tensor<4> {
+    let Some(gamma) = gamma else { return x };
+    let [b, h, l, d] = x.dims();
+    let kind = NormKind { centred: false, ..kind };
+    norm(x.reshape([b * h, l, d]), gamma, None, kind).reshape([b, h, l, d])
 }
 
 /// Each key head [B, Hkv, L, d] as often as query heads share it: [B, H, L, d].
@@ -85,8 +109,35 @@ fn repeat(x: Tensor<4>, heads: usize) -> Tensor<4> {
     x.unsqueeze_dim::<5>(2).expand([b, h, heads / h, l, d]).reshape([b, heads, l, d])
 }
 
+/// Whether the query at `i` sees the key at `j` in [x_t ; x_0] of `length` positions in blocks (BD3-LM's training mask).
+fn streams_see(length: usize, size: usize, i: usize, j: usize) -> bool {
+    let half = length / 2;
+    let (clean_q, clean_k) = (i >= half, j >= half);
+    let (q, k) = (i % half / size, j % half / size);
+    match (clean_q, clean_k) {
+        (false, true) => q > k,
+        (true, true) => q >= k,
+        (false, false) => q == k,
+        (true, false) => false,
+    }
+}
+
 /// True where a query must not look: [B or 1, 1, L, L]; nothing where every query sees everything.
-fn hidden(shape: &Shape, device: &Device) -> Option<Tensor<4, Bool>> {
+fn hidden(spec: &BlockSpec, shape: &Shape, device: &Device) -> Option<Tensor<4, Bool>> {
+    let (window, streams) = (spec.extra.window, spec.extra.two_streams);
+    if window.is_some() || streams.is_some() {
+        let (b, l) = (if shape.keys.is_some() { shape.batch } else { 1 }, shape.length);
+        let sees = |row: usize, j: usize| {
+            let i = row % l;
+            let near = window.is_none_or(|w| i.abs_diff(j) <= w);
+            near && match streams {
+                Some(size) => streams_see(l, size, i, j),
+                None => shape.seen(row / l, i).contains(&j),
+            }
+        };
+        let mask: Vec<bool> = (0..b * l * l).map(|at| !sees(at / l, at % l)).collect();
+        return Some(Tensor::from_data(TensorData::new(mask, [b, 1, l, l]), device));
+    }
     if shape.keys.is_none() && shape.visible == Visible::Full {
         return None;
     }
@@ -119,10 +170,11 @@ fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, hidden: Option<Tensor<4, 
 fn self_attention(packed: Tensor<3>, spec: &BlockSpec, shape: &Shape) -> Tensor<3> {
     let (h, hkv, d, l) = (shape.heads, shape.kv_heads, shape.head_dim, shape.length);
     let rope = rope_rows(spec, (0, l), &packed);
-    let q = rotate(unpack(&packed, 0, h, d), rope.clone());
-    let k = repeat(rotate(unpack(&packed, h, hkv, d), rope), h);
+    let (q_norm, k_norm) = qk_norms(spec);
+    let q = rotate(head_norm(unpack(&packed, 0, h, d), q_norm, spec.norm), rope.clone());
+    let k = repeat(rotate(head_norm(unpack(&packed, h, hkv, d), k_norm, spec.norm), rope), h);
     let v = repeat(unpack(&packed, h + hkv, hkv, d), h);
-    let y = attention(q, k, v, hidden(shape, &packed.device().inner()));
+    let y = attention(q, k, v, hidden(spec, shape, &packed.device().inner()));
     y.swap_dims(1, 2).reshape([shape.batch, l, h * d])
 }
 
@@ -131,8 +183,11 @@ fn six(modulation: Option<Tensor<3>>) -> Option<Vec<Tensor<3>>> {
     modulation.map(|m| m.chunk(6, 2))
 }
 
-fn first_half(x: Tensor<3>, p: &BlockParameters, m: &Option<Vec<Tensor<3>>>, kind: NormKind) -> Tensor<3> {
-    let y = norm(x, p.norm1.0.clone(), p.norm1.1.clone(), kind);
+fn first_half(x: Tensor<3>, p: &BlockParameters, m: &Option<Vec<Tensor<3>>>, spec: &BlockSpec) -> Tensor<3> {
+    let y = match spec.extra.no_norm1 {
+        true => x,
+        false => norm(x, p.norm1.0.clone(), p.norm1.1.clone(), spec.norm),
+    };
     let y = match m {
         Some(m) => modulate(y, m[0].clone(), m[1].clone()),
         None => y,
@@ -140,25 +195,34 @@ fn first_half(x: Tensor<3>, p: &BlockParameters, m: &Option<Vec<Tensor<3>>>, kin
     dense(y, p.qkv.clone())
 }
 
+/// The activation of every value.
+pub fn activate<const D: usize>(x: Tensor<D>, kind: Activation) -> Tensor<D> {
+    match kind {
+        Activation::Silu => silu(x),
+        Activation::GeluTanh => gelu_approximate(x),
+        Activation::GeluErf => gelu(x),
+    }
+}
+
 fn second_half(
     x: Tensor<3>,
     attended: Tensor<3>,
     p: BlockParameters,
     m: Option<Vec<Tensor<3>>>,
-    kind: NormKind,
+    spec: &BlockSpec,
 ) -> Tensor<3> {
     let gated = |y: Tensor<3>, part: usize| match &m {
         Some(m) => y.clone() * cast_like(m[part].clone(), &y),
         None => y,
     };
     let x = x + gated(dense(attended, p.out), 2);
-    let mut y = norm(x.clone(), p.norm2.0, p.norm2.1, kind);
+    let mut y = norm(x.clone(), p.norm2.0, p.norm2.1, spec.norm);
     if let Some(m) = &m {
         y = modulate(y, m[3].clone(), m[4].clone());
     }
     let hidden = match p.gate {
-        Some(gate) => silu(dense(y.clone(), gate)) * dense(y, p.up),
-        None => gelu_approximate(dense(y, p.up)),
+        Some(gate) => activate(dense(y.clone(), gate), spec.activation) * dense(y, p.up),
+        None => activate(dense(y, p.up), spec.activation),
     };
     x + gated(dense(hidden, p.down), 5)
 }
@@ -180,7 +244,7 @@ pub fn block(
 ) -> Tensor<3> {
     let _span = tracing::trace_span!("composed_block").entered();
     let mut m = six(modulation);
-    let qkv = first_half(x.clone(), &p, &m, spec.norm);
+    let qkv = first_half(x.clone(), &p, &m, spec);
     let mut attended = self_attention(qkv, spec, shape);
     let mut x = x;
     if let Some(rows) = &spec.rows {
@@ -188,7 +252,7 @@ pub fn block(
         (x, attended) = (select(x, &flat), select(attended, &flat));
         m = m.map(|m| m.into_iter().map(|part| select_condition(part, &flat, shape.length)).collect());
     }
-    second_half(x, attended, p, m, spec.norm)
+    second_half(x, attended, p, m, spec)
 }
 
 /// Rows [1, r, D] of a condition [B, L or 1, D] at flat positions in B x L.
@@ -211,21 +275,24 @@ pub fn block_cached(
     let _span = tracing::trace_span!("composed_block_cached").entered();
     let (b, l, h, hkv, d) = (shape.batch, shape.length, shape.heads, shape.kv_heads, shape.head_dim);
     let m = six(modulation);
-    let qkv = first_half(x.clone(), &p, &m, spec.norm);
+    let qkv = first_half(x.clone(), &p, &m, spec);
     let rope = rope_rows(spec, (filled, l), &qkv);
-    let q = rotate(unpack(&qkv, 0, h, d), rope.clone());
-    let k = rotate(unpack(&qkv, h, hkv, d), rope);
+    let (q_norm, k_norm) = qk_norms(spec);
+    let q = rotate(head_norm(unpack(&qkv, 0, h, d), q_norm, spec.norm), rope.clone());
+    let k = rotate(head_norm(unpack(&qkv, h, hkv, d), k_norm, spec.norm), rope);
     let at = [0..b, 0..hkv, filled..filled + l, 0..d];
     let keys = keys.slice_assign(at.clone(), k);
     let values = values.slice_assign(at, unpack(&qkv, h + hkv, hkv, d));
-    let read = |slab: &Tensor<4>| repeat(slab.clone().narrow(2, 0, filled + l), h);
-    let future = (l > 1).then(|| {
+    let causal = spec.visible == Visible::Causal;
+    let end = if causal { filled + l } else { keys.dims()[2] };
+    let read = |slab: &Tensor<4>| repeat(slab.clone().narrow(2, 0, end), h);
+    let future = (causal && l > 1).then(|| {
         let mask = Tensor::<2, Bool>::tril_mask([l, filled + l], filled as i64, &qkv.device());
         mask.unsqueeze::<4>()
     });
     let y = attention(q, read(&keys), read(&values), future);
     let attended = y.swap_dims(1, 2).reshape([b, l, h * d]);
-    (second_half(x, attended, p, m, spec.norm), (keys, values))
+    (second_half(x, attended, p, m, spec), (keys, values))
 }
 
 /// Rows [n, D] of `table` [V, D].

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use burn::prelude::*;
 
 pub use divergence::Divergence;
-pub use shape::{NormKind, Rows, Shape, Tables, Visible};
+pub use shape::{Activation, NormKind, Rows, Shape, Tables, Visible};
 
 /// Row indices [n] on `device`.
 pub fn index_tensor(rows: &[usize], device: &Device) -> Tensor<1, Int> {
@@ -33,7 +33,7 @@ pub struct BlockParameters {
     pub out: (Tensor<2>, Option<Tensor<1>>),
     pub norm2: (Tensor<1>, Option<Tensor<1>>),
     pub up: (Tensor<2>, Option<Tensor<1>>),
-    /// There for SwiGLU; without it the activation is GELU in its tanh form.
+    /// There for gated feed-forwards: activation(gate) * up instead of activation(up).
     pub gate: Option<(Tensor<2>, Option<Tensor<1>>)>,
     pub down: (Tensor<2>, Option<Tensor<1>>),
 }
@@ -57,9 +57,43 @@ pub struct BlockSpec {
     pub checkpoint: bool,
     /// Compose the block from primitives whatever the device.
     pub composed: bool,
+    pub activation: Activation,
+    pub extra: Extra,
+}
+
+/// What few families ask for; the fused kernels know none of it.
+#[derive(Debug, Clone, Default)]
+pub struct Extra {
+    /// The first norm is left out (ModernBERT's first block, behind the norm of its embedding).
+    pub no_norm1: bool,
+    /// Root-mean-square norms of every query and key head before the rotation, scale [d] each (Qwen3).
+    pub qk_norm: Option<(Tensor<1>, Tensor<1>)>,
+    /// Keys further away than that are hidden (ModernBERT's local blocks).
+    pub window: Option<usize>,
+    /// The input is [x_t ; x_0] in blocks of that many positions: noise sees its own block and the clean ones before it.
+    pub two_streams: Option<usize>,
+    /// Rotary positions [B L] where they are not 0 .. L: behind left padding, or twice over for two streams.
+    pub positions: Option<Arc<[u32]>>,
+}
+
+impl Extra {
+    fn is_plain(&self) -> bool {
+        !self.no_norm1
+            && self.qk_norm.is_none()
+            && self.window.is_none()
+            && self.two_streams.is_none()
+            && self.positions.is_none()
+    }
 }
 
 impl BlockSpec {
+    /// Whether the fused kernels know all of it.
+    #[cfg(feature = "flex")]
+    fn known(&self, gated: bool) -> bool {
+        let usual = if gated { Activation::Silu } else { Activation::GeluTanh };
+        !self.composed && self.activation == usual && self.extra.is_plain()
+    }
+
     /// The shape of its attention over [B, L] positions of a packed width.
     fn shape(&self, [batch, length]: [usize; 2], packed: usize) -> Shape {
         Shape {
@@ -79,7 +113,7 @@ pub fn block(x: Tensor<3>, p: BlockParameters, modulation: Option<Tensor<3>>, sp
     let [b, l, _] = x.dims();
     let shape = spec.shape([b, l], p.qkv.0.dims()[1]);
     #[cfg(feature = "flex")]
-    if !spec.composed && flex::takes(&x) {
+    if spec.known(p.gate.is_some()) && flex::takes(&x) {
         let spec = flex::spec(shape, spec.norm, spec.tables.clone(), spec.rows.clone(), spec.checkpoint);
         return flex::block(x, p, modulation, spec);
     }
@@ -89,7 +123,8 @@ pub fn block(x: Tensor<3>, p: BlockParameters, modulation: Option<Tensor<3>>, sp
 /// Keys and values [B, Hkv, capacity, d] of the positions a block has read.
 pub type Slab = (Tensor<4>, Tensor<4>);
 
-/// y [B, l, D] of x [B, l, D] at positions `filled ..`, each seeing itself and what is before it; the slab grows by them.
+/// y [B, l, D] of x [B, l, D] at positions `filled ..`, whose keys and values are put into the slab. Each sees itself and what
+/// is before it, or under full visibility the whole slab.
 pub fn block_cached(
     x: Tensor<3>,
     p: BlockParameters,
@@ -98,11 +133,11 @@ pub fn block_cached(
     spec: &BlockSpec,
     filled: usize,
 ) -> (Tensor<3>, Slab) {
-    assert_eq!(spec.visible, Visible::Causal, "only a causal block can keep what it has read");
+    assert!(!matches!(spec.visible, Visible::Blocks(_)), "blocks are read whole");
     let [b, l, _] = x.dims();
     let shape = spec.shape([b, l], p.qkv.0.dims()[1]);
     #[cfg(feature = "flex")]
-    if !spec.composed && flex::takes(&x) {
+    if spec.known(p.gate.is_some()) && spec.visible == Visible::Causal && flex::takes(&x) {
         let spec = flex::spec(shape, spec.norm, spec.tables.clone(), None, false);
         return flex::block_cached(x, p, modulation, slab, spec, filled);
     }

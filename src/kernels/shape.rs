@@ -12,6 +12,16 @@ pub struct NormKind {
     pub eps: f32,
 }
 
+/// The nonlinearity of the feed-forward half; it acts on the gate where there is one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activation {
+    Silu,
+    /// GELU in its tanh form.
+    GeluTanh,
+    /// GELU in its exact form, through erf.
+    GeluErf,
+}
+
 /// Rotary tables cos, sin [L or more, d] in half-split layout (pairs i, i + d/2), computed in f64.
 #[derive(Debug)]
 pub struct Tables {
@@ -22,7 +32,14 @@ pub struct Tables {
 impl Tables {
     /// For `length` positions, head width `d` and angle base `theta`.
     pub fn new(length: usize, d: usize, theta: f64) -> Self {
-        let angle = |k: usize| (k / d) as f64 * theta.powf(-2.0 * ((k % d) % (d / 2)) as f64 / d as f64);
+        let frequencies: Vec<f64> = (0..d / 2).map(|i| theta.powf(-2.0 * i as f64 / d as f64)).collect();
+        Self::of(length, &frequencies)
+    }
+
+    /// For `length` positions and the angles per position of the d/2 pairs; without any, nothing turns.
+    pub fn of(length: usize, frequencies: &[f64]) -> Self {
+        let d = 2 * frequencies.len();
+        let angle = |k: usize| (k / d) as f64 * frequencies[k % (d / 2)];
         let table = |f: fn(f64) -> f64| (0..length * d).map(|k| f(angle(k)) as f32).collect();
         Tables { cos: table(f64::cos), sin: table(f64::sin) }
     }

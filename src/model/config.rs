@@ -6,6 +6,8 @@ use crate::error::{Error, Result};
 
 /// Width of the sinusoidal time embedding.
 pub const TIME_DIM: usize = 128;
+/// Width of the sinusoidal embedding of the total noise sigma (MDLM's and its family's).
+pub const SIGMA_DIM: usize = 256;
 
 /// Which positions a position may attend to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -13,6 +15,8 @@ pub const TIME_DIM: usize = 128;
 pub enum Visibility {
     Full,
     Causal,
+    /// Its own block of that many positions and every block before it.
+    Blocks(usize),
 }
 
 /// The pre-normalisation of each half block.
@@ -27,8 +31,57 @@ pub enum NormKind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Activation {
+    /// GELU in its tanh form.
     Gelu,
+    /// GELU in its exact form.
+    GeluErf,
+    /// silu(gate) * up.
     Swiglu,
+    /// gelu(gate) * up, in the exact form.
+    GegluErf,
+}
+
+impl Activation {
+    /// Whether the feed-forward half has a gate.
+    pub fn gated(self) -> bool {
+        matches!(self, Activation::Swiglu | Activation::GegluErf)
+    }
+}
+
+/// Which layers have biases, where it is not all or none of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Biases {
+    /// Offsets of the layer norms.
+    pub norm: bool,
+    pub qkv: bool,
+    /// Attention's way back.
+    pub out: bool,
+    pub mlp: bool,
+    pub head: bool,
+}
+
+/// LLaMA 3's stretched rotary angles: wavelengths above old / low_freq are `factor` times as long, those below
+/// old / high_freq stay, and those between are interpolated.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RopeScaling {
+    pub factor: f64,
+    pub low_freq_factor: f64,
+    pub high_freq_factor: f64,
+    pub original_max_position_embeddings: f64,
+}
+
+/// Blocks that see only near positions (ModernBERT): all but every `every`-th.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Local {
+    /// How far a position sees to either side.
+    pub window: usize,
+    /// Blocks 0, every, 2 every, ... see everything.
+    pub every: usize,
+    /// Base of the rotary angles in local blocks.
+    pub rope_theta: f64,
 }
 
 /// How the network is told the noise level.
@@ -41,6 +94,17 @@ pub enum TimeInput {
     Sequence,
     /// One time per position, the same way.
     Position,
+    /// The total noise sigma = -ln(1 - (1 - 1e-3) t) of each sequence (MDLM's network; SEDD and DUO read it).
+    Sigma,
+    /// The same network where sigma is always 0: the modulation is live, but a constant (MDLM as published).
+    ZeroSigma,
+}
+
+impl TimeInput {
+    /// Whether the condition is made from sigma.
+    pub fn is_sigma(self) -> bool {
+        matches!(self, TimeInput::Sigma | TimeInput::ZeroSigma)
+    }
 }
 
 /// The type that blocks and head compute in; weights, their gradients, norms, softmax and losses stay f32.
@@ -79,6 +143,27 @@ pub struct TransformerConfig {
     /// Biases in the projections and layer norms.
     #[serde(default)]
     pub bias: bool,
+    /// Which layers have biases, where `bias` is too coarse.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub biases: Option<Biases>,
+    /// Width of one attention head; default dim / heads.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub head_dim: Option<usize>,
+    /// What the norms add to the variance.
+    #[serde(default = "default_eps", skip_serializing_if = "is_default_eps")]
+    pub norm_eps: f64,
+    /// Root-mean-square norms of every query and key head (Qwen3).
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub qk_norm: bool,
+    /// A norm behind the embedding instead of the first block's first one (ModernBERT).
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub embedding_norm: bool,
+    /// A projection, an activation and a norm between the last norm and the head (BERT's masked-language-model head).
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub head_transform: bool,
+    /// Width of the condition vectors that carry the time; default dim.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cond_dim: Option<usize>,
     /// The head is the transposed embedding.
     #[serde(default)]
     pub tied: bool,
@@ -88,6 +173,12 @@ pub struct TransformerConfig {
     /// The network reads position l - 1 to predict position l (autoregressive heads); a start token stands first.
     #[serde(default)]
     pub shift: bool,
+    /// Row l of the output is the network's row l - 1: heads trained to predict the next token (row 0 keeps its own).
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub shift_output: bool,
+    /// The embedding has a row of its own, V, for the mask or start token; without it the mask is one of the V tokens.
+    #[serde(default = "default_true", skip_serializing_if = "is_true")]
+    pub mask_row: bool,
     /// Add a learned vector to each position. Rotary attention alone sees distances only: where everything is masked it
     /// cannot tell the positions of a full-visibility network apart. Use it where sequences begin at a fixed place.
     #[serde(default)]
@@ -95,6 +186,15 @@ pub struct TransformerConfig {
     /// Base of the rotary position angles.
     #[serde(default = "default_theta")]
     pub rope_theta: f64,
+    /// LLaMA 3's stretched angles.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rope_scaling: Option<RopeScaling>,
+    /// Rotary positions; without them `learned_positions` is all there is (GPT-2).
+    #[serde(default = "default_true", skip_serializing_if = "is_true")]
+    pub rotary: bool,
+    /// Blocks that see only near positions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub local: Option<Local>,
     /// f32 | bf16: what blocks and head compute in (bf16 is for GPUs; a CPU is slower with it).
     #[serde(default, skip_serializing_if = "is_default")]
     pub compute: Compute,
@@ -110,6 +210,18 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 
+fn default_true() -> bool {
+    true
+}
+fn is_true(value: &bool) -> bool {
+    *value
+}
+fn default_eps() -> f64 {
+    1e-5
+}
+fn is_default_eps(value: &f64) -> bool {
+    *value == default_eps()
+}
 fn default_norm() -> NormKind {
     NormKind::Layer
 }
@@ -136,11 +248,23 @@ impl TransformerConfig {
             norm: default_norm(),
             activation: default_activation(),
             bias: false,
+            biases: None,
+            head_dim: None,
+            norm_eps: default_eps(),
+            qk_norm: false,
+            embedding_norm: false,
+            head_transform: false,
+            cond_dim: None,
             tied: false,
             time: default_time(),
             shift: false,
+            shift_output: false,
+            mask_row: true,
             learned_positions: false,
             rope_theta: default_theta(),
+            rope_scaling: None,
+            rotary: true,
+            local: None,
             compute: Compute::F32,
             checkpoint: false,
             composed: false,
@@ -149,15 +273,61 @@ impl TransformerConfig {
 
     /// Width of the feed-forward half.
     pub fn hidden(&self) -> usize {
-        self.hidden.unwrap_or(match self.activation {
-            Activation::Gelu => 4 * self.dim,
-            Activation::Swiglu => (8 * self.dim / 3).next_multiple_of(16),
+        self.hidden.unwrap_or(match self.activation.gated() {
+            false => 4 * self.dim,
+            true => (8 * self.dim / 3).next_multiple_of(16),
         })
     }
 
     /// Width of one attention head.
     pub fn head_dim(&self) -> usize {
-        self.dim / self.heads
+        self.head_dim.unwrap_or(self.dim / self.heads)
+    }
+
+    /// Which layers have biases.
+    pub fn biases(&self) -> Biases {
+        let all = self.bias;
+        self.biases.unwrap_or(Biases { norm: all, qkv: all, out: all, mlp: all, head: all })
+    }
+
+    /// Whether the head has a bias; under `tied` only where `biases` says so.
+    pub fn head_bias(&self) -> bool {
+        if self.tied { self.biases.is_some_and(|b| b.head) } else { self.biases().head }
+    }
+
+    /// Width of the condition vectors.
+    pub fn cond_dim(&self) -> usize {
+        self.cond_dim.unwrap_or(self.dim)
+    }
+
+    /// Width of the sinusoids that the condition is made of.
+    pub fn wave_dim(&self) -> usize {
+        if self.time.is_sigma() { SIGMA_DIM } else { TIME_DIM }
+    }
+
+    /// Rows of the embedding for a vocabulary of `vocab` tokens.
+    pub fn rows(&self, vocab: usize) -> usize {
+        vocab + usize::from(self.mask_row)
+    }
+
+    /// The angles per position of the pairs of a head, with base `theta`.
+    pub fn frequencies(&self, theta: f64) -> Vec<f64> {
+        let d = self.head_dim();
+        let plain = |i: usize| theta.powf(-2.0 * i as f64 / d as f64);
+        let stretched = |f: f64| {
+            let Some(s) = self.rope_scaling else { return f };
+            let wavelength = 2.0 * std::f64::consts::PI / f;
+            let turns = s.original_max_position_embeddings / wavelength;
+            if turns < s.low_freq_factor {
+                f / s.factor
+            } else if turns > s.high_freq_factor {
+                f
+            } else {
+                let smooth = (turns - s.low_freq_factor) / (s.high_freq_factor - s.low_freq_factor);
+                (1.0 - smooth) * f / s.factor + smooth * f
+            }
+        };
+        (0..d / 2).map(|i| if self.rotary { stretched(plain(i)) } else { 0.0 }).collect()
     }
 
     /// Key and value heads.
@@ -170,20 +340,32 @@ impl TransformerConfig {
         (self.heads + 2 * self.kv_heads()) * self.head_dim()
     }
 
+    /// Rows of queries, keys and values in the packed projection.
+    pub fn packed_rows(&self) -> [usize; 3] {
+        let d = self.head_dim();
+        [self.heads * d, self.kv_heads() * d, self.kv_heads() * d]
+    }
+
     /// Number of parameters with `vocab` tokens and `length` positions.
     pub fn parameters(&self, vocab: usize, length: usize) -> u128 {
+        let has = self.biases();
         let [d, f, w, v, l] = [self.dim, self.hidden(), self.packed(), vocab, length].map(|n| n as u128);
-        let bias = |n: u128| if self.bias { n } else { 0 };
-        let norm = d + if self.norm == NormKind::Layer { bias(d) } else { 0 };
-        let gates = if self.activation == Activation::Swiglu { 2 } else { 1 };
-        let mlp = gates * (d * f + bias(f)) + f * d + bias(d);
+        let (a, c, e) = ((self.heads * self.head_dim()) as u128, self.cond_dim() as u128, self.head_dim() as u128);
+        let bias = |has: bool, n: u128| if has { n } else { 0 };
+        let norm = d + bias(has.norm && self.norm == NormKind::Layer, d);
+        let gates = if self.activation.gated() { 2 } else { 1 };
+        let mlp = gates * (d * f + bias(has.mlp, f)) + f * d + bias(has.mlp, d);
         let timed = self.time != TimeInput::None;
-        let modulation = |parts: u128| if timed { parts * d * (d + 1) } else { 0 };
-        let block = 2 * norm + d * w + bias(w) + d * d + bias(d) + mlp + modulation(6);
-        let time = if timed { (TIME_DIM as u128 + 1) * d + (d + 1) * d } else { 0 };
-        let positions = if self.learned_positions { l * d } else { 0 };
-        let head = if self.tied { 0 } else { d * v + bias(v) };
-        (v + 1) * d + positions + time + self.layers as u128 * block + norm + modulation(2) + head
+        let modulation = |parts: u128| bias(timed, parts * d * (c + 1));
+        let qk = bias(self.qk_norm, 2 * e);
+        let block = 2 * norm + d * w + bias(has.qkv, w) + a * d + bias(has.out, d) + mlp + qk + modulation(6);
+        let time = bias(timed, (self.wave_dim() as u128 + 1) * c + (c + 1) * c);
+        let positions = bias(self.learned_positions, l * d);
+        let transform = bias(self.head_transform, d * d + norm);
+        let head = bias(!self.tied, d * v) + bias(self.head_bias(), v);
+        // A norm of the embedding stands in for the first block's first one.
+        let rows = self.rows(vocab) as u128;
+        rows * d + positions + time + self.layers as u128 * block + norm + modulation(2) + transform + head
     }
 
     /// Checks ranges and contradictions; `key` is the dotted place of this table in the recipe.
@@ -198,7 +380,15 @@ impl TransformerConfig {
                 return Err(Error::usage(format!("`{key}.{name}` must be between 1 and {max}, but it is {value}")));
             }
         }
-        if !self.dim.is_multiple_of(self.heads) || !(self.dim / self.heads).is_multiple_of(2) {
+        if self.head_dim.is_some_and(|d| d == 0 || !d.is_multiple_of(2) || d > 1 << 16) {
+            return Err(Error::usage(format!(
+                "`{key}.head_dim` must be even and at most 65536, but it is {}",
+                self.head_dim()
+            )));
+        }
+        if self.head_dim.is_none()
+            && (!self.dim.is_multiple_of(self.heads) || !(self.dim / self.heads).is_multiple_of(2))
+        {
             return Err(Error::usage(format!(
                 "`{key}.heads` ({}) must divide `{key}.dim` ({}) into an even head width",
                 self.heads, self.dim
@@ -221,11 +411,25 @@ impl TransformerConfig {
                 self.parameters(0, 0)
             )));
         }
-        if self.shift && self.visibility == Visibility::Full {
+        if self.shift && self.visibility != Visibility::Causal {
+            return Err(Error::usage(format!("`{key}.shift = true` needs `{key}.visibility = \"causal\"`"))
+                .hint("a network that sees every position needs no shift; set `shift = false`"));
+        }
+        let positive = |v: f64| v.is_finite() && v > 0.0;
+        let scaled = |s: RopeScaling| {
+            let ends = positive(s.low_freq_factor) && positive(s.original_max_position_embeddings);
+            ends && positive(s.factor) && s.high_freq_factor > s.low_freq_factor
+        };
+        if !self.rope_scaling.is_none_or(scaled) {
             return Err(Error::usage(format!(
-                "`{key}.shift = true` needs `{key}.visibility = \"causal\"`, but it is \"full\""
-            ))
-            .hint("a network that sees every position needs no shift; set `shift = false`"));
+                "`{key}.rope_scaling` needs positive factors, the high one above the low one"
+            )));
+        }
+        if !self.local.is_none_or(|l| l.every > 0 && positive(l.rope_theta)) || !positive(self.norm_eps) {
+            return Err(Error::usage(format!("`{key}.local` and `{key}.norm_eps` need positive numbers")));
+        }
+        if self.visibility == Visibility::Blocks(0) {
+            return Err(Error::usage(format!("`{key}.visibility` needs blocks of at least 1 position")));
         }
         if !(self.rope_theta.is_finite() && self.rope_theta > 1.0) {
             return Err(Error::usage(format!("`{key}.rope_theta` must be above 1, but it is {}", self.rope_theta)));

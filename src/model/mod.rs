@@ -4,11 +4,13 @@
 
 pub mod config;
 pub mod draw;
+pub mod family;
 pub mod oracle;
 pub mod params;
 pub mod transformer;
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use burn::prelude::*;
 
@@ -33,10 +35,36 @@ pub enum State {
 #[derive(Debug, Clone)]
 pub struct Noised {
     pub x: State,
-    pub t: Vec<f32>,
-    pub s: Option<Vec<f32>>,
+    pub t: Vec<f64>,
+    pub s: Option<Vec<f64>>,
+    /// The text x_0 beside x_t: block diffusion reads both streams, noise sees the clean blocks before its own.
     pub clean: Option<State>,
     pub length: usize,
+    pub padding: Padding,
+}
+
+/// What of a batch is no text: positions nobody may look at, and the places that the others count from.
+#[derive(Debug, Clone, Default)]
+pub struct Padding {
+    /// Per sequence the range of positions that are not padding; none: all of them.
+    pub keys: Option<Arc<[Range<usize>]>>,
+    /// The position [B L] that each token stands at; none: 0 .. L.
+    pub positions: Option<Arc<[u32]>>,
+}
+
+impl Padding {
+    /// Sequences of `length` of which the given ranges are text, with the positions they have where padding is on the
+    /// left: counted from the first token of text, and 1 on padding.
+    pub fn logical(text: &[Range<usize>], length: usize) -> Self {
+        let place = |r: &Range<usize>, l: usize| if r.contains(&l) { (l - r.start) as u32 } else { 1 };
+        let positions = text.iter().flat_map(|r| (0..length).map(move |l| place(r, l))).collect();
+        Padding { positions: Some(positions), ..Self::physical(text) }
+    }
+
+    /// Sequences of which the given ranges are text, at the positions where they lie.
+    pub fn physical(text: &[Range<usize>]) -> Self {
+        Padding { keys: Some(text.into()), positions: None }
+    }
 }
 
 impl Noised {
@@ -44,15 +72,14 @@ impl Noised {
     pub fn tokens(x: &[u32], t: &[f64], length: usize) -> Self {
         assert!(x.len().is_multiple_of(length), "whole rows of tokens");
         assert_eq!(x.len(), t.len(), "one time for each token");
-        let t = t.iter().map(|v| *v as f32).collect();
-        Noised { x: State::Tokens(x.to_vec()), t, s: None, clean: None, length }
+        let x = State::Tokens(x.to_vec());
+        Noised { x, t: t.to_vec(), s: None, clean: None, length, padding: Padding::default() }
     }
 
     /// Token ids [B, L] that are on the device, with their times [B L].
     pub fn ids(x: Tensor<2, Int>, t: &[f64], length: usize) -> Self {
         assert_eq!(x.dims(), [t.len() / length, length], "one time for each token");
-        let t = t.iter().map(|v| *v as f32).collect();
-        Noised { x: State::Ids(x), t, s: None, clean: None, length }
+        Noised { x: State::Ids(x), t: t.to_vec(), s: None, clean: None, length, padding: Padding::default() }
     }
 
     /// The token ids [B L] on the host; a model of tokens given vectors is our own mistake.
@@ -70,7 +97,8 @@ impl Noised {
 
     /// The times as a tensor [B, L] on `device`.
     pub fn times(&self, device: &Device) -> Tensor<2> {
-        Tensor::from_data(TensorData::new(self.t.clone(), self.dims()), device)
+        let t: Vec<f32> = self.t.iter().map(|t| *t as f32).collect();
+        Tensor::from_data(TensorData::new(t, self.dims()), device)
     }
 }
 
@@ -112,8 +140,12 @@ pub trait Denoise {
     }
     /// Log-probabilities [n, V] of feature rows [n, D].
     fn predict(&self, rows: Tensor<2>) -> Tensor<2>;
-    /// Vocabulary size V, without the mask.
+    /// Vocabulary size V: the columns of a prediction.
     fn vocab(&self) -> usize;
+    /// The id of the mask: V, or of networks with a place for it in their vocabulary one of the V, never predicted.
+    fn mask(&self) -> u32 {
+        self.vocab() as u32
+    }
     /// Where its tensors live.
     fn device(&self) -> Device;
 }

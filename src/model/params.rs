@@ -10,6 +10,7 @@ use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::optim::GradientsParams;
 use burn::prelude::*;
 
+use crate::error::{Error, Result};
 use crate::kernels;
 use crate::weights::HostTensor;
 
@@ -116,7 +117,87 @@ pub fn import<M: Module>(module: M, from: &Named, device: &Device) -> M {
     module.map(&mut Import { walk: Walk::default(), from, device: device.clone() })
 }
 
-fn transpose(data: &[f32], rows: usize, cols: usize) -> Vec<f32> {
+struct Shapes {
+    walk: Walk,
+    out: Vec<(String, Vec<usize>)>,
+}
+
+impl ModuleVisitor for Shapes {
+    fn enter_module(&mut self, name: &str, owner: &str) {
+        self.walk.enter(name, owner);
+    }
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.walk.exit();
+    }
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let mut shape = param.lazy_shape().to_vec();
+        if self.walk.transposed() {
+            shape.reverse();
+        }
+        self.out.push((self.walk.path(), shape));
+    }
+}
+
+/// Path and host shape of every parameter of `module`, projections as [out, in].
+pub fn shapes<M: Module>(module: &M) -> Vec<(String, Vec<usize>)> {
+    let mut v = Shapes { walk: Walk::default(), out: Vec::new() };
+    module.visit(&mut v);
+    v.out
+}
+
+struct Fill<F> {
+    walk: Walk,
+    from: F,
+    device: Device,
+    failed: Option<Error>,
+}
+
+impl<F: FnMut(&str, &[usize]) -> Result<HostTensor>> ModuleMapper for Fill<F> {
+    fn enter_module(&mut self, name: &str, owner: &str) {
+        self.walk.enter(name, owner);
+    }
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.walk.exit();
+    }
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        if self.failed.is_some() {
+            return param;
+        }
+        let (name, transposed) = (self.walk.path(), self.walk.transposed());
+        let inside = param.lazy_shape().to_vec();
+        let outside: Vec<usize> = if transposed { inside.iter().rev().copied().collect() } else { inside.clone() };
+        let host = match (self.from)(&name, &outside) {
+            Ok(host) => host,
+            Err(e) => {
+                self.failed = Some(e);
+                return param;
+            }
+        };
+        assert_eq!(host.shape, outside, "the shape of {name} was checked before");
+        let data = if transposed { transpose(&host.data, outside[0], outside[1]) } else { host.data };
+        drop(param);
+        let value = Tensor::from_data(TensorData::new(data, inside), &self.device);
+        Param::initialized(param_id(&name), value).set_require_grad(true)
+    }
+}
+
+/// `module` with every parameter replaced by what `from` gives for its path and host shape, one after the other: only
+/// one of them is ever in memory beside the module. The first error ends it.
+pub fn fill<M: Module>(
+    module: M,
+    device: &Device,
+    from: impl FnMut(&str, &[usize]) -> Result<HostTensor>,
+) -> Result<M> {
+    let mut v = Fill { walk: Walk::default(), from, device: device.clone(), failed: None };
+    let module = module.map(&mut v);
+    match v.failed {
+        Some(e) => Err(e),
+        None => Ok(module),
+    }
+}
+
+/// A matrix [rows, cols] as [cols, rows].
+pub fn transpose(data: &[f32], rows: usize, cols: usize) -> Vec<f32> {
     let mut out = vec![0.0; data.len()];
     for r in 0..rows {
         for c in 0..cols {

@@ -88,7 +88,7 @@ pub fn rows<'a>(
     dt: f64,
     (rng, step): (StepRng, u64),
 ) -> RowLoss<'a> {
-    let (batch, mask) = (x0.len() / length, teacher.vocab() as u32);
+    let (batch, mask) = (x0.len() / length, teacher.mask());
     let offset = rng.at(step, Stream::Times).random::<f64>();
     let t: Vec<f64> = (0..batch).map(|i| 1.0 - (offset + i as f64 / batch as f64).fract()).collect();
     let spread = |t: &[f64]| -> Vec<f64> { t.iter().flat_map(|t| std::iter::repeat_n(*t, length)).collect() };

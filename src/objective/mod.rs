@@ -99,7 +99,7 @@ pub const T_MIN: f64 = 1e-3;
 pub fn elbo<'a>(
     x0: &[u32],
     length: usize,
-    vocab: usize,
+    mask: u32,
     order: Order,
     schedule: Schedule,
     (mut times, mut noise): (impl Rng, impl Rng),
@@ -110,7 +110,6 @@ pub fn elbo<'a>(
         .into_iter()
         .map(|t| T_MIN + (1.0 - T_MIN) * t)
         .collect();
-    let mask = vocab as u32;
     let xt = Corruption::Absorb.corrupt(x0, &t, schedule, mask, &mut noise);
     let rows: Vec<usize> = (0..xt.len()).filter(|i| xt[*i] == mask).collect();
     RowLoss {
@@ -126,7 +125,7 @@ pub fn data_rows<'a>(
     objective: &Objective,
     x0: &[u32],
     length: usize,
-    vocab: usize,
+    mask: u32,
     order: Order,
     rng: (StepRng, u64),
 ) -> Option<RowLoss<'a>> {
@@ -135,7 +134,7 @@ pub fn data_rows<'a>(
         Objective::ArNll {} => Some(ar_nll(x0, length)),
         Objective::Elbo { schedule } => {
             let draws = (rng.at(step, Stream::Times), rng.at(step, Stream::Corrupt));
-            Some(elbo(x0, length, vocab, order, *schedule, draws))
+            Some(elbo(x0, length, mask, order, *schedule, draws))
         }
         Objective::Sdtt(_) => None,
     }

@@ -1,7 +1,7 @@
 //! The recipes inside the binary: the same files as `recipes/`, so that they always match the version.
 
 /// Name, text and one line about each built-in recipe.
-pub const ALL: [(&str, &str, &str); 3] = [
+pub const ALL: [(&str, &str, &str); 4] = [
     (
         "quickstart",
         include_str!("../../recipes/quickstart.toml"),
@@ -11,6 +11,11 @@ pub const ALL: [(&str, &str, &str); 3] = [
         "shakespeare",
         include_str!("../../recipes/shakespeare.toml"),
         "characters of a text file of your own, judged by a held-out model",
+    ),
+    (
+        "mdlm-owt",
+        include_str!("../../recipes/mdlm-owt.toml"),
+        "a published MDLM checkpoint to a student of 8 steps, for one large GPU",
     ),
     ("tiny", include_str!("../../recipes/tiny.toml"), "seconds: for trying commands out and for tests"),
 ];

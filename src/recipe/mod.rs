@@ -18,8 +18,8 @@ use crate::eval::results::Role;
 use crate::gate::GateConfig;
 use crate::model::TransformerConfig;
 use crate::model::config::Visibility;
-use crate::objective::Objective;
 use crate::objective::distill::Refresh;
+use crate::objective::{Objective, SdttConfig};
 use crate::process::Schedule;
 use crate::process::order::OrderConfig;
 use crate::train::TrainConfig;
@@ -52,11 +52,24 @@ pub struct ModelConfig {
     pub seed: Option<u64>,
     /// parallel | left_to_right
     pub order: OrderConfig,
-    /// Its network; a distilled model has its teacher's and leaves this out.
+    /// A directory with a public checkpoint to start from: its weights and its network. With `train.steps = 0` it stays as
+    /// it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<PathBuf>,
+    /// Its network; a distilled model has its teacher's and leaves this out, and so does one that has `from`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<TransformerConfig>,
     pub objective: Objective,
     pub train: TrainConfig,
+}
+
+/// Where a model's network is described.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Network<'a> {
+    /// In the recipe.
+    Given(&'a TransformerConfig),
+    /// In a directory with a public checkpoint, its own or its teacher's.
+    From(&'a Path),
 }
 
 /// What `run` exports.
@@ -138,13 +151,14 @@ impl Recipe {
     }
 
     /// The network of a model: its own, or its teacher's.
-    pub fn network(&self, name: &str) -> Result<&TransformerConfig> {
+    pub fn network(&self, name: &str) -> Result<Network<'_>> {
         let mut model = self.model(name)?;
         for _ in 0..=self.model.len() {
-            match (&model.network, Self::teacher(model)) {
-                (Some(network), _) => return Ok(network),
-                (None, Some(teacher)) => model = self.model(teacher)?,
-                (None, None) => {
+            match (&model.network, &model.from, Self::teacher(model)) {
+                (Some(network), ..) => return Ok(Network::Given(network)),
+                (None, Some(from), _) => return Ok(Network::From(from)),
+                (None, None, Some(teacher)) => model = self.model(teacher)?,
+                (None, None, None) => {
                     return Err(Error::usage(format!("`model.{name}` has no `network`")).hint(format!(
                         "add a table `[model.{name}.network]`; only a distilled model may leave it out"
                     )));
@@ -248,9 +262,19 @@ impl Recipe {
 
     fn check_model(&self, name: &str, model: &ModelConfig) -> Result<()> {
         let key = |k: &str| format!("model.{name}.{k}");
-        model.train.validate(&key("train"))?;
+        // A checkpoint may be taken as it is.
+        let steps = model.train.steps.max(usize::from(model.from.is_some()));
+        TrainConfig { steps, ..model.train.clone() }.validate(&key("train"))?;
         if let Some(network) = &model.network {
             network.validate(&key("network"))?;
+        }
+        if model.from.is_some() && (model.network.is_some() || Self::teacher(model).is_some()) {
+            return Err(Error::usage(format!("`{}` stands beside a network or a teacher", key("from")))
+                .hint("a checkpoint brings its own network, and a student has its teacher's"));
+        }
+        if model.from.is_some() && matches!(model.objective, Objective::ArNll {}) {
+            return Err(Error::usage(format!("`{}` is for diffusion models so far", key("from")))
+                .hint("an autoregressive model is trained here: give it a `network`"));
         }
         if let Some(teacher) = Self::teacher(model) {
             let at = key("objective.sdtt.teacher");
@@ -259,7 +283,20 @@ impl Recipe {
                 return Err(Error::usage(format!("`{at}` names the model itself")));
             }
         }
-        let network = self.network(name)?;
+        if let Objective::Sdtt(c) = &model.objective {
+            self.check_sdtt(name, model, c)?;
+        }
+        match self.network(name)? {
+            Network::Given(network) => self.check_network(name, network),
+            // Known only when the directory is read: `run` checks it then.
+            Network::From(_) => Ok(()),
+        }
+    }
+
+    /// Checks that the objective and the order of a model can be trained with this network.
+    pub fn check_network(&self, name: &str, network: &TransformerConfig) -> Result<()> {
+        let model = self.model(name)?;
+        let key = |k: &str| format!("model.{name}.{k}");
         let (order, visibility) = (model.order, network.visibility);
         match &model.objective {
             Objective::ArNll {} => {
@@ -274,72 +311,69 @@ impl Recipe {
                         "\"causal\"",
                     ));
                 }
-                if !network.shift {
+                if !network.shift && !network.shift_output {
                     return Err(contradiction(&key("objective"), "\"ar_nll\"", &key("network.shift"), "true")
                         .hint("without it position l reads the token it is asked for"));
                 }
             }
-            Objective::Elbo { .. } => self.check_parallel(name, model, network)?,
-            Objective::Sdtt(c) => {
-                let at = |k: &str| key(&format!("objective.sdtt.{k}"));
-                let teacher = self.model(&c.teacher)?;
-                if matches!(teacher.objective, Objective::ArNll {}) {
-                    return Err(Error::usage(format!(
-                        "`{}` needs a diffusion teacher, but `model.{}.objective` is \"ar_nll\"",
-                        at("teacher"),
-                        c.teacher
-                    )));
-                }
-                self.check_parallel(name, model, network)?;
-                if self.schedule(teacher) != c.schedule {
-                    return Err(Error::usage(format!(
-                        "`{}` and `model.{}.objective` have different noise schedules",
-                        at("schedule"),
-                        c.teacher
-                    )));
-                }
-                let theirs = self.network(&c.teacher)?;
-                if network != theirs {
-                    return Err(Error::usage(format!(
-                        "`{}` differs from `model.{}.network`",
-                        key("network"),
-                        c.teacher
-                    ))
-                    .hint("a student starts from its teacher's weights: leave its `network` out"));
-                }
-                let k = c.steps_per_step;
-                if !(2..=64).contains(&k) || !(1..=32).contains(&c.rounds) {
-                    return Err(Error::usage(format!(
-                        "`{}` must be between 2 and 64 and `{}` between 1 and 32, but they are {k} and {}",
-                        at("steps_per_step"),
-                        at("rounds"),
-                        c.rounds
-                    )));
-                }
-                if (k as f64).powi(c.rounds as i32) > c.teacher_steps as f64 {
-                    return Err(Error::usage(format!(
-                        "`{} = {}` with `{} = {k}` leave less than one step of `{} = {}`",
-                        at("rounds"),
-                        c.rounds,
-                        at("steps_per_step"),
-                        at("teacher_steps"),
-                        c.teacher_steps
-                    ))
-                    .hint(format!("steps_per_step ^ rounds must not exceed {}", c.teacher_steps)));
-                }
-                if c.rounds > model.train.steps {
-                    return Err(Error::usage(format!(
-                        "`{} = {}` are more than `{} = {}`",
-                        at("rounds"),
-                        c.rounds,
-                        key("train.steps"),
-                        model.train.steps
-                    )));
-                }
-                if c.refresh == Refresh::Ema && model.train.ema.is_none() {
-                    return Err(contradiction(&at("refresh"), "\"ema\"", &key("train.ema"), "a decay such as 0.999"));
-                }
-            }
+            Objective::Elbo { .. } | Objective::Sdtt(_) => self.check_parallel(name, model, network)?,
+        }
+        Ok(())
+    }
+
+    fn check_sdtt(&self, name: &str, model: &ModelConfig, c: &SdttConfig) -> Result<()> {
+        let key = |k: &str| format!("model.{name}.{k}");
+        let at = |k: &str| key(&format!("objective.sdtt.{k}"));
+        let teacher = self.model(&c.teacher)?;
+        if matches!(teacher.objective, Objective::ArNll {}) {
+            return Err(Error::usage(format!(
+                "`{}` needs a diffusion teacher, but `model.{}.objective` is \"ar_nll\"",
+                at("teacher"),
+                c.teacher
+            )));
+        }
+        if self.schedule(teacher) != c.schedule {
+            return Err(Error::usage(format!(
+                "`{}` and `model.{}.objective` have different noise schedules",
+                at("schedule"),
+                c.teacher
+            )));
+        }
+        if self.network(name)? != self.network(&c.teacher)? {
+            return Err(Error::usage(format!("`{}` differs from `model.{}.network`", key("network"), c.teacher))
+                .hint("a student starts from its teacher's weights: leave its `network` out"));
+        }
+        let k = c.steps_per_step;
+        if !(2..=64).contains(&k) || !(1..=32).contains(&c.rounds) {
+            return Err(Error::usage(format!(
+                "`{}` must be between 2 and 64 and `{}` between 1 and 32, but they are {k} and {}",
+                at("steps_per_step"),
+                at("rounds"),
+                c.rounds
+            )));
+        }
+        if (k as f64).powi(c.rounds as i32) > c.teacher_steps as f64 {
+            return Err(Error::usage(format!(
+                "`{} = {}` with `{} = {k}` leave less than one step of `{} = {}`",
+                at("rounds"),
+                c.rounds,
+                at("steps_per_step"),
+                at("teacher_steps"),
+                c.teacher_steps
+            ))
+            .hint(format!("steps_per_step ^ rounds must not exceed {}", c.teacher_steps)));
+        }
+        if c.rounds > model.train.steps {
+            return Err(Error::usage(format!(
+                "`{} = {}` are more than `{} = {}`",
+                at("rounds"),
+                c.rounds,
+                key("train.steps"),
+                model.train.steps
+            )));
+        }
+        if c.refresh == Refresh::Ema && model.train.ema.is_none() {
+            return Err(contradiction(&at("refresh"), "\"ema\"", &key("train.ema"), "a decay such as 0.999"));
         }
         Ok(())
     }

@@ -97,7 +97,12 @@ pub struct Figure {
     pub y: Axis,
     pub series: Vec<Series>,
     pub guides: Vec<Guide>,
+    /// What the bars around a point are.
+    pub bars: &'static str,
 }
+
+/// What the bars of a study's figures are.
+const INTERVAL: &str = "95 % interval";
 
 /// The figures of a study, without those that would show nothing.
 pub fn figures(results: &Results) -> Vec<Figure> {
@@ -115,6 +120,7 @@ pub fn figures(results: &Results) -> Vec<Figure> {
             y: axis(&quality, Scale::Linear),
             series: series(results, false, |_, row| Some((at_steps(row), results.score(row, Metric::Nll)?))),
             guides: level_guides(results, Metric::Nll),
+            bars: INTERVAL,
         },
         Figure {
             name: "quality_seconds",
@@ -127,6 +133,7 @@ pub fn figures(results: &Results) -> Vec<Figure> {
                 Some(((s.median > 0.0).then_some(seconds)?, results.score(row, Metric::Nll)?))
             }),
             guides: level_guides(results, Metric::Nll),
+            bars: INTERVAL,
         },
         Figure {
             name: "quality_entropy",
@@ -140,6 +147,7 @@ pub fn figures(results: &Results) -> Vec<Figure> {
             .chain(real_data(results))
             .collect(),
             guides: diversity_guides(results),
+            bars: INTERVAL,
         },
     ];
     let matched = matched::all(results);
@@ -157,6 +165,7 @@ pub fn figures(results: &Results) -> Vec<Figure> {
                 y: axis(&format!("{nll} at the data's entropy, nats per token (lower is better)"), Scale::Linear),
                 series: series(results, false, |model, row| Some((at_steps(row), at(model, row)?))),
                 guides: ar.filter_map(|m| Some(level(m, at(m, m.full()?)?))).collect(),
+                bars: INTERVAL,
             },
         );
     }
@@ -168,6 +177,7 @@ pub fn figures(results: &Results) -> Vec<Figure> {
             y: axis("share of valid stories (higher is better)", Scale::Linear),
             series: series(results, false, |_, row| Some((at_steps(row), results.score(row, Metric::Valid)?))),
             guides: level_guides(results, Metric::Valid),
+            bars: INTERVAL,
         });
     }
     for figure in &mut figures {

@@ -221,7 +221,7 @@ fn legend<B: DrawingBackend>(canvas: &Canvas<B>, figure: &Figure) -> Drawn<B> {
         let at = label(canvas, "open: collapse")?;
         canvas.marker(Marker::Circle, (left + 15.0, at), INK, true)?;
     }
-    let at = label(canvas, "bars: 95 % interval")?;
+    let at = label(canvas, &format!("bars: {}", figure.bars))?;
     if figure.series.iter().flat_map(|s| &s.points).any(|p| p.x.low < p.x.high) && figure.x.scale == Scale::Log10 {
         label(canvas, "(of time: quartiles)")?;
     }

@@ -1,7 +1,8 @@
 //! Beam search over a causal network, through its cache.
 //!
-//! Score of a hypothesis of n drawn tokens: log p / n^length_penalty. All hypotheses have the same length here (windows
-//! are of fixed length), so the penalty matters only in the reported score, and an end is never preferred for being near.
+//! Score of a hypothesis of n drawn tokens: log p / n^length_penalty. Each step looks at the 2 x width best continuations:
+//! those that end are finished if they are among the first `width`, and the first `width` that do not end go on. The
+//! search stops when no hypothesis under way can still beat the worst of `width` finished ones (as Hugging Face's does).
 
 use crate::error::{Error, Result};
 use crate::model::{Cache, Denoise, Noised, draw, select_rows};
@@ -18,17 +19,30 @@ pub struct Hypothesis {
     pub score: f64,
 }
 
-/// The `width` best continuations of `prompt` found by keeping `width` hypotheses a step, best first.
+/// How to search.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Search {
+    /// Hypotheses kept in each step, and returned.
+    pub width: usize,
+    pub length_penalty: f64,
+    /// The token that ends a hypothesis.
+    pub end: Option<u32>,
+    /// Stop as soon as `width` hypotheses are finished.
+    pub early_stopping: bool,
+}
+
+impl Search {
+    /// A search without an end token.
+    pub fn new(width: usize, length_penalty: f64) -> Self {
+        Search { width, length_penalty, end: None, early_stopping: false }
+    }
+}
+
+/// The best continuations of `prompt` found by keeping `width` hypotheses a step, best first.
 ///
-/// Hypotheses that have drawn `end` (if any) stop there and are filled up with it. Errors without a causal network.
-pub fn search(
-    model: &dyn Denoise,
-    process: &Process,
-    prompt: &[u32],
-    width: usize,
-    length_penalty: f64,
-    end: Option<u32>,
-) -> Result<Vec<Hypothesis>> {
+/// Hypotheses that have drawn the end token stop there and are filled up with it. Errors without a causal network.
+pub fn search(model: &dyn Denoise, process: &Process, prompt: &[u32], spec: &Search) -> Result<Vec<Hypothesis>> {
+    let Search { width, length_penalty, end, early_stopping } = *spec;
     if !process.cached {
         return Err(Error::usage("beam search needs an autoregressive model")
             .hint("choose the recipe's autoregressive model with `--model NAME`"));
@@ -49,7 +63,7 @@ pub fn search(
     let mut cache = Cache::default();
     for p in prompt.len()..l {
         let canvas: Vec<u32> =
-            rows.iter().flat_map(|r| r.iter().copied().chain(std::iter::repeat(v as u32)).take(l)).collect();
+            rows.iter().flat_map(|r| r.iter().copied().chain(std::iter::repeat(model.mask())).take(l)).collect();
         let input = Noised::tokens(&canvas, &vec![0.0; canvas.len()], l);
         let active = cache.filled..p + 1;
         let features = model.features_cached(&input, active.clone(), &mut cache);
@@ -58,37 +72,36 @@ pub fn search(
         draw::each_row(model, select_rows(features, &last), |i, row| {
             let mut best: Vec<u32> = (0..v as u32).collect();
             best.sort_by(|a, b| row[*b as usize].total_cmp(&row[*a as usize]).then(a.cmp(b)));
-            options.extend(best.iter().take(width).map(|t| (scores[i] + f64::from(row[*t as usize]), i, *t)));
+            options.extend(best.iter().take(2 * width).map(|t| (scores[i] + f64::from(row[*t as usize]), i, *t)));
         });
         options.sort_by(|a, b| b.0.total_cmp(&a.0).then((a.1, a.2).cmp(&(b.1, b.2))));
-        options.truncate(width);
+        options.truncate(2 * width);
+        let (n, last) = (p + 1 - prompt.len(), p + 1 == l);
         let mut kept = Vec::new();
-        for (score, i, token) in options {
+        for (rank, (score, i, token)) in options.into_iter().enumerate() {
+            let ends = last || Some(token) == end;
+            if (ends && rank >= width) || (!ends && kept.len() == width) {
+                continue;
+            }
             let mut tokens = rows[i].clone();
             tokens.push(token);
-            if Some(token) == end {
-                let n = tokens.len() - prompt.len();
+            if ends {
                 tokens.resize(l, token);
                 finished.push(Hypothesis { tokens, log_prob: score, score: score / norm(n) });
             } else {
                 kept.push((score, i, tokens));
             }
         }
-        if kept.is_empty() {
-            rows.clear();
+        finished.sort_by(|a, b| b.score.total_cmp(&a.score));
+        finished.truncate(width);
+        let worst = finished.get(width - 1).map(|h| h.score);
+        let hopeless = |best: f64| worst.is_some_and(|worst| early_stopping || best / norm(n) <= worst);
+        if kept.first().is_none_or(|(best, ..)| hopeless(*best)) {
             break;
         }
         cache = cache.select(&kept.iter().map(|k| k.1).collect::<Vec<_>>(), &device);
         scores = kept.iter().map(|k| k.0).collect();
         rows = kept.into_iter().map(|k| k.2).collect();
     }
-    let n = l - prompt.len();
-    finished.extend(rows.into_iter().zip(scores).map(|(tokens, log_prob)| Hypothesis {
-        tokens,
-        log_prob,
-        score: log_prob / norm(n),
-    }));
-    finished.sort_by(|a, b| b.score.total_cmp(&a.score));
-    finished.truncate(width);
     Ok(finished)
 }

@@ -11,6 +11,7 @@
 //! B batch, L length, K steps.
 
 pub mod beam;
+pub mod family;
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -117,7 +118,7 @@ fn sample_at(model: &dyn Denoise, process: &Process, spec: &SampleSpec, n: usize
     for from in (0..n).step_by(spec.batch.max(1)) {
         let size = spec.batch.max(1).min(n - from);
         let device = on_device.then(|| model.device().inner());
-        let mut batch = Batch::new(process, spec, model.vocab() as u32, from..from + size, device);
+        let mut batch = Batch::new(process, spec, model.mask(), from..from + size, device);
         batch.run(model, process, spec)?;
         out.tokens.extend(batch.canvas.rows(process.length));
         out.trace.extend(batch.traces(process.length));

@@ -136,6 +136,9 @@ pub struct Job<'a> {
     pub network: &'a TransformerConfig,
     pub order: Order,
     pub vocab: usize,
+    /// The id of the mask, and the number of ids that have text: V and V, unless the network has its own.
+    pub mask: u32,
+    pub tokens: usize,
     pub length: usize,
     pub seed: u64,
     /// Tokens [B L] of part `step * accumulate + i`: a pure function of its argument.
@@ -221,7 +224,7 @@ fn rows<'a>(job: &Job, state: &'a TrainState, part: u64) -> RowLoss<'a> {
         (Objective::Sdtt(sdtt), Some(teacher)) => {
             distill::rows(sdtt, teacher, &x0, job.length, sdtt.dt(state.round), rng)
         }
-        (objective, _) => match objective::data_rows(objective, &x0, job.length, job.vocab, job.order, rng) {
+        (objective, _) => match objective::data_rows(objective, &x0, job.length, job.mask, job.order, rng) {
             Some(rows) => rows,
             None => panic!("a distilling state has a teacher"),
         },

@@ -45,6 +45,27 @@ impl Dtype {
         })
     }
 
+    /// Its name in a header.
+    pub fn name(self) -> &'static str {
+        match self {
+            Dtype::F64 => "F64",
+            Dtype::F32 => "F32",
+            Dtype::F16 => "F16",
+            Dtype::Bf16 => "BF16",
+            Dtype::I64 => "I64",
+            Dtype::I32 => "I32",
+            Dtype::I16 => "I16",
+            Dtype::I8 => "I8",
+            Dtype::U8 => "U8",
+            Dtype::Bool => "BOOL",
+        }
+    }
+
+    /// Whether it holds real numbers.
+    pub fn is_float(self) -> bool {
+        matches!(self, Dtype::F64 | Dtype::F32 | Dtype::F16 | Dtype::Bf16)
+    }
+
     /// Bytes of one element.
     pub fn size(self) -> usize {
         match self {
@@ -75,9 +96,15 @@ pub struct Header {
 
 /// Checks the header of `bytes`, a whole file called `file` in messages; on success every entry lies inside `bytes`.
 pub fn check(file: &str, bytes: &[u8]) -> Result<Header> {
+    let length = length(file, bytes, bytes.len() as u64)?;
+    parse(file, &bytes[8..8 + length], bytes.len() - 8 - length)
+}
+
+/// The length of the JSON that a file of `total` bytes starting with `head` announces: at most what is there.
+pub fn length(file: &str, head: &[u8], total: u64) -> Result<usize> {
     let wrong = |why: String| Error::input(format!("{file} is not a valid safetensors file")).cause(why);
-    let Some((head, rest)) = bytes.split_first_chunk::<8>() else {
-        return Err(wrong(format!("it has {} bytes, and the header length alone takes 8", bytes.len())));
+    let Some((head, _)) = head.split_first_chunk::<8>() else {
+        return Err(wrong(format!("it has {} bytes, and the header length alone takes 8", head.len())));
     };
     let length = u64::from_le_bytes(*head);
     if length < 2 {
@@ -86,18 +113,24 @@ pub fn check(file: &str, bytes: &[u8]) -> Result<Header> {
     if length > MAX_HEADER {
         return Err(wrong(format!("the header length is {length}, at most {MAX_HEADER} is allowed")));
     }
-    if length > rest.len() as u64 {
-        let why = format!("the header length is {length}, but only {} bytes follow", rest.len());
+    let follow = total.saturating_sub(8);
+    if length > follow {
+        let why = format!("the header length is {length}, but only {follow} bytes follow");
         return Err(wrong(why).hint("the file may be cut off: compare its length with the original, or load it again"));
     }
-    // `length` is at most `rest.len()`, so it fits.
-    let (json, data) = rest.split_at(length as usize);
+    // At most MAX_HEADER, so it fits.
+    Ok(length as usize)
+}
+
+/// Checks the JSON of a header against the number of bytes of data behind it.
+pub fn parse(file: &str, json: &[u8], data: usize) -> Result<Header> {
+    let wrong = |why: String| Error::input(format!("{file} is not a valid safetensors file")).cause(why);
     let json = std::str::from_utf8(json).map_err(|e| wrong(format!("the header is not UTF-8: {e}")))?;
     if !json.starts_with('{') {
         return Err(wrong("the header does not begin with `{`".into()));
     }
     let raw: RawHeader = serde_json::from_str(json).map_err(|e| wrong(format!("header: {e}")))?;
-    let entries = place(raw.tensors, 8 + json.len(), data.len()).map_err(wrong)?;
+    let entries = place(raw.tensors, 8 + json.len(), data).map_err(wrong)?;
     Ok(Header { entries, metadata: raw.metadata })
 }
 

@@ -6,13 +6,16 @@
 mod header;
 mod names;
 mod shards;
+mod store;
 
-pub use names::match_names;
+pub use header::{Dtype, Entry};
+pub use names::{match_names, match_shapes};
 pub use shards::{INDEX, SINGLE, read_model};
+pub use store::{Part, Store};
 
 use crate::error::{Error, Result};
 use crate::fs::{read_limited, write_atomic};
-use header::{Dtype, Entry, Header};
+use header::Header;
 use safetensors::SafeTensors;
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -115,7 +118,8 @@ fn checked(file: &str, bytes: &[u8]) -> Result<Header> {
     Ok(header)
 }
 
-fn floats(dtype: Dtype, bytes: &[u8]) -> Option<Vec<f32>> {
+/// The values of little-endian `bytes` as f32, of a float type.
+pub(crate) fn floats(dtype: Dtype, bytes: &[u8]) -> Option<Vec<f32>> {
     Some(match dtype {
         Dtype::F32 => bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
         Dtype::F64 => bytes.as_chunks().0.iter().map(|b| f64::from_le_bytes(*b) as f32).collect(),
@@ -139,6 +143,43 @@ fn integers(dtype: Dtype, bytes: &[u8]) -> Option<Vec<i64>> {
     })
 }
 
+/// Values as little-endian bytes of a float type, rounded to the nearest, ties to even.
+pub fn to_dtype(values: &[f32], dtype: Dtype) -> Vec<u8> {
+    match dtype {
+        Dtype::F32 => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        Dtype::F64 => values.iter().flat_map(|v| f64::from(*v).to_le_bytes()).collect(),
+        Dtype::Bf16 => values.iter().flat_map(|v| to_bf16(*v).to_le_bytes()).collect(),
+        Dtype::F16 => values.iter().flat_map(|v| to_f16(*v).to_le_bytes()).collect(),
+        _ => panic!("{dtype:?} holds no real numbers"),
+    }
+}
+
+fn to_bf16(v: f32) -> u16 {
+    let bits = v.to_bits();
+    if v.is_nan() {
+        return (bits >> 16) as u16 | 0x40;
+    }
+    let half = 0x7fff + ((bits >> 16) & 1);
+    (bits.wrapping_add(half) >> 16) as u16
+}
+
+fn to_f16(v: f32) -> u16 {
+    let bits = v.to_bits();
+    let (sign, magnitude) = ((bits >> 16 & 0x8000) as u16, f32::from_bits(bits & 0x7fff_ffff));
+    if v.is_nan() {
+        return sign | 0x7e00;
+    }
+    // 65520 is halfway between the largest half and what would come next.
+    if magnitude >= 65520.0 {
+        return sign | 0x7c00;
+    }
+    // Steps of the half's last bit: 2^-24 below the normal ones, else 2^(exponent - 10).
+    let exponent = ((magnitude.to_bits() >> 23) as i32 - 127).max(-14);
+    let steps = (f64::from(magnitude) * f64::from(10 - exponent).exp2()).round_ties_even() as u32;
+    // A carry out of the fraction goes into the exponent by itself.
+    sign | (steps + ((exponent + 14) as u32 * 1024)) as u16
+}
+
 /// IEEE half: sign, 5 bits of exponent, 10 of fraction; a normal one is (1024 + fraction) 2^(exponent - 25).
 fn from_f16(bits: u16) -> f32 {
     let (exponent, fraction) = (u32::from(bits >> 10) & 31, u32::from(bits) & 1023);
@@ -158,28 +199,42 @@ pub fn write(path: &Path, weights: &Weights) -> Result<()> {
 
 /// The safetensors file of `weights` as bytes.
 pub fn to_bytes(weights: &Weights) -> Result<Vec<u8>> {
-    // Not the library's writer: it orders the metadata at random.
-    let mut parts = Vec::new();
-    if !weights.metadata.is_empty() {
-        parts.push(format!("\"__metadata__\":{}", json_text(&weights.metadata)?));
-    }
-    let mut end = 0;
+    let (mut tensors, mut end) = (Vec::new(), 0);
     for (name, HostTensor { shape, data }) in &weights.tensors {
         assert_eq!(shape.iter().product::<usize>(), data.len(), "`{name}`: data does not fit shape {shape:?}");
-        assert!(name != "__metadata__", "a tensor cannot be called __metadata__");
-        let (start, name, shape) = (end, json_text(name)?, json_text(shape)?);
+        let start = end;
         end += data.len() * 4;
-        parts.push(format!("{name}:{{\"dtype\":\"F32\",\"shape\":{shape},\"data_offsets\":[{start},{end}]}}"));
+        tensors.push((name.as_str(), Dtype::F32, shape.as_slice(), start..end));
+    }
+    let mut bytes = header_bytes(&weights.metadata, &tensors)?;
+    bytes.reserve(end);
+    for x in weights.tensors.values().flat_map(|t| &t.data) {
+        bytes.extend(x.to_le_bytes());
+    }
+    Ok(bytes)
+}
+
+/// Name, type, shape and place in the data of a tensor to be written.
+pub type Described<'a> = (&'a str, Dtype, &'a [usize], std::ops::Range<usize>);
+
+/// The header of a file, its length in front: free text, then the tensors in the order given.
+pub fn header_bytes(metadata: &BTreeMap<String, String>, tensors: &[Described]) -> Result<Vec<u8>> {
+    // Not the library's writer: it orders the metadata at random.
+    let mut parts = Vec::new();
+    if !metadata.is_empty() {
+        parts.push(format!("\"__metadata__\":{}", json_text(metadata)?));
+    }
+    for (name, dtype, shape, at) in tensors {
+        assert!(*name != "__metadata__", "a tensor cannot be called __metadata__");
+        let (name, shape, dtype) = (json_text(name)?, json_text(shape)?, dtype.name());
+        let (start, end) = (at.start, at.end);
+        parts.push(format!("{name}:{{\"dtype\":\"{dtype}\",\"shape\":{shape},\"data_offsets\":[{start},{end}]}}"));
     }
     let mut json = format!("{{{}}}", parts.join(","));
     // Spaces up to a multiple of 8 keep the data aligned, as the library has it.
     json.extend(std::iter::repeat_n(' ', json.len().next_multiple_of(8) - json.len()));
-    let mut bytes = Vec::with_capacity(8 + json.len() + end);
-    bytes.extend((json.len() as u64).to_le_bytes());
+    let mut bytes = (json.len() as u64).to_le_bytes().to_vec();
     bytes.extend(json.as_bytes());
-    for x in weights.tensors.values().flat_map(|t| &t.data) {
-        bytes.extend(x.to_le_bytes());
-    }
     Ok(bytes)
 }
 

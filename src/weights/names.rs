@@ -12,12 +12,22 @@ const LINES: usize = 9;
 /// The error (kind input) has at most ten lines: missing, of wrong shape, extra, with the nearest names, or the one
 /// prefix that explains them all. Integer tensors are never parameters and do not count.
 pub fn match_names(wanted: &BTreeMap<String, Vec<usize>>, found: &Weights, ignore_extra: bool) -> Result<()> {
-    let missing: Vec<&str> = wanted.keys().filter(|n| !found.tensors.contains_key(*n)).map(String::as_str).collect();
-    let extra: Vec<&str> = found.tensors.keys().filter(|n| !wanted.contains_key(*n)).map(String::as_str).collect();
+    let found = found.tensors.iter().map(|(name, t)| (name.clone(), t.shape.clone())).collect();
+    match_shapes(wanted, &found, ignore_extra)
+}
+
+/// As [`match_names`], of the shapes of what was found.
+pub fn match_shapes(
+    wanted: &BTreeMap<String, Vec<usize>>,
+    found: &BTreeMap<String, Vec<usize>>,
+    ignore_extra: bool,
+) -> Result<()> {
+    let missing: Vec<&str> = wanted.keys().filter(|n| !found.contains_key(*n)).map(String::as_str).collect();
+    let extra: Vec<&str> = found.keys().filter(|n| !wanted.contains_key(*n)).map(String::as_str).collect();
     let wrong: Vec<String> = wanted
         .iter()
         .filter_map(|(name, shape)| {
-            let has = &found.tensors.get(name)?.shape;
+            let has = found.get(name)?;
             (has != shape).then(|| format!("`{name}` has shape {has:?}, and {shape:?} is needed"))
         })
         .collect();

@@ -37,16 +37,11 @@ pub fn read_model(path: &Path, non_finite: NonFinite) -> Result<Weights> {
 
 /// Reads all files of the index `path`; every tensor of its map must be in the file it names, and in no other.
 fn read_index(path: &Path, non_finite: NonFinite) -> Result<Weights> {
-    let map = weight_map(path)?;
-    let dir = path.parent().unwrap_or(Path::new("."));
-    let files: BTreeSet<&String> = map.values().collect();
-    // All names are judged before the first file is opened.
-    let files: BTreeMap<&String, PathBuf> =
-        files.into_iter().map(|name| Ok((name, inside(path, dir, name)?))).collect::<Result<_>>()?;
+    let (map, files) = index_files(path)?;
     let wrong = |why: String| Error::input(format!("{} and its files do not agree", path.display())).cause(why);
     let mut all = Weights::default();
-    for (file, at) in files {
-        let part = read(&at, non_finite)?;
+    for (file, at) in &files {
+        let part = read(at, non_finite)?;
         for (name, tensor) in part.tensors {
             if let Some(other) = map.get(&name).filter(|other| *other != file) {
                 return Err(wrong(format!("tensor `{name}` is in {file}, and the index says {other}")));
@@ -62,6 +57,18 @@ fn read_index(path: &Path, non_finite: NonFinite) -> Result<Weights> {
         Some((name, file)) => Err(wrong(format!("tensor `{name}` is not in {file}"))),
         None => Ok(all),
     }
+}
+
+/// The map of an index from tensor to file, and the path of each file.
+type Indexed = (BTreeMap<String, String>, BTreeMap<String, PathBuf>);
+
+/// The map of the index `path`, and where its files lie; all names are judged before the first file is opened.
+pub(super) fn index_files(path: &Path) -> Result<Indexed> {
+    let map = weight_map(path)?;
+    let dir = path.parent().unwrap_or(Path::new("."));
+    let names: BTreeSet<&String> = map.values().collect();
+    let files = names.into_iter().map(|name| Ok((name.clone(), inside(path, dir, name)?))).collect::<Result<_>>()?;
+    Ok((map, files))
 }
 
 fn weight_map(path: &Path) -> Result<BTreeMap<String, String>> {

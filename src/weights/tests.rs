@@ -23,6 +23,53 @@ fn model(names: &[&str]) -> Weights {
 fn refused(bytes: &[u8], words: &str) {
     let e = read_bytes("w.safetensors", bytes, NonFinite::Refuse).unwrap_err();
     assert!(e.kind == Kind::Input && e.to_string().contains(words), "`{words}` is not in: {e}");
+    let streamed = stream(bytes).unwrap_err();
+    assert_eq!(streamed.kind, Kind::Input, "{streamed}");
+}
+
+/// Every tensor of a file of these bytes, one at a time.
+fn stream(bytes: &[u8]) -> Result<usize> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("w.safetensors");
+    std::fs::write(&path, bytes).unwrap();
+    let store = Store::open(&path)?;
+    let floats: Vec<&Entry> = store.entries().filter(|e| e.dtype.is_float()).collect();
+    floats.iter().try_for_each(|e| store.tensor(&e.name, NonFinite::Refuse).map(|_| ()))?;
+    Ok(floats.len())
+}
+
+#[test]
+fn a_file_that_is_cut_while_it_is_read_is_an_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("w.safetensors");
+    write(&path, &model(&["a", "b"])).unwrap();
+    let store = Store::open(&path).unwrap();
+    assert_eq!(store.tensor("a", NonFinite::Refuse).unwrap(), tensor(&[2, 3], 0.0));
+    let bytes = std::fs::read(&path).unwrap();
+    std::fs::write(&path, &bytes[..bytes.len() - 30]).unwrap();
+    let e = store.tensor("b", NonFinite::Refuse).unwrap_err();
+    assert!(e.kind == Kind::Input && e.to_string().contains("was changed"), "{e}");
+}
+
+#[test]
+fn every_half_is_written_as_it_was_read_and_others_are_rounded_to_the_nearest() {
+    for bits in (0..0x7c00u16).chain(0x8000..0xfc00) {
+        assert_eq!(to_dtype(&[from_f16(bits)], Dtype::F16), bits.to_le_bytes(), "{bits:#x}");
+    }
+    for bits in (0..=0x7f80u16).chain(0x8000..=0xff80) {
+        let value = f32::from_bits(u32::from(bits) << 16);
+        assert_eq!(to_dtype(&[value], Dtype::Bf16), bits.to_le_bytes(), "{bits:#x}");
+    }
+    // Halfway between two neighbours the even one is taken; above the largest comes infinity.
+    for (value, half) in
+        [(1.0 + 1.0 / 2048.0, 0x3c00u16), (1.0 + 3.0 / 2048.0, 0x3c02), (65519.0, 0x7bff), (65520.0, 0x7c00)]
+    {
+        assert_eq!(to_dtype(&[value], Dtype::F16), half.to_le_bytes(), "{value}");
+    }
+    assert_eq!(to_dtype(&[f32::from_bits(0x3f80_8000)], Dtype::Bf16), 0x3f80u16.to_le_bytes());
+    assert_eq!(to_dtype(&[f32::from_bits(0x3f81_8000)], Dtype::Bf16), 0x3f82u16.to_le_bytes());
+    let nan = to_dtype(&[f32::NAN], Dtype::Bf16);
+    assert!(f32::from_bits(u32::from(u16::from_le_bytes([nan[0], nan[1]])) << 16).is_nan());
 }
 
 #[test]
@@ -377,7 +424,9 @@ proptest! {
         let library = std::panic::catch_unwind(|| SafeTensors::deserialize(&bytes).is_ok());
         // What our check lets through, the library must take without a panic.
         prop_assert!(ours.is_err() || library.is_ok_and(|ok| ok), "{:?}", ours);
-        let _ = read_bytes("w", &bytes, NonFinite::Refuse);
+        let whole = read_bytes("w", &bytes, NonFinite::Refuse);
+        let streamed = stream(&bytes);
+        prop_assert_eq!(whole.is_ok(), streamed.is_ok(), "{:?} but {:?}", whole.err(), streamed.err());
     }
 
     #[test]

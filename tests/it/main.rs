@@ -3,6 +3,7 @@
 mod bad_input;
 mod binary;
 mod exporting;
+mod fixtures;
 mod layers;
 mod network;
 mod readme;

@@ -95,7 +95,11 @@ fn every_shipped_recipe_checks_and_is_the_one_inside_the_binary() {
         assert_eq!(std::fs::read(&path).unwrap(), std::fs::read(place.path(&format!("{name}.toml"))).unwrap());
         place.run(&["recipe", "copy", &name]).fails(2, &["is there already"]);
         place.run(&["recipe", "diff", &name, &format!("{name}.toml")]).ok();
-        if std::fs::read_to_string(&path).unwrap().contains("[data.text]") {
+        let text = std::fs::read_to_string(&path).unwrap();
+        if text.contains("hf://") {
+            // Keys and contradictions are checked; then the text that is to be got first is missing.
+            place.run(&["recipe", "check", &name]).fails(3, &["does not exist"]);
+        } else if text.contains("[data.text]") {
             let Some(text) = shared("data/tinyshakespeare.txt") else { continue };
             let set = format!("data.text.path={:?}", text.display().to_string());
             place.run(&["recipe", "check", &name, "--set", &set]).ok();

@@ -243,7 +243,9 @@ fn a_fault_at_every_write_of_a_run_leaves_a_resumable_directory() {
 fn losses_do_not_depend_on_the_number_of_threads_beyond_rounding() {
     let place = Place::new();
     // Wide and long enough that products, blocks and losses are divided among threads.
-    let wide = RECIPE.replace("dim = 16, layers = 1, heads = 2", "dim = 128, layers = 2, heads = 4").replace("batch = 8", "batch = 32");
+    let wide = RECIPE
+        .replace("dim = 16, layers = 1, heads = 2", "dim = 128, layers = 2, heads = 4")
+        .replace("batch = 8", "batch = 32");
     place.write("wide.toml", &wide);
     let losses = |threads: &str| -> Vec<f64> {
         let set = ["--set", "model.teacher.train.steps=12", "--set", "model.student.train.steps=12"];

@@ -224,7 +224,7 @@ fn the_nelbo_of_a_perfect_denoiser_is_the_exact_likelihood() {
                     let rng = StepRng::new(8);
                     let gens = (rng.at(i, Stream::Times), rng.at(i, Stream::Corrupt));
                     let copies = text.repeat(draws);
-                    let rows = objective::elbo(&copies, L, V as usize, Order::parallel(L), schedule, gens);
+                    let rows = objective::elbo(&copies, L, V, Order::parallel(L), schedule, gens);
                     objective::evaluate(&oracle, &rows).0 * L as f64
                 })
                 .collect();
@@ -251,7 +251,7 @@ fn beam_search_finds_the_most_probable_continuation_when_wide_enough() {
             .filter(|(t, _)| t.starts_with(&prompt))
             .max_by(|a, b| a.1.total_cmp(&b.1))
             .map(|(t, _)| t);
-        let found = beam::search(&oracle, &process, &prompt, 27, 1.0, None).unwrap();
+        let found = beam::search(&oracle, &process, &prompt, &beam::Search::new(27, 1.0)).unwrap();
         assert_eq!(Some(&found[0].tokens), best.as_ref());
         assert!(found.windows(2).all(|p| p[0].score >= p[1].score));
         // A beam of one is greedy decoding.
@@ -261,7 +261,7 @@ fn beam_search_finds_the_most_probable_continuation_when_wide_enough() {
             ..SampleSpec::new(L, 0, 1)
         };
         let greedy = sample(&oracle, &process, &greedy, 1).unwrap();
-        let one = beam::search(&oracle, &process, &prompt, 1, 1.0, None).unwrap();
+        let one = beam::search(&oracle, &process, &prompt, &beam::Search::new(1, 1.0)).unwrap();
         assert_eq!(one[0].tokens, greedy.tokens[0]);
     }
 }
@@ -272,7 +272,7 @@ fn beam_scores_are_log_probabilities_divided_by_the_length_to_the_penalty() {
     let oracle = Oracle::new(Arc::clone(&chain), Device::flex());
     let process = process(Order::left_to_right(), Schedule::LogLinear, true);
     for penalty in [0.0, 1.0, 2.0] {
-        let found = beam::search(&oracle, &process, &[], 4, penalty, None).unwrap();
+        let found = beam::search(&oracle, &process, &[], &beam::Search::new(4, penalty)).unwrap();
         for h in found {
             let exact = chain.log_likelihood(&h.tokens);
             assert!((h.log_prob - exact).abs() < 1e-4, "{} for {exact}", h.log_prob);
@@ -328,14 +328,14 @@ fn an_autoregressive_network_that_reads_the_time_is_sampled_at_the_time_it_was_t
         let model = super::network::random(&config, 5, L, &Device::flex());
         // The best beam's score is what the cache path gives a text; teacher forcing must give the same.
         let p = process(Order::left_to_right(), Schedule::LogLinear, true);
-        let best = &beam::search(&model, &p, &[], 3, 0.0, None).unwrap()[0];
+        let best = &beam::search(&model, &p, &[], &beam::Search::new(3, 0.0)).unwrap()[0];
         let forced = teacher_forced(&model, &best.tokens);
         assert!((best.log_prob - forced).abs() < 1e-4, "{time:?}: {} for {forced}", best.log_prob);
         // And greedy sampling takes the arg max under teacher forcing at each position.
         let greedy =
             SampleSpec { filter: Filter { temperature: 0.0, ..Filter::default() }, ..SampleSpec::new(L, 0, 1) };
         let sampled = sample(&model, &p, &greedy, 1).unwrap().tokens.remove(0);
-        let one = beam::search(&model, &p, &[], 1, 0.0, None).unwrap().remove(0);
+        let one = beam::search(&model, &p, &[], &beam::Search::new(1, 0.0)).unwrap().remove(0);
         assert_eq!(sampled, one.tokens, "{time:?}");
     }
 }

@@ -50,6 +50,8 @@ fn train_in(
         network: &network,
         order,
         vocab: story.vocab(),
+        mask: story.vocab() as u32,
+        tokens: story.vocab(),
         length: 32,
         seed: 1,
         batch: &batch,

@@ -5,6 +5,7 @@ use super::{MAX_FILE, Tokenizer, UNKNOWN};
 use crate::error::{Error, Result};
 use crate::fs::read_limited;
 use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
@@ -83,12 +84,11 @@ fn from_value(mut value: Value, file: &str) -> Result<Tokenizer> {
     Ok(Tokenizer::Hf(Box::new(tokenizer)))
 }
 
-/// The byte-level BPE of GPT-2 from `vocab.json` and `merges.txt`.
-pub fn gpt2(vocab_path: &Path, merges_path: &Path) -> Result<Tokenizer> {
+/// The vocabulary and the merges of a byte-level BPE in two files.
+fn bpe_files(vocab_path: &Path, merges_path: &Path) -> Result<(BTreeMap<String, u32>, Vec<Value>)> {
     let vocab = read_limited(vocab_path, MAX_FILE)?;
     let wrong = |why: String| Error::input(format!("{} is not a BPE vocabulary", vocab_path.display())).cause(why);
-    let vocab: std::collections::BTreeMap<String, u32> =
-        serde_json::from_slice(&vocab).map_err(|e| wrong(e.to_string()))?;
+    let vocab: BTreeMap<String, u32> = serde_json::from_slice(&vocab).map_err(|e| wrong(e.to_string()))?;
     let text = read_limited(merges_path, MAX_FILE)?;
     let wrong = |why: String| Error::input(format!("{} is not a list of BPE merges", merges_path.display())).cause(why);
     let text = std::str::from_utf8(&text).map_err(|e| wrong(e.to_string()))?;
@@ -99,14 +99,64 @@ pub fn gpt2(vocab_path: &Path, merges_path: &Path) -> Result<Tokenizer> {
             _ => return Err(wrong(format!("line {}: `{pair}` is not two tokens parted by a space", line + 1))),
         }
     }
+    Ok((vocab, merges))
+}
+
+fn bpe_model(vocab: &BTreeMap<String, u32>, merges: Vec<Value>) -> Value {
+    json!({ "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
+        "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "vocab": vocab, "merges": merges })
+}
+
+/// The byte-level BPE of GPT-2 from `vocab.json` and `merges.txt`.
+pub fn gpt2(vocab_path: &Path, merges_path: &Path) -> Result<Tokenizer> {
+    let (vocab, merges) = bpe_files(vocab_path, merges_path)?;
     let end = "<|endoftext|>";
     let added: Vec<Value> = vocab.get(end).map(|id| added_token(*id, end)).into_iter().collect();
     let byte_level = json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true });
-    let model = json!({ "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
-        "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "vocab": vocab, "merges": merges });
-    let mut value = document(byte_level.clone(), byte_level, model);
+    let mut value = document(byte_level.clone(), byte_level, bpe_model(&vocab, merges));
     value["added_tokens"] = json!(added);
     from_value(value, &format!("{} with {}", vocab_path.display(), merges_path.display()))
+}
+
+/// How Qwen2 cuts text into words: contractions, letters behind one sign, single digits, signs, line ends, spaces.
+const QWEN2_WORDS: &str =
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+
+/// The byte-level BPE of Qwen2 from its files, with the added tokens of `added_tokens.json` if it exists.
+///
+/// The added tokens stand in the vocabulary too, so that gaps between their ids are kept.
+pub fn qwen2(vocab_path: &Path, merges_path: &Path, added_path: &Path) -> Result<Tokenizer> {
+    let (mut vocab, merges) = bpe_files(vocab_path, merges_path)?;
+    let mut added = Vec::new();
+    if added_path.exists() {
+        let wrong = |why: String| Error::input(format!("{} is not a list of tokens", added_path.display())).cause(why);
+        let bytes = read_limited(added_path, MAX_FILE)?;
+        let tokens: BTreeMap<String, u32> = serde_json::from_slice(&bytes).map_err(|e| wrong(e.to_string()))?;
+        for (token, id) in tokens {
+            added.push((id, added_token(id, &token)));
+            vocab.insert(token, id);
+        }
+    }
+    added.sort_by_key(|(id, _)| *id);
+    let byte_level =
+        json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false });
+    let words =
+        json!({ "type": "Split", "pattern": { "Regex": QWEN2_WORDS }, "behavior": "Isolated", "invert": false });
+    let cut = json!({ "type": "Sequence", "pretokenizers": [words, byte_level] });
+    let mut value = document(cut, byte_level, bpe_model(&vocab, merges));
+    value["normalizer"] = json!({ "type": "NFC" });
+    value["added_tokens"] = added.into_iter().map(|(_, token)| token).collect();
+    from_value(value, &format!("{} with {}", vocab_path.display(), merges_path.display()))
+}
+
+/// The `tokenizer_class` of a tokenizer_config.json, if the file exists and names one.
+pub fn class(path: &Path) -> Result<Option<String>> {
+    if !path.exists() {
+        return Ok(None);
+    }
+    let wrong = |why: String| Error::input(format!("{} is not JSON", path.display())).cause(why);
+    let value: Value = serde_json::from_slice(&read_limited(path, MAX_FILE)?).map_err(|e| wrong(e.to_string()))?;
+    Ok(value["tokenizer_class"].as_str().map(String::from))
 }
 
 fn added_token(id: u32, content: &str) -> Value {

@@ -19,7 +19,7 @@ pub const FILE: &str = "tokenizer.json";
 pub const UNKNOWN: &str = "·";
 const MAX_FILE: u64 = 256 << 20;
 
-/// Which tokenizer a recipe asks for: `"bytes"`, `"char"`, `json = { path = ".." }` or
+/// Which tokenizer a recipe asks for: `"bytes"`, `"char"`, `json = { path = ".." }`, `dir = { path = ".." }` or
 /// `bpe = { vocab = "..", merges = ".." }`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
@@ -30,6 +30,8 @@ pub enum TokenizerConfig {
     Char,
     /// A Hugging Face `tokenizer.json`.
     Json { path: PathBuf },
+    /// The tokenizer beside a model in its directory.
+    Dir { path: PathBuf },
     /// The byte-level BPE of GPT-2 from its two files.
     Bpe { vocab: PathBuf, merges: PathBuf },
 }
@@ -57,6 +59,13 @@ impl Tokenizer {
                 Ok(Tokenizer::Char { chars: chars.into_iter().collect() })
             }
             TokenizerConfig::Json { path } => Self::load_file(&base.join(path)),
+            TokenizerConfig::Dir { path } => {
+                let dir = base.join(path);
+                Self::load_dir(&dir)?
+                    .ok_or_else(|| Error::input(format!("{} holds no tokenizer", dir.display())).hint(
+                        "tokenizer.json, or vocab.json with merges.txt; some models use GPT-2's: `bpe = { vocab, merges }`",
+                    ))
+            }
             TokenizerConfig::Bpe { vocab, merges } => hf::gpt2(&base.join(vocab), &base.join(merges)),
         }
     }
@@ -162,6 +171,22 @@ impl Tokenizer {
     /// Reads `dir/tokenizer.json`; what `save` wrote comes back as the same kind.
     pub fn load(dir: &Path) -> Result<Tokenizer> {
         Self::load_file(&dir.join(FILE))
+    }
+
+    /// Reads the tokenizer of a model's directory: tokenizer.json, or vocab.json with merges.txt (and added_tokens.json),
+    /// with the words cut as GPT-2 or as Qwen2 does; none where there is none of these files.
+    pub fn load_dir(dir: &Path) -> Result<Option<Tokenizer>> {
+        if dir.join(FILE).exists() {
+            return Self::load(dir).map(Some);
+        }
+        let (vocab, merges) = (dir.join("vocab.json"), dir.join("merges.txt"));
+        if !vocab.exists() || !merges.exists() {
+            return Ok(None);
+        }
+        match hf::class(&dir.join("tokenizer_config.json"))?.as_deref() {
+            None | Some("GPT2Tokenizer" | "GPT2TokenizerFast") => hf::gpt2(&vocab, &merges).map(Some),
+            Some(_) => hf::qwen2(&vocab, &merges, &dir.join("added_tokens.json")).map(Some),
+        }
     }
 
     /// Reads a Hugging Face `tokenizer.json` of any name; a file that is none is an error of kind input, never a panic.

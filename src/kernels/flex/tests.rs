@@ -99,6 +99,8 @@ impl Case {
             rows: self.rows.as_ref().map(|r| Arc::new(Rows::of(r, self.batch, self.length))),
             checkpoint: self.checkpoint,
             composed: false,
+            activation: if self.gated { kernels::Activation::Silu } else { kernels::Activation::GeluTanh },
+            extra: kernels::Extra::default(),
         }
     }
 

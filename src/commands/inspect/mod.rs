@@ -1,5 +1,7 @@
 //! `inspect`: what is in a model directory or a safetensors file, and how near its outputs are to stored ones.
 
+mod family;
+
 use std::path::Path;
 
 use burn::prelude::*;
@@ -7,15 +9,20 @@ use serde_json::json;
 
 use crate::error::{Error, Kind, Result};
 use crate::export;
-use crate::model::{Denoise, Noised, State, params};
+use crate::model::family as models;
+use crate::model::{Denoise, Noised, params};
 use crate::weights::{self, NonFinite};
 use crate::{fs, term};
 
 /// Prints tensors, sizes, finiteness and hash; with `against`, compares logits on stored inputs.
 pub fn run(path: &Path, against: Option<&Path>, as_json: bool, device: &Device) -> Result<()> {
+    let path = &models::resolve(path)?;
     let (file, dir) = match path.is_dir() {
         true => {
             let dir = crate::commands::sample::model_dir(path, None)?;
+            if family::is_foreign(&dir)? {
+                return family::run(&dir, against, as_json, device);
+            }
             (dir.join("model.safetensors"), Some(dir))
         }
         false => (path.to_path_buf(), None),
@@ -88,10 +95,10 @@ fn largest_error(dir: &Path, against: &Path, device: &Device) -> Result<f64> {
             loaded.model.length()
         )));
     }
-    let t: Vec<f32> = match stored.tensors.get("timesteps") {
+    let t: Vec<f64> = match stored.tensors.get("timesteps") {
         None => vec![0.0; b * l],
-        Some(t) if t.shape == [b] => t.data.iter().flat_map(|t| std::iter::repeat_n(*t, l)).collect(),
-        Some(t) if t.shape == [b, l] => t.data.clone(),
+        Some(t) if t.shape == [b] => t.data.iter().flat_map(|t| std::iter::repeat_n(f64::from(*t), l)).collect(),
+        Some(t) if t.shape == [b, l] => t.data.iter().map(|t| f64::from(*t)).collect(),
         Some(t) => {
             return Err(Error::input(format!(
                 "{place}: `timesteps` must be [{b}] or [{b}, {l}], but is {:?}",
@@ -100,7 +107,7 @@ fn largest_error(dir: &Path, against: &Path, device: &Device) -> Result<f64> {
         }
     };
     let ids: Vec<u32> = ids.data.iter().map(|i| *i as u32).collect();
-    let input = Noised { x: State::Tokens(ids), t, s: None, clean: None, length: l };
+    let input = Noised::tokens(&ids, &t, l);
     let features = loaded.model.features(&input);
     let d = features.dims()[2];
     let got = params::floats(loaded.model.logits(features.reshape([b * l, d])));

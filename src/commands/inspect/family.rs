@@ -1,0 +1,123 @@
+//! `inspect` of a public checkpoint: its family, what it is made of, and what it takes to run.
+
+use std::path::Path;
+
+use burn::prelude::Device;
+use serde_json::json;
+
+use crate::error::{Error, Kind, Result};
+use crate::model::config::{TimeInput, Visibility};
+use crate::model::family::{self, Description, LoadOptions, memory};
+use crate::term;
+use crate::weights::{self, NonFinite};
+
+/// Positions of a sequence that memory is estimated for, at most.
+const ESTIMATE_LENGTH: usize = 1024;
+
+/// Whether the directory's config.json is of someone else's model.
+pub fn is_foreign(dir: &Path) -> Result<bool> {
+    let (_, config) = family::read_config(dir)?;
+    Ok(config["model_type"] != "fewstep")
+}
+
+fn time(d: &Description) -> &'static str {
+    match d.network.time {
+        TimeInput::None => "none",
+        TimeInput::Sequence => "one time a sequence",
+        TimeInput::Position => "one time a position",
+        TimeInput::Sigma => "total noise sigma",
+        TimeInput::ZeroSigma => "none (sigma is always 0)",
+    }
+}
+
+fn visibility(d: &Description) -> String {
+    match d.network.visibility {
+        Visibility::Full => "full".into(),
+        Visibility::Causal => "causal".into(),
+        Visibility::Blocks(size) => format!("blocks of {size}"),
+    }
+}
+
+/// Prints what the directory holds; with `against`, how near the model's outputs are to stored ones.
+pub fn run(dir: &Path, against: Option<&Path>, as_json: bool, device: &Device) -> Result<()> {
+    let (d, store) = family::look(dir)?;
+    let tokenizer = family::tokenizer(dir)?.map(|t| t.vocab_size());
+    let length = d.length.min(ESTIMATE_LENGTH);
+    let parameters = d.network.parameters(d.vocab, if d.network.learned_positions { d.length } else { 0 });
+    let dtype = store.floats().1.name();
+    let (sampling, training) =
+        (memory::sampling(&d.network, d.vocab, length, 1), memory::training(&d.network, d.vocab, length, 8));
+    let error = against.map(|file| largest_error(dir, file, device)).transpose()?;
+    if as_json {
+        let line = json!({
+            "family": d.family.name(), "parameters": parameters as u64, "dtype": dtype, "files": store.parts.len(),
+            "vocabulary": d.vocab, "tokenizer": tokenizer, "mask": d.special.mask, "bos": d.special.bos,
+            "eos": d.special.eos, "pad": d.special.pad, "length": d.length, "layers": d.network.layers,
+            "width": d.network.dim, "visibility": visibility(&d), "time_conditioning": time(&d),
+            "shift": d.network.shift_output, "memory_sampling": sampling as u64, "memory_training": training as u64,
+            "largest_absolute_error": error,
+        });
+        return term::out(format!("{line}"));
+    }
+    let id = |id: Option<u32>| id.map_or("none".to_string(), |id| id.to_string());
+    let tokens = tokenizer.map_or("not in the directory".into(), |n| format!("{n} tokens"));
+    let s = d.special;
+    let rows = [
+        ("family", d.family.name().to_string()),
+        ("parameters", parameters.to_string()),
+        ("dtype", format!("{dtype} in {} file(s)", store.parts.len())),
+        ("shape", format!("{} blocks of width {}, {} heads", d.network.layers, d.network.dim, d.network.heads)),
+        ("length", d.length.to_string()),
+        ("vocabulary", d.vocab.to_string()),
+        ("tokenizer", tokens),
+        ("mask id", id(s.mask)),
+        ("special ids", format!("bos {}, eos {}, pad {}", id(s.bos), id(s.eos), id(s.pad))),
+        ("visibility", visibility(&d)),
+        ("time conditioning", time(&d).to_string()),
+        ("shift", if d.network.shift_output { "row l predicts token l + 1" } else { "none" }.to_string()),
+        ("memory, sampling", format!("about {} (batch 1, length {length}, f32)", memory::shown(sampling))),
+        ("memory, training", format!("about {} (batch 8, length {length}, f32, all weights)", memory::shown(training))),
+    ];
+    for (name, value) in rows {
+        term::out(format!("{name:<18} {value}"))?;
+    }
+    if let Some(error) = error {
+        term::out(format!("largest absolute error of the logits: {error:.3e}"))?;
+    }
+    Ok(())
+}
+
+/// The largest |output - stored output| on the inputs stored in `file`: `input_ids`, `timesteps` (total noises), `logits`.
+fn largest_error(dir: &Path, file: &Path, device: &Device) -> Result<f64> {
+    let place = file.display();
+    let stored = weights::read(file, NonFinite::Refuse)?;
+    let ints = weights::read_ints(file)?;
+    let absent = |name: &str| Error::input(format!("{place} has no tensor `{name}`"));
+    let ids = ints.get("input_ids").ok_or_else(|| absent("input_ids"))?;
+    let want = stored.tensors.get("logits").ok_or_else(|| absent("logits"))?;
+    let options = LoadOptions { length: Some(ids.shape.last().copied().unwrap_or(1)), ..LoadOptions::default() };
+    let loaded = family::load(dir, &options, device)?;
+    let v = loaded.description.vocab;
+    let (b, wide, length) = match (&ids.shape[..], &want.shape[..]) {
+        ([b, wide], [b2, length, v2]) if b == b2 && *v2 == v && *b > 0 && *length > 0 => (*b, *wide, *length),
+        _ => {
+            return Err(Error::input(format!(
+                "{place}: `input_ids` {:?} and `logits` {:?} are not [B, L] and [B, L, {v}]",
+                ids.shape, want.shape
+            )));
+        }
+    };
+    let sigma: Option<Vec<f64>> = match stored.tensors.get("timesteps") {
+        Some(t) if t.shape == [b] => Some(t.data.iter().map(|s| f64::from(*s)).collect()),
+        Some(t) => return Err(Error::input(format!("{place}: `timesteps` must be [{b}], but is {:?}", t.shape))),
+        None => None,
+    };
+    let ids: Option<Vec<u32>> = ids.data.iter().map(|id| u32::try_from(*id).ok()).collect();
+    let ids = ids.ok_or_else(|| Error::input(format!("{place}: `input_ids` must be token ids")))?;
+    let got = family::forward(&loaded.description, &loaded.model, &ids, sigma.as_deref(), [wide, length], false)
+        .map_err(|e| Error::input(format!("{place}: {}", e.message)))?;
+    if got.iter().any(|v| !v.is_finite()) {
+        return Err(Error::new(Kind::NonFinite, format!("{}: the logits are not finite numbers", dir.display())));
+    }
+    Ok(got.iter().zip(&want.data).map(|(a, b)| f64::from((a - b).abs())).fold(0.0, f64::max))
+}

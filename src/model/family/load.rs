@@ -1,0 +1,190 @@
+//! Loading a public checkpoint: config.json first, then the headers, then one tensor after the other.
+//!
+//! Peak memory is the model and one tensor (in the file's type, and as f32 before and after its turn). Strict: every
+//! parameter must be there in its shape, and every tensor must be a parameter or a known buffer.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use burn::prelude::Device;
+use serde_json::Value;
+
+use super::config::{Shapes, describe};
+use super::names::{Source, canonical, is_buffer, source};
+use super::{Description, Prediction, special_tokens, tokenizer};
+use crate::error::{Error, Result};
+use crate::fs::read_limited;
+use crate::model::{Transformer, params};
+use crate::weights::{HostTensor, NonFinite, Store, match_shapes};
+
+/// The longest sequence that rotary tables are made for, unless more is asked for.
+const DEFAULT_LENGTH: usize = 4096;
+const MAX_CONFIG: u64 = 16 << 20;
+
+/// How to load.
+#[derive(Debug, Clone, Default)]
+pub struct LoadOptions {
+    pub non_finite: NonFinite,
+    /// Pass over tensors that are neither parameters nor known buffers.
+    pub ignore_extra: bool,
+    /// Positions that the network can read; default: the model's own, at most 4096.
+    pub length: Option<usize>,
+    /// Another weights file than the directory's.
+    pub weights: Option<PathBuf>,
+}
+
+/// A model read from its directory.
+pub struct Loaded {
+    pub description: Description,
+    pub model: Transformer,
+}
+
+/// The content of `dir/config.json`. Errors (kind input) where it is absent or no JSON.
+pub fn read_config(dir: &Path) -> Result<(String, Value)> {
+    let path = dir.join("config.json");
+    let shown = path.display().to_string();
+    let bytes = read_limited(&path, MAX_CONFIG)?;
+    let value = serde_json::from_slice(&bytes)
+        .map_err(|e| Error::input(format!("{shown} is not JSON")).cause(e.to_string()))?;
+    Ok((shown, value))
+}
+
+/// Canonical names of a store's float tensors: to the name in the files, and to the shape.
+///
+/// Errors where two names are the same without their prefixes (a model beside its moving average).
+pub fn names_of(store: &Store) -> Result<(BTreeMap<String, String>, Shapes)> {
+    let (mut names, mut shapes) = (BTreeMap::new(), Shapes::new());
+    for entry in store.entries().filter(|e| e.dtype.is_float()) {
+        let inner = canonical(&entry.name).to_string();
+        if let Some(other) = names.insert(inner.clone(), entry.name.clone()) {
+            let error = Error::input(format!("`{other}` and `{}` are the same parameter `{inner}`", entry.name));
+            return Err(error.hint("keep one of the two sets of weights in the file"));
+        }
+        shapes.insert(inner, entry.shape.clone());
+    }
+    Ok((names, shapes))
+}
+
+/// What the directory holds, from config.json, the headers of the weights and the tokenizer; no tensor is read.
+pub fn look(dir: &Path) -> Result<(Description, Store)> {
+    let (file, config) = read_config(dir)?;
+    let store = Store::open(dir)?;
+    let (_, shapes) = names_of(&store)?;
+    let mut description = describe(&file, &config, &shapes)?;
+    description.special = special_tokens(dir, &description, tokenizer(dir)?.as_ref())?;
+    Ok((description, store))
+}
+
+/// Reads the model of a directory onto `device`.
+///
+/// Errors: as [`describe`], and files or tensors that are missing, malformed, misshapen or unknown.
+pub fn load(dir: &Path, options: &LoadOptions, device: &Device) -> Result<Loaded> {
+    let (file, config) = read_config(dir)?;
+    let at = options.weights.clone().unwrap_or_else(|| dir.to_path_buf());
+    let store = Store::open(&at)?;
+    let (names, shapes) = names_of(&store)?;
+    let mut description = describe(&file, &config, &shapes)?;
+    let tokenizer = tokenizer(dir)?;
+    description.special = special_tokens(dir, &description, tokenizer.as_ref())?;
+    let model = read(&description, &store, &names, &shapes, options, &at, device)?;
+    // Causal models are judges and baselines: what they were trained to say is left as it is.
+    let model = match tokenizer.filter(|_| description.family.prediction() != Prediction::NextToken) {
+        Some(tokenizer) => model.with_tokens(tokenizer.vocab_size()),
+        None => model,
+    };
+    Ok(Loaded { description, model })
+}
+
+fn read(
+    description: &Description,
+    store: &Store,
+    names: &BTreeMap<String, String>,
+    shapes: &Shapes,
+    options: &LoadOptions,
+    at: &Path,
+    device: &Device,
+) -> Result<Transformer> {
+    let (network, family) = (&description.network, description.family);
+    let length = match network.learned_positions {
+        true => description.length,
+        false => options.length.unwrap_or(description.length.min(DEFAULT_LENGTH)),
+    };
+    // Before a network of that size is made.
+    let (asked, there) = (network.parameters(description.vocab, length), u128::from(store.floats().0));
+    if asked > 4 * there + (1 << 20) {
+        return Err(Error::input(format!("{}: config.json asks for {asked} parameters", at.display()))
+            .cause(format!("the weights hold {there}")));
+    }
+    let group = block_group(&description.config);
+    let zero = Transformer::zeros(network, description.vocab, length, device);
+    let mut wanted = Shapes::new();
+    params::shapes(&zero).into_iter().for_each(|(path, shape)| {
+        wanted.extend(stored(&source(family, &path, group), &shape, network.packed_rows()));
+    });
+    let parameter = |name: &String| !is_buffer(family, name, network.tied);
+    let found: Shapes =
+        shapes.iter().filter(|(name, _)| parameter(name)).map(|(n, s)| (n.clone(), s.clone())).collect();
+    match_shapes(&wanted, &found, options.ignore_extra)
+        .map_err(|e| Error { message: format!("{}: {}", at.display(), e.message), ..e })
+        .map_err(|e| match layers(found.keys()) {
+            layers if layers == network.layers => e,
+            layers => e.cause(format!("config.json says {} layers, and the weights have {layers}", network.layers)),
+        })?;
+    let mut last: Option<(String, HostTensor)> = None;
+    let model = params::fill(zero, device, |path, shape| {
+        let tensor = |name: &String| store.tensor(&names[name], options.non_finite);
+        match source(family, path, group) {
+            Source::Whole(name) => tensor(&name),
+            Source::Turned(name) => tensor(&name).map(turned),
+            Source::Stack(parts) => {
+                let mut all = HostTensor { shape: shape.to_vec(), data: Vec::with_capacity(shape.iter().product()) };
+                for name in &parts {
+                    all.data.extend(tensor(name)?.data);
+                }
+                Ok(all)
+            }
+            Source::Part(name, i, n) => {
+                if last.as_ref().is_none_or(|(kept, _)| *kept != name) {
+                    last = Some((name.clone(), tensor(&name)?));
+                }
+                let whole = last.as_ref().map_or(&[][..], |(_, t)| &t.data);
+                let size = whole.len() / n;
+                Ok(HostTensor { shape: shape.to_vec(), data: whole[i * size..(i + 1) * size].to_vec() })
+            }
+        }
+    })?;
+    Ok(match description.special.mask {
+        Some(mask) => model.with_mask(mask as usize),
+        None => model,
+    })
+}
+
+/// One more than the highest block number among canonical names.
+fn layers<'a>(names: impl Iterator<Item = &'a String>) -> usize {
+    let number = |name: &String| name.split('.').nth(1)?.parse::<usize>().ok();
+    names.filter_map(number).max().map_or(0, |n| n.saturating_add(1))
+}
+
+/// LLaDA's blocks in groups of more than one.
+pub fn block_group(config: &Value) -> Option<usize> {
+    config["block_group_size"].as_u64().filter(|n| *n > 1).and_then(|n| usize::try_from(n).ok())
+}
+
+/// The stored tensors, with shapes, of a parameter [out, in] or [n]; stacked ones have the given rows.
+pub fn stored(source: &Source, shape: &[usize], rows: [usize; 3]) -> Vec<(String, Vec<usize>)> {
+    match source {
+        Source::Whole(name) => vec![(name.clone(), shape.to_vec())],
+        Source::Turned(name) => vec![(name.clone(), shape.iter().rev().copied().collect())],
+        Source::Stack(names) => {
+            let of = |(name, rows): (&String, usize)| (name.clone(), [&[rows], &shape[1..]].concat());
+            names.iter().zip(rows).map(of).collect()
+        }
+        Source::Part(name, _, n) => vec![(name.clone(), [&[shape[0] * n], &shape[1..]].concat())],
+    }
+}
+
+/// A matrix with its rows as columns.
+pub fn turned(tensor: HostTensor) -> HostTensor {
+    let (rows, cols) = (tensor.shape[0], tensor.shape[1]);
+    HostTensor { shape: vec![cols, rows], data: params::transpose(&tensor.data, rows, cols) }
+}

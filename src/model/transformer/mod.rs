@@ -1,0 +1,437 @@
+//! The one transformer: pre-norm, rotary attention, configured rather than copied.
+//!
+//! Time conditioning is adaptive layer norm with zero-initialised gates (Peebles and Xie 2023, DiT), per sequence or per
+//! position. B batch, L length, D width, H heads, d head width, V vocabulary; embedding row V is the mask or start token.
+
+mod denoise;
+mod parts;
+mod read;
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use burn::module::{Module, Param};
+use burn::optim::{GradientsAccumulator, GradientsParams};
+use burn::prelude::*;
+use burn::tensor::FloatDType;
+use burn::tensor::IndexingUpdateOp;
+use burn::tensor::activation::silu;
+use rand_distr::{Distribution, Normal};
+
+use super::config::{Activation, Compute, NormKind, TimeInput, TransformerConfig, Visibility};
+use super::{Denoise, Noised, params, select_rows};
+use crate::error::{Error, Result};
+use crate::kernels::{self, BlockSpec, Extra, Head, Rows, Tables, Visible, composed};
+use crate::rng::{StepRng, Stream};
+use crate::weights::{Weights, match_names};
+use read::{Ids, Read};
+
+pub use parts::{Attention, Block, Dense, HeadTransform, Mlp, Norm, TimeEmbedding};
+
+/// What sigma leaves of the last token: alpha = 1 - (1 - eps) t (MDLM's log-linear noise).
+const SIGMA_EPS: f64 = 1e-3;
+
+/// The total noise at time t: sigma = -ln(1 - (1 - eps) t).
+pub fn sigma(t: f64) -> f64 {
+    -(-(1.0 - SIGMA_EPS) * t).ln_1p()
+}
+
+/// The time at which the total noise is sigma.
+pub fn time_of_sigma(sigma: f64) -> f64 {
+    -(-sigma).exp_m1() / (1.0 - SIGMA_EPS)
+}
+
+/// The network; see the file's head.
+#[derive(Module, Debug)]
+pub struct Transformer {
+    pub embed: Param<Tensor<2>>,
+    pub embed_norm: Option<Norm>,
+    pub positions: Option<Param<Tensor<2>>>,
+    pub time: Option<TimeEmbedding>,
+    pub blocks: Vec<Block>,
+    pub norm: Norm,
+    pub modulation: Option<Dense>,
+    pub transform: Option<HeadTransform>,
+    pub head: Option<Dense>,
+    pub head_bias: Option<Param<Tensor<1>>>,
+    cos: Tensor<2>,
+    sin: Tensor<2>,
+    local_cos: Tensor<2>,
+    local_sin: Tensor<2>,
+    #[module(skip)]
+    tables: Arc<Tables>,
+    #[module(skip)]
+    config: TransformerConfig,
+    vocab: usize,
+    length: usize,
+    mask: usize,
+    /// Ids from here on have a row in the embedding and no text.
+    tokens: usize,
+}
+
+impl Transformer {
+    /// A network with zero weights for `vocab` tokens and up to `length` positions; see [`Transformer::init`].
+    pub fn zeros(config: &TransformerConfig, vocab: usize, length: usize, device: &Device) -> Self {
+        let d = config.dim;
+        let timed = config.time != TimeInput::None;
+        let plain = device.clone().inner();
+        let tables = |theta: f64| Tables::of(length, &config.frequencies(theta));
+        let table = |v: &[f32]| Tensor::from_data(TensorData::new(v.to_vec(), [length, config.head_dim()]), &plain);
+        let global = Arc::new(tables(config.rope_theta));
+        let (cos, sin) = (table(&global.cos), table(&global.sin));
+        let (local_cos, local_sin) = match config.local {
+            Some(local) => {
+                let tables = tables(local.rope_theta);
+                (table(&tables.cos), table(&tables.sin))
+            }
+            None => (cos.clone(), sin.clone()),
+        };
+        let vector = |n: usize| Param::from_tensor(Tensor::zeros([n], device));
+        Transformer {
+            embed: Param::from_tensor(Tensor::zeros([config.rows(vocab), d], device)),
+            embed_norm: config.embedding_norm.then(|| Norm::new(config, device)),
+            positions: config.learned_positions.then(|| Param::from_tensor(Tensor::zeros([length, d], device))),
+            time: timed.then(|| TimeEmbedding::zeros(config, device)),
+            blocks: (0..config.layers).map(|i| Block::zeros(config, i, device)).collect(),
+            norm: Norm::new(config, device),
+            modulation: timed.then(|| Dense::zeros(config.cond_dim(), 2 * d, true, device)),
+            transform: config.head_transform.then(|| HeadTransform::zeros(config, device)),
+            head: (!config.tied).then(|| Dense::zeros(d, vocab, config.head_bias(), device)),
+            head_bias: (config.tied && config.head_bias()).then(|| vector(vocab)),
+            cos,
+            sin,
+            local_cos,
+            local_sin,
+            tables: global,
+            config: config.clone(),
+            vocab,
+            length,
+            mask: vocab,
+            tokens: vocab,
+        }
+    }
+
+    /// The same network with one of its V tokens as the mask, which it then never predicts.
+    pub fn with_mask(self, id: usize) -> Self {
+        assert!(id < self.vocab || self.config.mask_row, "the mask has a row in the embedding");
+        Transformer { mask: id, ..self }
+    }
+
+    /// The same network that never predicts the ids from `tokens` on: rows of padding in the embedding, without text.
+    pub fn with_tokens(self, tokens: usize) -> Self {
+        Transformer { tokens: tokens.min(self.vocab), ..self }
+    }
+
+    /// The same weights under a configuration that differs in what needs no parameters: visibility, shift, reading of time.
+    pub fn reconfigured(self, change: impl FnOnce(&mut TransformerConfig)) -> Self {
+        let mut config = self.config.clone();
+        change(&mut config);
+        let size = |c: &TransformerConfig| c.parameters(self.vocab, self.length);
+        assert_eq!(size(&config), size(&self.config), "the parameters fit both configurations");
+        Transformer { config, ..self }
+    }
+
+    /// A network with random weights that are a function of `seed` alone, the same on every device.
+    pub fn init(config: &TransformerConfig, vocab: usize, length: usize, seed: u64, device: &Device) -> Self {
+        let model = Self::zeros(config, vocab, length, device);
+        let mut named = params::export(&model);
+        let residual = 1.0 / (2.0 * config.layers as f64).sqrt();
+        for (name, tensor) in named.iter_mut() {
+            let zero = name.contains("modulation") || name.ends_with(".bias") || name.contains("norm");
+            if zero {
+                continue;
+            }
+            let fan_in = tensor.shape[tensor.shape.len() - 1] as f64;
+            let std = match name.as_str() {
+                "embed" if config.tied => 1.0 / fan_in.sqrt(),
+                "embed" | "positions" => 0.5,
+                "head.weight" => 0.2 / fan_in.sqrt(),
+                n if n.ends_with("out.weight") || n.ends_with("down.weight") => residual / fan_in.sqrt(),
+                _ => 1.0 / fan_in.sqrt(),
+            };
+            // One generator per tensor, keyed by its name: the same name starts the same in every shape of network.
+            let mut rng = StepRng::new(seed).at(params::param_id(name).val(), Stream::Init);
+            if let Ok(normal) = Normal::new(0.0, std) {
+                tensor.data.iter_mut().for_each(|v| *v = normal.sample(&mut rng) as f32);
+            }
+        }
+        params::import(model, &named, device)
+    }
+
+    /// Its configuration.
+    pub fn config(&self) -> &TransformerConfig {
+        &self.config
+    }
+
+    /// The projection from features to logits.
+    fn raw_head(&self) -> Head {
+        let vocab = self.vocab;
+        match &self.head {
+            Some(head) => {
+                let (weight, bias) = head.values();
+                Head { weight, bias, tied: false, vocab }
+            }
+            None => {
+                let bias = self.head_bias.as_ref().map(|b| b.val());
+                Head { weight: self.embed.val(), bias, tied: true, vocab }
+            }
+        }
+    }
+
+    /// The projection from features to predictions: the mask, where it is one of the V tokens, and ids without text are
+    /// never predicted (-1e6 is added to their logits, as SUBS has it: MDLM section 3.2.3).
+    pub fn head(&self) -> Head {
+        let head = self.raw_head();
+        if self.mask >= self.vocab && self.tokens >= self.vocab {
+            return head;
+        }
+        let never = |id: usize| id == self.mask || id >= self.tokens;
+        let values: Vec<f32> = (0..self.vocab).map(|id| if never(id) { -1e6 } else { 0.0 }).collect();
+        let never = Tensor::from_data(TensorData::new(values, [self.vocab]), &self.device().inner());
+        let bias = match head.bias {
+            Some(bias) => bias + never,
+            None => never,
+        };
+        Head { bias: Some(bias), ..head }
+    }
+
+    /// Logits [n, V] of feature rows [n, D] as the head gives them, the mask's among them.
+    pub fn logits(&self, rows: Tensor<2>) -> Tensor<2> {
+        composed::logits(rows, &self.raw_head())
+    }
+
+    /// The longest sequence it can read.
+    pub fn length(&self) -> usize {
+        self.length
+    }
+
+    fn causal(&self) -> bool {
+        self.config.visibility == Visibility::Causal
+    }
+
+    /// Embedded tokens [B, L, D].
+    fn embed(&self, ids: &Ids, batch: usize) -> Tensor<3> {
+        let rows = match ids {
+            Ids::Host(ids) => kernels::embedding(self.embed.val(), ids, self.config.composed),
+            Ids::Device(ids) => self.embed.val().select(0, ids.clone().flatten(0, 1)),
+        };
+        let l = rows.dims()[0] / batch;
+        let x = rows.reshape([batch, l, self.config.dim]);
+        match &self.embed_norm {
+            Some(norm) => {
+                let (gamma, beta) = norm.values();
+                kernels::norm(x, gamma, beta, self.norm_kind(), self.config.composed)
+            }
+            None => x,
+        }
+    }
+
+    /// Condition vectors [B, L or 1, C] of an input's times, of its `active` positions, or none for a network without time.
+    fn condition(&self, input: &Noised, active: Range<usize>) -> Option<Tensor<3>> {
+        let time = self.time.as_ref()?;
+        let [b, length] = input.dims();
+        let latest = |row: &[f64]| row.iter().copied().fold(f64::MIN, f64::max);
+        let (values, l, scale): (Vec<f64>, usize, f64) = match self.config.time {
+            TimeInput::Position => {
+                (input.t.chunks(length).flat_map(|row| row[active.clone()].to_vec()).collect(), active.len(), 1000.0)
+            }
+            TimeInput::Sigma => (input.t.chunks(length).map(|row| sigma(latest(row))).collect(), 1, 1.0),
+            TimeInput::ZeroSigma => (vec![0.0; b], 1, 1.0),
+            TimeInput::None | TimeInput::Sequence => (input.t.chunks(length).map(latest).collect(), 1, 1000.0),
+        };
+        let device = self.device().inner();
+        let values: Vec<f32> = values.iter().map(|v| *v as f32).collect();
+        let t = Tensor::<3>::from_data(TensorData::new(values, [b, l, 1]), &device);
+        let half = self.config.wave_dim() / 2;
+        let freq: Vec<f32> =
+            (0..half).map(|i| (scale * (-(10_000f64.ln()) * i as f64 / half as f64).exp()) as f32).collect();
+        let freq = Tensor::<1>::from_data(TensorData::new(freq, [half]), &device);
+        let angle = t * freq.unsqueeze();
+        let waves = Tensor::cat(vec![angle.clone().cos(), angle.sin()], 2);
+        Some(silu(time.second.forward(silu(time.first.forward(waves)))))
+    }
+
+    fn norm_kind(&self) -> kernels::NormKind {
+        kernels::NormKind { centred: self.config.norm == NormKind::Layer, eps: self.config.norm_eps as f32 }
+    }
+
+    /// What block `i` is told, the wanted rows among it.
+    fn spec(&self, i: usize, read: Option<&Read>, rows: Option<Arc<Rows>>) -> BlockSpec {
+        let config = &self.config;
+        let local = config.local.filter(|l| !i.is_multiple_of(l.every));
+        let attention = &self.blocks[i].attention;
+        let scale = |norm: &Option<Norm>| norm.as_ref().map(|n| n.weight.val());
+        BlockSpec {
+            heads: config.heads,
+            kv_heads: config.kv_heads(),
+            visible: match config.visibility {
+                Visibility::Full => Visible::Full,
+                Visibility::Causal => Visible::Causal,
+                Visibility::Blocks(size) => Visible::Blocks(size),
+            },
+            keys: read.and_then(|r| r.keys.clone()),
+            norm: self.norm_kind(),
+            tables: self.tables.clone(),
+            rope: match local {
+                Some(_) => (self.local_cos.clone(), self.local_sin.clone()),
+                None => (self.cos.clone(), self.sin.clone()),
+            },
+            rows,
+            checkpoint: config.checkpoint,
+            // The fused kernels would read the tables of the global blocks.
+            composed: config.composed || local.is_some(),
+            activation: match config.activation {
+                Activation::Gelu => kernels::Activation::GeluTanh,
+                Activation::Swiglu => kernels::Activation::Silu,
+                Activation::GeluErf | Activation::GegluErf => kernels::Activation::GeluErf,
+            },
+            extra: Extra {
+                no_norm1: self.blocks[i].norm1.is_none(),
+                qk_norm: scale(&attention.q_norm).zip(scale(&attention.k_norm)),
+                window: local.map(|l| l.window),
+                two_streams: read.and_then(|r| r.two_streams),
+                positions: read.and_then(|r| r.positions.clone()),
+            },
+        }
+    }
+
+    /// x [B, l, D] with the learned vectors of positions `at ..` or of the batch's own, in the type that blocks compute in.
+    fn placed(&self, x: Tensor<3>, at: usize, own: Option<&[u32]>) -> Tensor<3> {
+        let [b, l, d] = x.dims();
+        let x = match (&self.positions, own) {
+            (Some(positions), Some(own)) => {
+                x + kernels::embedding(positions.val(), own, self.config.composed).reshape([b, l, d])
+            }
+            (Some(positions), None) => x + positions.val().narrow(0, at, l).unsqueeze(),
+            (None, _) => x,
+        };
+        match self.config.compute {
+            Compute::F32 => x,
+            Compute::Bf16 => x.cast(FloatDType::BF16),
+        }
+    }
+
+    /// The last norm with its modulation, and what stands between it and the head.
+    fn finish(&self, x: Tensor<3>, condition: Option<Tensor<3>>) -> Tensor<3> {
+        let norm = |x, norm: &Norm| {
+            let (gamma, beta) = norm.values();
+            kernels::norm(x, gamma, beta, self.norm_kind(), self.config.composed)
+        };
+        let x = norm(x, &self.norm);
+        let x = match (&self.modulation, condition) {
+            (Some(m), Some(c)) => {
+                let parts = m.forward(c).chunk(2, 2);
+                composed::modulate(x, parts[0].clone(), parts[1].clone())
+            }
+            _ => x,
+        };
+        match &self.transform {
+            Some(t) => norm(composed::activate(t.dense.forward(x), kernels::Activation::GeluErf), &t.norm),
+            None => x,
+        }
+    }
+
+    /// The network's own features [B, l, D] of a batch, or [1, r, D] of wanted rows of it.
+    fn run(&self, input: &Noised, read: &Read, rows: Option<Arc<Rows>>) -> Tensor<3> {
+        let condition = self.condition(input, 0..input.length);
+        let mut x = self.placed(self.embed(&read.ids, read.batch), 0, read.positions.as_deref());
+        for i in 0..self.blocks.len() {
+            x = self.block(i, x, condition.clone(), read, &rows);
+        }
+        self.finish_rows(x, condition, &rows, read.wide)
+    }
+
+    /// Block `i` over x [B, L, D]; the last one gives the wanted rows alone.
+    fn block(
+        &self,
+        i: usize,
+        x: Tensor<3>,
+        condition: Option<Tensor<3>>,
+        read: &Read,
+        rows: &Option<Arc<Rows>>,
+    ) -> Tensor<3> {
+        let (block, last) = (&self.blocks[i], i + 1 == self.blocks.len());
+        let spec = self.spec(i, Some(read), if last { rows.clone() } else { None });
+        let modulation = block.modulation.as_ref().zip(condition).map(|(m, c)| m.forward(c));
+        kernels::block(x, block.parameters(), modulation, &spec)
+    }
+
+    fn finish_rows(
+        &self,
+        x: Tensor<3>,
+        condition: Option<Tensor<3>>,
+        rows: &Option<Arc<Rows>>,
+        length: usize,
+    ) -> Tensor<3> {
+        let at = |rows: &Rows| rows.flat(length).collect::<Vec<_>>();
+        let condition = match rows {
+            Some(rows) => condition.map(|c| composed::select_condition(c, &at(rows), length)),
+            None => condition,
+        };
+        self.finish(x, condition)
+    }
+
+    /// Gradients with respect to all parameters but the head's, block by block, from those [r, D] that `head` makes of
+    /// the wanted feature rows [r, D]: only the blocks' inputs are kept (Chen et al. 2016), for devices without the
+    /// fused block's own `checkpoint`.
+    pub fn backward_by_blocks(
+        &self,
+        input: &Noised,
+        rows: &[usize],
+        head: impl FnOnce(Tensor<2>) -> Tensor<2>,
+    ) -> GradientsParams {
+        let read = self.read(input);
+        let (wanted, at) = self.wanted(rows, &read);
+        let condition = || self.condition(input, 0..input.length);
+        let embedded = || self.placed(self.embed(&read.ids, read.batch), 0, read.positions.as_deref());
+        let mut inputs = vec![embedded().inner()];
+        for i in 0..self.blocks.len() {
+            let x = self.block(i, inputs[i].clone().autodiff(), condition(), &read, &wanted);
+            inputs.push(x.inner());
+        }
+        let mut acc = GradientsAccumulator::<Transformer>::new();
+        let mut through = |leaf: Option<Tensor<3>>, y: Tensor<3>, grad: Tensor<3>| {
+            let mut grads = (y * grad.autodiff()).sum().backward();
+            let next = leaf.and_then(|leaf| leaf.grad_remove(&mut grads));
+            acc.accumulate(self, GradientsParams::from_grads(grads, self));
+            next
+        };
+        let gradient = |grad: Option<Tensor<3>>| match grad {
+            Some(grad) => grad,
+            None => panic!("a block's input has a gradient"),
+        };
+        let leaf = inputs[self.blocks.len()].clone().autodiff().require_grad();
+        let features = self.finish_rows(leaf.clone(), condition(), &wanted, read.wide);
+        let [f0, f1, d] = features.dims();
+        let picked = head(select_rows(features.clone().inner(), &at));
+        let index = kernels::index_tensor(&at, &picked.device());
+        let flat = Tensor::<2>::zeros([f0 * f1, d], (&picked.device(), picked.dtype()));
+        let grad = flat.select_assign(0, index, picked, IndexingUpdateOp::Add).reshape([f0, f1, d]);
+        let mut grad = gradient(through(Some(leaf), features, grad));
+        for i in (0..self.blocks.len()).rev() {
+            let leaf = inputs[i].clone().autodiff().require_grad();
+            grad = gradient(through(Some(leaf.clone()), self.block(i, leaf, condition(), &read, &wanted), grad));
+        }
+        through(None, embedded(), grad);
+        acc.grads()
+    }
+}
+
+impl Transformer {
+    /// A network with the given weights; `place` names their file in errors.
+    ///
+    /// Errors when names or shapes differ from what the configuration asks for.
+    pub fn from_weights(
+        config: &TransformerConfig,
+        vocab: usize,
+        length: usize,
+        weights: &Weights,
+        place: &str,
+        device: &Device,
+    ) -> Result<Self> {
+        let model = Self::zeros(config, vocab, length, device);
+        let wanted = params::export(&model).into_iter().map(|(name, t)| (name, t.shape)).collect();
+        match_names(&wanted, weights, false).map_err(|e| Error { message: format!("{place}: {}", e.message), ..e })?;
+        Ok(params::import(model, &weights.tensors, device))
+    }
+}

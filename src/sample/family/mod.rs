@@ -1,0 +1,199 @@
+//! The samplers that public families are published with, as cases of one walk: blocks, a step rule, and what is read.
+//!
+//! An order is a list of blocks; a step reads the network and changes what its rule says: [`Reveal`] commits the masked
+//! positions it is surest of (LLaDA, Fast-dLLM, Dream, dllm), [`Transition`] draws every position from its transition
+//! weights (MDLM, ReMDM, SEDD, DUO, SDTT). Uniforms come from a record ([`Draws::Recorded`]), which reproduces a
+//! reference token by token, or from a seed. The default sampler of this crate, exact in two stages, is [`super::sample`].
+//! B batch, L length, V vocabulary, w window length.
+
+mod draws;
+mod reader;
+mod reveal;
+mod transition;
+
+use std::ops::Range;
+
+use crate::error::{Error, Result};
+use crate::model::config::{TimeInput, Visibility};
+use crate::model::{Denoise, Padding, Transformer};
+
+pub use draws::Draws;
+use reader::Reader;
+pub use reveal::{Confidence, Count, Reveal, even_counts, scheduled_counts};
+pub use transition::{Ending, Remask, Transition, sdtt_targets};
+
+/// Which positions a step reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Reading {
+    /// All of them.
+    #[default]
+    Whole,
+    /// All at a block's first step, then the block and what is behind it, over the kept keys of what is before it
+    /// (Fast-dLLM's prefix cache).
+    Prefix,
+    /// All at a block's first step, then the block alone, over the kept keys of everything else (its dual cache).
+    Dual,
+}
+
+/// What a step changes.
+#[derive(Debug, Clone)]
+pub enum Rule {
+    Reveal(Reveal),
+    Transition(Transition),
+}
+
+/// Classifier-free guidance: logits = without + (scale + 1) (with - without), where the given positions are hidden from
+/// the pass without.
+#[derive(Debug, Clone)]
+pub struct Guidance {
+    pub scale: f64,
+    /// Positions [B L] that are masked in the pass without.
+    pub hidden: Vec<bool>,
+}
+
+/// A sampler: its order, its rule, and what it reads.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// Blocks in the order in which they are walked, of each sequence its own range.
+    pub blocks: Vec<Vec<Range<usize>>>,
+    /// Steps in each block.
+    pub steps: usize,
+    pub rule: Rule,
+    pub reading: Reading,
+    pub guidance: Option<Guidance>,
+    pub padding: Padding,
+    /// Ends after a block in which every sequence holds this token behind the first block's start.
+    pub stop: Option<u32>,
+}
+
+impl Plan {
+    /// A plan over one block of the whole `length` of `batch` sequences.
+    pub fn whole(rule: Rule, steps: usize, batch: usize, length: usize) -> Self {
+        Plan {
+            blocks: vec![vec![0..length; batch]],
+            steps,
+            rule,
+            reading: Reading::Whole,
+            guidance: None,
+            padding: Padding::default(),
+            stop: None,
+        }
+    }
+
+    /// The same in blocks of `size` over the `length` positions behind `start` of every sequence.
+    pub fn in_blocks(self, start: usize, length: usize, size: usize) -> Self {
+        let batch = self.blocks[0].len();
+        let end = start + length;
+        let blocks = (start..end).step_by(size.max(1)).map(|s| vec![s..(s + size).min(end); batch]);
+        Plan { blocks: blocks.collect(), ..self }
+    }
+}
+
+/// What a walk made.
+#[derive(Debug, Clone, Default)]
+pub struct Walked {
+    /// Tokens [B L].
+    pub tokens: Vec<u32>,
+    /// The canvas [B L] after each step.
+    pub states: Vec<Vec<u32>>,
+    /// Network passes.
+    pub nfe: usize,
+    /// Positions computed, over all sequences.
+    pub positions: u64,
+}
+
+/// Walks the canvas `x` [B L] by the plan.
+///
+/// Errors (usage) where the network cannot be read as the plan wants it, and (input) where recorded draws run out.
+pub fn walk(model: &Transformer, x: &[u32], plan: &Plan, draws: &mut Draws) -> Result<Walked> {
+    let batch = plan.blocks.first().map_or(0, Vec::len);
+    if batch == 0 || !x.len().is_multiple_of(batch) || plan.steps == 0 {
+        return Err(Error::usage("a sampler needs at least one sequence, one block and one step"));
+    }
+    let length = x.len() / batch;
+    if length > model.length() {
+        return Err(Error::usage(format!(
+            "a canvas of {length} positions is longer than the network's {}",
+            model.length()
+        ))
+        .hint("load the model with a larger length"));
+    }
+    check(model, plan, batch)?;
+    let mut walk = Walk::new(model, x, length, plan.padding.clone());
+    match &plan.rule {
+        Rule::Transition(rule) => transition::run(&mut walk, rule, plan.steps, draws)?,
+        Rule::Reveal(rule) => {
+            for block in &plan.blocks {
+                reveal::run(&mut walk, rule, plan, block, draws)?;
+                let ended = |row: &[u32], from: usize| plan.stop.is_some_and(|eos| row[from..].contains(&eos));
+                let mut rows = walk.x.chunks(length).zip(&plan.blocks[0]);
+                if rows.all(|(row, first)| ended(row, first.start)) {
+                    break;
+                }
+            }
+        }
+    }
+    let Walk { x, states, reader, .. } = walk;
+    Ok(Walked { tokens: x, states, nfe: reader.nfe, positions: reader.positions })
+}
+
+/// What a plan cannot ask for.
+fn check(model: &Transformer, plan: &Plan, batch: usize) -> Result<()> {
+    if plan.blocks.iter().any(|block| block.len() != batch) {
+        return Err(Error::usage("every block has a range for each sequence"));
+    }
+    if let Rule::Reveal(Reveal { count: Count::Postponed(_), .. }) = plan.rule
+        && batch > 1
+    {
+        return Err(Error::usage("postponed tokens are counted for one sequence at a time"));
+    }
+    if plan.reading == Reading::Whole {
+        return Ok(());
+    }
+    let padded = plan.padding.keys.is_some() || plan.padding.positions.is_some();
+    let ragged = plan.blocks.iter().any(|block| block.iter().any(|range| *range != block[0]));
+    if model.config().visibility != Visibility::Full || padded || ragged || plan.guidance.is_some() {
+        return Err(Error::usage("kept keys are for networks that see everything, without padding and guidance")
+            .hint("read the whole canvas: `Reading::Whole`"));
+    }
+    Ok(())
+}
+
+/// A canvas on its way.
+struct Walk {
+    reader: Reader,
+    x: Vec<u32>,
+    mask: u32,
+    vocab: usize,
+    length: usize,
+    /// The network reads the time, so that an unchanged canvas must be read again.
+    timed: bool,
+    states: Vec<Vec<u32>>,
+}
+
+impl Walk {
+    fn new(model: &Transformer, x: &[u32], length: usize, padding: Padding) -> Self {
+        Walk {
+            reader: Reader::new(model, length, padding),
+            x: x.to_vec(),
+            mask: model.mask(),
+            vocab: model.vocab(),
+            length,
+            timed: model.config().time == TimeInput::Sigma,
+            states: Vec::new(),
+        }
+    }
+
+    fn keep_state(&mut self) {
+        self.states.push(self.x.clone());
+    }
+
+    fn batch(&self) -> usize {
+        self.x.len() / self.length
+    }
+
+    /// Masked flat positions of `range` of sequence `b`.
+    fn masked(&self, b: usize, range: &Range<usize>) -> Vec<usize> {
+        range.clone().map(|l| b * self.length + l).filter(|at| self.x[*at] == self.mask).collect()
+    }
+}

@@ -1,0 +1,181 @@
+//! Weights on disk, read one tensor at a time: loading a model takes the memory of the model and of one tensor.
+//!
+//! Headers are checked when a store is opened; the data is read by position, never mapped, so that a file which is cut
+//! or replaced meanwhile ends in an error.
+
+use super::header::{self, Dtype, Entry};
+use super::shards::{INDEX, SINGLE, index_files};
+use super::{HostTensor, NonFinite, floats};
+use crate::error::{Error, Result};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+/// One file of a store: its name, its tensors in the order of the file, and its free text.
+#[derive(Debug)]
+pub struct Part {
+    pub name: String,
+    pub entries: Vec<Entry>,
+    pub metadata: BTreeMap<String, String>,
+    path: PathBuf,
+    file: File,
+    length: u64,
+    data_start: usize,
+}
+
+/// The tensors of a safetensors file, of an index with its files, or of a directory that holds either.
+#[derive(Debug)]
+pub struct Store {
+    pub parts: Vec<Part>,
+    /// Whether an index names the files.
+    pub sharded: bool,
+    place: BTreeMap<String, (usize, usize)>,
+}
+
+impl Store {
+    /// Opens `path` and checks all headers; no data is read. Errors are of kind input, or I/O.
+    pub fn open(path: &Path) -> Result<Store> {
+        let index = match path.is_dir() {
+            false => path.extension().is_some_and(|e| e == "json").then(|| path.to_path_buf()),
+            true if path.join(SINGLE).exists() => return Self::of(vec![Part::open(&path.join(SINGLE))?], None),
+            true if path.join(INDEX).exists() => Some(path.join(INDEX)),
+            true => {
+                return Err(Error::input(format!("{} holds neither {SINGLE} nor {INDEX}", path.display()))
+                    .hint("name the weights file itself"));
+            }
+        };
+        match index {
+            None => Self::of(vec![Part::open(path)?], None),
+            Some(index) => {
+                let (map, files) = index_files(&index)?;
+                let parts = files.values().map(|p| Part::open(p)).collect::<Result<Vec<_>>>()?;
+                Self::of(parts, Some((&index, map)))
+            }
+        }
+    }
+
+    fn of(parts: Vec<Part>, index: Option<(&Path, BTreeMap<String, String>)>) -> Result<Store> {
+        let mut place = BTreeMap::new();
+        let wrong = |why: String| {
+            let index = index.as_ref().map_or(Path::new(INDEX), |(path, _)| path);
+            Error::input(format!("{} and its files do not agree", index.display())).cause(why)
+        };
+        for (p, part) in parts.iter().enumerate() {
+            for (e, entry) in part.entries.iter().enumerate() {
+                let named = index.as_ref().and_then(|(_, map)| map.get(&entry.name));
+                if let Some(other) = named.filter(|other| **other != part.name) {
+                    return Err(wrong(format!(
+                        "tensor `{}` is in {}, and the index says {other}",
+                        entry.name, part.name
+                    )));
+                }
+                if place.insert(entry.name.clone(), (p, e)).is_some() {
+                    return Err(wrong(format!("tensor `{}` is in {} and in another file too", entry.name, part.name)));
+                }
+            }
+        }
+        let absent = index.as_ref().and_then(|(_, map)| map.iter().find(|(name, _)| !place.contains_key(*name)));
+        if let Some((name, file)) = absent {
+            return Err(wrong(format!("tensor `{name}` is not in {file}")));
+        }
+        Ok(Store { sharded: index.is_some(), parts, place })
+    }
+
+    /// All tensors, file by file.
+    pub fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.parts.iter().flat_map(|p| &p.entries)
+    }
+
+    /// The tensor called `name`, if it is there.
+    pub fn entry(&self, name: &str) -> Option<&Entry> {
+        self.place.get(name).map(|(p, e)| &self.parts[*p].entries[*e])
+    }
+
+    /// The bytes of the tensor called `name`; asking for one that is not there is our own mistake.
+    pub fn bytes(&self, name: &str) -> Result<Vec<u8>> {
+        let (p, e) = self.place[name];
+        self.parts[p].read(&self.parts[p].entries[e])
+    }
+
+    /// The float tensor called `name` as f32. Errors where it is of another type, or not finite and that is refused.
+    pub fn tensor(&self, name: &str, non_finite: NonFinite) -> Result<HostTensor> {
+        let (p, e) = self.place[name];
+        let (part, entry) = (&self.parts[p], &self.parts[p].entries[e]);
+        let place = || format!("{}: tensor `{name}`", part.path.display());
+        let Some(data) = floats(entry.dtype, &part.read(entry)?) else {
+            return Err(Error::input(format!("{} holds integers", place())));
+        };
+        let wrong = data.iter().filter(|x| !x.is_finite()).count();
+        if wrong > 0 && non_finite == NonFinite::Refuse {
+            return Err(Error::input(format!("{} has {wrong} of {} values that are not finite", place(), data.len()))
+                .hint("the training that wrote it has probably failed; to load it all the same: --allow-non-finite"));
+        }
+        Ok(HostTensor { shape: entry.shape.clone(), data })
+    }
+
+    /// Number of float values, and the type that most of them have.
+    pub fn floats(&self) -> (u64, Dtype) {
+        let mut counts: BTreeMap<&str, (u64, Dtype)> = BTreeMap::new();
+        for entry in self.entries().filter(|e| e.dtype.is_float()) {
+            let n = entry.shape.iter().map(|d| *d as u64).product::<u64>();
+            counts.entry(entry.dtype.name()).or_insert((0, entry.dtype)).0 += n;
+        }
+        let most = counts.values().max_by_key(|(n, _)| *n).map_or(Dtype::F32, |(_, dtype)| *dtype);
+        (counts.values().map(|(n, _)| n).sum(), most)
+    }
+}
+
+impl Part {
+    fn open(path: &Path) -> Result<Part> {
+        let shown = path.display().to_string();
+        let io = |e: std::io::Error| Error::io("read", path, &e);
+        let mut file = File::open(path).map_err(io)?;
+        let meta = file.metadata().map_err(io)?;
+        if !meta.is_file() {
+            return Err(Error::input(format!("{shown} is not a regular file")));
+        }
+        let mut head = Vec::new();
+        (&mut file).take(256).read_to_end(&mut head).map_err(io)?;
+        if let Some(other) = header::recognise(&shown, &head) {
+            return Err(other);
+        }
+        let length = header::length(&shown, &head, meta.len())?;
+        let mut json = vec![0; length];
+        file.seek(SeekFrom::Start(8)).and_then(|_| file.read_exact(&mut json)).map_err(io)?;
+        let data = usize::try_from(meta.len() - 8 - length as u64)
+            .map_err(|_| Error::input(format!("{shown} is longer than this machine can address")))?;
+        let header = header::parse(&shown, &json, data)?;
+        let name = path.file_name().map_or(shown, |n| n.to_string_lossy().into_owned());
+        Ok(Part {
+            name,
+            entries: header.entries,
+            metadata: header.metadata,
+            path: path.to_path_buf(),
+            file,
+            length: meta.len(),
+            data_start: 8 + length,
+        })
+    }
+
+    /// The header as it stands in the file, its length in front.
+    pub fn header_bytes(&self) -> Result<Vec<u8>> {
+        self.range(0..self.data_start)
+    }
+
+    fn read(&self, entry: &Entry) -> Result<Vec<u8>> {
+        self.range(entry.start..entry.end)
+    }
+
+    fn range(&self, at: Range<usize>) -> Result<Vec<u8>> {
+        let io = |e: std::io::Error| Error::io("read", &self.path, &e);
+        if self.file.metadata().map_err(io)?.len() != self.length {
+            return Err(Error::input(format!("{} was changed while it was being read", self.path.display())));
+        }
+        let mut bytes = vec![0; at.len()];
+        let mut file = &self.file;
+        file.seek(SeekFrom::Start(at.start as u64)).and_then(|_| file.read_exact(&mut bytes)).map_err(io)?;
+        Ok(bytes)
+    }
+}
