@@ -95,7 +95,7 @@ impl Profile {
         let wall = self.began.elapsed();
         self.began = Instant::now();
         let mut rows: Vec<(&'static str, Total)> = totals.into_iter().collect();
-        rows.sort_by(|a, b| b.1.own.cmp(&a.1.own));
+        rows.sort_by_key(|row| std::cmp::Reverse(row.1.own));
         let inside: Duration = rows.iter().map(|(_, t)| t.own).sum();
         rows.push(("elsewhere", Total { calls: 0, own: wall.saturating_sub(inside) }));
         Times { rows, wall }

@@ -130,6 +130,7 @@ fn sample_at(model: &dyn Denoise, process: &Process, spec: &SampleSpec, n: usize
 }
 
 /// The tokens [B L] of a batch, where they are drawn.
+#[allow(clippy::large_enum_variant)] // one a batch: boxing would only hide it
 #[derive(Clone)]
 enum Canvas {
     Host(Vec<u32>),

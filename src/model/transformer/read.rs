@@ -13,6 +13,7 @@ use super::Transformer;
 use crate::kernels::Rows;
 
 /// Token ids [B, l] as a network reads them, on the host or where it computes.
+#[allow(clippy::large_enum_variant)] // one a network pass: boxing would only hide it
 pub(super) enum Ids {
     Host(Vec<u32>),
     Device(Tensor<2, Int>),
