@@ -7,12 +7,12 @@
 //! of cost = c x^p is a least-squares line through the logarithms of the three largest sizes of an axis: at the small ones
 //! fixed costs hide it. B batch, L length, D width, V vocabulary.
 
-mod common;
+mod paths;
 
 use std::path::PathBuf;
 use std::process::Command;
 
-use common::{Sizes, measure, option, peak_kib};
+use paths::{Sizes, measure, option, peak_kib};
 use fewstep::eval::stats::Estimate;
 use fewstep::report::figure::{Axis, Figure, Marker, Point, Scale, Series};
 use fewstep::report::plot;
@@ -55,7 +55,7 @@ fn main() {
     let out = PathBuf::from(option("out").unwrap_or_else(|| "target/growth".into()));
     std::fs::create_dir_all(&out).expect("a directory for the results");
     let file = out.join("growth.json");
-    let points: Vec<Measured> = if common::flag("draw") {
+    let points: Vec<Measured> = if paths::flag("draw") {
         serde_json::from_slice(&std::fs::read(&file).expect("growth.json")).expect("measured points")
     } else {
         let points = all();

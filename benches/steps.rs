@@ -6,9 +6,9 @@
 //!     cargo bench --bench steps -- --parity --device cuda --bf16     loss and gradients beside the processor's
 //!     cargo bench --bench steps -- --profile                         time per operation of each path
 
-mod common;
+mod paths;
 
-use common::{PATHS, Sizes, Training, flag, measure, option, peak_kib};
+use paths::{PATHS, Sizes, Training, flag, measure, option, peak_kib};
 use fewstep::model::{Transformer, params};
 use fewstep::objective;
 use fewstep::profile::Profile;
@@ -74,7 +74,7 @@ fn main() {
 /// Largest difference of the loss and of each gradient from the processor's in f32, relative to the gradient's own norm.
 fn parity(s: &Sizes) {
     let x0 = s.tokens();
-    let rows = common::elbo_rows(s, &x0, 0);
+    let rows = paths::elbo_rows(s, &x0, 0);
     let on = |s: &Sizes| {
         let device = s.device().autodiff();
         let model = Transformer::init(&s.network(), s.vocab, s.length, 1, &device);
@@ -87,9 +87,11 @@ fn parity(s: &Sizes) {
     for (name, ours) in &ours {
         let theirs = theirs.get(name).unwrap_or_else(|| panic!("a gradient of {name}"));
         let (ours, theirs) = (&ours.data, &theirs.data);
+        assert_eq!(ours.len(), theirs.len(), "the gradient of {name} has one shape");
         let norm = ours.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
         let apart = ours.iter().zip(theirs).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>().sqrt();
         let relative = apart / norm.max(1e-12);
+        assert!(relative.is_finite(), "the gradient of {name} is not finite");
         if relative >= worst.0 {
             worst = (relative, name.clone());
         }
@@ -99,13 +101,16 @@ fn parity(s: &Sizes) {
         "gradients": ours.len(), "worst_gradient_relative": worst.0, "worst_gradient": worst.1,
     });
     println!("{line}");
+    // bf16 keeps eight bits; f32 differs by the order of sums.
+    let limit = if s.bf16 { 0.1 } else { 1e-3 };
+    assert!(worst.0 <= limit && (loss - want).abs() <= limit * want, "further apart than {limit}");
 }
 
 /// Trains for `steps` steps and prints a line every hundred: whoever watches the device's memory sees whether it grows.
 fn flat(s: &Sizes, steps: u64) {
     let (mut training, x0) = (Training::new(s), s.tokens());
     for step in 0..steps {
-        let loss = training.update(&common::elbo_rows(s, &x0, step));
+        let loss = training.update(&paths::elbo_rows(s, &x0, step));
         if (step + 1) % 100 == 0 {
             println!("{}", serde_json::json!({ "step": step + 1, "loss": loss, "peak_kib": peak_kib() }));
         }

@@ -9,7 +9,12 @@ use fewstep::objective::{self, SdttConfig, distill};
 use fewstep::rng::{StepRng, Stream};
 use rand::Rng;
 
+/// As in the program.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() {
+    fewstep::alloc::keep_freed_pages();
     let (batch, length, vocab) = (16, 256, 50_257);
     let network: TransformerConfig =
         toml::from_str("dim = 128\nlayers = 4\nheads = 4\nvisibility = \"full\"").expect("a configuration");

@@ -145,7 +145,7 @@ mod tests {
         assert_eq!((outer.calls, inner.calls), (2, 2));
         assert!(inner.own >= Duration::from_millis(40) && outer.own >= Duration::from_millis(10), "{times}");
         let sum: Duration = times.rows.iter().map(|r| r.1.own).sum();
-        assert!(outer.own < inner.own && sum <= times.wall + Duration::from_millis(1), "{times}");
+        assert!(sum <= times.wall + Duration::from_millis(1), "{times}");
     }
 
     #[test]

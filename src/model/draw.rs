@@ -1,4 +1,4 @@
-//! Drawing tokens from predictions, on the host: weights in f32, sums and uniforms in f64.
+//! Drawing tokens from predictions, on the host or beside the network: weights in f32, sums and uniforms in f64.
 //!
 //! The second stage of the two-stage draw (methods E1): which positions are revealed was decided by their own uniforms,
 //! so the token comes from p alone by inverse CDF. A token of probability p is lost only where p is below f32's own
@@ -6,7 +6,7 @@
 //! n rows, V vocabulary.
 
 use burn::prelude::*;
-use burn::tensor::FloatDType;
+use burn::tensor::{DType, FloatDType};
 use rand::Rng;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -206,9 +206,10 @@ pub struct Drawn {
 /// [`picks`] without leaving the device: nothing of it waits for the host.
 ///
 /// The inverse CDF in two stages, each with its own half of the uniform's bits: first the stripe, by its share of the sum,
-/// then the token in it. So a token keeps its probability to f32's relative precision within its stripe, and a stripe is
-/// drawn to 2^-23. Which token a uniform falls on differs from [`picks`], the distribution does not.
+/// then the token in it. Sums are f64 where the device has it; elsewhere they are f32, and what is below 1e-7 of its stripe,
+/// or a stripe below 1e-7 of all, is lost. Which token a uniform falls on differs from [`picks`], the distribution does not.
 pub fn picks_on_device(model: &dyn Denoise, features: Tensor<2>, picks: &[(usize, f64)], temperature: f64) -> Drawn {
+    let _span = tracing::trace_span!("draws").entered();
     let (v, device) = (model.vocab(), features.device());
     let mut parts: Vec<Drawn> = Vec::new();
     for picks in picks.chunks(chunk(v)) {
@@ -226,30 +227,37 @@ fn draw_on_device(scores: Tensor<2>, uniforms: &[f64], temperature: f64) -> Draw
     let ([n, v], device) = (scores.dims(), scores.device());
     let scores = scores.cast(FloatDType::F32);
     let top = scores.clone().max_dim(1);
-    // A maximum may pass over NaN, a sum does not; -infinity is a score like others.
+    // A maximum may pass over NaN; -infinity is a score like others.
     let nan = scores.clone().is_nan().any_dim(1);
     let finite = top.clone().is_finite().bool_and(nan.bool_not()).all();
     if temperature < 1e-30 {
         return Drawn { tokens: scores.argmax(1).reshape([n]), finite };
     }
-    let weights = ((scores - top).div_scalar(temperature)).exp();
+    let exact = device.supports_dtype(DType::F64);
+    let (dtype, bits) = if exact { (FloatDType::F64, 26) } else { (FloatDType::F32, 23) };
+    let weights = ((scores - top).div_scalar(temperature)).exp().cast(dtype);
     let stripes = v.div_ceil(STRIPE);
-    let behind = Tensor::zeros([n, stripes * STRIPE - v], &device);
-    let weights = if stripes * STRIPE == v { weights } else { Tensor::cat(vec![weights, behind], 1) };
+    let weights = match stripes * STRIPE - v {
+        0 => weights,
+        short => Tensor::cat(vec![weights, Tensor::zeros([n, short], (&device, DType::from(dtype)))], 1),
+    };
     let uniform = |shift: u32| -> Tensor<2> {
-        let part =
-            |u: &f64| ((((u * (1u64 << 52) as f64) as u64) >> shift) & ((1 << 23) - 1)) as f32 / (1 << 23) as f32;
-        Tensor::from_data(TensorData::new(uniforms.iter().map(part).collect(), [n, 1]), &device)
+        let part = |u: &f64| {
+            let bits_of_u = (u * (1u64 << 52) as f64) as u64 >> shift & ((1 << bits) - 1);
+            bits_of_u as f64 / (1u64 << bits) as f64
+        };
+        let parts: Vec<f64> = uniforms.iter().map(part).collect();
+        Tensor::from_data(TensorData::new(parts, [n, 1]), (&device, DType::from(dtype)))
     };
     let striped = weights.clone().reshape([n, stripes, STRIPE]);
-    let stripe = slot(striped.clone().sum_dim(2).reshape([n, stripes]), uniform(29));
+    let stripe = slot(striped.clone().sum_dim(2).reshape([n, stripes]), uniform(52 - bits));
     let at = stripe.clone().reshape([n, 1, 1]).repeat_dim(2, STRIPE);
-    let inside = slot(striped.gather(1, at).reshape([n, STRIPE]), uniform(6));
+    let inside = slot(striped.gather(1, at).reshape([n, STRIPE]), uniform(52 - 2 * bits));
     // Where there is no distribution the draw falls behind the last token; `finite` says so, and the id stays one.
     Drawn { tokens: (stripe * STRIPE as i32 + inside).reshape([n]).clamp_max(v as i32 - 1), finite }
 }
 
-/// The slot [n, 1] whose slice of the cumulated weights [n, m] holds u [n, 1] in [0, 1 - 2^-23].
+/// The slot [n, 1] whose slice of the cumulated weights [n, m] holds u [n, 1], below 1 by more than rounding.
 fn slot(weights: Tensor<2>, u: Tensor<2>) -> Tensor<2, Int> {
     let [n, m] = weights.dims();
     let cumulated = weights.clone().cumsum(1);
@@ -376,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn the_draw_on_the_device_is_exact_on_a_zipf_law_whose_tail_is_below_the_uniform_s_resolution() {
+    fn the_draw_on_the_device_is_exact_on_a_zipf_law() {
         let v = 50_000;
         let p = zipf(v);
         let log_p: Vec<f32> = p.iter().map(|p| p.ln() as f32).collect();
@@ -419,6 +427,20 @@ mod tests {
         let tokens = draw_on_device(scores, &uniforms, 0.5).tokens.into_data().convert::<i32>();
         let second = f64::from(tokens.try_into_vec::<i32>().unwrap().iter().sum::<i32>()) / 20_000.0;
         assert!((second - 0.16 / 0.52).abs() < 0.015, "{second}");
+    }
+
+    #[test]
+    fn the_draw_on_the_device_keeps_a_tail_of_tiny_tokens_beside_one_sure_token() {
+        // 1 beside 49,999 tokens of 4e-10: an f32 running sum would lose all of them.
+        let v = 50_000;
+        let mut row = vec![(4e-10f32).ln(); v];
+        row[0] = 0.0;
+        let uniforms: Vec<f64> = (0..8).map(|i| 1.0 - 2e-5 * (f64::from(i) + 0.5) / 8.0).collect();
+        let scores = Tensor::<2>::from_data(TensorData::new(row.repeat(8), [8, v]), &Device::flex());
+        let tokens = draw_on_device(scores, &uniforms, 1.0).tokens.into_data().convert::<i32>();
+        let tokens = tokens.try_into_vec::<i32>().unwrap();
+        assert!(tokens.iter().all(|t| *t >= 128), "{tokens:?}");
+        assert!(tokens.windows(2).all(|t| t[0] > t[1]), "evenly over the tail: {tokens:?}");
     }
 
     #[test]
