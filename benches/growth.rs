@@ -12,10 +12,10 @@ mod paths;
 use std::path::PathBuf;
 use std::process::Command;
 
-use paths::{Sizes, measure, option, peak_kib};
 use fewstep::eval::stats::Estimate;
 use fewstep::report::figure::{Axis, Figure, Marker, Point, Scale, Series};
 use fewstep::report::plot;
+use paths::{Sizes, measure, option, peak_kib};
 use serde::{Deserialize, Serialize};
 
 #[global_allocator]

@@ -8,10 +8,10 @@
 
 mod paths;
 
-use paths::{PATHS, Sizes, Training, flag, measure, option, peak_kib};
 use fewstep::model::{Transformer, params};
 use fewstep::objective;
 use fewstep::profile::Profile;
+use paths::{PATHS, Sizes, Training, flag, measure, option, peak_kib};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
