@@ -271,7 +271,6 @@ fn slot(weights: Tensor<2>, u: Tensor<2>) -> Tensor<2, Int> {
 ///
 /// Errors as [`picks`].
 pub fn tokens(model: &dyn Denoise, features: Tensor<2>, temperature: f64, rng: &mut impl Rng) -> Result<Vec<u32>> {
-    let _span = tracing::trace_span!("draws").entered();
     let filter = Filter { temperature, ..Filter::default() };
     let all: Vec<(usize, f64)> = (0..features.dims()[0]).map(|i| (i, rng.random())).collect();
     picks(model, features, &all, filter)

@@ -9,6 +9,7 @@ pub mod oracle;
 pub mod params;
 pub mod transformer;
 
+use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -80,6 +81,17 @@ impl Noised {
     pub fn ids(x: Tensor<2, Int>, t: &[f64], length: usize) -> Self {
         assert_eq!(x.dims(), [t.len() / length, length], "one time for each token");
         Noised { x: State::Ids(x), t: t.to_vec(), s: None, clean: None, length, padding: Padding::default() }
+    }
+
+    /// The token ids [B L], fetched from the device where they are there.
+    pub fn host_ids(&self) -> Cow<'_, [u32]> {
+        match &self.x {
+            State::Ids(x) => match x.clone().into_data().convert::<i32>().try_into_vec::<i32>() {
+                Ok(ids) => ids.into_iter().map(|id| id as u32).collect(),
+                Err(_) => panic!("a canvas is a tensor of integers"),
+            },
+            _ => Cow::Borrowed(self.token_ids()),
+        }
     }
 
     /// The token ids [B L] on the host; a model of tokens given vectors is our own mistake.

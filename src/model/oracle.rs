@@ -28,7 +28,7 @@ impl Oracle {
 
 impl Denoise for Oracle {
     fn features(&self, input: &Noised) -> Tensor<3> {
-        let (ids, [b, l]) = (input.token_ids(), input.dims());
+        let (ids, [b, l]) = (input.host_ids(), input.dims());
         let v = self.chain.vocab();
         let rows: Vec<Vec<f32>> = ids
             .par_chunks(l)

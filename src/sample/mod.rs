@@ -422,6 +422,28 @@ mod tests {
     }
 
     #[test]
+    fn the_oracle_samples_from_a_canvas_on_the_device() {
+        use crate::data::story::{Story, StoryConfig};
+        let story = Story::new(&StoryConfig { names: 2, things: 2, places: 1, count: 3, noise: 1e-4 }).unwrap();
+        let oracle = crate::model::Oracle::new(story.chain().clone(), Device::flex());
+        let length = story.length();
+        let process = Process { order: Order::parallel(length), length, ..process(false) };
+        let filter = Filter { temperature: 0.0, ..Filter::default() };
+        let spec = SampleSpec { filter, ..SampleSpec::new(4, 7, 2) };
+        let host = sample_at(&oracle, &process, &spec, 3, false).unwrap();
+        assert_eq!(host.tokens, sample_at(&oracle, &process, &spec, 3, true).unwrap().tokens);
+    }
+
+    #[test]
+    fn a_shifted_network_of_length_one_reads_a_canvas_on_the_device() {
+        let config = network(true).config().clone();
+        let model = Transformer::init(&config, 11, 1, 3, &Device::flex());
+        let process = Process { order: Order::left_to_right(), length: 1, ..process(true) };
+        let drawn = sample_at(&model, &process, &SampleSpec::new(1, 7, 2), 2, true).unwrap();
+        assert!(drawn.tokens.iter().all(|row| row.len() == 1 && row[0] < 11));
+    }
+
+    #[test]
     fn a_canvas_on_the_device_reveals_the_same_positions_in_the_same_steps() {
         let (model, process) = (network(false), process(false));
         let spec = SampleSpec { trace: true, ..SampleSpec::new(6, 7, 4) };

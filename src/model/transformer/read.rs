@@ -96,7 +96,10 @@ impl Transformer {
             return ids.clone();
         }
         let start = ids.clone().narrow(1, 0, 1).zeros_like() + self.vocab as i32;
-        Tensor::cat(vec![start, ids.clone().narrow(1, 0, ids.dims()[1] - 1)], 1)
+        match ids.dims()[1] - 1 {
+            0 => start,
+            rest => Tensor::cat(vec![start, ids.clone().narrow(1, 0, rest)], 1),
+        }
     }
 
     /// The row of the network's own output that describes flat position `row`.
