@@ -48,7 +48,7 @@ fn main() {
     fewstep::alloc::keep_freed_pages();
     if let Some(path) = option("child") {
         let (t, _) = measure(&Sizes::from_args(), &path);
-        let peak = peak_kib().unwrap_or(0);
+        let peak = peak_kib().expect("the maximum resident size, which this system does not tell");
         println!("{}", serde_json::json!([t.median, t.q1, t.q3, peak]));
         return;
     }
@@ -154,6 +154,7 @@ fn figures(points: &[Measured]) -> Vec<Figure> {
         figure(points, "sample_time", "sampling in 8 steps", "sample", "seconds", seconds),
         figure(points, "train_memory", "training step", "train", "peak memory, MiB", mib),
         figure(points, "distill_memory", "distillation step", "distill", "peak memory, MiB", mib),
+        figure(points, "sample_memory", "sampling in 8 steps", "sample", "peak memory, MiB", mib),
     ]
 }
 

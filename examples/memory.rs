@@ -34,7 +34,7 @@ fn main() {
     let x0: Vec<u32> = (0..batch * length).map(|_| rng.random_range(0..vocab as u32)).collect();
     for step in 0..2 {
         let begin = std::time::Instant::now();
-        let rows = distill::rows(&config, &teacher, &x0, length, config.dt(0), (StepRng::new(1), step));
+        let rows = distill::rows(&config, &teacher, &x0, length, config.dt(0), (StepRng::new(1), step)).expect("rows");
         let (loss, grads) = objective::backward(&student, &rows);
         println!(
             "step {step}: {} masked rows of {}, loss {loss:.4}, {} gradients, {:.1} s",

@@ -122,7 +122,7 @@ fn dry_run(recipe: &Recipe, name: &str, (data, base): (&Data, &Path), device: &D
     let rows = match &config.objective {
         Objective::Sdtt(sdtt) => {
             teacher = init(device);
-            distill::rows(sdtt, &teacher, &x0, length, sdtt.dt(0), rng)
+            distill::rows(sdtt, &teacher, &x0, length, sdtt.dt(0), rng)?
         }
         other => match objective::data_rows(other, &x0, length, shape.mask, config.order.order(length), rng) {
             Some(rows) => rows,

@@ -16,6 +16,7 @@ pub mod simd;
 use std::sync::Arc;
 
 use burn::prelude::*;
+use burn::tensor::FloatDType;
 
 pub use divergence::Divergence;
 pub use shape::{Activation, NormKind, Rows, Shape, Tables, Visible};
@@ -269,11 +270,11 @@ pub fn adamw(
     composed::adamw(state, average, gradient, step)
 }
 
-/// The sum of squares of all values.
-pub fn square_sum<const D: usize>(x: Tensor<D>) -> f64 {
+/// The sum of squares of all values, as a tensor [1] of f32.
+pub fn square_sum<const D: usize>(x: Tensor<D>) -> Tensor<1> {
     #[cfg(feature = "flex")]
     if flex::takes(&x) {
         return flex::square_sum(x);
     }
-    f64::from(x.square().sum().into_scalar::<f32>())
+    x.cast(FloatDType::F32).square().sum()
 }

@@ -210,28 +210,31 @@ pub struct Drawn {
 /// or a stripe below 1e-7 of all, is lost. Which token a uniform falls on differs from [`picks`], the distribution does not.
 pub fn picks_on_device(model: &dyn Denoise, features: Tensor<2>, picks: &[(usize, f64)], temperature: f64) -> Drawn {
     let _span = tracing::trace_span!("draws").entered();
-    let (v, device) = (model.vocab(), features.device());
+    let (n, size) = (features.dims()[0], chunk(model.vocab()));
     let mut parts: Vec<Drawn> = Vec::new();
-    for picks in picks.chunks(chunk(v)) {
-        let rows: Vec<usize> = picks.iter().map(|p| p.0).collect();
-        let scores = model.scores(features.clone().select(0, super::index_tensor(&rows, &device)));
-        let uniforms: Vec<f64> = picks.iter().map(|p| p.1).collect();
-        parts.push(draw_on_device(scores, &uniforms, temperature));
+    for from in (0..n).step_by(size) {
+        let size = size.min(n - from);
+        let here = picks.partition_point(|p| p.0 < from)..picks.partition_point(|p| p.0 < from + size);
+        let here: Vec<(usize, f64)> = picks[here].iter().map(|(row, u)| (row - from, *u)).collect();
+        if !here.is_empty() {
+            parts.push(draw_on_device(model.scores(features.clone().narrow(0, from, size)), &here, temperature));
+        }
     }
     let (tokens, finite): (Vec<_>, Vec<_>) = parts.into_iter().map(|d| (d.tokens, d.finite)).unzip();
     Drawn { tokens: Tensor::cat(tokens, 0), finite: Tensor::cat(finite, 0).all() }
 }
 
-/// A token for each row of scores [n, V] at uniforms [n]; see [`picks_on_device`].
-fn draw_on_device(scores: Tensor<2>, uniforms: &[f64], temperature: f64) -> Drawn {
-    let ([n, v], device) = (scores.dims(), scores.device());
+/// A token for each pick from the rows of scores [r, V]; see [`picks_on_device`].
+fn draw_on_device(scores: Tensor<2>, picks: &[(usize, f64)], temperature: f64) -> Drawn {
+    let ([r, v], n, device) = (scores.dims(), picks.len(), scores.device());
     let scores = scores.cast(FloatDType::F32);
     let top = scores.clone().max_dim(1);
     // A maximum may pass over NaN; -infinity is a score like others.
     let nan = scores.clone().is_nan().any_dim(1);
     let finite = top.clone().is_finite().bool_and(nan.bool_not()).all();
+    let rows = super::index_tensor(&picks.iter().map(|p| p.0).collect::<Vec<_>>(), &device);
     if temperature < 1e-30 {
-        return Drawn { tokens: scores.argmax(1).reshape([n]), finite };
+        return Drawn { tokens: scores.argmax(1).reshape([r]).select(0, rows), finite };
     }
     let exact = device.supports_dtype(DType::F64);
     let (dtype, bits) = if exact { (FloatDType::F64, 26) } else { (FloatDType::F32, 23) };
@@ -239,22 +242,24 @@ fn draw_on_device(scores: Tensor<2>, uniforms: &[f64], temperature: f64) -> Draw
     let stripes = v.div_ceil(STRIPE);
     let weights = match stripes * STRIPE - v {
         0 => weights,
-        short => Tensor::cat(vec![weights, Tensor::zeros([n, short], (&device, DType::from(dtype)))], 1),
+        short => Tensor::cat(vec![weights, Tensor::zeros([r, short], (&device, DType::from(dtype)))], 1),
     };
     let uniform = |shift: u32| -> Tensor<2> {
-        let part = |u: &f64| {
+        let part = |(_, u): &(usize, f64)| {
             let bits_of_u = (u * (1u64 << 52) as f64) as u64 >> shift & ((1 << bits) - 1);
             bits_of_u as f64 / (1u64 << bits) as f64
         };
-        let parts: Vec<f64> = uniforms.iter().map(part).collect();
+        let parts: Vec<f64> = picks.iter().map(part).collect();
         Tensor::from_data(TensorData::new(parts, [n, 1]), (&device, DType::from(dtype)))
     };
-    let striped = weights.clone().reshape([n, stripes, STRIPE]);
-    let stripe = slot(striped.clone().sum_dim(2).reshape([n, stripes]), uniform(52 - bits));
-    let at = stripe.clone().reshape([n, 1, 1]).repeat_dim(2, STRIPE);
-    let inside = slot(striped.gather(1, at).reshape([n, STRIPE]), uniform(52 - 2 * bits));
+    // Rows are weighed once, however many picks share them; a pick takes the sums of its row, then one stripe of it.
+    let striped = weights.reshape([r, stripes, STRIPE]);
+    let sums = striped.clone().sum_dim(2).reshape([r, stripes]);
+    let stripe = slot(sums.select(0, rows.clone()), uniform(52 - bits)).reshape([n]);
+    let at = rows * stripes as i32 + stripe.clone();
+    let inside = slot(striped.reshape([r * stripes, STRIPE]).select(0, at), uniform(52 - 2 * bits)).reshape([n]);
     // Where there is no distribution the draw falls behind the last token; `finite` says so, and the id stays one.
-    Drawn { tokens: (stripe * STRIPE as i32 + inside).reshape([n]).clamp_max(v as i32 - 1), finite }
+    Drawn { tokens: (stripe * STRIPE as i32 + inside).clamp_max(v as i32 - 1), finite }
 }
 
 /// The slot [n, 1] whose slice of the cumulated weights [n, m] holds u [n, 1], below 1 by more than rounding.
@@ -265,15 +270,6 @@ fn slot(weights: Tensor<2>, u: Tensor<2>) -> Tensor<2, Int> {
     let slots = Tensor::<1, Int>::arange(0..m as i64, &holds.device()).reshape([1, m]).repeat_dim(0, n);
     let beyond = slots.ones_like() * (m as i32 - 1);
     slots.mask_where(holds.bool_not(), beyond).min_dim(1)
-}
-
-/// One token for each of the feature rows [n, D], all from one generator.
-///
-/// Errors as [`picks`].
-pub fn tokens(model: &dyn Denoise, features: Tensor<2>, temperature: f64, rng: &mut impl Rng) -> Result<Vec<u32>> {
-    let filter = Filter { temperature, ..Filter::default() };
-    let all: Vec<(usize, f64)> = (0..features.dims()[0]).map(|i| (i, rng.random())).collect();
-    picks(model, features, &all, filter)
 }
 
 #[cfg(test)]
@@ -390,10 +386,9 @@ mod tests {
         let mut rng = StepRng::new(6).at(0, Stream::Token);
         let mut counts = vec![0u64; v];
         for _ in 0..40 {
-            let uniforms: Vec<f64> = (0..250).map(|_| rng.random()).collect();
-            let rows: Vec<f32> = log_p.iter().copied().cycle().take(250 * v).collect();
-            let scores = Tensor::<2>::from_data(TensorData::new(rows, [250, v]), &Device::flex());
-            let drawn = draw_on_device(scores, &uniforms, 1.0);
+            let picks: Vec<(usize, f64)> = (0..250).map(|i| (i / 125, rng.random())).collect();
+            let scores = Tensor::<2>::from_data(TensorData::new(log_p.repeat(2), [2, v]), &Device::flex());
+            let drawn = draw_on_device(scores, &picks, 1.0);
             assert!(drawn.finite.into_scalar::<bool>());
             let tokens: Vec<i32> = drawn.tokens.into_data().convert::<i32>().try_into_vec::<i32>().unwrap();
             tokens.iter().for_each(|t| counts[*t as usize] += 1);
@@ -410,10 +405,11 @@ mod tests {
             // Only every third token can be drawn, among them neither the first nor, mostly, the last.
             let row: Vec<f32> = (0..v).map(|i| if i % 3 == 1 || v == 1 { 0.1 * i as f32 } else { none }).collect();
             let uniforms: Vec<f64> = (0..64).map(|i| f64::from(i) / 63.0 * (1.0 - f64::EPSILON)).collect();
+            let picks: Vec<(usize, f64)> = uniforms.into_iter().enumerate().collect();
             let rows: Vec<f32> = row.iter().copied().cycle().take(64 * v).collect();
             for temperature in [0.0, 0.5, 1.0] {
                 let scores = Tensor::<2>::from_data(TensorData::new(rows.clone(), [64, v]), &device);
-                let drawn = draw_on_device(scores, &uniforms, temperature);
+                let drawn = draw_on_device(scores, &picks, temperature);
                 let tokens: Vec<i32> = drawn.tokens.into_data().convert::<i32>().try_into_vec::<i32>().unwrap();
                 assert!(tokens.iter().all(|t| row[*t as usize] > none), "{v} {temperature}: {tokens:?}");
                 assert!(temperature > 0.0 || tokens.iter().all(|t| *t == argmax(&row) as i32));
@@ -421,9 +417,9 @@ mod tests {
         }
         let p = [0.6f32, 0.4].map(f32::ln);
         let mut rng = StepRng::new(8).at(0, Stream::Token);
-        let uniforms: Vec<f64> = (0..20_000).map(|_| rng.random()).collect();
-        let scores = Tensor::<2>::from_data(TensorData::new(p.repeat(20_000), [20_000, 2]), &device);
-        let tokens = draw_on_device(scores, &uniforms, 0.5).tokens.into_data().convert::<i32>();
+        let picks: Vec<(usize, f64)> = (0..20_000).map(|_| (0, rng.random())).collect();
+        let scores = Tensor::<2>::from_data([p], &device);
+        let tokens = draw_on_device(scores, &picks, 0.5).tokens.into_data().convert::<i32>();
         let second = f64::from(tokens.try_into_vec::<i32>().unwrap().iter().sum::<i32>()) / 20_000.0;
         assert!((second - 0.16 / 0.52).abs() < 0.015, "{second}");
     }
@@ -434,9 +430,9 @@ mod tests {
         let v = 50_000;
         let mut row = vec![(4e-10f32).ln(); v];
         row[0] = 0.0;
-        let uniforms: Vec<f64> = (0..8).map(|i| 1.0 - 2e-5 * (f64::from(i) + 0.5) / 8.0).collect();
-        let scores = Tensor::<2>::from_data(TensorData::new(row.repeat(8), [8, v]), &Device::flex());
-        let tokens = draw_on_device(scores, &uniforms, 1.0).tokens.into_data().convert::<i32>();
+        let picks: Vec<(usize, f64)> = (0..8).map(|i| (0, 1.0 - 2e-5 * (f64::from(i) + 0.5) / 8.0)).collect();
+        let scores = Tensor::<2>::from_data(TensorData::new(row, [1, v]), &Device::flex());
+        let tokens = draw_on_device(scores, &picks, 1.0).tokens.into_data().convert::<i32>();
         let tokens = tokens.try_into_vec::<i32>().unwrap();
         assert!(tokens.iter().all(|t| *t >= 128), "{tokens:?}");
         assert!(tokens.windows(2).all(|t| t[0] > t[1]), "evenly over the tail: {tokens:?}");
@@ -446,10 +442,10 @@ mod tests {
     fn a_row_without_a_distribution_is_told_by_the_draw_on_the_device() {
         for bad in [f32::NAN, f32::INFINITY] {
             let scores = Tensor::<2>::from_data([[0.0f32, 1.0, 2.0], [0.0, bad, 1.0]], &Device::flex());
-            assert!(!draw_on_device(scores, &[0.2, 0.7], 1.0).finite.into_scalar::<bool>(), "{bad}");
+            assert!(!draw_on_device(scores, &[(0, 0.2), (1, 0.7)], 1.0).finite.into_scalar::<bool>(), "{bad}");
         }
         let scores = Tensor::<2>::from_data([[f32::NEG_INFINITY; 3]], &Device::flex());
-        assert!(!draw_on_device(scores, &[0.2], 1.0).finite.into_scalar::<bool>());
+        assert!(!draw_on_device(scores, &[(0, 0.2)], 1.0).finite.into_scalar::<bool>());
     }
 
     #[test]

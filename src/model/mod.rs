@@ -2,6 +2,7 @@
 //!
 //! B batch, L length, D feature width, V vocabulary (the mask, or start, token has id V and is never predicted).
 
+pub mod canvas;
 pub mod config;
 pub mod draw;
 pub mod family;

@@ -217,22 +217,25 @@ pub fn floats<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
 
 struct SqNorm<'a> {
     grads: &'a GradientsParams,
-    sum: f64,
+    sums: Vec<Tensor<1>>,
 }
 
 impl ModuleVisitor for SqNorm<'_> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         if let Some(g) = self.grads.get::<D>(param.id) {
-            self.sum += kernels::square_sum(g);
+            self.sums.push(kernels::square_sum(g));
         }
     }
 }
 
-/// The global L2 norm of the gradients (Burn's own clipping is per tensor).
+/// The global L2 norm of the gradients (Burn's own clipping is per tensor), read from the device once.
 pub fn gradient_norm<M: Module>(module: &M, grads: &GradientsParams) -> f64 {
-    let mut v = SqNorm { grads, sum: 0.0 };
+    let mut v = SqNorm { grads, sums: Vec::new() };
     module.visit(&mut v);
-    v.sum.sqrt()
+    if v.sums.is_empty() {
+        return 0.0;
+    }
+    floats(Tensor::cat(v.sums, 0)).into_iter().map(f64::from).sum::<f64>().sqrt()
 }
 
 /// One parameter on its way through [`update`].

@@ -11,7 +11,10 @@ use rand::Rng;
 use serde::{Deserialize, Serialize};
 
 use super::{Divergence, RowLoss, Target};
-use crate::model::{Denoise, Noised, Transformer, draw, index_tensor};
+use crate::error::Result;
+use crate::model::canvas::{Canvas, shares_host};
+use crate::model::draw::Filter;
+use crate::model::{Denoise, Noised, Transformer, index_tensor};
 use crate::process::{Corruption, Schedule};
 use crate::rng::{StepRng, Stream};
 
@@ -79,15 +82,32 @@ pub fn teacher_times(t: f64, dt: f64, k: usize) -> Vec<f64> {
 ///
 /// One uniform draw per batch places the times, stratified over (0, 1]; the weight of each masked row is 1/|masked|.
 /// The teacher computes what the target needs: in each step but the last the features of the rows that this step reveals,
-/// and only of the sequences that hold them; in the last step those of all rows that are still masked.
+/// and only of the sequences that hold them; in the last step those of all rows that are still masked. Its tokens are drawn
+/// where its network is.
+///
+/// Errors (exit 5) where the teacher's predictions are no distribution; on a device with its own memory such a teacher makes
+/// the loss no number instead.
 pub fn rows<'a>(
     config: &SdttConfig,
     teacher: &'a Transformer,
     x0: &[u32],
     length: usize,
     dt: f64,
+    rng: (StepRng, u64),
+) -> Result<RowLoss<'a>> {
+    rows_at(config, teacher, x0, length, dt, rng, !shares_host(&teacher.device()))
+}
+
+/// [`rows`] with the teacher's canvas on its device, or on the host.
+fn rows_at<'a>(
+    config: &SdttConfig,
+    teacher: &'a Transformer,
+    x0: &[u32],
+    length: usize,
+    dt: f64,
     (rng, step): (StepRng, u64),
-) -> RowLoss<'a> {
+    on_device: bool,
+) -> Result<RowLoss<'a>> {
     let (batch, mask) = (x0.len() / length, teacher.mask());
     let offset = rng.at(step, Stream::Times).random::<f64>();
     let t: Vec<f64> = (0..batch).map(|i| 1.0 - (offset + i as f64 / batch as f64).fract()).collect();
@@ -99,13 +119,15 @@ pub fn rows<'a>(
     if rows.is_empty() {
         // A small batch at times near 0 can lose no token at all: then there is nothing to learn from it.
         let (input, target) = (Noised::tokens(&xt, &t_row, length), Target::Tokens(Vec::new()));
-        return RowLoss { input, rows, weights: Vec::new(), target };
+        return Ok(RowLoss { input, rows, weights: Vec::new(), target });
     }
 
     let k = config.steps_per_step;
     let grid: Vec<Vec<f64>> = t.iter().map(|t| teacher_times(*t, dt, k)).collect();
     let mut draws = rng.at(step, Stream::Teacher);
-    let mut x = xt.clone();
+    let device = on_device.then(|| teacher.device().inner());
+    let mut canvas = Canvas::new(xt.clone(), length, device.as_ref());
+    let mut masked = rows.clone();
     // Per flat position: where the features of its target stand among all feature rows computed so far.
     let mut target_of = vec![usize::MAX; xt.len()];
     let mut computed: Vec<Tensor<2>> = Vec::with_capacity(k);
@@ -113,64 +135,54 @@ pub fn rows<'a>(
     for j in 0..k {
         // Whether a position is revealed in this step does not depend on what the teacher predicts, so it is drawn first:
         // a step reads only the sequences in which it reveals something, and the last one all that is still masked.
-        let masked = rows.iter().copied().filter(|r| x[*r] == mask);
         let wanted: Vec<usize> = if j + 1 == k {
-            masked.collect()
+            std::mem::take(&mut masked)
         } else {
             let chance = |g: &[f64]| Corruption::Absorb.reveal_probability(config.schedule, g[j], g[j + 1]);
             let chance: Vec<f64> = grid.iter().map(|g| chance(g)).collect();
-            masked.filter(|r| draws.random::<f64>() < chance[r / length]).collect()
+            let (wanted, rest) = masked.into_iter().partition(|r| draws.random::<f64>() < chance[r / length]);
+            masked = rest;
+            wanted
         };
         if wanted.is_empty() {
             continue;
         }
-        let (part, times, part_rows) = sequences_of(&wanted, &x, length, |i| grid[i][j]);
-        computed.push(teacher.features_at(&Noised::tokens(&part, &times, length), &part_rows));
+        let (sequences, part_rows) = sequences_of(&wanted, length);
+        let times: Vec<f64> = sequences.iter().flat_map(|i| std::iter::repeat_n(grid[*i][j], length)).collect();
+        let features = teacher.features_at(&canvas.input(&sequences, &times, length), &part_rows);
         wanted.iter().enumerate().for_each(|(n, r)| target_of[*r] = total + n);
         total += wanted.len();
         if j + 1 < k {
-            let features = pick(&computed, wanted.iter().map(|r| target_of[*r]));
-            // A teacher without finite predictions leaves the canvas; the step's loss then says so.
-            let tokens = draw::tokens(teacher, features, 1.0, &mut draws).unwrap_or_default();
-            wanted.iter().zip(tokens).for_each(|(r, token)| x[*r] = token);
+            let picks: Vec<(usize, f64)> = (0..wanted.len()).map(|n| (n, draws.random())).collect();
+            // What is not finite on a device is in these features, which are targets, and so in the step's loss.
+            canvas.reveal(teacher, features.clone(), &picks, &wanted, Filter::default())?;
         }
+        computed.push(features);
     }
-    RowLoss {
+    Ok(RowLoss {
         input: Noised::tokens(&xt, &t_row, length),
         weights: vec![1.0 / rows.len() as f64; rows.len()],
-        target: Target::Teacher(teacher, pick(&computed, rows.iter().map(|r| target_of[*r])), config.divergence),
+        target: Target::Teacher(teacher, pick(computed, rows.iter().map(|r| target_of[*r])), config.divergence),
         rows,
-    }
+    })
 }
 
-/// The sequences of x [B, L] that hold the flat positions `wanted`, which ascend: their tokens, the time of each of their
-/// positions, and where `wanted` lies among them.
-fn sequences_of(
-    wanted: &[usize],
-    x: &[u32],
-    length: usize,
-    time: impl Fn(usize) -> f64,
-) -> (Vec<u32>, Vec<f64>, Vec<usize>) {
-    let (mut part, mut times, mut rows) = (Vec::new(), Vec::new(), Vec::with_capacity(wanted.len()));
-    let mut last = None;
+/// The sequences of a batch [B, L] that hold the flat positions `wanted`, which ascend, and where `wanted` lies among them.
+fn sequences_of(wanted: &[usize], length: usize) -> (Vec<usize>, Vec<usize>) {
+    let mut sequences: Vec<usize> = Vec::new();
+    let mut rows = Vec::with_capacity(wanted.len());
     for r in wanted {
-        let i = r / length;
-        if last != Some(i) {
-            part.extend_from_slice(&x[i * length..(i + 1) * length]);
-            times.extend(std::iter::repeat_n(time(i), length));
-            last = Some(i);
+        if sequences.last() != Some(&(r / length)) {
+            sequences.push(r / length);
         }
-        rows.push(part.len() - length + r % length);
+        rows.push((sequences.len() - 1) * length + r % length);
     }
-    (part, times, rows)
+    (sequences, rows)
 }
 
-/// The given rows [n, D] of all feature rows computed so far.
-fn pick(computed: &[Tensor<2>], at: impl Iterator<Item = usize>) -> Tensor<2> {
-    let all = match computed {
-        [one] => one.clone(),
-        several => Tensor::cat(several.to_vec(), 0),
-    };
+/// The given rows [n, D] of all feature rows computed.
+fn pick(mut computed: Vec<Tensor<2>>, at: impl Iterator<Item = usize>) -> Tensor<2> {
+    let all = if computed.len() == 1 { computed.remove(0) } else { Tensor::cat(computed, 0) };
     let at: Vec<usize> = at.collect();
     if at.len() == all.dims()[0] && at.iter().enumerate().all(|(i, r)| i == *r) {
         return all;
@@ -182,6 +194,31 @@ fn pick(computed: &[Tensor<2>], at: impl Iterator<Item = usize>) -> Tensor<2> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::config::Visibility;
+    use crate::model::{TransformerConfig, params};
+    use crate::weights::{HostTensor, Weights};
+
+    fn sdtt(teacher_steps: usize, steps_per_step: usize, rounds: usize) -> SdttConfig {
+        SdttConfig {
+            teacher: "t".into(),
+            divergence: Divergence::ReverseKl,
+            teacher_steps,
+            steps_per_step,
+            rounds,
+            refresh: Refresh::Raw,
+            schedule: Schedule::LogLinear,
+        }
+    }
+
+    /// A network over 11 tokens whose tensors were changed by `change`.
+    fn teacher(change: impl Fn(&str, &mut HostTensor)) -> Transformer {
+        let config = TransformerConfig { bias: true, ..TransformerConfig::new(16, 2, 2, Visibility::Full) };
+        let device = Device::flex();
+        let mut tensors = params::export(&Transformer::init(&config, 11, 12, 3, &device));
+        tensors.iter_mut().for_each(|(name, t)| change(name, t));
+        let weights = Weights { tensors, ..Weights::default() };
+        Transformer::from_weights(&config, 11, 12, &weights, "test", &device).unwrap()
+    }
 
     #[test]
     fn the_teacher_is_evaluated_at_t_and_t_minus_dt() {
@@ -199,16 +236,35 @@ mod tests {
     }
 
     #[test]
-    fn rounds_share_the_steps_evenly_and_double_the_step_size() {
-        let c = SdttConfig {
-            teacher: "t".into(),
-            divergence: Divergence::ReverseKl,
-            teacher_steps: 32,
-            steps_per_step: 2,
-            rounds: 3,
-            refresh: Refresh::Raw,
-            schedule: Schedule::LogLinear,
+    fn a_teacher_that_draws_on_its_device_gives_the_targets_of_one_that_draws_on_the_host() {
+        // So sure of one token that both ways of reading a uniform draw it.
+        let teacher = teacher(|name, t| {
+            if name == "head.bias" {
+                t.data[4] = 60.0
+            }
+        });
+        let sdtt = sdtt(4, 4, 1);
+        let x0: Vec<u32> = (0..60).map(|i| i % 11).collect();
+        let of = |on_device: bool| {
+            let at = (StepRng::new(3), 7);
+            let rows = rows_at(&sdtt, &teacher, &x0, 12, 0.25, at, on_device).unwrap();
+            let Target::Teacher(_, features, _) = rows.target else { panic!("a teacher's target") };
+            (rows.rows, params::floats(features))
         };
+        let (host, device) = (of(false), of(true));
+        assert!(host.0.len() > 20 && host == device);
+    }
+
+    #[test]
+    fn a_teacher_without_finite_predictions_is_an_error() {
+        let teacher = teacher(|_, t| t.data.fill(f32::NAN));
+        let error = rows(&sdtt(2, 2, 1), &teacher, &[1; 24], 12, 0.5, (StepRng::new(3), 7)).unwrap_err();
+        assert_eq!(error.kind.exit_code(), 5, "{error}");
+    }
+
+    #[test]
+    fn rounds_share_the_steps_evenly_and_double_the_step_size() {
+        let c = sdtt(32, 2, 3);
         let rounds: Vec<usize> = (0..9).map(|s| c.round(s, 9)).collect();
         assert_eq!(rounds, [0, 0, 0, 1, 1, 1, 2, 2, 2]);
         assert_eq!([c.dt(0), c.dt(1), c.dt(2)], [1.0 / 32.0, 1.0 / 16.0, 1.0 / 8.0]);

@@ -18,13 +18,13 @@ use std::ops::Range;
 use std::time::Instant;
 
 use burn::prelude::*;
-use burn::tensor::IndexingUpdateOp;
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
 use crate::error::{Error, Result};
+use crate::model::canvas::{Canvas, shares_host};
 use crate::model::draw::{self, Filter};
-use crate::model::{Cache, Denoise, Noised, index_tensor, select_rows};
+use crate::model::{Cache, Denoise, select_rows};
 use crate::process::order::changed;
 use crate::process::{Corruption, Order, Schedule};
 use crate::rng::{StepRng, Stream};
@@ -92,23 +92,7 @@ pub fn sample(model: &dyn Denoise, process: &Process, spec: &SampleSpec, n: usiz
     }
     // A filter that sorts is made for the host.
     let draws_there = spec.filter.top_k.is_none() && spec.filter.top_p.is_none();
-    sample_at(model, process, spec, n, draws_there && !on_host(&model.device()))
-}
-
-/// Whether a device shares the host's memory and processor, so that nothing is gained by staying there.
-fn on_host(device: &Device) -> bool {
-    let device = device.clone().inner();
-    #[cfg(feature = "flex")]
-    if device == Device::flex() {
-        return true;
-    }
-    #[cfg(feature = "ndarray")]
-    #[allow(deprecated)]
-    if device == Device::ndarray() {
-        return true;
-    }
-    let _ = device;
-    false
+    sample_at(model, process, spec, n, draws_there && !shares_host(&model.device()))
 }
 
 /// [`sample`] with its canvas on the model's device, or on the host.
@@ -129,41 +113,6 @@ fn sample_at(model: &dyn Denoise, process: &Process, spec: &SampleSpec, n: usize
     Ok(out)
 }
 
-/// The tokens [B L] of a batch, where they are drawn.
-#[allow(clippy::large_enum_variant)] // one a batch: boxing would only hide it
-#[derive(Clone)]
-enum Canvas {
-    Host(Vec<u32>),
-    /// [B, L]
-    Device(Tensor<2, Int>),
-}
-
-impl Canvas {
-    /// The sequences on the host.
-    fn rows(&self, length: usize) -> Vec<Vec<u32>> {
-        match self {
-            Canvas::Host(x) => x.chunks(length).map(<[u32]>::to_vec).collect(),
-            Canvas::Device(x) => {
-                let Ok(ids) = x.clone().into_data().convert::<i32>().try_into_vec::<i32>() else {
-                    panic!("a canvas is a tensor of integers")
-                };
-                ids.chunks(length).map(|row| row.iter().map(|id| *id as u32).collect()).collect()
-            }
-        }
-    }
-
-    /// The network's input of the given samples, each position at its time.
-    fn input(&self, samples: &[usize], t: &[f64], length: usize) -> Noised {
-        match self {
-            Canvas::Host(x) => {
-                let x: Vec<u32> = samples.iter().flat_map(|i| &x[i * length..(i + 1) * length]).copied().collect();
-                Noised::tokens(&x, t, length)
-            }
-            Canvas::Device(x) => Noised::ids(x.clone().select(0, index_tensor(samples, &x.device())), t, length),
-        }
-    }
-}
-
 /// A few samples on their way from noise to text.
 struct Batch {
     canvas: Canvas,
@@ -176,7 +125,6 @@ struct Batch {
     trace: Vec<Canvas>,
     /// Whether all predictions so far were finite, for draws that do not come back to the host.
     finite: Vec<Tensor<1, Bool>>,
-    mask: u32,
 }
 
 impl Batch {
@@ -194,13 +142,7 @@ impl Batch {
             false => spec.pinned.iter().map(Option::is_none).cycle().take(x.len()).collect(),
         };
         let generators = |s: Stream| numbers.clone().map(|i| rng.at(i as u64, s)).collect();
-        let canvas = match device {
-            None => Canvas::Host(x),
-            Some(device) => {
-                let ids: Vec<i32> = x.iter().map(|id| *id as i32).collect();
-                Canvas::Device(Tensor::from_data(TensorData::new(ids, [size, process.length]), &device))
-            }
-        };
+        let canvas = Canvas::new(x, process.length, device.as_ref());
         Batch {
             trace: if spec.trace { vec![canvas.clone()] } else { Vec::new() },
             canvas,
@@ -210,7 +152,6 @@ impl Batch {
             nfe: vec![0; size],
             positions: vec![0; size],
             finite: Vec::new(),
-            mask,
         }
     }
 
@@ -356,25 +297,9 @@ impl Batch {
             opened.iter().zip(row_of).map(|(at, row)| (*row, self.token[at / l].random(), *at)).collect();
         picks.sort_by_key(|p| p.0); // stable, and the uniforms are drawn already
         let pairs: Vec<(usize, f64)> = picks.iter().map(|p| (p.0, p.1)).collect();
-        picks.iter().for_each(|p| self.masked[p.2] = false);
-        match &mut self.canvas {
-            Canvas::Host(x) => {
-                for (token, pick) in draw::picks(model, features, &pairs, spec.filter)?.into_iter().zip(&picks) {
-                    x[pick.2] = token;
-                }
-            }
-            Canvas::Device(x) => {
-                let drawn = draw::picks_on_device(model, features, &pairs, spec.filter.temperature);
-                let at: Vec<usize> = picks.iter().map(|p| p.2).collect();
-                let (shape, device) = (x.dims(), x.device());
-                let flat = x.clone().reshape([shape[0] * shape[1]]);
-                // A masked position holds the mask's id: adding the difference writes the token.
-                let change = drawn.tokens - self.mask as i32;
-                let flat = flat.select_assign(0, index_tensor(&at, &device), change, IndexingUpdateOp::Add);
-                *x = flat.reshape(shape);
-                self.finite.push(drawn.finite);
-            }
-        }
+        let at: Vec<usize> = picks.iter().map(|p| p.2).collect();
+        at.iter().for_each(|p| self.masked[*p] = false);
+        self.finite.extend(self.canvas.reveal(model, features, &pairs, &at, spec.filter)?);
         Ok(())
     }
 }

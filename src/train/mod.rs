@@ -217,7 +217,7 @@ fn refresh_teacher(job: &Job, state: &mut TrainState) {
 }
 
 /// The rows of one part of a step.
-fn rows<'a>(job: &Job, state: &'a TrainState, part: u64) -> RowLoss<'a> {
+fn rows<'a>(job: &Job, state: &'a TrainState, part: u64) -> Result<RowLoss<'a>> {
     let x0 = (job.batch)(part);
     let rng = (StepRng::new(job.seed), part);
     match (job.objective, &state.teacher) {
@@ -225,7 +225,7 @@ fn rows<'a>(job: &Job, state: &'a TrainState, part: u64) -> RowLoss<'a> {
             distill::rows(sdtt, teacher, &x0, job.length, sdtt.dt(state.round), rng)
         }
         (objective, _) => match objective::data_rows(objective, &x0, job.length, job.mask, job.order, rng) {
-            Some(rows) => rows,
+            Some(rows) => Ok(rows),
             None => panic!("a distilling state has a teacher"),
         },
     }
@@ -235,13 +235,16 @@ fn rows<'a>(job: &Job, state: &'a TrainState, part: u64) -> RowLoss<'a> {
 fn step(job: &Job, mut state: TrainState) -> Result<(TrainState, f64, f64)> {
     let config = job.config;
     let parts = config.accumulate;
-    let part = |i: usize| objective::backward(&state.model, &rows(job, &state, (state.step * parts + i) as u64));
-    let (mut loss, mut grads) = part(0);
+    let part = |i: usize| {
+        let rows = rows(job, &state, (state.step * parts + i) as u64)?;
+        Ok(objective::backward(&state.model, &rows))
+    };
+    let (mut loss, mut grads) = part(0)?;
     if parts > 1 {
         let mut acc = GradientsAccumulator::<Transformer>::new();
         acc.accumulate(&state.model, grads);
         for i in 1..parts {
-            let (value, grads) = part(i);
+            let (value, grads) = part(i)?;
             loss += value;
             acc.accumulate(&state.model, grads);
         }

@@ -13,6 +13,8 @@ pub mod gemm;
 pub mod head;
 pub mod optim;
 pub mod pointwise;
+#[cfg(test)]
+mod properties;
 pub mod rows;
 #[cfg(test)]
 mod tests;
@@ -243,10 +245,9 @@ pub fn adamw(
     ([p, m, v].map(Tensor::from_dispatch), e)
 }
 
-/// The sum of squares of all values.
-pub fn square_sum<const D: usize>(x: Tensor<D>) -> f64 {
-    let sum: Tensor<1> = Tensor::from_dispatch(<Dispatch as PlainOps>::fused_square_sum(x.into_dispatch()));
-    f64::from(sum.into_scalar::<f32>())
+/// The sum of squares of all values, as a tensor [1].
+pub fn square_sum<const D: usize>(x: Tensor<D>) -> Tensor<1> {
+    Tensor::from_dispatch(<Dispatch as PlainOps>::fused_square_sum(x.into_dispatch()))
 }
 
 fn contiguous(x: Flat) -> Flat {
