@@ -45,9 +45,10 @@ struct Measured {
 }
 
 fn main() {
-    fewstep::alloc::keep_freed_pages();
     if let Some(path) = option("child") {
-        let (t, _) = measure(&Sizes::from_args(), &path);
+        let sizes = Sizes::from_args();
+        sizes.settle();
+        let (t, _) = measure(&sizes, &path);
         let peak = peak_kib().expect("the maximum resident size, which this system does not tell");
         println!("{}", serde_json::json!([t.median, t.q1, t.q3, peak]));
         return;

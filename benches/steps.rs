@@ -17,8 +17,8 @@ use paths::{PATHS, Sizes, Training, flag, measure, option, peak_kib};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() {
-    fewstep::alloc::keep_freed_pages();
     let s = Sizes::from_args();
+    s.settle();
     if flag("parity") {
         return parity(&s);
     }

@@ -14,10 +14,11 @@ use rand::Rng;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() {
-    fewstep::alloc::keep_freed_pages();
     let (batch, length, vocab) = (16, 256, 50_257);
     let network: TransformerConfig =
         toml::from_str("dim = 128\nlayers = 4\nheads = 4\nvisibility = \"full\"").expect("a configuration");
+    let parameters = network.parameters(vocab, length);
+    fewstep::alloc::settle(parameters.try_into().unwrap_or(usize::MAX));
     let device = Device::flex();
     let student = Transformer::init(&network, vocab, length, 1, &device.clone().autodiff());
     let teacher = Transformer::init(&network, vocab, length, 2, &device);

@@ -34,7 +34,7 @@ fn main() -> ExitCode {
         _ => Loudness::Normal,
     });
     set_environment(&cli);
-    fewstep::alloc::keep_freed_pages();
+    fewstep::alloc::settle(0);
     let panics = Panics::default();
     panics.collect();
     let mut profile = cli.global.profile.then(Profile::start);

@@ -92,6 +92,12 @@ impl Sizes {
         toml::from_str(&text).expect("a configuration")
     }
 
+    /// Sets the allocator for this network, as the program does.
+    pub fn settle(&self) {
+        let parameters = self.network().parameters(self.vocab, self.length);
+        fewstep::alloc::settle(parameters.try_into().unwrap_or(usize::MAX));
+    }
+
     pub fn device(&self) -> Device {
         device::open(&self.device).unwrap_or_else(|e| panic!("{e}"))
     }

@@ -121,7 +121,8 @@ fn dry_run(recipe: &Recipe, name: &str, (data, base): (&Data, &Path), device: &D
     let teacher;
     let rows = match &config.objective {
         Objective::Sdtt(sdtt) => {
-            teacher = init(device);
+            let of = self::shape(recipe, &sdtt.teacher, data, base)?;
+            teacher = Transformer::init(&of.network, vocab, length, seed, device).with_mask(shape.mask as usize);
             distill::rows(sdtt, &teacher, &x0, length, sdtt.dt(0), rng)?
         }
         other => match objective::data_rows(other, &x0, length, shape.mask, config.order.order(length), rng) {

@@ -13,6 +13,7 @@ use crate::error::{Error, Kind, Result};
 use crate::eval::results::{Environment, ModelResult, Results, Role};
 use crate::eval::{self, Scorer};
 use crate::export::{self, Extras, LoadedModel, ModelCard};
+use crate::model::config::Compute;
 use crate::model::family::{self, LoadOptions, Prediction, Storage};
 use crate::model::{Denoise, Oracle, TransformerConfig, params};
 use crate::objective::Objective;
@@ -22,7 +23,7 @@ use crate::sample::Process;
 use crate::term::{self, Interrupt};
 use crate::train::{self, Job, Trained};
 use crate::weights::Weights;
-use crate::{fs, report};
+use crate::{alloc, fs, report};
 
 /// Recipe parts that may change between two runs in the same directory: they decide no trained weight.
 const FREE: [&str; 8] = [
@@ -101,7 +102,12 @@ impl Study {
                 .hint("run the recipe first: `fewstep run RECIPE`"));
         }
         fs::verify_manifest(&dir)?;
-        export::read(&dir, &self.device)
+        let done = export::read(&dir, &self.device)?;
+        alloc::settle(params::count(&done.model));
+        Ok(match self.recipe.model(name)?.weights {
+            Some(Compute::Bf16) => LoadedModel { model: done.model.held_in_bf16(), ..done },
+            _ => done,
+        })
     }
 
     /// Trains what is missing: every model, or `only` and its teachers.
@@ -136,8 +142,19 @@ impl Study {
         std::fs::create_dir_all(&dir).map_err(|e| Error::io("create", &dir, &e))?;
         let shape = self.shape(name)?;
         let (length, seed) = (self.data.length(), self.recipe.seed(model));
+        alloc::settle(shape.network.parameters(shape.vocab, length).try_into().unwrap_or(usize::MAX));
+        let mut taught = None;
         let start = match (Recipe::teacher(model), &shape.from) {
-            (Some(teacher), _) => Some(params::export(&self.finished(teacher)?.model)),
+            (Some(teacher), _) => {
+                let whole = self.finished(teacher)?;
+                let all = params::export(&whole.model);
+                let start = match &model.keep_layers {
+                    Some(keep) => params::kept(&all, keep),
+                    None => all,
+                };
+                taught = Some(whole.model);
+                Some(start)
+            }
             (None, Some(from)) => {
                 let options = LoadOptions { length: Some(length), ..LoadOptions::default() };
                 Some(params::export(&family::load(from, &options, &self.device)?.model))
@@ -165,6 +182,7 @@ impl Study {
                 seed,
                 batch: &draw,
                 start: start.as_ref(),
+                teacher: taught.as_ref(),
                 fingerprint: &fingerprint,
                 device: &self.device,
                 interrupt: &self.interrupt,
@@ -465,21 +483,41 @@ impl Study {
 /// The network of a model, and how its vocabulary lies to the data's.
 pub struct Shape {
     pub network: TransformerConfig,
+    /// Which blocks of the network at the root of its teachers it has.
+    pub kept: Vec<usize>,
     pub vocab: usize,
     pub mask: u32,
     /// The directory of the public checkpoint it comes from.
     pub from: Option<PathBuf>,
 }
 
-/// The shape of the model `name`: as the recipe says, or as the checkpoint does that it or its teacher comes from.
+/// The shape of the model `name`: as the recipe says, or as the checkpoint does that it or its teacher comes from, with the
+/// blocks that it keeps and the settings of its own.
 ///
 /// Errors: a directory that holds no model of a known family, one that the objective cannot be trained with, or that has
-/// another tokenizer than the data.
+/// another tokenizer than the data; kept blocks that are not there, or that cannot follow each other.
 pub fn shape(recipe: &Recipe, name: &str, data: &Data, base: &Path) -> Result<Shape> {
+    let mut shape = whole_shape(recipe, name, data, base)?;
+    let (model, network) = (recipe.model(name)?, &mut shape.network);
+    shape.kept = recipe.kept_layers(name, network.layers)?;
+    let every = network.local.map_or(1, |l| l.every);
+    let out_of_turn = |(new, old): (usize, &usize)| (new % every == 0) != (old % every == 0);
+    if shape.kept.iter().enumerate().any(out_of_turn) || (network.embedding_norm && shape.kept[0] != 0) {
+        return Err(Error::usage(format!("`model.{name}.keep_layers` keeps blocks that cannot follow each other"))
+            .cause(format!("block 0 and every {every}th one are of another kind than the rest"))
+            .hint("keep block 0, and of each group a block of either kind in the same places"));
+    }
+    network.layers = shape.kept.len();
+    network.compute = model.compute.unwrap_or(network.compute);
+    network.checkpoint = model.checkpoint.unwrap_or(network.checkpoint);
+    Ok(shape)
+}
+
+fn whole_shape(recipe: &Recipe, name: &str, data: &Data, base: &Path) -> Result<Shape> {
     let from = match recipe.network(name)? {
         Network::Given(network) => {
             let vocab = data.vocab();
-            return Ok(Shape { network: network.clone(), vocab, mask: vocab as u32, from: None });
+            return Ok(Shape { network: network.clone(), kept: Vec::new(), vocab, mask: vocab as u32, from: None });
         }
         Network::From(from) => match family::reference(&from.to_string_lossy())? {
             Some(_) => family::resolve(from)?,
@@ -513,7 +551,7 @@ pub fn shape(recipe: &Recipe, name: &str, data: &Data, base: &Path) -> Result<Sh
             .cause(format!("{} tokens there with mask {mask}, {} here", d.vocab, ours.vocab_size()))
             .hint(format!("`data.text.tokenizer = {{ dir = {{ path = \"{place}\" }} }}`")));
     }
-    Ok(Shape { network: d.network, vocab: d.vocab, mask, from: Some(from) })
+    Ok(Shape { network: d.network, kept: Vec::new(), vocab: d.vocab, mask, from: Some(from) })
 }
 
 fn cpu_features() -> String {

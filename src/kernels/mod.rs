@@ -195,7 +195,7 @@ pub enum Target {
 }
 
 /// Bytes of logits that one chunk of rows may take.
-const CHUNK_BYTES: usize = 32 << 20;
+const CHUNK_BYTES: usize = 64 << 20;
 
 /// Rows of a chunk for a vocabulary of V.
 pub fn chunk_rows(vocab: usize) -> usize {

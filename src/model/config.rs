@@ -295,6 +295,12 @@ impl TransformerConfig {
         if self.tied { self.biases.is_some_and(|b| b.head) } else { self.biases().head }
     }
 
+    /// Whether the fused kernels know all of its blocks.
+    pub fn fused_blocks(&self) -> bool {
+        let usual = matches!(self.activation, Activation::Gelu | Activation::Swiglu);
+        usual && !self.composed && !self.qk_norm && !self.embedding_norm && self.local.is_none()
+    }
+
     /// Width of the condition vectors.
     pub fn cond_dim(&self) -> usize {
         self.cond_dim.unwrap_or(self.dim)

@@ -207,7 +207,8 @@ pub struct Drawn {
 ///
 /// The inverse CDF in two stages, each with its own half of the uniform's bits: first the stripe, by its share of the sum,
 /// then the token in it. Sums are f64 where the device has it; elsewhere they are f32, and what is below 1e-7 of its stripe,
-/// or a stripe below 1e-7 of all, is lost. Which token a uniform falls on differs from [`picks`], the distribution does not.
+/// or a stripe below 1e-7 of all, is lost. Which token a uniform falls on differs from [`picks`], the distribution does not (in f64 up to the 2^-26 that the
+/// bits of each stage resolve).
 pub fn picks_on_device(model: &dyn Denoise, features: Tensor<2>, picks: &[(usize, f64)], temperature: f64) -> Drawn {
     let _span = tracing::trace_span!("draws").entered();
     let (n, size) = (features.dims()[0], chunk(model.vocab()));

@@ -259,6 +259,8 @@ mod tests {
     fn a_teacher_without_finite_predictions_is_an_error() {
         let teacher = teacher(|_, t| t.data.fill(f32::NAN));
         let error = rows(&sdtt(2, 2, 1), &teacher, &[1; 24], 12, 0.5, (StepRng::new(3), 7)).unwrap_err();
+        let there = rows_at(&sdtt(2, 2, 1), &teacher, &[1; 24], 12, 0.5, (StepRng::new(3), 7), true).unwrap();
+        assert!(crate::objective::evaluate(&self::teacher(|_, _| ()), &there).0.is_nan());
         assert_eq!(error.kind.exit_code(), 5, "{error}");
     }
 

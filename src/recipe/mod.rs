@@ -17,7 +17,7 @@ use crate::eval::EvalConfig;
 use crate::eval::results::Role;
 use crate::gate::GateConfig;
 use crate::model::TransformerConfig;
-use crate::model::config::Visibility;
+use crate::model::config::{Compute, Visibility};
 use crate::objective::distill::Refresh;
 use crate::objective::{Objective, SdttConfig};
 use crate::process::Schedule;
@@ -60,6 +60,18 @@ pub struct ModelConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<TransformerConfig>,
     pub objective: Objective,
+    /// A distilled model keeps these blocks of its teacher's network (from 0, ascending); default: all of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep_layers: Option<Vec<usize>>,
+    /// f32 | bf16: what blocks and head compute in, where the network comes from a checkpoint or a teacher.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compute: Option<Compute>,
+    /// Activation checkpointing, where the network comes from a checkpoint or a teacher.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint: Option<bool>,
+    /// f32 | bf16: what the matrices of a model are held in while it is read and not trained (a teacher, a judge).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weights: Option<Compute>,
     pub train: TrainConfig,
 }
 
@@ -276,6 +288,7 @@ impl Recipe {
             return Err(Error::usage(format!("`{}` is for diffusion models so far", key("from")))
                 .hint("an autoregressive model is trained here: give it a `network`"));
         }
+        self.check_settings(name, model)?;
         if let Some(teacher) = Self::teacher(model) {
             let at = key("objective.sdtt.teacher");
             self.model(teacher).map_err(|e| Error { message: format!("`{at}`: {}", e.message), ..e })?;
@@ -287,7 +300,10 @@ impl Recipe {
             self.check_sdtt(name, model, c)?;
         }
         match self.network(name)? {
-            Network::Given(network) => self.check_network(name, network),
+            Network::Given(network) => {
+                self.kept_layers(name, network.layers)?;
+                self.check_network(name, network)
+            }
             // Known only when the directory is read: `run` checks it then.
             Network::From(_) => Ok(()),
         }
@@ -376,6 +392,50 @@ impl Recipe {
             return Err(contradiction(&at("refresh"), "\"ema\"", &key("train.ema"), "a decay such as 0.999"));
         }
         Ok(())
+    }
+
+    /// Checks the keys that change a network which comes from elsewhere.
+    fn check_settings(&self, name: &str, model: &ModelConfig) -> Result<()> {
+        let key = |k: &str| format!("model.{name}.{k}");
+        for (set, k) in [(model.compute.is_some(), "compute"), (model.checkpoint.is_some(), "checkpoint")] {
+            if set && model.network.is_some() {
+                return Err(Error::usage(format!("`{}` stands beside a network", key(k)))
+                    .hint(format!("write `{}` instead", key(&format!("network.{k}")))));
+            }
+        }
+        if let Some(keep) = &model.keep_layers {
+            if Self::teacher(model).is_none() {
+                return Err(Error::usage(format!("`{}` is for a model that has a teacher", key("keep_layers"))));
+            }
+            if keep.is_empty() || keep.windows(2).any(|w| w[0] >= w[1]) {
+                return Err(Error::usage(format!("`{}` must be numbers of blocks that rise", key("keep_layers")))
+                    .hint("for example [0, 2, 4, 6]"));
+            }
+        }
+        let own = model.network.as_ref().map(|n| n.compute);
+        if model.weights == Some(Compute::Bf16) && own.or(model.compute) != Some(Compute::Bf16) {
+            return Err(contradiction(&key("weights"), "\"bf16\"", &key("compute"), "\"bf16\""));
+        }
+        Ok(())
+    }
+
+    /// The blocks of the network at the root of a model's teachers that the model has, of `layers` there.
+    ///
+    /// Errors where `keep_layers` names a block that its teacher has not.
+    pub fn kept_layers(&self, name: &str, layers: usize) -> Result<Vec<usize>> {
+        let model = self.model(name)?;
+        let whole = match Self::teacher(model) {
+            Some(teacher) => self.kept_layers(teacher, layers)?,
+            None => (0..layers).collect(),
+        };
+        let Some(keep) = &model.keep_layers else { return Ok(whole) };
+        let at = |i: &usize| {
+            whole.get(*i).copied().ok_or_else(|| {
+                Error::usage(format!("`model.{name}.keep_layers` names block {i}"))
+                    .cause(format!("its teacher has blocks 0 to {}", whole.len() - 1))
+            })
+        };
+        keep.iter().map(at).collect()
     }
 
     fn check_parallel(&self, name: &str, model: &ModelConfig, network: &TransformerConfig) -> Result<()> {

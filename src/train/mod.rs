@@ -145,6 +145,8 @@ pub struct Job<'a> {
     pub batch: &'a dyn Fn(u64) -> Vec<u32>,
     /// Start from these weights (a distilled student from its teacher's).
     pub start: Option<&'a Weights>,
+    /// The teacher of a distillation's first round, on the plain device; without one it is what the student starts as.
+    pub teacher: Option<&'a Transformer>,
     /// Names every setting that decides the numbers; a checkpoint of another one is not resumed.
     pub fingerprint: &'a str,
     /// A plain device (no autodiff).

@@ -56,6 +56,7 @@ fn train_in(
         seed: 1,
         batch: &batch,
         start,
+        teacher: None,
         fingerprint: "test",
         device,
         interrupt: &Interrupt::default(),

@@ -1,5 +1,5 @@
 //! Properties of the fused operations besides the block, over random shapes: each is its composed twin, in value and in every
-//! gradient (`tests::twins` says within what).
+//! gradient (`tests::twins` says within what). The shapes are the same in every run, so that a failure can be repeated.
 //!
 //! n rows, D width, V vocabulary, B batch, L length.
 
@@ -35,8 +35,9 @@ fn check_loss(
     let (x, b) = (random(n * d, 2), random(vocab, 3));
     let shape = if tied { [vocab + 1, d] } else { [d, vocab] };
     let weight = random(shape[0] * shape[1], 4);
-    // Rows that do not count are there too.
-    let weights: Vec<f32> = (0..n).map(|i| if i % 5 == 4 { 0.0 } else { 0.1 + i as f32 / n as f32 }).collect();
+    // Rows that do not count are there too. Times V, because a gradient of a logit is of the size of a probability.
+    let weight_of = |i: usize| vocab as f32 * (0.1 + i as f32 / n as f32);
+    let weights: Vec<f32> = (0..n).map(|i| if i % 5 == 4 { 0.0 } else { weight_of(i) }).collect();
     let head = |weight: Tensor<2>, bias: Option<Tensor<1>>| Head { weight, bias, tied, vocab };
     let some = |like: &Tensor<2>| bias.then(|| constant(&b, [vocab], like));
     compare(&format!("{what}: rows"), [n, d], |x, composed| {

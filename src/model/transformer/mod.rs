@@ -10,7 +10,7 @@ mod read;
 use std::ops::Range;
 use std::sync::Arc;
 
-use burn::module::{Module, Param};
+use burn::module::{Module, ModuleMapper, Param};
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::prelude::*;
 use burn::tensor::FloatDType;
@@ -69,6 +69,17 @@ pub struct Transformer {
     tokens: usize,
 }
 
+struct Halved;
+
+impl ModuleMapper for Halved {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        if D < 2 {
+            return param;
+        }
+        Param::initialized(param.id, param.val().cast(FloatDType::BF16))
+    }
+}
+
 impl Transformer {
     /// A network with zero weights for `vocab` tokens and up to `length` positions; see [`Transformer::init`].
     pub fn zeros(config: &TransformerConfig, vocab: usize, length: usize, device: &Device) -> Self {
@@ -120,6 +131,13 @@ impl Transformer {
     /// The same network that never predicts the ids from `tokens` on: rows of padding in the embedding, without text.
     pub fn with_tokens(self, tokens: usize) -> Self {
         Transformer { tokens: tokens.min(self.vocab), ..self }
+    }
+
+    /// The same network with its matrices held in bf16, half the memory, for reading alone; it has to compute in bf16, and
+    /// vectors (norms, biases) stay f32.
+    pub fn held_in_bf16(self) -> Self {
+        assert!(self.config.compute == Compute::Bf16, "f32 kernels read f32 weights");
+        self.map(&mut Halved)
     }
 
     /// The same weights under a configuration that differs in what needs no parameters: visibility, shift, reading of time.
