@@ -10,18 +10,20 @@ use serde::{Deserialize, Serialize};
 
 use crate::data::Data;
 use crate::error::{Error, Kind, Result};
+use crate::eval::change::Change;
 use crate::eval::results::{Environment, ModelResult, Results, Role};
 use crate::eval::{self, Scorer};
 use crate::export::{self, Extras, LoadedModel, ModelCard};
-use crate::model::family::{self, LoadOptions, Prediction, Storage};
-use crate::model::{Denoise, Oracle, TransformerConfig, params};
+use crate::model::family::{self, LoadOptions, Prediction};
+use crate::model::params::Named;
+use crate::model::{Denoise, Oracle, Transformer, TransformerConfig, params};
 use crate::objective::Objective;
 use crate::process::Corruption;
 use crate::recipe::{Loaded, ModelConfig, Network, Recipe, parse};
 use crate::sample::Process;
 use crate::term::{self, Interrupt};
 use crate::train::{self, Job, Trained};
-use crate::weights::Weights;
+use crate::weights::{SHARD, Storage, Weights};
 use crate::{fs, report};
 
 /// Recipe parts that may change between two runs in the same directory: they decide no trained weight.
@@ -138,10 +140,7 @@ impl Study {
         let (length, seed) = (self.data.length(), self.recipe.seed(model));
         let start = match (Recipe::teacher(model), &shape.from) {
             (Some(teacher), _) => Some(params::export(&self.finished(teacher)?.model)),
-            (None, Some(from)) => {
-                let options = LoadOptions { length: Some(length), ..LoadOptions::default() };
-                Some(params::export(&family::load(from, &options, &self.device)?.model))
-            }
+            (None, Some(from)) => Some(self.start(from, &shape)?),
             (None, None) => None,
         };
         let start = start.map(|tensors| Weights { tensors, ..Weights::default() });
@@ -205,6 +204,8 @@ impl Study {
             train_steps: model.train.steps,
             train_tokens: tokens,
             train_seconds: seconds,
+            generation: self.recipe.generation(model),
+            quantization_config: None,
         }
     }
 
@@ -406,8 +407,15 @@ impl Study {
         }
     }
 
-    /// Exports model `name` into `out`.
-    pub fn export(&self, name: &str, out: &Path, results: Option<&Results>) -> Result<()> {
+    /// Exports model `name` into `out` with weights of the given type; where that loses digits, what it costs on the
+    /// held-out text.
+    pub fn export(
+        &self,
+        name: &str,
+        out: &Path,
+        results: Option<&Results>,
+        storage: Storage,
+    ) -> Result<Option<Change>> {
         let done = self.finished(name)?;
         let model = self.recipe.model(name)?;
         let shape = self.shape(name)?;
@@ -420,12 +428,38 @@ impl Study {
             // What came from a public checkpoint leaves as one.
             Some(from) => {
                 let (description, _) = family::look(from)?;
-                family::export(from, out, &description, &params::export(&done.model), Storage::Kept)?;
+                family::export(from, out, &description, &params::export(&done.model), storage)?;
+                super::export::warn_of_missing_code(out)?;
+                if let Some(generation) = &card.generation {
+                    family::write_generation(out, description.family, generation)?;
+                }
                 fs::write_atomic(&out.join("recipe.toml"), self.text.as_bytes())?;
-                fs::write_atomic(&out.join("README.md"), export::model_card(&card, &extras).as_bytes())
+                fs::write_atomic(&out.join("README.md"), export::model_card(&card, &extras).as_bytes())?;
             }
-            None => export::write(out, &card, params::export(&done.model), &extras),
+            None => export::write_as(out, &card, params::export(&done.model), &extras, storage, SHARD)?,
         }
+        if !storage.is_lossy() {
+            return Ok(None);
+        }
+        let after = match &shape.from {
+            Some(_) => {
+                let tensors = self.start(out, &shape)?;
+                params::import(done.model.clone(), &tensors, &self.device)
+            }
+            None => export::read(out, &self.device)?.model,
+        };
+        let held_out = self.data.held_out(self.recipe.eval.held_out);
+        let losses = |m: &Transformer| eval::losses(m, &model.objective, &done.card.process(), &held_out).0;
+        let change = Change::held_out(&losses(&done.model), &losses(&after));
+        let text = export::model_card(&card, &extras) + &super::export::section(storage, &change);
+        fs::write_atomic(&out.join("README.md"), text.as_bytes())?;
+        Ok(Some(change))
+    }
+
+    /// The parameters of the public checkpoint in `from` as models of this study start with them.
+    fn start(&self, from: &Path, _shape: &Shape) -> Result<Named> {
+        let options = LoadOptions { length: Some(self.data.length()), ..LoadOptions::default() };
+        Ok(params::export(&family::load(from, &options, &self.device)?.model))
     }
 
     /// The whole study: train, evaluate, report, export; prints the table and where everything is, or all results as JSON.
@@ -448,8 +482,12 @@ impl Study {
         let written = report::write(&results, &self.dir.join("report"))?;
         for name in &self.recipe.export.models {
             let out = self.dir.join("export").join(name);
-            self.export(name, &out, Some(&results))?;
+            let storage = self.recipe.export.dtype;
+            let change = self.export(name, &out, Some(&results), storage)?;
             term::note(&format!("export {}", out.display()));
+            if let Some(change) = change {
+                term::note(&format!("{:<6} {}", storage.name(), change.line()));
+            }
         }
         if as_json {
             return term::out(results.to_json()?.trim_end());
@@ -481,7 +519,7 @@ pub fn shape(recipe: &Recipe, name: &str, data: &Data, base: &Path) -> Result<Sh
             let vocab = data.vocab();
             return Ok(Shape { network: network.clone(), vocab, mask: vocab as u32, from: None });
         }
-        Network::From(from) => match family::reference(&from.to_string_lossy())? {
+        Network::From(from) => match crate::hub::reference(&from.to_string_lossy())? {
             Some(_) => family::resolve(from)?,
             None => base.join(from),
         },

@@ -4,6 +4,8 @@
 
 pub mod chain;
 pub mod corpus;
+mod row_corpus;
+pub mod rows;
 pub mod story;
 pub mod tokenizer;
 
@@ -25,7 +27,7 @@ pub use tokenizer::Tokenizer;
 pub enum DataConfig {
     /// The built-in language with its exact likelihood.
     Story(StoryConfig),
-    /// A UTF-8 text file.
+    /// A file of text, or of rows of text.
     Text(TextConfig),
 }
 

@@ -2,6 +2,7 @@
 //!
 //! B batch, L length, K steps, n samples. All text metrics come from the same samples.
 
+pub mod change;
 pub mod matched;
 pub mod quality;
 pub mod results;
@@ -149,12 +150,17 @@ pub fn nelbo(model: &Transformer, schedule: Schedule, process: &Process, texts: 
         .collect()
 }
 
-/// The model's own likelihood of held-out text, its kind marked.
-pub fn likelihood(model: &Transformer, objective: &Objective, process: &Process, texts: &[Vec<u32>]) -> Likelihood {
-    let (values, kind) = match objective {
+/// The model's own loss per token of each text, nats, and what it is.
+pub fn losses(model: &Transformer, objective: &Objective, process: &Process, texts: &[Vec<u32>]) -> (Vec<f64>, Bound) {
+    match objective {
         Objective::ArNll {} => (ar_nll(model, texts), Bound::Exact),
         _ => (nelbo(model, process.schedule, process, texts, 8), Bound::Elbo),
-    };
+    }
+}
+
+/// The model's own likelihood of held-out text, its kind marked.
+pub fn likelihood(model: &Transformer, objective: &Objective, process: &Process, texts: &[Vec<u32>]) -> Likelihood {
+    let (values, kind) = losses(model, objective, process, texts);
     Likelihood { estimate: mean_interval(&values, 0), kind, n: texts.len() }
 }
 

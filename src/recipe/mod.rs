@@ -18,11 +18,13 @@ use crate::eval::results::Role;
 use crate::gate::GateConfig;
 use crate::model::TransformerConfig;
 use crate::model::config::Visibility;
+use crate::model::family::{Generation, Selection};
 use crate::objective::distill::Refresh;
 use crate::objective::{Objective, SdttConfig};
 use crate::process::Schedule;
 use crate::process::order::OrderConfig;
 use crate::train::TrainConfig;
+use crate::weights::Storage;
 
 /// One study.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -79,6 +81,13 @@ pub struct ExportConfig {
     /// Names of the models to export at the end of a run.
     #[serde(default)]
     pub models: Vec<String>,
+    /// kept | f32 | f16 | bf16 | int8: the type of the exported weights; kept is the source's, f32 where there is none.
+    #[serde(default, skip_serializing_if = "is_kept")]
+    pub dtype: Storage,
+}
+
+fn is_kept(storage: &Storage) -> bool {
+    *storage == Storage::Kept
 }
 
 /// A recipe with its text as it will be stored in the run.
@@ -185,6 +194,13 @@ impl Recipe {
             Objective::Elbo { .. } => Role::Teacher,
             Objective::Sdtt(_) => Role::Student,
         }
+    }
+
+    /// How a model is meant to be sampled: a distilled one in the steps of its last round.
+    pub fn generation(&self, model: &ModelConfig) -> Option<Generation> {
+        let Objective::Sdtt(c) = &model.objective else { return None };
+        let steps = (1.0 / c.dt(c.rounds)).round().max(1.0) as usize;
+        Some(Generation { steps, selection: Selection::Random, temperature: 1.0 })
     }
 
     /// Model names so that each comes after its teacher.

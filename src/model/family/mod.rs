@@ -7,6 +7,7 @@
 
 mod config;
 mod forward;
+mod generation;
 mod hub;
 mod keys;
 mod layout;
@@ -17,10 +18,12 @@ mod special;
 
 use serde_json::Value;
 
+pub use crate::weights::Storage;
 pub use config::describe;
 pub use forward::forward;
-pub use hub::{reference, resolve};
-pub use layout::{Storage, export};
+pub use generation::{Generation, Selection, write_generation};
+pub use hub::resolve;
+pub use layout::{QUANT_METHOD, export, export_in_files, missing_code, quantisation, quantises};
 pub use load::{LoadOptions, Loaded, load, look, read_config};
 pub use special::{special_tokens, tokenizer};
 

@@ -200,6 +200,11 @@ impl Transformer {
         composed::logits(rows, &self.raw_head())
     }
 
+    /// Whether its vocabulary has a mask: a row of its own, or one of the V tokens.
+    pub fn masks(&self) -> bool {
+        self.config.mask_row || self.mask < self.vocab
+    }
+
     /// The longest sequence it can read.
     pub fn length(&self) -> usize {
         self.length
