@@ -34,6 +34,9 @@ pub struct ModelCard {
     /// Vocabulary size V without the mask; the embedding has V + 1 rows.
     pub vocab_size: usize,
     pub mask_token_id: usize,
+    /// Ids that are never predicted although they have text.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub excluded_token_ids: Vec<u32>,
     pub max_position_embeddings: usize,
     pub network: TransformerConfig,
     pub order: OrderConfig,
@@ -188,13 +191,19 @@ pub fn read(dir: &Path, device: &Device) -> Result<LoadedModel> {
         device,
     )?;
     let tokenizer = if dir.join("tokenizer.json").exists() { Some(Tokenizer::load(dir)?) } else { None };
+    // A causal model of a public checkpoint says what it was trained to say: it has no mask among its tokens.
+    let ar = matches!(card.objective, Objective::ArNll {});
     let (model, fits) = match (card.network.mask_row, &tokenizer) {
         (true, t) => (model, t.as_ref().is_none_or(|t| t.vocab_size() == card.vocab_size)),
         // The mask is one of the V tokens there, and some of them may have no text.
-        (false, Some(t)) => (model.with_tokens(t.vocab_size()), t.vocab_size() <= card.vocab_size),
+        (false, Some(t)) => {
+            let fits = t.vocab_size() <= card.vocab_size;
+            (if ar { model } else { model.with_tokens(t.vocab_size()) }, fits)
+        }
         (false, None) => (model, true),
     };
-    let model = model.with_mask(card.mask_token_id);
+    let model = if card.network.mask_row || !ar { model.with_mask(card.mask_token_id) } else { model };
+    let model = model.without(&card.excluded_token_ids);
     if let Some(t) = tokenizer.as_ref().filter(|_| !fits) {
         return Err(Error::input(format!(
             "{}: the tokenizer has {} tokens, but the model has `vocab_size` {}",

@@ -94,6 +94,18 @@ impl Data {
         }
     }
 
+    /// How often each token occurs, by id; of the story language 1 for each.
+    pub fn counts(&self) -> Vec<u64> {
+        let mut counts = vec![0; self.vocab()];
+        match self {
+            Data::Story(_) => counts.fill(1),
+            Data::Text { corpus, .. } => {
+                corpus.train.iter().chain(&corpus.valid).for_each(|id| counts[*id as usize] += 1);
+            }
+        }
+        counts
+    }
+
     /// Text of token ids; the mask prints as `·`.
     pub fn decode(&self, tokens: &[u32]) -> String {
         match self {

@@ -18,7 +18,7 @@ use crate::eval::results::Role;
 use crate::gate::GateConfig;
 use crate::model::TransformerConfig;
 use crate::model::config::Visibility;
-use crate::model::family::{Generation, Selection};
+use crate::model::family::{Generation, Selection, Vocabulary};
 use crate::objective::distill::Refresh;
 use crate::objective::{Objective, SdttConfig};
 use crate::process::Schedule;
@@ -58,6 +58,9 @@ pub struct ModelConfig {
     /// it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<PathBuf>,
+    /// refuse | truncate_padding | shared_tokens | retokenize: what to do where `from` has another tokenizer than the data.
+    #[serde(default, skip_serializing_if = "Vocabulary::is_refuse")]
+    pub vocabulary: Vocabulary,
     /// Its network; a distilled model has its teacher's and leaves this out, and so does one that has `from`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<TransformerConfig>,
@@ -288,10 +291,14 @@ impl Recipe {
             return Err(Error::usage(format!("`{}` stands beside a network or a teacher", key("from")))
                 .hint("a checkpoint brings its own network, and a student has its teacher's"));
         }
-        if model.from.is_some() && matches!(model.objective, Objective::ArNll {}) {
-            return Err(Error::usage(format!("`{}` is for diffusion models so far", key("from")))
-                .hint("an autoregressive model is trained here: give it a `network`"));
+        let ar = matches!(model.objective, Objective::ArNll {});
+        let judge = ar && self.eval.judge.as_deref() == Some(name) && model.train.steps == 0;
+        if model.from.is_some() && ar && !judge {
+            return Err(Error::usage(format!("`{}` is for diffusion models so far", key("from"))).hint(
+                "give it a `network` to train it here; as it is (`train.steps = 0`) it can be the `eval.judge`",
+            ));
         }
+        self.check_vocabulary(name, model)?;
         if let Some(teacher) = Self::teacher(model) {
             let at = key("objective.sdtt.teacher");
             self.model(teacher).map_err(|e| Error { message: format!("`{at}`: {}", e.message), ..e })?;
@@ -307,6 +314,37 @@ impl Recipe {
             // Known only when the directory is read: `run` checks it then.
             Network::From(_) => Ok(()),
         }
+    }
+
+    fn check_vocabulary(&self, name: &str, model: &ModelConfig) -> Result<()> {
+        let (at, value) = (format!("model.{name}.vocabulary"), format!("\"{}\"", model.vocabulary.name()));
+        if model.vocabulary.is_refuse() {
+            return Ok(());
+        }
+        if model.from.is_none() {
+            return Err(contradiction(&at, &value, &format!("model.{name}.from"), "a checkpoint")
+                .hint("a student has its teacher's vocabulary"));
+        }
+        let retokenizes = model.vocabulary == Vocabulary::Retokenize;
+        match (retokenizes, matches!(model.objective, Objective::ArNll {})) {
+            (true, false) => Err(Error::usage(format!("`{at} = {value}` is for `eval.judge` alone"))
+                .hint("a model that is trained or sampled needs \"shared_tokens\" or \"truncate_padding\"")),
+            (false, true) => Err(Error::usage(format!("`{at} = {value}` is not for a judge"))
+                .hint("\"retokenize\" gives it the text of the samples")),
+            _ => Ok(()),
+        }
+    }
+
+    /// How the vocabulary of the checkpoint that a model comes from, itself or through its teachers, fits the data's.
+    pub fn vocabulary(&self, name: &str) -> Result<Vocabulary> {
+        let mut model = self.model(name)?;
+        for _ in 0..self.model.len() {
+            match Self::teacher(model) {
+                Some(teacher) if model.from.is_none() => model = self.model(teacher)?,
+                _ => break,
+            }
+        }
+        Ok(model.vocabulary)
     }
 
     /// Checks that the objective and the order of a model can be trained with this network.
@@ -428,7 +466,8 @@ impl Recipe {
                 model.objective.name()
             )));
         }
-        for (name, other) in &self.model {
+        // A public judge has seen none of this study.
+        for (name, other) in self.model.iter().filter(|_| model.from.is_none()) {
             if name != judge && matches!(other.objective, Objective::ArNll {}) && self.seed(other) == self.seed(model) {
                 return Err(Error::usage(format!(
                     "`model.{judge}.seed` and `model.{name}.seed` are both {}",

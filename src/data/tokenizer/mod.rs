@@ -151,6 +151,17 @@ impl Tokenizer {
         }
     }
 
+    /// What each id stands for as bytes, of an added token its name; none for an id without a token. Byte-level tokens are
+    /// their bytes; those of other Hugging Face tokenizers their names as in the file.
+    pub fn pieces(&self) -> Result<Vec<Option<Vec<u8>>>> {
+        Ok(match self {
+            Tokenizer::Bytes => (0..=255u8).map(|b| Some(vec![b])).collect(),
+            Tokenizer::Char { chars } => chars.iter().map(|c| Some(c.to_string().into_bytes())).collect(),
+            Tokenizer::Words(words) => words.iter().map(|w| Some(w.clone().into_bytes())).collect(),
+            Tokenizer::Hf(tokenizer) => hf::pieces(tokenizer, &self.to_json()?)?,
+        })
+    }
+
     /// The content of `tokenizer.json`: equal tokenizers give equal text.
     pub fn to_json(&self) -> Result<String> {
         let value = match self {

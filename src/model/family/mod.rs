@@ -15,6 +15,7 @@ mod load;
 pub mod memory;
 pub mod names;
 mod special;
+mod vocabulary;
 
 use serde_json::Value;
 
@@ -26,6 +27,7 @@ pub use hub::resolve;
 pub use layout::{QUANT_METHOD, export, export_in_files, missing_code, quantisation, quantises};
 pub use load::{LoadOptions, Loaded, load, look, read_config};
 pub use special::{special_tokens, tokenizer};
+pub use vocabulary::{Rows, Vocabulary};
 
 use super::TransformerConfig;
 

@@ -67,6 +67,9 @@ pub struct Transformer {
     mask: usize,
     /// Ids from here on have a row in the embedding and no text.
     tokens: usize,
+    /// Further ids that are never predicted.
+    #[module(skip)]
+    excluded: Arc<[u32]>,
 }
 
 impl Transformer {
@@ -108,6 +111,7 @@ impl Transformer {
             length,
             mask: vocab,
             tokens: vocab,
+            excluded: Arc::from([]),
         }
     }
 
@@ -120,6 +124,11 @@ impl Transformer {
     /// The same network that never predicts the ids from `tokens` on: rows of padding in the embedding, without text.
     pub fn with_tokens(self, tokens: usize) -> Self {
         Transformer { tokens: tokens.min(self.vocab), ..self }
+    }
+
+    /// The same network that never predicts these ids either.
+    pub fn without(self, ids: &[u32]) -> Self {
+        Transformer { excluded: ids.into(), ..self }
     }
 
     /// The same weights under a configuration that differs in what needs no parameters: visibility, shift, reading of time.
@@ -182,11 +191,12 @@ impl Transformer {
     /// never predicted (-1e6 is added to their logits, as SUBS has it: MDLM section 3.2.3).
     pub fn head(&self) -> Head {
         let head = self.raw_head();
-        if self.mask >= self.vocab && self.tokens >= self.vocab {
+        if self.mask >= self.vocab && self.tokens >= self.vocab && self.excluded.is_empty() {
             return head;
         }
         let never = |id: usize| id == self.mask || id >= self.tokens;
-        let values: Vec<f32> = (0..self.vocab).map(|id| if never(id) { -1e6 } else { 0.0 }).collect();
+        let mut values: Vec<f32> = (0..self.vocab).map(|id| if never(id) { -1e6 } else { 0.0 }).collect();
+        self.excluded.iter().filter(|id| (**id as usize) < self.vocab).for_each(|id| values[*id as usize] = -1e6);
         let never = Tensor::from_data(TensorData::new(values, [self.vocab]), &self.device().inner());
         let bias = match head.bias {
             Some(bias) => bias + never,
