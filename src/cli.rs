@@ -8,6 +8,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::error::{Error, nearest};
+use crate::weights::Storage;
 
 /// The version of the tensor library this was built against; Cargo.toml pins it exactly.
 const BURN: &str = "0.22.1";
@@ -126,9 +127,10 @@ pub enum Command {
     /// Write a model in the layout other tools read: weights, tokenizer, recipe
     #[command(after_help = "Examples:
   fewstep export runs/tiny --out student
-  fewstep export runs/tiny --model teacher --out teacher")]
+  fewstep export runs/tiny --model teacher --out teacher
+  fewstep export runs/tiny/export/student --dtype int8 --out small")]
     Export {
-        /// Directory of a run
+        /// Directory of a run, or of one model
         run: PathBuf,
         /// Which model of the run [default: the last]
         #[arg(long, value_name = "NAME")]
@@ -136,6 +138,9 @@ pub enum Command {
         /// Directory to write to; must not exist
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
+        /// Type of the weights: kept, f32, f16, bf16 or int8 [default: the recipe's, or kept]
+        #[arg(long, value_name = "DTYPE", value_parser = storage)]
+        dtype: Option<Storage>,
     },
     /// Show what a model holds: tensors, metadata, hash, values that are not finite
     #[command(after_help = "Examples:
@@ -243,6 +248,14 @@ pub struct Sample {
     /// Show the text after every step, and write trace.html (or the next free name)
     #[arg(long)]
     pub trace: bool,
+}
+
+fn storage(text: &str) -> Result<Storage, String> {
+    let named = Storage::ALL.into_iter().find(|s| s.name() == text);
+    named.ok_or_else(|| match nearest(text, Storage::ALL.map(Storage::name)) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None => "it is one of kept, f32, f16, bf16, int8".to_string(),
+    })
 }
 
 fn from_one(text: &str) -> Result<usize, String> {

@@ -1,7 +1,8 @@
 //! A model as a directory that others can load: Hugging Face layout, deterministic to the byte.
 //!
-//! config.json (shape, process, objective), model.safetensors (projections as [out, in]), tokenizer.json, README.md (the
-//! model card with the table of results) and recipe.toml. The run's own final models are kept in the same form.
+//! config.json (shape, process, objective), model.safetensors (projections as [out, in]; several files with an index where
+//! it would be longer than 5 GB), tokenizer.json, README.md (the model card with the table of results) and recipe.toml.
+//! The run's own final models are kept in the same form. int8 weights are stored as `weights::quantise` says.
 
 use std::path::Path;
 
@@ -12,13 +13,14 @@ use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
 use crate::fs;
 use crate::model::config::Visibility;
+use crate::model::family::{self, Generation};
 use crate::model::params::Named;
 use crate::model::{Transformer, TransformerConfig};
 use crate::objective::Objective;
 use crate::process::order::OrderConfig;
 use crate::process::{Corruption, Schedule};
 use crate::sample::Process;
-use crate::weights::{self, NonFinite, Weights};
+use crate::weights::{self, Dtype, NonFinite, Outputs, Planned, SCALE, SHARD, SINGLE, Storage};
 
 /// The content of config.json.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -32,6 +34,9 @@ pub struct ModelCard {
     /// Vocabulary size V without the mask; the embedding has V + 1 rows.
     pub vocab_size: usize,
     pub mask_token_id: usize,
+    /// Ids that are never predicted although they have text.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub excluded_token_ids: Vec<u32>,
     pub max_position_embeddings: usize,
     pub network: TransformerConfig,
     pub order: OrderConfig,
@@ -42,6 +47,12 @@ pub struct ModelCard {
     pub train_steps: usize,
     pub train_tokens: u64,
     pub train_seconds: f64,
+    /// How it is meant to be sampled, where its training says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<Generation>,
+    /// There where the weights are int8 with scales.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quantization_config: Option<serde_json::Value>,
 }
 
 impl ModelCard {
@@ -63,7 +74,7 @@ pub struct LoadedModel {
     pub card: ModelCard,
     pub model: Transformer,
     pub tokenizer: Option<Tokenizer>,
-    /// SHA-256 of model.safetensors.
+    /// SHA-256 of its weights ([`weights::sha256`]).
     pub weights_sha256: String,
 }
 
@@ -75,21 +86,59 @@ pub struct Extras<'a> {
     pub results: Option<&'a str>,
 }
 
-/// Writes the files of a model into the existing directory `dir`.
+/// Writes the files of a model into the existing directory `dir`, its weights as f32.
 pub fn write(dir: &Path, card: &ModelCard, tensors: Named, extras: &Extras) -> Result<()> {
+    write_as(dir, card, tensors, extras, Storage::Kept, SHARD)
+}
+
+/// As [`write`], with weights of the given type in files of at most `limit` bytes of tensors.
+///
+/// Errors: a weight that does not fit the type; a refused write.
+pub fn write_as(
+    dir: &Path,
+    card: &ModelCard,
+    tensors: Named,
+    extras: &Extras,
+    storage: Storage,
+    limit: u64,
+) -> Result<()> {
+    let int8 = (storage == Storage::Int8).then(|| family::quantisation(false));
     // Wall-clock seconds differ from run to run; an export of the same weights must not.
-    let shown = ModelCard { train_seconds: 0.0, ..card.clone() };
+    let shown = ModelCard { train_seconds: 0.0, quantization_config: int8, ..card.clone() };
     let json = |v: &ModelCard| {
         serde_json::to_string_pretty(v).map_err(|e| Error::input(format!("cannot describe the model: {e}")))
     };
     fs::write_atomic(&dir.join("config.json"), (json(&shown)? + "\n").as_bytes())?;
-    let metadata = [("format".to_string(), "pt".to_string())].into();
-    weights::write(&dir.join("model.safetensors"), &Weights { tensors, metadata, ..Weights::default() })?;
+    write_weights(dir, &tensors, storage, limit)?;
     if let Some(tokenizer) = extras.tokenizer {
         tokenizer.save(dir)?;
     }
     fs::write_atomic(&dir.join("recipe.toml"), extras.recipe.as_bytes())?;
     fs::write_atomic(&dir.join("README.md"), model_card(card, extras).as_bytes())
+}
+
+fn write_weights(dir: &Path, tensors: &Named, storage: Storage, limit: u64) -> Result<()> {
+    let metadata = [("format".to_string(), "pt".to_string())].into();
+    let mut plan = Vec::new();
+    for (name, tensor) in tensors {
+        let (name, shape) = (name.clone(), tensor.shape.clone());
+        if storage == Storage::Int8 && family::quantises(&name, &shape) {
+            let scales = Planned { name: format!("{name}{SCALE}"), dtype: Dtype::F32, shape: vec![shape[0], 1] };
+            plan.extend([Planned { name, dtype: Dtype::I8, shape }, scales]);
+            continue;
+        }
+        let dtype = storage.of(Dtype::F32);
+        weights::check_range(&name, &tensor.data, dtype)?;
+        plan.push(Planned { name, dtype, shape });
+    }
+    weights::write_model(dir, &metadata, &plan, limit, |planned| {
+        let quantised = |name: &str| weights::quantise(&tensors[name], Outputs::Rows);
+        Ok(match (tensors.get(&planned.name), planned.dtype) {
+            (Some(_), Dtype::I8) => quantised(&planned.name).0.into_iter().map(|v| v as u8).collect(),
+            (Some(tensor), dtype) => weights::to_dtype(&tensor.data, dtype),
+            (None, dtype) => weights::to_dtype(&quantised(planned.name.trim_end_matches(SCALE)).1.data, dtype),
+        })
+    })
 }
 
 /// Reads a model directory onto `device`.
@@ -125,31 +174,36 @@ pub fn read(dir: &Path, device: &Device) -> Result<LoadedModel> {
         )));
     }
     fits_objective(&card).map_err(|e| Error::input(format!("{}: {e}", path.display())))?;
-    let file = dir.join("model.safetensors");
-    let weights = weights::read(&file, NonFinite::Refuse)?;
+    let weights = weights::read_model(dir, NonFinite::Refuse)?;
     // Before a network of that size is made: a few missing tensors are told by name, another size is told as such.
     let asked = card.network.parameters(card.vocab_size, card.max_position_embeddings);
     let there: u128 = weights.tensors.values().map(|t| t.data.len() as u128).sum();
     if asked > 4 * there + (1 << 20) {
         return Err(Error::input(format!("{}: asks for {asked} parameters", path.display()))
-            .cause(format!("{} holds {there}", file.display())));
+            .cause(format!("its weights hold {there}")));
     }
     let model = Transformer::from_weights(
         &card.network,
         card.vocab_size,
         card.max_position_embeddings,
         &weights,
-        &file.display().to_string(),
+        &dir.join(SINGLE).display().to_string(),
         device,
     )?;
     let tokenizer = if dir.join("tokenizer.json").exists() { Some(Tokenizer::load(dir)?) } else { None };
+    // A causal model of a public checkpoint says what it was trained to say: it has no mask among its tokens.
+    let ar = matches!(card.objective, Objective::ArNll {});
     let (model, fits) = match (card.network.mask_row, &tokenizer) {
         (true, t) => (model, t.as_ref().is_none_or(|t| t.vocab_size() == card.vocab_size)),
         // The mask is one of the V tokens there, and some of them may have no text.
-        (false, Some(t)) => (model.with_tokens(t.vocab_size()), t.vocab_size() <= card.vocab_size),
+        (false, Some(t)) => {
+            let fits = t.vocab_size() <= card.vocab_size;
+            (if ar { model } else { model.with_tokens(t.vocab_size()) }, fits)
+        }
         (false, None) => (model, true),
     };
-    let model = model.with_mask(card.mask_token_id);
+    let model = if card.network.mask_row || !ar { model.with_mask(card.mask_token_id) } else { model };
+    let model = model.without(&card.excluded_token_ids);
     if let Some(t) = tokenizer.as_ref().filter(|_| !fits) {
         return Err(Error::input(format!(
             "{}: the tokenizer has {} tokens, but the model has `vocab_size` {}",
@@ -159,7 +213,7 @@ pub fn read(dir: &Path, device: &Device) -> Result<LoadedModel> {
         ))
         .hint("put the tokenizer.json that the model was trained with beside it"));
     }
-    Ok(LoadedModel { card, model, tokenizer, weights_sha256: fs::sha256_file(&file)? })
+    Ok(LoadedModel { card, model, tokenizer, weights_sha256: weights::sha256(dir)? })
 }
 
 /// Whether order, visibility and shift are those that the objective trains.
@@ -192,6 +246,12 @@ pub fn model_card(card: &ModelCard, extras: &Extras) -> String {
         card.mask_token_id,
         card.max_position_embeddings
     );
+    if let Some(g) = card.generation {
+        let (steps, selection, temperature) = (g.steps, g.selection.name(), g.temperature);
+        text.push_str(&format!(
+            "\n## Generation\n\n| steps | selection | temperature |\n| --- | --- | --- |\n| {steps} | {selection} | {temperature} |\n"
+        ));
+    }
     if let Some(results) = extras.results {
         text.push_str(&format!("\n## Results\n\n{results}"));
     }

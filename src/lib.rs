@@ -1,7 +1,7 @@
 //! fewstep compresses many-step diffusion language models into few-step ones, and shows what that cost.
 //!
 //! The crate's layers, lowest first; a module uses only lower ones (ARCHITECTURE.md):
-//! [`error`] [`rng`] [`fs`] [`term`] [`profile`] [`alloc`] · [`process`] [`data`] [`weights`] · [`kernels`] · [`model`] · [`objective`] [`sample`] ·
+//! [`error`] [`rng`] [`fs`] [`hub`] [`term`] [`profile`] [`alloc`] · [`process`] [`data`] [`weights`] · [`kernels`] · [`model`] · [`objective`] [`sample`] ·
 //! [`train`] [`eval`] · [`report`] [`gate`] [`export`] · [`recipe`] · [`commands`] [`cli`].
 
 pub mod alloc;
@@ -13,6 +13,7 @@ pub mod eval;
 pub mod export;
 pub mod fs;
 pub mod gate;
+pub mod hub;
 pub mod kernels;
 pub mod model;
 pub mod objective;

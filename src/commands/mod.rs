@@ -1,6 +1,7 @@
 //! The verbs: each reads what the command line named, does one thing, and says where the result is.
 
 pub mod device;
+pub mod export;
 pub mod inspect;
 pub mod recipe;
 pub mod run;
@@ -61,10 +62,19 @@ pub fn dispatch(cli: Cli) -> Result<()> {
             junit.as_deref(),
             global.json,
         ),
-        Command::Export { run, model, out } => {
+        Command::Export { run, model, out, dtype } => {
             if out.exists() {
                 return Err(Error::usage(format!("{} is there already", out.display()))
                     .hint("give a directory that does not exist yet"));
+            }
+            if let Some(dir) = export::model_directory(run)? {
+                if let Some(name) = model {
+                    return Err(Error::usage(format!("`--model {name}`: {} is one model, not a run", run.display()))
+                        .hint("leave `--model` out"));
+                }
+                let dtype = dtype.unwrap_or_default();
+                let change = export::convert(&dir, out, dtype, &open()?)?;
+                return export::say(&run.display().to_string(), out, dtype, change.as_ref(), global.json);
             }
             let study = Study::open(stored(run)?, Some(run.clone()), (open()?, &global.device), Interrupt::listen()?)?;
             let name = match model {
@@ -73,11 +83,9 @@ pub fn dispatch(cli: Cli) -> Result<()> {
             };
             let path = run.join("results.json");
             let results = if path.is_file() { Some(Results::load(&path)?) } else { None };
-            study.export(&name, out, results.as_ref())?;
-            match global.json {
-                true => term::out(format!("{}", serde_json::json!({ "model": name, "directory": out }))),
-                false => term::out(format!("{}", out.display())),
-            }
+            let dtype = dtype.unwrap_or(study.recipe.export.dtype);
+            let change = study.export(&name, out, results.as_ref(), dtype)?;
+            export::say(&name, out, dtype, change.as_ref(), global.json)
         }
         Command::Inspect { path, against } => inspect::run(path, against.as_deref(), global.json, &open()?),
         Command::Recipe { command } => match command {

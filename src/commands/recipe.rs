@@ -78,7 +78,12 @@ pub fn check(place: &str, sets: &[String], device: &Device, as_json: bool) -> Re
     let mut total = 0.0;
     for name in recipe.training_order()? {
         let model = recipe.model(name)?;
-        let e = dry_run(recipe, name, (&data, &loaded.base), device)?;
+        let Some(e) = dry_run(recipe, name, (&data, &loaded.base), device)? else {
+            if !as_json {
+                term::out(format!("judge    {name}: a checkpoint that reads text with its own tokenizer"))?;
+            }
+            continue;
+        };
         let seconds = e.seconds_per_step * (model.train.steps * model.train.accumulate) as f64;
         total += seconds;
         let megabytes = |bytes: usize| bytes as f64 / 1e6;
@@ -106,10 +111,13 @@ pub fn check(place: &str, sets: &[String], device: &Device, as_json: bool) -> Re
     Ok(())
 }
 
-/// One forward and backward pass of a model at its real batch and length.
-fn dry_run(recipe: &Recipe, name: &str, (data, base): (&Data, &Path), device: &Device) -> Result<Estimate> {
+/// One forward and backward pass of a model at its real batch and length; none of a judge that is never trained.
+fn dry_run(recipe: &Recipe, name: &str, (data, base): (&Data, &Path), device: &Device) -> Result<Option<Estimate>> {
     let config = recipe.model(name)?;
     let shape = shape(recipe, name, data, base)?;
+    if shape.tokenizer.is_some() {
+        return Ok(None);
+    }
     let (network, vocab) = (&shape.network, shape.vocab);
     let (length, batch) = (data.length(), config.train.batch);
     let seed = recipe.seed(config);
@@ -146,5 +154,5 @@ fn dry_run(recipe: &Recipe, name: &str, (data, base): (&Data, &Path), device: &D
     let per_position = 10 * network.dim + 3 * network.hidden() + 2 * network.heads * length;
     let activations = 4 * batch * length * (per_position * network.layers + 4 * network.dim)
         + 12 * objective::chunk_rows(vocab).min(batch * length) * vocab;
-    Ok(Estimate { parameters, states: 4 * copies * parameters, activations, seconds_per_step, loss })
+    Ok(Some(Estimate { parameters, states: 4 * copies * parameters, activations, seconds_per_step, loss }))
 }

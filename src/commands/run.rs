@@ -8,21 +8,24 @@ use std::sync::Arc;
 use burn::prelude::Device;
 use serde::{Deserialize, Serialize};
 
-use crate::data::Data;
+use crate::data::{Data, Tokenizer};
 use crate::error::{Error, Kind, Result};
+use crate::eval::change::Change;
+use crate::eval::judge::TextJudge;
 use crate::eval::results::{Environment, ModelResult, Results, Role};
 use crate::eval::{self, Scorer};
 use crate::export::{self, Extras, LoadedModel, ModelCard};
 use crate::model::config::Compute;
-use crate::model::family::{self, LoadOptions, Prediction, Storage};
-use crate::model::{Denoise, Oracle, TransformerConfig, params};
+use crate::model::family::{self, LoadOptions, Prediction, Rows, Vocabulary};
+use crate::model::params::Named;
+use crate::model::{Denoise, Oracle, Transformer, TransformerConfig, params};
 use crate::objective::Objective;
 use crate::process::Corruption;
 use crate::recipe::{Loaded, ModelConfig, Network, Recipe, parse};
 use crate::sample::Process;
 use crate::term::{self, Interrupt};
 use crate::train::{self, Job, Trained};
-use crate::weights::Weights;
+use crate::weights::{SHARD, Storage, Weights};
 use crate::{alloc, fs, report};
 
 /// Recipe parts that may change between two runs in the same directory: they decide no trained weight.
@@ -36,6 +39,9 @@ const FREE: [&str; 8] = [
     "model.*.train.keep",
     "eval",
 ];
+
+/// Tokens that a judge from a checkpoint reads at once, at most.
+const JUDGE_LENGTH: usize = 4096;
 
 /// File of a run directory that names what relative paths in its recipe are looked up from.
 pub const BASE: &str = "base";
@@ -155,13 +161,14 @@ impl Study {
                 taught = Some(whole.model);
                 Some(start)
             }
-            (None, Some(from)) => {
-                let options = LoadOptions { length: Some(length), ..LoadOptions::default() };
-                Some(params::export(&family::load(from, &options, &self.device)?.model))
-            }
+            (None, Some(from)) => Some(self.start(from, &shape)?),
             (None, None) => None,
         };
         let start = start.map(|tensors| Weights { tensors, ..Weights::default() });
+        if let Some((rows, vocab)) = shape.rows.as_ref().filter(|_| model.from.is_some()) {
+            term::note(&format!("{name}: {}", rows.summary(*vocab)));
+        }
+        let card = self.card(name, model, &shape, (0, 0.0));
         let batch = model.train.batch;
         let draw = |part: u64| self.data.batch(seed, part, batch);
         let trained = match start {
@@ -178,6 +185,7 @@ impl Study {
                 vocab: shape.vocab,
                 mask: shape.mask,
                 tokens: self.data.vocab(),
+                excluded: &card.excluded_token_ids,
                 length,
                 seed,
                 batch: &draw,
@@ -188,9 +196,10 @@ impl Study {
                 interrupt: &self.interrupt,
             })?,
         };
-        let card = self.card(name, model, &shape, (trained.tokens, trained.seconds));
+        let card = ModelCard { train_tokens: trained.tokens, train_seconds: trained.seconds, ..card };
+        let tokenizer = shape.tokenizer.clone().unwrap_or_else(|| self.data.tokenizer());
         fs::commit_dir(&dir, "final", |tmp| {
-            let extras = Extras { tokenizer: Some(&self.data.tokenizer()), recipe: &self.text, results: None };
+            let extras = Extras { tokenizer: Some(&tokenizer), recipe: &self.text, results: None };
             export::write(tmp, &card, trained.weights.clone(), &extras)?;
             let extra = serde_json::json!({ "fingerprint": fingerprint, "seconds": trained.seconds, "loss": trained.last_loss });
             fs::write_manifest(tmp, extra).map(|_| ())
@@ -213,7 +222,8 @@ impl Study {
             name: name.into(),
             vocab_size: shape.vocab,
             mask_token_id: shape.mask as usize,
-            max_position_embeddings: self.data.length(),
+            excluded_token_ids: shape.rows.as_ref().map_or_else(Vec::new, |(rows, _)| rows.missing()),
+            max_position_embeddings: shape.length,
             network: shape.network.clone(),
             order: model.order,
             schedule: self.recipe.schedule(model),
@@ -223,6 +233,8 @@ impl Study {
             train_steps: model.train.steps,
             train_tokens: tokens,
             train_seconds: seconds,
+            generation: self.recipe.generation(model),
+            quantization_config: None,
         }
     }
 
@@ -230,12 +242,28 @@ impl Study {
     pub fn evaluate(&self, only: Option<&str>) -> Result<Results> {
         let config = &self.recipe.eval;
         let judge = config.judge.as_ref().map(|name| self.finished(name)).transpose()?;
+        let public = config.judge.as_ref().is_some_and(|name| self.recipe.model[name].from.is_some());
         let scorer = match (&self.data, &judge) {
             (Data::Story(story), _) => Scorer::Story(story),
-            (_, Some(judge)) => Scorer::Judge(&judge.model),
+            (data, Some(judge)) => match &judge.tokenizer {
+                // A checkpoint reads the text, whatever it was tokens of.
+                Some(tokenizer) if public => Scorer::Text(TextJudge {
+                    model: &judge.model,
+                    tokenizer,
+                    start: judge.card.mask_token_id as u32,
+                    data,
+                }),
+                _ => Scorer::Judge(&judge.model),
+            },
             (_, None) => return Err(Error::usage("`data.text` needs `eval.judge`")),
         };
         let held_out = self.data.held_out(config.held_out);
+        if let Scorer::Text(judge) = &scorer {
+            let (share, length) = (100.0 * judge.cut(&held_out), judge.model.length());
+            term::note(&format!(
+                "the judge scores text by characters with its own tokenizer; {share:.1} % of the held-out texts are longer than its {length} tokens"
+            ));
+        }
         let summary = eval::data_summary(&self.data, &scorer, &held_out);
         let judge_hash = judge.as_ref().map_or("", |j| j.weights_sha256.as_str());
         let mut models = Vec::new();
@@ -248,7 +276,9 @@ impl Study {
             models.push(self.cached(name, &key, || {
                 let role = self.recipe.role(name, model);
                 let process = done.card.process();
-                let likelihood = eval::likelihood(&done.model, &model.objective, &process, &held_out);
+                // A public judge reads other tokens than the held-out ones.
+                let likelihood = (role != Role::Judge || !public)
+                    .then(|| eval::likelihood(&done.model, &model.objective, &process, &held_out));
                 let ar = matches!(model.objective, Objective::ArNll {});
                 let steps = if ar { vec![process.length] } else { config.steps.clone() };
                 let (rows, sweep) = match role {
@@ -270,7 +300,7 @@ impl Study {
                     train_steps: done.card.train_steps as u64,
                     train_tokens: done.card.train_tokens,
                     train_seconds: extra["seconds"].as_f64().unwrap_or(0.0),
-                    likelihood: Some(likelihood),
+                    likelihood,
                     rows,
                     sweep,
                 })
@@ -424,8 +454,15 @@ impl Study {
         }
     }
 
-    /// Exports model `name` into `out`.
-    pub fn export(&self, name: &str, out: &Path, results: Option<&Results>) -> Result<()> {
+    /// Exports model `name` into `out` with weights of the given type; where that loses digits, what it costs on the
+    /// held-out text.
+    pub fn export(
+        &self,
+        name: &str,
+        out: &Path,
+        results: Option<&Results>,
+        storage: Storage,
+    ) -> Result<Option<Change>> {
         let done = self.finished(name)?;
         let model = self.recipe.model(name)?;
         let shape = self.shape(name)?;
@@ -438,12 +475,52 @@ impl Study {
             // What came from a public checkpoint leaves as one.
             Some(from) => {
                 let (description, _) = family::look(from)?;
-                family::export(from, out, &description, &params::export(&done.model), Storage::Kept)?;
+                let own = params::export(&done.model);
+                let parameters = match &shape.rows {
+                    Some((rows, _)) => rows.put(own, &self.whole(from, shape.length)?),
+                    None => own,
+                };
+                family::export(from, out, &description, &parameters, storage)?;
+                super::export::warn_of_missing_code(out)?;
+                if let Some(generation) = &card.generation {
+                    family::write_generation(out, description.family, generation)?;
+                }
                 fs::write_atomic(&out.join("recipe.toml"), self.text.as_bytes())?;
-                fs::write_atomic(&out.join("README.md"), export::model_card(&card, &extras).as_bytes())
+                fs::write_atomic(&out.join("README.md"), export::model_card(&card, &extras).as_bytes())?;
             }
-            None => export::write(out, &card, params::export(&done.model), &extras),
+            None => export::write_as(out, &card, params::export(&done.model), &extras, storage, SHARD)?,
         }
+        if !storage.is_lossy() {
+            return Ok(None);
+        }
+        let after = match &shape.from {
+            Some(_) => {
+                let tensors = self.start(out, &shape)?;
+                params::import(done.model.clone(), &tensors, &self.device)
+            }
+            None => export::read(out, &self.device)?.model,
+        };
+        let held_out = self.data.held_out(self.recipe.eval.held_out);
+        let losses = |m: &Transformer| eval::losses(m, &model.objective, &done.card.process(), &held_out).0;
+        let change = Change::held_out(&losses(&done.model), &losses(&after));
+        let text = export::model_card(&card, &extras) + &super::export::section(storage, &change);
+        fs::write_atomic(&out.join("README.md"), text.as_bytes())?;
+        Ok(Some(change))
+    }
+
+    /// The parameters of the public checkpoint in `from`.
+    fn whole(&self, from: &Path, length: usize) -> Result<Named> {
+        let options = LoadOptions { length: Some(length), ..LoadOptions::default() };
+        Ok(params::export(&family::load(from, &options, &self.device)?.model))
+    }
+
+    /// The same as models of this study start with them.
+    fn start(&self, from: &Path, shape: &Shape) -> Result<Named> {
+        let whole = self.whole(from, shape.length)?;
+        Ok(match &shape.rows {
+            Some((rows, _)) => rows.take(whole),
+            None => whole,
+        })
     }
 
     /// The whole study: train, evaluate, report, export; prints the table and where everything is, or all results as JSON.
@@ -466,8 +543,12 @@ impl Study {
         let written = report::write(&results, &self.dir.join("report"))?;
         for name in &self.recipe.export.models {
             let out = self.dir.join("export").join(name);
-            self.export(name, &out, Some(&results))?;
+            let storage = self.recipe.export.dtype;
+            let change = self.export(name, &out, Some(&results), storage)?;
             term::note(&format!("export {}", out.display()));
+            if let Some(change) = change {
+                term::note(&format!("{:<6} {}", storage.name(), change.line()));
+            }
         }
         if as_json {
             return term::out(results.to_json()?.trim_end());
@@ -487,8 +568,20 @@ pub struct Shape {
     pub kept: Vec<usize>,
     pub vocab: usize,
     pub mask: u32,
+    /// Tokens of the longest sequence it reads.
+    pub length: usize,
     /// The directory of the public checkpoint it comes from.
     pub from: Option<PathBuf>,
+    /// Where the data's tokens lie in the checkpoint's vocabulary, and the size of that; none: at the same ids.
+    pub rows: Option<(Rows, usize)>,
+    /// Of a judge from a checkpoint, its own tokenizer.
+    pub tokenizer: Option<Tokenizer>,
+}
+
+impl Shape {
+    fn own(network: TransformerConfig, vocab: usize, mask: u32, length: usize) -> Shape {
+        Shape { network, kept: Vec::new(), vocab, mask, length, from: None, rows: None, tokenizer: None }
+    }
 }
 
 /// The shape of the model `name`: as the recipe says, or as the checkpoint does that it or its teacher comes from, with the
@@ -517,9 +610,9 @@ fn whole_shape(recipe: &Recipe, name: &str, data: &Data, base: &Path) -> Result<
     let from = match recipe.network(name)? {
         Network::Given(network) => {
             let vocab = data.vocab();
-            return Ok(Shape { network: network.clone(), kept: Vec::new(), vocab, mask: vocab as u32, from: None });
+            return Ok(Shape::own(network.clone(), vocab, vocab as u32, data.length()));
         }
-        Network::From(from) => match family::reference(&from.to_string_lossy())? {
+        Network::From(from) => match crate::hub::reference(&from.to_string_lossy())? {
             Some(_) => family::resolve(from)?,
             None => base.join(from),
         },
@@ -527,6 +620,9 @@ fn whole_shape(recipe: &Recipe, name: &str, data: &Data, base: &Path) -> Result<
     let (d, _) = family::look(&from)?;
     let place = from.display();
     recipe.check_network(name, &d.network).map_err(|e| e.cause(format!("{place} holds {}", d.family.name())))?;
+    if d.family.prediction() == Prediction::NextToken && matches!(recipe.model(name)?.objective, Objective::ArNll {}) {
+        return judge_shape(d, from, recipe.vocabulary(name)?, data);
+    }
     if !matches!(d.family.prediction(), Prediction::Subs | Prediction::Logits) {
         return Err(Error::input(format!("{place}: {} cannot be trained or distilled so far", d.family.name()))
             .cause("its output is no distribution over masked tokens")
@@ -540,8 +636,16 @@ fn whole_shape(recipe: &Recipe, name: &str, data: &Data, base: &Path) -> Result<
         return Err(Error::usage(format!("{place} has learned positions for {} tokens", d.length))
             .cause(format!("the data has sequences of {}", data.length())));
     }
-    let ours = data.tokenizer();
-    let same = match family::tokenizer(&from)? {
+    let (ours, theirs, policy) = (data.tokenizer(), family::tokenizer(&from)?, recipe.vocabulary(name)?);
+    let length = data.length();
+    if !policy.is_refuse() {
+        let named = |e: Error| Error { message: format!("{place}: {}", e.message), ..e };
+        let rows = Rows::find(policy, theirs.as_ref(), &ours, d.vocab, mask).map_err(named)?;
+        rows.check(&data.counts(), |id| data.decode(&[id])).map_err(named)?;
+        let own = Shape::own(d.network, rows.vocab(), ours.vocab_size() as u32, length);
+        return Ok(Shape { from: Some(from), rows: Some((rows, d.vocab)), ..own });
+    }
+    let same = match theirs {
         Some(theirs) => theirs.to_json()? == ours.to_json()?,
         // Without one beside the weights all that shows is that the ids fit.
         None => ours.vocab_size() <= d.vocab && mask as usize >= ours.vocab_size(),
@@ -549,9 +653,31 @@ fn whole_shape(recipe: &Recipe, name: &str, data: &Data, base: &Path) -> Result<
     if !same {
         return Err(Error::input(format!("{place} and the data have different tokenizers"))
             .cause(format!("{} tokens there with mask {mask}, {} here", d.vocab, ours.vocab_size()))
+            .cause("`vocabulary = \"shared_tokens\"` or \"truncate_padding\" would keep the data's")
             .hint(format!("`data.text.tokenizer = {{ dir = {{ path = \"{place}\" }} }}`")));
     }
-    Ok(Shape { network: d.network, kept: Vec::new(), vocab: d.vocab, mask, from: Some(from) })
+    Ok(Shape { from: Some(from), ..Shape::own(d.network, d.vocab, mask, length) })
+}
+
+/// The shape of a causal checkpoint that judges text.
+fn judge_shape(d: family::Description, from: PathBuf, policy: Vocabulary, data: &Data) -> Result<Shape> {
+    let place = from.display();
+    let Some(theirs) = family::tokenizer(&from)? else {
+        return Err(Error::input(format!("{place} has no tokenizer, and a judge reads text"))
+            .hint("put its tokenizer.json, or vocab.json with merges.txt, beside the weights"));
+    };
+    if policy.is_refuse() && theirs.to_json()? != data.tokenizer().to_json()? {
+        return Err(Error::input(format!("{place} and the data have different tokenizers"))
+            .hint("`vocabulary = \"retokenize\"` lets the judge score the text of the samples, by characters"));
+    }
+    let Some(start) = d.special.bos.or(d.special.eos) else {
+        return Err(Error::input(format!("{place} names neither a start token nor an end token"))
+            .cause("a judge's first prediction needs a token in front of it")
+            .hint("give `bos_token_id` in its config.json"));
+    };
+    let length = if d.network.learned_positions { d.length } else { d.length.min(JUDGE_LENGTH) };
+    let own = Shape::own(d.network, d.vocab, start, length);
+    Ok(Shape { from: Some(from), tokenizer: Some(theirs), ..own })
 }
 
 fn cpu_features() -> String {

@@ -95,7 +95,7 @@ pub fn run(request: &Request, device: &Device) -> Result<()> {
         }
         (Some(k), _) => k,
         (None, true) => process.length,
-        (None, false) => 16.min(process.length),
+        (None, false) => loaded.card.generation.map_or(16, |g| g.steps).min(process.length),
     };
     let spec = SampleSpec {
         steps,

@@ -4,9 +4,11 @@
 //! An epoch is a permutation of windows that do not overlap, shifted by an offset of its own: no token is seen twice in
 //! an epoch, and over the epochs a text is cut at every place. B batch, L length of a window, W windows in an epoch.
 
+use super::row_corpus;
 use super::tokenizer::{Tokenizer, TokenizerConfig, utf8};
 use crate::error::{Error, Kind, Result};
 use crate::fs::{create_dir, read_limited, sha256_hex, write_atomic};
+use crate::hub;
 use crate::rng::{StepRng, Stream};
 use rand::RngCore;
 use serde::{Deserialize, Serialize};
@@ -19,14 +21,21 @@ const MAX_HEADER: usize = 64 << 10;
 const MAX_TEXT: u64 = 16 << 30;
 /// Of the shuffle; some 6 log2 W are enough.
 const ROUNDS: usize = 128;
-const DEFAULT_VALID_FRACTION: f64 = 0.05;
+/// Of the text, kept for validation.
+pub(super) const DEFAULT_VALID_FRACTION: f64 = 0.05;
 
 /// A corpus from a text file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TextConfig {
-    /// The text; relative to the recipe.
+    /// The text: a file of text, or of rows (.jsonl, .parquet); relative to the recipe, or `hf://datasets/owner/name/path`.
     pub path: PathBuf,
+    /// Of rows, the key or column of the text; "text" if it is not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub column: Option<String>,
+    /// Of rows, what stands behind each, as text of the tokenizer ("<|endoftext|>"); a line end if it is not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub separator: Option<String>,
     /// How much of its end is kept for validation, above 0 and below 1; 0.05 if neither this nor `valid_path` is given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub valid_fraction: Option<f64>,
@@ -88,14 +97,24 @@ impl Corpus {
     /// Errors: text that is missing, empty or not in the tokenizer's alphabet, and damaged cache files, are of kind
     /// input; a text shorter than one window, and contradictory settings, of kind usage.
     pub fn prepare(config: &TextConfig, base: &Path, cache_dir: &Path) -> Result<(Corpus, Tokenizer)> {
-        let path = base.join(&config.path);
+        if config.valid_path.is_some() && config.valid_fraction.is_some() {
+            return Err(Error::usage("`valid_path` and `valid_fraction` cannot both be given").hint("delete one"));
+        }
+        let path = hub::file(base, &config.path)?;
+        let other = config.valid_path.as_ref().map(|other| hub::file(base, other)).transpose()?;
+        if row_corpus::is_rows(&path, other.as_deref()) {
+            return row_corpus::prepare(config, &path, other.as_deref(), base, cache_dir);
+        }
+        if config.column.is_some() || config.separator.is_some() {
+            return Err(Error::usage(format!(
+                "`column` and `separator` are for files of rows, and {} is text",
+                path.display()
+            ))
+            .hint("a file of rows ends in .jsonl or .parquet"));
+        }
         let text = read_text(&path, &config.tokenizer)?;
-        let (train, valid_path, valid_text, valid) = match (&config.valid_path, config.valid_fraction) {
-            (Some(_), Some(_)) => {
-                return Err(Error::usage("`valid_path` and `valid_fraction` cannot both be given").hint("delete one"));
-            }
-            (Some(other), None) => {
-                let other = base.join(other);
+        let (train, valid_path, valid_text, valid) = match (other, config.valid_fraction) {
+            (Some(other), _) => {
                 let other_text = read_text(&other, &config.tokenizer)?;
                 if other_text == text {
                     let same = format!("`path` and `valid_path` hold the same text: {}", other.display());
@@ -130,7 +149,7 @@ impl Corpus {
         Ok((corpus, tokenizer))
     }
 
-    fn check_length(&self, length: usize) -> Result<()> {
+    pub(super) fn check_length(&self, length: usize) -> Result<()> {
         if length == 0 {
             return Err(Error::usage("`length` is 0, and a window has at least 1 token"));
         }
@@ -229,7 +248,7 @@ fn split(text: &[u8], fraction: f64) -> Result<usize> {
 
 /// The tokens of the cache file `path` and their SHA-256; encoded anew if the file is absent or of another text or
 /// tokenizer, an error if it is damaged.
-fn cached(
+pub(super) fn cached(
     path: &Path,
     tokenizer: &Tokenizer,
     source_sha256: &str,

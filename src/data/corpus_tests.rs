@@ -7,6 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 fn config(length: usize) -> TextConfig {
     TextConfig {
         path: "t.txt".into(),
+        column: None,
+        separator: None,
         valid_fraction: None,
         valid_path: None,
         tokenizer: TokenizerConfig::Bytes,
@@ -230,4 +232,39 @@ proptest! {
             prop_assert_eq!(tokens, [7, 200, 13]);
         }
     }
+}
+
+#[test]
+fn rows_become_the_tokens_of_each_with_a_separator_and_the_last_rows_are_for_validation() {
+    let dir = tempfile::tempdir().unwrap();
+    let texts: Vec<String> = (0..100).map(|i| format!("row {i} é")).collect();
+    let lines: String = texts.iter().map(|t| format!("{{\"id\": 1, \"body\": {t:?}}}\n")).collect();
+    std::fs::write(dir.path().join("t.jsonl"), lines).unwrap();
+    std::fs::write(dir.path().join("v.txt"), "some other text of its own").unwrap();
+    let rows = TextConfig { path: "t.jsonl".into(), column: Some("body".into()), ..config(8) };
+    let bytes = |tokens: &[u32]| String::from_utf8(tokens.iter().map(|t| *t as u8).collect()).unwrap();
+    let corpus = prepare(dir.path(), &rows).unwrap();
+    let (train, valid) = (bytes(&corpus.train), bytes(&corpus.valid));
+    assert_eq!(train.clone() + &valid, texts.join("\n") + "\n");
+    assert!(valid.starts_with("row 9") && (4..=5).contains(&valid.lines().count()), "{valid}");
+    // Again from the cache, which another separator, column or split does not use.
+    assert_eq!(prepare(dir.path(), &rows).unwrap(), corpus);
+    let other = TextConfig { separator: Some("||".into()), valid_path: Some("v.txt".into()), ..rows.clone() };
+    let other = prepare(dir.path(), &other).unwrap();
+    assert_eq!(bytes(&other.train), texts.join("||") + "||");
+    assert_eq!(bytes(&other.valid), "some other text of its own||");
+    assert_eq!(prepare(dir.path(), &rows).unwrap(), corpus);
+    // A vocabulary of characters has those of the training rows and of the separator.
+    let char = TextConfig { tokenizer: TokenizerConfig::Char, ..rows.clone() };
+    assert_eq!(prepare(dir.path(), &char).unwrap().vocab, "row 0123456789 é\n".chars().collect::<BTreeSet<_>>().len());
+    for (bad, want) in [
+        (TextConfig { column: Some("text".into()), ..rows.clone() }, "line 1: there is no `text`"),
+        (TextConfig { path: "v.txt".into(), ..rows.clone() }, "`column` and `separator` are for files of rows"),
+        (TextConfig { valid_path: Some("t.jsonl".into()), ..rows.clone() }, "the same rows"),
+    ] {
+        let error = prepare(dir.path(), &bad).unwrap_err().to_string();
+        assert!(error.contains(want), "{error}");
+    }
+    std::fs::write(dir.path().join("t.jsonl"), "{\"body\": \"only one row of text\"}").unwrap();
+    assert!(prepare(dir.path(), &rows).unwrap_err().to_string().contains("has one row"));
 }

@@ -4,6 +4,8 @@
 
 pub mod chain;
 pub mod corpus;
+mod row_corpus;
+pub mod rows;
 pub mod story;
 pub mod tokenizer;
 
@@ -25,7 +27,7 @@ pub use tokenizer::Tokenizer;
 pub enum DataConfig {
     /// The built-in language with its exact likelihood.
     Story(StoryConfig),
-    /// A UTF-8 text file.
+    /// A file of text, or of rows of text.
     Text(TextConfig),
 }
 
@@ -90,6 +92,18 @@ impl Data {
                 (0..n).map(|i| corpus.valid_window(i * there / n, *length).to_vec()).collect()
             }
         }
+    }
+
+    /// How often each token occurs, by id; of the story language 1 for each.
+    pub fn counts(&self) -> Vec<u64> {
+        let mut counts = vec![0; self.vocab()];
+        match self {
+            Data::Story(_) => counts.fill(1),
+            Data::Text { corpus, .. } => {
+                corpus.train.iter().chain(&corpus.valid).for_each(|id| counts[*id as usize] += 1);
+            }
+        }
+        counts
     }
 
     /// Text of token ids; the mask prints as `·`.

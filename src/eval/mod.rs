@@ -2,6 +2,8 @@
 //!
 //! B batch, L length, K steps, n samples. All text metrics come from the same samples.
 
+pub mod change;
+pub mod judge;
 pub mod matched;
 pub mod quality;
 pub mod results;
@@ -101,6 +103,8 @@ pub enum Scorer<'a> {
     Story(&'a crate::data::story::Story),
     /// A held-out autoregressive model.
     Judge(&'a Transformer),
+    /// A public autoregressive model with a tokenizer of its own.
+    Text(judge::TextJudge<'a>),
 }
 
 impl Scorer<'_> {
@@ -109,14 +113,16 @@ impl Scorer<'_> {
         match self {
             Scorer::Story(_) => "oracle_nll",
             Scorer::Judge(_) => "judge_nll",
+            Scorer::Text(_) => "judge_nll_per_character",
         }
     }
 
-    /// Mean NLL per token of each text, nats.
+    /// Mean NLL per token (of a judge with its own tokenizer: per character) of each text, nats.
     pub fn nll(&self, texts: &[Vec<u32>]) -> Vec<f64> {
         match self {
             Scorer::Story(s) => texts.par_iter().map(|t| -s.chain().log_likelihood(t) / t.len() as f64).collect(),
             Scorer::Judge(judge) => ar_nll(judge, texts),
+            Scorer::Text(judge) => judge.nll(texts),
         }
     }
 }
@@ -149,12 +155,17 @@ pub fn nelbo(model: &Transformer, schedule: Schedule, process: &Process, texts: 
         .collect()
 }
 
-/// The model's own likelihood of held-out text, its kind marked.
-pub fn likelihood(model: &Transformer, objective: &Objective, process: &Process, texts: &[Vec<u32>]) -> Likelihood {
-    let (values, kind) = match objective {
+/// The model's own loss per token of each text, nats, and what it is.
+pub fn losses(model: &Transformer, objective: &Objective, process: &Process, texts: &[Vec<u32>]) -> (Vec<f64>, Bound) {
+    match objective {
         Objective::ArNll {} => (ar_nll(model, texts), Bound::Exact),
         _ => (nelbo(model, process.schedule, process, texts, 8), Bound::Elbo),
-    };
+    }
+}
+
+/// The model's own likelihood of held-out text, its kind marked.
+pub fn likelihood(model: &Transformer, objective: &Objective, process: &Process, texts: &[Vec<u32>]) -> Likelihood {
+    let (values, kind) = losses(model, objective, process, texts);
     Likelihood { estimate: mean_interval(&values, 0), kind, n: texts.len() }
 }
 

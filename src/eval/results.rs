@@ -79,7 +79,7 @@ pub struct DataSummary {
     pub n_reference: usize,
     /// Entropy rate of the language, nats per token; known for the story language only.
     pub entropy_rate: Option<f64>,
-    /// Score key of the negative log-likelihood: `oracle_nll` or `judge_nll`.
+    /// Score key of the negative log-likelihood: `oracle_nll`, `judge_nll` or `judge_nll_per_character`.
     pub nll_name: String,
     /// What held-out data scores on each metric.
     pub reference: IndexMap<String, Estimate>,
@@ -215,7 +215,7 @@ pub enum Direction {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Metric {
-    #[serde(alias = "oracle_nll", alias = "judge_nll")]
+    #[serde(alias = "oracle_nll", alias = "judge_nll", alias = "judge_nll_per_character")]
     Nll,
     Valid,
     Entropy,

@@ -18,11 +18,13 @@ use crate::eval::results::Role;
 use crate::gate::GateConfig;
 use crate::model::TransformerConfig;
 use crate::model::config::{Compute, Visibility};
+use crate::model::family::{Generation, Selection, Vocabulary};
 use crate::objective::distill::Refresh;
 use crate::objective::{Objective, SdttConfig};
 use crate::process::Schedule;
 use crate::process::order::OrderConfig;
 use crate::train::TrainConfig;
+use crate::weights::Storage;
 
 /// One study.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -56,6 +58,9 @@ pub struct ModelConfig {
     /// it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<PathBuf>,
+    /// refuse | truncate_padding | shared_tokens | retokenize: what to do where `from` has another tokenizer than the data.
+    #[serde(default, skip_serializing_if = "Vocabulary::is_refuse")]
+    pub vocabulary: Vocabulary,
     /// Its network; a distilled model has its teacher's and leaves this out, and so does one that has `from`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<TransformerConfig>,
@@ -91,6 +96,13 @@ pub struct ExportConfig {
     /// Names of the models to export at the end of a run.
     #[serde(default)]
     pub models: Vec<String>,
+    /// kept | f32 | f16 | bf16 | int8: the type of the exported weights; kept is the source's, f32 where there is none.
+    #[serde(default, skip_serializing_if = "is_kept")]
+    pub dtype: Storage,
+}
+
+fn is_kept(storage: &Storage) -> bool {
+    *storage == Storage::Kept
 }
 
 /// A recipe with its text as it will be stored in the run.
@@ -199,6 +211,13 @@ impl Recipe {
         }
     }
 
+    /// How a model is meant to be sampled: a distilled one in the steps of its last round.
+    pub fn generation(&self, model: &ModelConfig) -> Option<Generation> {
+        let Objective::Sdtt(c) = &model.objective else { return None };
+        let steps = (1.0 / c.dt(c.rounds)).round().max(1.0) as usize;
+        Some(Generation { steps, selection: Selection::Random, temperature: 1.0 })
+    }
+
     /// Model names so that each comes after its teacher.
     pub fn training_order(&self) -> Result<Vec<&str>> {
         let mut done: Vec<&str> = Vec::new();
@@ -284,11 +303,15 @@ impl Recipe {
             return Err(Error::usage(format!("`{}` stands beside a network or a teacher", key("from")))
                 .hint("a checkpoint brings its own network, and a student has its teacher's"));
         }
-        if model.from.is_some() && matches!(model.objective, Objective::ArNll {}) {
-            return Err(Error::usage(format!("`{}` is for diffusion models so far", key("from")))
-                .hint("an autoregressive model is trained here: give it a `network`"));
+        let ar = matches!(model.objective, Objective::ArNll {});
+        let judge = ar && self.eval.judge.as_deref() == Some(name) && model.train.steps == 0;
+        if model.from.is_some() && ar && !judge {
+            return Err(Error::usage(format!("`{}` is for diffusion models so far", key("from"))).hint(
+                "give it a `network` to train it here; as it is (`train.steps = 0`) it can be the `eval.judge`",
+            ));
         }
         self.check_settings(name, model)?;
+        self.check_vocabulary(name, model)?;
         if let Some(teacher) = Self::teacher(model) {
             let at = key("objective.sdtt.teacher");
             self.model(teacher).map_err(|e| Error { message: format!("`{at}`: {}", e.message), ..e })?;
@@ -307,6 +330,37 @@ impl Recipe {
             // Known only when the directory is read: `run` checks it then.
             Network::From(_) => Ok(()),
         }
+    }
+
+    fn check_vocabulary(&self, name: &str, model: &ModelConfig) -> Result<()> {
+        let (at, value) = (format!("model.{name}.vocabulary"), format!("\"{}\"", model.vocabulary.name()));
+        if model.vocabulary.is_refuse() {
+            return Ok(());
+        }
+        if model.from.is_none() {
+            return Err(contradiction(&at, &value, &format!("model.{name}.from"), "a checkpoint")
+                .hint("a student has its teacher's vocabulary"));
+        }
+        let retokenizes = model.vocabulary == Vocabulary::Retokenize;
+        match (retokenizes, matches!(model.objective, Objective::ArNll {})) {
+            (true, false) => Err(Error::usage(format!("`{at} = {value}` is for `eval.judge` alone"))
+                .hint("a model that is trained or sampled needs \"shared_tokens\" or \"truncate_padding\"")),
+            (false, true) => Err(Error::usage(format!("`{at} = {value}` is not for a judge"))
+                .hint("\"retokenize\" gives it the text of the samples")),
+            _ => Ok(()),
+        }
+    }
+
+    /// How the vocabulary of the checkpoint that a model comes from, itself or through its teachers, fits the data's.
+    pub fn vocabulary(&self, name: &str) -> Result<Vocabulary> {
+        let mut model = self.model(name)?;
+        for _ in 0..self.model.len() {
+            match Self::teacher(model) {
+                Some(teacher) if model.from.is_none() => model = self.model(teacher)?,
+                _ => break,
+            }
+        }
+        Ok(model.vocabulary)
     }
 
     /// Checks that the objective and the order of a model can be trained with this network.
@@ -472,7 +526,8 @@ impl Recipe {
                 model.objective.name()
             )));
         }
-        for (name, other) in &self.model {
+        // A public judge has seen none of this study.
+        for (name, other) in self.model.iter().filter(|_| model.from.is_none()) {
             if name != judge && matches!(other.objective, Objective::ArNll {}) && self.seed(other) == self.seed(model) {
                 return Err(Error::usage(format!(
                     "`model.{judge}.seed` and `model.{name}.seed` are both {}",

@@ -139,6 +139,8 @@ pub struct Job<'a> {
     /// The id of the mask, and the number of ids that have text: V and V, unless the network has its own.
     pub mask: u32,
     pub tokens: usize,
+    /// Further ids that are never predicted.
+    pub excluded: &'a [u32],
     pub length: usize,
     pub seed: u64,
     /// Tokens [B L] of part `step * accumulate + i`: a pure function of its argument.

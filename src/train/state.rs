@@ -89,7 +89,7 @@ impl TrainState {
             )?,
             None => Transformer::init(job.network, job.vocab, job.length, job.seed, &device),
         };
-        let model = model.with_mask(job.mask as usize).with_tokens(job.tokens);
+        let model = model.with_mask(job.mask as usize).with_tokens(job.tokens).without(job.excluded);
         Ok(TrainState {
             step: 0,
             optimizer: Optimizer::new(&model, job.config.ema.is_some()),
@@ -151,7 +151,7 @@ impl TrainState {
         let network = |named: &Weights, name: &str, device: &burn::prelude::Device| -> Result<Transformer> {
             let place = dir.join(format!("{name}.safetensors")).display().to_string();
             let model = Transformer::from_weights(job.network, job.vocab, job.length, named, &place, device)?;
-            Ok(model.with_mask(job.mask as usize).with_tokens(job.tokens))
+            Ok(model.with_mask(job.mask as usize).with_tokens(job.tokens).without(job.excluded))
         };
         let Some(named) = read("model")? else { return Err(damaged("no model.safetensors".into())) };
         let model = network(&named, "model", &device)?;

@@ -5,13 +5,17 @@
 
 mod header;
 mod names;
+mod quantise;
 mod shards;
 mod store;
+mod write;
 
 pub use header::{Dtype, Entry};
 pub use names::{match_names, match_shapes};
+pub use quantise::{Outputs, SCALE, quantise};
 pub use shards::{INDEX, SINGLE, read_model};
 pub use store::{Part, Store};
+pub use write::{Planned, SHARD, Storage, check_range, remove_others, sha256, write_model};
 
 use crate::error::{Error, Result};
 use crate::fs::{read_limited, write_atomic};
@@ -56,7 +60,8 @@ pub enum NonFinite {
     Allow,
 }
 
-/// Reads the float tensors (F32, F16, BF16, F64, all turned into f32) of a safetensors file; errors are of kind input.
+/// Reads the float tensors (F32, F16, BF16, F64 and int8 with scales, all turned into f32) of a safetensors file; errors are
+/// of kind input.
 pub fn read(path: &Path, non_finite: NonFinite) -> Result<Weights> {
     let bytes = read_limited(path, MAX_FILE)?;
     read_bytes(&path.display().to_string(), &bytes, non_finite)
@@ -67,10 +72,23 @@ pub fn read_bytes(file: &str, bytes: &[u8], non_finite: NonFinite) -> Result<Wei
     let Header { entries, metadata } = checked(file, bytes)?;
     let mut weights = Weights { metadata, ..Default::default() };
     let (mut bad, mut count) = (Vec::new(), 0);
+    let scales = scales_of(file, &entries, bytes)?;
     for entry in entries {
-        let Some(data) = floats(entry.dtype, &bytes[entry.start..entry.end]) else {
-            weights.integers.insert(entry.name);
+        if entry.name.strip_suffix(SCALE).is_some_and(|name| scales.contains_key(name)) {
             continue;
+        }
+        let stored = &bytes[entry.start..entry.end];
+        let data = match scales.get(&entry.name) {
+            Some(scales) => {
+                quantise::dequantise(stored, &entry.shape, scales).map_err(|why| misfit(file, &entry, why))?
+            }
+            None => match floats(entry.dtype, stored) {
+                Some(data) => data,
+                None => {
+                    weights.integers.insert(entry.name);
+                    continue;
+                }
+            },
         };
         let wrong = data.iter().filter(|x| !x.is_finite()).count();
         if wrong > 0 && non_finite == NonFinite::Refuse {
@@ -95,6 +113,24 @@ pub fn read_ints(path: &Path) -> Result<BTreeMap<String, HostInts>> {
     let entries = checked(&path.display().to_string(), &bytes)?.entries;
     let ints = |e: Entry| Some((e.name, HostInts { shape: e.shape, data: integers(e.dtype, &bytes[e.start..e.end])? }));
     Ok(entries.into_iter().filter_map(ints).collect())
+}
+
+/// The scales of the int8 matrices of a file, by the matrix's name.
+fn scales_of(file: &str, entries: &[Entry], bytes: &[u8]) -> Result<BTreeMap<String, HostTensor>> {
+    let floats_of =
+        |e: &Entry| Some(HostTensor { shape: e.shape.clone(), data: floats(e.dtype, &bytes[e.start..e.end])? });
+    let named: BTreeMap<&str, &Entry> = entries.iter().map(|e| (e.name.as_str(), e)).collect();
+    let mut all = BTreeMap::new();
+    for entry in entries.iter().filter(|e| e.dtype == Dtype::I8) {
+        let Some(scale) = named.get(format!("{}{SCALE}", entry.name).as_str()) else { continue };
+        let scale = floats_of(scale).ok_or_else(|| misfit(file, entry, "its scales are integers".into()))?;
+        all.insert(entry.name.clone(), scale);
+    }
+    Ok(all)
+}
+
+fn misfit(file: &str, entry: &Entry, why: String) -> Error {
+    Error::input(format!("{file}: tensor `{}` cannot be read", entry.name)).cause(why)
 }
 
 /// Our check, then the library's as a second opinion: a file that only one of the two accepts is refused.

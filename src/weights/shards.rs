@@ -4,6 +4,7 @@
 //! must lie there too (or in the blob store beside a Hugging Face snapshot, which is made of links).
 
 use super::header::Unique;
+use super::quantise::SCALE;
 use super::{NonFinite, Weights, read};
 use crate::error::{Error, Result};
 use crate::fs::read_limited;
@@ -53,7 +54,10 @@ fn read_index(path: &Path, non_finite: NonFinite) -> Result<Weights> {
         all.integers.extend(part.integers);
         all.metadata.extend(part.metadata);
     }
-    match map.iter().find(|(name, _)| !all.tensors.contains_key(*name) && !all.integers.contains(*name)) {
+    // The scales of an int8 matrix are in it, and in its file.
+    let matrix = |name: &str| name.strip_suffix(SCALE).is_some_and(|base| map.get(base) == map.get(name));
+    let there = |name: &String| all.tensors.contains_key(name) || all.integers.contains(name) || matrix(name);
+    match map.iter().find(|(name, _)| !there(name)) {
         Some((name, file)) => Err(wrong(format!("tensor `{name}` is not in {file}"))),
         None => Ok(all),
     }

@@ -4,6 +4,7 @@
 //! or replaced meanwhile ends in an error.
 
 use super::header::{self, Dtype, Entry};
+use super::quantise::{SCALE, dequantise};
 use super::shards::{INDEX, SINGLE, index_files};
 use super::{HostTensor, NonFinite, floats};
 use crate::error::{Error, Result};
@@ -93,19 +94,40 @@ impl Store {
         self.place.get(name).map(|(p, e)| &self.parts[*p].entries[*e])
     }
 
+    /// The scales of an int8 matrix.
+    fn scales(&self, entry: &Entry) -> Option<&Entry> {
+        let scales = (entry.dtype == Dtype::I8).then(|| self.entry(&format!("{}{SCALE}", entry.name)))?;
+        scales.filter(|s| s.dtype.is_float())
+    }
+
+    /// The tensors of real numbers: floats, and int8 matrices in place of their scales.
+    pub fn reals(&self) -> impl Iterator<Item = &Entry> {
+        let matrix = |e: &Entry| Some(self.scales(self.entry(e.name.strip_suffix(SCALE)?)?).is_some());
+        self.entries().filter(move |e| match e.dtype.is_float() {
+            true => matrix(e) != Some(true),
+            false => self.scales(e).is_some(),
+        })
+    }
+
     /// The bytes of the tensor called `name`; asking for one that is not there is our own mistake.
     pub fn bytes(&self, name: &str) -> Result<Vec<u8>> {
         let (p, e) = self.place[name];
         self.parts[p].read(&self.parts[p].entries[e])
     }
 
-    /// The float tensor called `name` as f32. Errors where it is of another type, or not finite and that is refused.
+    /// The tensor of real numbers called `name` as f32. Errors where it is of another type, or not finite and that is refused.
     pub fn tensor(&self, name: &str, non_finite: NonFinite) -> Result<HostTensor> {
         let (p, e) = self.place[name];
         let (part, entry) = (&self.parts[p], &self.parts[p].entries[e]);
         let place = || format!("{}: tensor `{name}`", part.path.display());
-        let Some(data) = floats(entry.dtype, &part.read(entry)?) else {
-            return Err(Error::input(format!("{} holds integers", place())));
+        let bytes = part.read(entry)?;
+        let data = match (floats(entry.dtype, &bytes), self.scales(entry)) {
+            (Some(data), _) => data,
+            (None, Some(scales)) => {
+                let scales = self.tensor(&scales.name, non_finite)?;
+                dequantise(&bytes, &entry.shape, &scales).map_err(|why| Error::input(place()).cause(why))?
+            }
+            (None, None) => return Err(Error::input(format!("{} holds integers", place()))),
         };
         let wrong = data.iter().filter(|x| !x.is_finite()).count();
         if wrong > 0 && non_finite == NonFinite::Refuse {
@@ -115,10 +137,10 @@ impl Store {
         Ok(HostTensor { shape: entry.shape.clone(), data })
     }
 
-    /// Number of float values, and the type that most of them have.
+    /// Number of real values, and the type that most of them have.
     pub fn floats(&self) -> (u64, Dtype) {
         let mut counts: BTreeMap<&str, (u64, Dtype)> = BTreeMap::new();
-        for entry in self.entries().filter(|e| e.dtype.is_float()) {
+        for entry in self.reals() {
             let n = entry.shape.iter().map(|d| *d as u64).product::<u64>();
             counts.entry(entry.dtype.name()).or_insert((0, entry.dtype)).0 += n;
         }

@@ -50,6 +50,43 @@ fn the_tiny_study_runs_to_a_report_and_its_export_samples_inspects_and_passes_it
     };
     assert_eq!(logits(&before.model), logits(&after.model));
 
+    // In other types it is smaller, says what that costs, and still samples.
+    let size = |dir: &str| std::fs::metadata(place.path(dir).join("model.safetensors")).unwrap().len();
+    for (dtype, share) in [("bf16", 0.55), ("int8", 0.6)] {
+        let args = ["export", "runs/tiny", "--model", "student", "--out", dtype, "--dtype", dtype];
+        let out = place.run(&args).ok().out;
+        assert!(
+            out.contains("held-out loss") && out.contains("(n = ") && out.ends_with(&format!("{dtype}\n")),
+            "{out}"
+        );
+        assert!(size(dtype) as f64 <= share * size("a") as f64, "{dtype}: {} of {}", size(dtype), size("a"));
+        place.run(&["sample", dtype, "-n", "1"]).ok();
+        assert!(place.run(&["inspect", dtype]).ok().out.contains("0 non-finite"));
+        println!("{dtype}: {} of {} bytes; {}", size(dtype), size("a"), out.lines().next().unwrap_or_default());
+    }
+    // A model directory is converted too, without data; in f32 it comes back as it was.
+    let out = place.run(&["export", "a", "--out", "c", "--dtype", "int8", "--json"]).ok().out;
+    let said: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((&said["dtype"], &said["loss"]["measured"]), (&"int8".into(), &"kl_on_random_tokens".into()), "{out}");
+    let bytes = |dir: &str| std::fs::read(place.path(dir).join("model.safetensors")).unwrap();
+    assert!(bytes("c") == bytes("int8"));
+    place.run(&["export", "a", "--out", "d"]).ok();
+    assert!(bytes("d") == bytes("a"));
+    place.run(&["export", "runs/tiny", "--out", "e", "--dtype", "int4"]).fails(2, &["`--dtype`", "int8"]);
+
+    // In several files it is the same model.
+    let shards = place.path("shards");
+    std::fs::create_dir(&shards).unwrap();
+    let extras = export::Extras { tokenizer: before.tokenizer.as_ref(), recipe: "", results: None };
+    let tensors = params::export(&before.model);
+    for (storage, same) in [(weights::Storage::Kept, "a"), (weights::Storage::Int8, "int8")] {
+        export::write_as(&shards, &before.card, tensors.clone(), &extras, storage, 10_000).unwrap();
+        assert!(weights::Store::open(&shards).unwrap().parts.len() > 1);
+        let (many, one) = (export::read(&shards, &device).unwrap(), export::read(&place.path(same), &device).unwrap());
+        assert_eq!(params::export(&many.model), params::export(&one.model));
+    }
+    place.run(&["inspect", "shards"]).ok();
+
     // It samples from its directory as from the run.
     let samples = |path: &[&str]| {
         let args = [&["sample"], path, &["-n", "3", "--steps", "4", "--seed", "5", "--threads", "1"]].concat();

@@ -4,7 +4,7 @@ use std::path::Path;
 
 /// Modules by layer, lowest first.
 const LAYERS: [&[&str]; 9] = [
-    &["error", "rng", "fs", "term", "profile", "alloc"],
+    &["error", "rng", "fs", "hub", "term", "profile", "alloc"],
     &["process", "data", "weights"],
     &["kernels"],
     &["model"],

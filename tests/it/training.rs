@@ -52,6 +52,7 @@ fn train_in(
         vocab: story.vocab(),
         mask: story.vocab() as u32,
         tokens: story.vocab(),
+        excluded: &[],
         length: 32,
         seed: 1,
         batch: &batch,

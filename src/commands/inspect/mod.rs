@@ -23,14 +23,14 @@ pub fn run(path: &Path, against: Option<&Path>, as_json: bool, device: &Device) 
             if family::is_foreign(&dir)? {
                 return family::run(&dir, against, as_json, device);
             }
-            (dir.join("model.safetensors"), Some(dir))
+            (dir.clone(), Some(dir))
         }
         false => (path.to_path_buf(), None),
     };
-    let weights = weights::read(&file, NonFinite::Allow)?;
+    let weights = weights::read_model(&file, NonFinite::Allow)?;
     let bad: usize = weights.tensors.values().map(|t| t.data.iter().filter(|v| !v.is_finite()).count()).sum();
     let parameters: usize = weights.tensors.values().map(|t| t.data.len()).sum();
-    let sha = fs::sha256_file(&file)?;
+    let sha = if file.is_dir() { weights::sha256(&file)? } else { fs::sha256_file(&file)? };
     let error = match (&dir, against) {
         (Some(dir), Some(against)) => Some(largest_error(dir, against, device)?),
         (None, Some(_)) => {

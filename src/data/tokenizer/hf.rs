@@ -210,6 +210,23 @@ pub fn decode(tokenizer: &tokenizers::Tokenizer, ids: &[u32]) -> String {
     runs.concat()
 }
 
+/// What each id stands for; `json` is the tokenizer's own file.
+pub fn pieces(tokenizer: &tokenizers::Tokenizer, json: &str) -> Result<Vec<Option<Vec<u8>>>> {
+    let value: Value = serde_json::from_str(json).map_err(|e| Error::input(format!("tokenizer: {e}")))?;
+    let decoder = &value["decoder"];
+    let several = decoder["decoders"].as_array().into_iter().flatten();
+    let byte_level = several.chain([decoder]).any(|d| d["type"] == "ByteLevel");
+    let bytes: BTreeMap<char, u8> = byte_chars().zip(0..=255).collect();
+    let added = tokenizer.get_added_tokens_decoder();
+    let piece = |id: u32| {
+        let name = tokenizer.id_to_token(id)?;
+        let plain = || name.chars().map(|c| bytes.get(&c).copied()).collect::<Option<Vec<u8>>>();
+        let spelt = if byte_level && !added.contains_key(&id) { plain() } else { None };
+        Some(spelt.unwrap_or_else(|| name.into_bytes()))
+    };
+    Ok((0..vocab_size(tokenizer) as u32).map(piece).collect())
+}
+
 fn known(tokenizer: &tokenizers::Tokenizer, id: u32) -> bool {
     tokenizer.id_to_token(id).is_some()
 }

@@ -8,6 +8,7 @@ mod hf;
 
 use crate::error::{Error, Result};
 use crate::fs::{read_limited, write_atomic};
+use crate::hub;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
@@ -20,7 +21,7 @@ pub const UNKNOWN: &str = "·";
 const MAX_FILE: u64 = 256 << 20;
 
 /// Which tokenizer a recipe asks for: `"bytes"`, `"char"`, `json = { path = ".." }`, `dir = { path = ".." }` or
-/// `bpe = { vocab = "..", merges = ".." }`.
+/// `bpe = { vocab = "..", merges = ".." }`; each path may be `hf://owner/name/file`, and that of `dir` `hf://owner/name`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum TokenizerConfig {
@@ -58,15 +59,15 @@ impl Tokenizer {
                 let chars: BTreeSet<char> = utf8(training)?.chars().collect();
                 Ok(Tokenizer::Char { chars: chars.into_iter().collect() })
             }
-            TokenizerConfig::Json { path } => Self::load_file(&base.join(path)),
+            TokenizerConfig::Json { path } => Self::load_file(&hub::file(base, path)?),
             TokenizerConfig::Dir { path } => {
-                let dir = base.join(path);
+                let dir = directory(base, path)?;
                 Self::load_dir(&dir)?
                     .ok_or_else(|| Error::input(format!("{} holds no tokenizer", dir.display())).hint(
                         "tokenizer.json, or vocab.json with merges.txt; some models use GPT-2's: `bpe = { vocab, merges }`",
                     ))
             }
-            TokenizerConfig::Bpe { vocab, merges } => hf::gpt2(&base.join(vocab), &base.join(merges)),
+            TokenizerConfig::Bpe { vocab, merges } => hf::gpt2(&hub::file(base, vocab)?, &hub::file(base, merges)?),
         }
     }
 
@@ -150,6 +151,17 @@ impl Tokenizer {
         }
     }
 
+    /// What each id stands for as bytes, of an added token its name; none for an id without a token. Byte-level tokens are
+    /// their bytes; those of other Hugging Face tokenizers their names as in the file.
+    pub fn pieces(&self) -> Result<Vec<Option<Vec<u8>>>> {
+        Ok(match self {
+            Tokenizer::Bytes => (0..=255u8).map(|b| Some(vec![b])).collect(),
+            Tokenizer::Char { chars } => chars.iter().map(|c| Some(c.to_string().into_bytes())).collect(),
+            Tokenizer::Words(words) => words.iter().map(|w| Some(w.clone().into_bytes())).collect(),
+            Tokenizer::Hf(tokenizer) => hf::pieces(tokenizer, &self.to_json()?)?,
+        })
+    }
+
     /// The content of `tokenizer.json`: equal tokenizers give equal text.
     pub fn to_json(&self) -> Result<String> {
         let value = match self {
@@ -192,6 +204,23 @@ impl Tokenizer {
     /// Reads a Hugging Face `tokenizer.json` of any name; a file that is none is an error of kind input, never a panic.
     pub fn load_file(path: &Path) -> Result<Tokenizer> {
         hf::parse(&path.display().to_string(), &read_limited(path, MAX_FILE)?)
+    }
+}
+
+/// The directory of a tokenizer: `path` below `base`, or under `hf://` the model's snapshot in the cache, into which its
+/// tokenizer alone is downloaded where it is not there yet.
+fn directory(base: &Path, path: &Path) -> Result<PathBuf> {
+    const FILES: [&str; 5] = [FILE, "vocab.json", "merges.txt", "tokenizer_config.json", "added_tokens.json"];
+    let text = path.to_string_lossy();
+    let Some(model) = hub::reference(&text)? else { return Ok(base.join(path)) };
+    if model.file.is_some() {
+        return Err(Error::usage(format!("`{text}` names a file, and a model is needed"))
+            .hint("`json = { path = \"hf://owner/name/tokenizer.json\" }` is for single files"));
+    }
+    let there = [FILE, "merges.txt"].iter().find_map(|name| model.cached(name));
+    match there.as_deref().and_then(Path::parent) {
+        Some(dir) => Ok(dir.to_path_buf()),
+        None => model.snapshot(|name| FILES.contains(&name)),
     }
 }
 

@@ -20,6 +20,9 @@ pub type Shapes = BTreeMap<String, Vec<usize>>;
 /// Errors (kind input) where no family is recognised, or a key is missing, out of range or not supported.
 pub fn describe(file: &str, config: &Value, tensors: &Shapes) -> Result<Description> {
     let keys = Keys::of(file, config)?;
+    if let Some(quantised) = keys.inside("quantization_config") {
+        quantised.only("quant_method", &[super::QUANT_METHOD])?;
+    }
     let family = recognise(&keys, tensors)?;
     let mut described = match family {
         Family::Mdlm | Family::Duo | Family::Bd3lm => dit_hf(&keys, family)?,

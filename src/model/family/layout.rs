@@ -1,43 +1,30 @@
 //! Writing a model in its family's own layout: the names, types, order and files of the source, buffers and all.
 //!
 //! Headers are copied to the byte where types are kept, so that a model which was not changed comes out as the file it
-//! came from. Tensors are written one at a time.
+//! came from; else, and where a file would be longer than a limit, tensors are laid out anew in the source's order.
+//! Tensors are written one at a time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+
+use serde_json::{Value, json};
 
 use super::load::{block_group, turned};
 use super::names::{Source, canonical, source};
-use super::{Description, load};
+use super::{Description, Family, load};
 use crate::error::{Error, Result};
 use crate::fs;
 use crate::model::params::Named;
-use crate::weights::{Dtype, Entry, HostTensor, INDEX, Part, SINGLE, Store, to_dtype};
+use crate::weights::{
+    Dtype, Entry, HostTensor, INDEX, Outputs, Planned, SCALE, SHARD, SINGLE, Storage, Store, check_range, quantise,
+    remove_others, to_dtype, write_model,
+};
 
-/// The type that exported parameters are stored in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Storage {
-    /// Each as in the source.
-    #[default]
-    Kept,
-    F32,
-    F16,
-    Bf16,
-}
-
-impl Storage {
-    fn of(self, kept: Dtype) -> Dtype {
-        match self {
-            Storage::Kept => kept,
-            Storage::F32 => Dtype::F32,
-            Storage::F16 => Dtype::F16,
-            Storage::Bf16 => Dtype::Bf16,
-        }
-    }
-}
+/// `quant_method` of config.json where weights are int8 with scales.
+pub const QUANT_METHOD: &str = "fewstep_int8";
 
 /// Files beside the weights that belong to a model and are copied as they are.
-const BESIDE: [&str; 10] = [
+const BESIDE: [&str; 13] = [
     "config.json",
     "generation_config.json",
     "tokenizer.json",
@@ -48,50 +35,216 @@ const BESIDE: [&str; 10] = [
     "merges.txt",
     "vocab.txt",
     "chat_template.jinja",
+    "chat_template.json",
+    "tokenizer.model",
+    "LICENSE",
 ];
 
 /// Writes the parameters of a model of this description into the existing directory `to`, laid out as the model in `from`.
 ///
-/// Errors: `from` is not readable, or has other tensors than the model; `to` is not writable.
+/// Errors: `from` is not readable, or has other tensors than the model; a parameter does not fit the type; `to` is not
+/// writable.
 pub fn export(from: &Path, to: &Path, description: &Description, parameters: &Named, storage: Storage) -> Result<()> {
+    export_in_files(from, to, description, parameters, storage, SHARD)
+}
+
+/// As [`export`], in files of at most `limit` bytes of tensors: the source's own files where types are kept and none is
+/// longer, else one file where it fits, else several with an index.
+pub fn export_in_files(
+    from: &Path,
+    to: &Path,
+    description: &Description,
+    parameters: &Named,
+    storage: Storage,
+    limit: u64,
+) -> Result<()> {
     let store = Store::open(from)?;
     let mut values = family_tensors(description, parameters);
-    for part in &store.parts {
-        let mut kept: Vec<(&Entry, Dtype)> = Vec::new();
-        for entry in &part.entries {
-            let name = canonical(&entry.name);
-            let is_parameter = values.get(name).is_some_and(|v| v.shape == entry.shape) && entry.dtype.is_float();
-            if !is_parameter && values.contains_key(name) {
-                return Err(Error::input(format!("{}: `{}` is not shaped as the model's", from.display(), entry.name)));
-            }
-            kept.push((entry, if is_parameter { storage.of(entry.dtype) } else { entry.dtype }));
+    let reals: BTreeSet<&str> = store.reals().map(|e| e.name.as_str()).collect();
+    let mut places: Vec<(&Entry, bool)> = Vec::new();
+    let mut missing: BTreeSet<&str> = values.keys().map(String::as_str).collect();
+    for entry in store.entries() {
+        let value = values.get(canonical(&entry.name));
+        let is_parameter = value.is_some_and(|v| v.shape == entry.shape) && reals.contains(entry.name.as_str());
+        if !is_parameter && value.is_some() {
+            return Err(Error::input(format!("{}: `{}` is not shaped as the model's", from.display(), entry.name)));
         }
-        let header = header(part, &kept)?;
+        missing.remove(canonical(&entry.name));
+        places.push((entry, is_parameter));
+    }
+    if let Some(name) = missing.first() {
+        return Err(Error::input(format!("{} has no place for the parameter `{name}`", from.display())));
+    }
+    let longest = store.parts.iter().map(|p| p.entries.iter().map(|e| (e.end - e.start) as u64).sum::<u64>()).max();
+    let quantised = places.iter().any(|(e, parameter)| *parameter && e.dtype == Dtype::I8);
+    if storage == Storage::Kept && !quantised && longest.is_none_or(|n| n <= limit) {
+        copy_layout(to, &store, &places, &mut values)?;
+        if store.sharded {
+            fs::write_atomic(&to.join(INDEX), &fs::read_limited(&from.join(INDEX), 64 << 20)?)?;
+        }
+    } else {
+        let matrices = matrices(description, parameters);
+        lay_out(to, &store, &places, &values, &matrices, storage, limit)?;
+    }
+    beside(from, to, description.family, storage)
+}
+
+/// The source's files with its own headers.
+fn copy_layout(
+    to: &Path,
+    store: &Store,
+    places: &[(&Entry, bool)],
+    values: &mut BTreeMap<String, HostTensor>,
+) -> Result<()> {
+    for (entry, _) in places.iter().filter(|(_, parameter)| *parameter) {
+        check_range(&entry.name, &values[canonical(&entry.name)].data, entry.dtype)?;
+    }
+    let mut names = Vec::new();
+    for part in &store.parts {
         let name = if store.sharded { part.name.as_str() } else { SINGLE };
+        names.push(name.to_string());
+        let header = part.header_bytes()?;
         fs::write_atomic_from(&to.join(name), |out| {
             out.write_all(&header)?;
-            for (entry, dtype) in &kept {
+            for entry in &part.entries {
                 match values.remove(canonical(&entry.name)) {
-                    Some(value) => out.write_all(&to_dtype(&value.data, *dtype))?,
+                    Some(value) => out.write_all(&to_dtype(&value.data, entry.dtype))?,
                     None => out.write_all(&store.bytes(&entry.name).map_err(|e| std::io::Error::other(e.message))?)?,
                 }
             }
             Ok(())
         })?;
     }
-    if let Some(name) = values.keys().next() {
-        return Err(Error::input(format!("{} has no place for the parameter `{name}`", from.display())));
-    }
-    if store.sharded {
-        fs::write_atomic(&to.join(INDEX), &index(from, &store, storage)?)?;
-    }
-    for name in BESIDE {
-        let path = from.join(name);
-        if path.exists() {
-            fs::write_atomic(&to.join(name), &fs::read_limited(&path, 256 << 20)?)?;
+    remove_others(to, &names, store.sharded)
+}
+
+/// New files with the source's names in its order.
+fn lay_out(
+    to: &Path,
+    store: &Store,
+    places: &[(&Entry, bool)],
+    values: &BTreeMap<String, HostTensor>,
+    matrices: &BTreeMap<String, Outputs>,
+    storage: Storage,
+    limit: u64,
+) -> Result<()> {
+    let parameters: BTreeMap<&str, bool> = places.iter().map(|(e, parameter)| (e.name.as_str(), *parameter)).collect();
+    let mut plan = Vec::new();
+    for (entry, parameter) in places {
+        let (name, shape) = (entry.name.clone(), entry.shape.clone());
+        let whole = entry.dtype == Dtype::I8;
+        let outputs =
+            matrices.get(canonical(&name)).filter(|_| storage == Storage::Int8 || whole && storage == Storage::Kept);
+        match (parameter, outputs) {
+            (true, Some(outputs)) => {
+                let scales = if *outputs == Outputs::Rows { vec![shape[0], 1] } else { vec![1, shape[1]] };
+                plan.push(Planned { name: name.clone(), dtype: Dtype::I8, shape });
+                plan.push(Planned { name: name + SCALE, dtype: Dtype::F32, shape: scales });
+            }
+            (true, None) => {
+                let dtype = storage.of(if whole { Dtype::F32 } else { entry.dtype });
+                check_range(&name, &values[canonical(&name)].data, dtype)?;
+                plan.push(Planned { name, dtype, shape });
+            }
+            // The scales of a matrix are made anew.
+            (false, _) if name.strip_suffix(SCALE).is_some_and(|n| parameters.get(n) == Some(&true)) => {}
+            (false, _) => plan.push(Planned { name, dtype: entry.dtype, shape }),
         }
     }
-    Ok(())
+    let metadata = store.parts.first().map(|p| p.metadata.clone()).unwrap_or_default();
+    write_model(to, &metadata, &plan, limit, |planned| {
+        let name = canonical(&planned.name);
+        let matrix = |name: &str| matrices.get(name).map(|outputs| quantise(&values[name], *outputs));
+        match (values.get(name), planned.dtype) {
+            (Some(_), Dtype::I8) => Ok(matrix(name).into_iter().flat_map(|(v, _)| v).map(|v| v as u8).collect()),
+            (Some(value), dtype) => Ok(to_dtype(&value.data, dtype)),
+            (None, dtype) => match name.strip_suffix(SCALE).and_then(matrix) {
+                Some((_, scales)) if store.entry(&planned.name).is_none_or(|e| e.dtype == dtype) => {
+                    Ok(to_dtype(&scales.data, dtype))
+                }
+                _ => store.bytes(&planned.name),
+            },
+        }
+    })
+}
+
+/// The matrices that int8 stores as integers: those of the blocks' attention and feed-forward layers, by canonical name.
+fn matrices(description: &Description, parameters: &Named) -> BTreeMap<String, Outputs> {
+    let group = block_group(&description.config);
+    let rows = description.network.packed_rows();
+    let mut all = BTreeMap::new();
+    for (path, tensor) in parameters.iter().filter(|(path, t)| quantises(path, &t.shape)) {
+        let from = source(description.family, path, group);
+        let outputs = if matches!(from, Source::Turned(_)) { Outputs::Columns } else { Outputs::Rows };
+        all.extend(load::stored(&from, &tensor.shape, rows).into_iter().map(|(name, _)| (name, outputs)));
+    }
+    all
+}
+
+/// Whether int8 stores the parameter at `path` as integers: embeddings, heads, norms, biases, positions and what reads the
+/// time keep their type.
+pub fn quantises(path: &str, shape: &[usize]) -> bool {
+    let inside = path.contains(".attention.") || path.contains(".mlp.");
+    path.starts_with("blocks.") && inside && path.ends_with(".weight") && shape.len() == 2
+}
+
+/// Copies what lies beside the weights; config.json says the new type where it is another one.
+fn beside(from: &Path, to: &Path, family: Family, storage: Storage) -> Result<()> {
+    let mut names: Vec<String> = BESIDE.iter().map(|name| name.to_string()).collect();
+    names.extend(code(from)?);
+    for name in names.iter().filter(|name| from.join(name).exists()) {
+        fs::write_atomic(&to.join(name), &fs::read_limited(&from.join(name), 256 << 20)?)?;
+    }
+    if storage == Storage::Kept {
+        return Ok(());
+    }
+    let (file, mut config) = load::read_config(from)?;
+    let known = |key: &&str| config[*key].is_string();
+    let keys: Vec<&str> = ["torch_dtype", "dtype"].into_iter().filter(known).collect();
+    let name = match storage {
+        Storage::F32 => Some("float32"),
+        Storage::F16 => Some("float16"),
+        Storage::Bf16 => Some("bfloat16"),
+        Storage::Kept | Storage::Int8 => None,
+    };
+    for key in keys.into_iter().filter(|_| name.is_some()) {
+        config[key] = name.into();
+    }
+    match storage {
+        Storage::Int8 => config["quantization_config"] = quantisation(family == Family::Gpt2),
+        _ => drop(config.as_object_mut().map(|keys| keys.remove("quantization_config"))),
+    }
+    let text = serde_json::to_string_pretty(&config).map_err(|e| Error::input(format!("{file}: {e}")))?;
+    fs::write_atomic(&to.join("config.json"), (text + "\n").as_bytes())
+}
+
+/// What config.json says of int8 weights, so that programs which do not know them refuse instead of reading integers as
+/// weights.
+pub fn quantisation(columns: bool) -> Value {
+    json!({ "quant_method": QUANT_METHOD, "bits": 8, "symmetric": true, "scales": format!("NAME{SCALE}"),
+        "scale_shape": if columns { "[1, out]" } else { "[out, 1]" }, "tensors": "attention and feed-forward matrices" })
+}
+
+/// Files with the classes of a model, which its loader runs and this program only copies.
+fn code(dir: &Path) -> Result<Vec<String>> {
+    let entries = std::fs::read_dir(dir).map_err(|e| Error::io("read", dir, &e))?;
+    let mut names: Vec<String> = entries.flatten().filter_map(|e| e.file_name().into_string().ok()).collect();
+    names.retain(|name| name.ends_with(".py") && dir.join(name).is_file());
+    names.sort();
+    Ok(names)
+}
+
+/// Files with classes that `dir`'s config.json names in its `auto_map` and that do not lie beside it: an export without
+/// them loads only where the classes come from elsewhere. Those of other repositories (`owner/name--file.Class`) are
+/// fetched by the loader itself.
+pub fn missing_code(dir: &Path) -> Result<Vec<String>> {
+    let (_, config) = load::read_config(dir)?;
+    let classes = config["auto_map"].as_object().into_iter().flat_map(|map| map.values()).filter_map(Value::as_str);
+    let files: BTreeSet<String> = classes
+        .filter(|class| !class.contains("--"))
+        .filter_map(|class| class.split_once('.').map(|(module, _)| format!("{module}.py")))
+        .collect();
+    Ok(files.into_iter().filter(|file| !dir.join(file).exists()).collect())
 }
 
 /// The parameters as the family stores them, by canonical name.
@@ -123,35 +276,4 @@ fn family_tensors(description: &Description, parameters: &Named) -> BTreeMap<Str
         }
     }
     out
-}
-
-/// The header of a file: the source's own bytes where every type is kept, else a new one over the same names.
-fn header(part: &Part, kept: &[(&Entry, Dtype)]) -> Result<Vec<u8>> {
-    if kept.iter().all(|(entry, dtype)| entry.dtype == *dtype) {
-        return part.header_bytes();
-    }
-    let mut offset = 0;
-    let mut tensors = Vec::new();
-    for (entry, dtype) in kept {
-        let bytes = entry.shape.iter().product::<usize>() * dtype.size();
-        tensors.push((entry.name.as_str(), *dtype, entry.shape.as_slice(), offset..offset + bytes));
-        offset += bytes;
-    }
-    crate::weights::header_bytes(&part.metadata, &tensors)
-}
-
-/// The index of the source with the total size of what was written.
-fn index(from: &Path, store: &Store, storage: Storage) -> Result<Vec<u8>> {
-    let path = from.join(INDEX);
-    let bytes = fs::read_limited(&path, 64 << 20)?;
-    if storage == Storage::Kept {
-        return Ok(bytes);
-    }
-    let wrong = |e: serde_json::Error| Error::input(format!("{} is not JSON", path.display())).cause(e.to_string());
-    let mut value: serde_json::Value = serde_json::from_slice(&bytes).map_err(wrong)?;
-    let size = |e: &Entry| {
-        e.shape.iter().product::<usize>() * if e.dtype.is_float() { storage.of(e.dtype) } else { e.dtype }.size()
-    };
-    value["metadata"]["total_size"] = store.entries().map(size).sum::<usize>().into();
-    serde_json::to_vec_pretty(&value).map_err(wrong)
 }

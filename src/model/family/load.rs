@@ -49,12 +49,12 @@ pub fn read_config(dir: &Path) -> Result<(String, Value)> {
     Ok((shown, value))
 }
 
-/// Canonical names of a store's float tensors: to the name in the files, and to the shape.
+/// Canonical names of a store's tensors of real numbers: to the name in the files, and to the shape.
 ///
 /// Errors where two names are the same without their prefixes (a model beside its moving average).
 pub fn names_of(store: &Store) -> Result<(BTreeMap<String, String>, Shapes)> {
     let (mut names, mut shapes) = (BTreeMap::new(), Shapes::new());
-    for entry in store.entries().filter(|e| e.dtype.is_float()) {
+    for entry in store.reals() {
         let inner = canonical(&entry.name).to_string();
         if let Some(other) = names.insert(inner.clone(), entry.name.clone()) {
             let error = Error::input(format!("`{other}` and `{}` are the same parameter `{inner}`", entry.name));

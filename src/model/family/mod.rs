@@ -7,6 +7,7 @@
 
 mod config;
 mod forward;
+mod generation;
 mod hub;
 mod keys;
 mod layout;
@@ -14,15 +15,19 @@ mod load;
 pub mod memory;
 pub mod names;
 mod special;
+mod vocabulary;
 
 use serde_json::Value;
 
+pub use crate::weights::Storage;
 pub use config::describe;
 pub use forward::forward;
-pub use hub::{reference, resolve};
-pub use layout::{Storage, export};
+pub use generation::{Generation, Selection, write_generation};
+pub use hub::resolve;
+pub use layout::{QUANT_METHOD, export, export_in_files, missing_code, quantisation, quantises};
 pub use load::{LoadOptions, Loaded, load, look, read_config};
 pub use special::{special_tokens, tokenizer};
+pub use vocabulary::{Rows, Vocabulary};
 
 use super::TransformerConfig;
 

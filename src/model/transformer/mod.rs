@@ -67,6 +67,9 @@ pub struct Transformer {
     mask: usize,
     /// Ids from here on have a row in the embedding and no text.
     tokens: usize,
+    /// Further ids that are never predicted.
+    #[module(skip)]
+    excluded: Arc<[u32]>,
 }
 
 struct Halved;
@@ -119,6 +122,7 @@ impl Transformer {
             length,
             mask: vocab,
             tokens: vocab,
+            excluded: Arc::from([]),
         }
     }
 
@@ -138,6 +142,11 @@ impl Transformer {
     pub fn held_in_bf16(self) -> Self {
         assert!(self.config.compute == Compute::Bf16, "f32 kernels read f32 weights");
         self.map(&mut Halved)
+    }
+
+    /// The same network that never predicts these ids either.
+    pub fn without(self, ids: &[u32]) -> Self {
+        Transformer { excluded: ids.into(), ..self }
     }
 
     /// The same weights under a configuration that differs in what needs no parameters: visibility, shift, reading of time.
@@ -200,11 +209,12 @@ impl Transformer {
     /// never predicted (-1e6 is added to their logits, as SUBS has it: MDLM section 3.2.3).
     pub fn head(&self) -> Head {
         let head = self.raw_head();
-        if self.mask >= self.vocab && self.tokens >= self.vocab {
+        if self.mask >= self.vocab && self.tokens >= self.vocab && self.excluded.is_empty() {
             return head;
         }
         let never = |id: usize| id == self.mask || id >= self.tokens;
-        let values: Vec<f32> = (0..self.vocab).map(|id| if never(id) { -1e6 } else { 0.0 }).collect();
+        let mut values: Vec<f32> = (0..self.vocab).map(|id| if never(id) { -1e6 } else { 0.0 }).collect();
+        self.excluded.iter().filter(|id| (**id as usize) < self.vocab).for_each(|id| values[*id as usize] = -1e6);
         let never = Tensor::from_data(TensorData::new(values, [self.vocab]), &self.device().inner());
         let bias = match head.bias {
             Some(bias) => bias + never,
@@ -216,6 +226,11 @@ impl Transformer {
     /// Logits [n, V] of feature rows [n, D] as the head gives them, the mask's among them.
     pub fn logits(&self, rows: Tensor<2>) -> Tensor<2> {
         composed::logits(rows, &self.raw_head())
+    }
+
+    /// Whether its vocabulary has a mask: a row of its own, or one of the V tokens.
+    pub fn masks(&self) -> bool {
+        self.config.mask_row || self.mask < self.vocab
     }
 
     /// The longest sequence it can read.

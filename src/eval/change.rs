@@ -1,0 +1,139 @@
+//! What storing weights in another type costs: the loss before and after on held-out text, or where there is none the
+//! divergence of the two models' predictions on random tokens.
+//!
+//! n sequences of L tokens. All values are paired: the same sequences, masks and times for both models.
+
+use rand::Rng;
+
+use super::stats::{Estimate, mean, mean_interval};
+use crate::model::config::Visibility;
+use crate::model::{Denoise, Noised, Transformer, params};
+use crate::rng::{StepRng, Stream};
+
+/// Random sequences that predictions are compared on.
+pub const SEQUENCES: usize = 16;
+/// Their length, at most.
+pub const LENGTH: usize = 128;
+/// Share of masked positions, and the time that goes with it.
+const MASKED: f64 = 0.5;
+
+/// The cost of another type of weights.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Change {
+    /// Mean losses per token of `n` held-out sequences, nats, and the mean of their paired differences.
+    HeldOut { before: f64, after: f64, change: Estimate, n: usize },
+    /// Mean KL(before || after) of the predictions in each of `n` sequences of random tokens, nats a position.
+    Random { divergence: Estimate, n: usize },
+}
+
+impl Change {
+    /// From the losses of each sequence under the two models.
+    pub fn held_out(before: &[f64], after: &[f64]) -> Change {
+        let differences: Vec<f64> = before.iter().zip(after).map(|(b, a)| a - b).collect();
+        let change = mean_interval(&differences, 0);
+        Change::HeldOut { before: mean(before), after: mean(after), change, n: differences.len() }
+    }
+
+    /// From predictions on random tokens, which say how far the weights moved and not what that costs on text.
+    pub fn on_random_tokens(before: &Transformer, after: &Transformer) -> Change {
+        let values = divergences(before, after);
+        Change::Random { divergence: mean_interval(&values, 0), n: values.len() }
+    }
+
+    /// One line of text.
+    pub fn line(&self) -> String {
+        match self {
+            Change::HeldOut { before, after, change: c, n } => format!(
+                "held-out loss {before:.4} -> {after:.4} nats a token, change {:+.5} [{:+.5}, {:+.5}] (n = {n})",
+                c.mean, c.low, c.high
+            ),
+            Change::Random { divergence: d, n } => format!(
+                "predictions on random tokens (no data is at hand): KL {:.2e} [{:.2e}, {:.2e}] nats a position (n = {n})",
+                d.mean, d.low, d.high
+            ),
+        }
+    }
+
+    /// The same as JSON.
+    pub fn json(&self) -> serde_json::Value {
+        match self {
+            Change::HeldOut { before, after, change, n } => serde_json::json!({ "measured": "held_out_loss",
+                "before": before, "after": after, "change": change, "n": n }),
+            Change::Random { divergence, n } => {
+                serde_json::json!({ "measured": "kl_on_random_tokens", "kl": divergence, "n": n })
+            }
+        }
+    }
+}
+
+/// KL(before || after) in each random sequence: mean over its masked positions, or over all of them where nothing is masked.
+fn divergences(before: &Transformer, after: &Transformer) -> Vec<f64> {
+    let (length, mask) = (before.length().min(LENGTH), before.mask());
+    let config = before.config();
+    let masked = config.visibility != Visibility::Causal && before.masks();
+    // A block network reads one stream with full visibility.
+    let whole = |model: &Transformer| {
+        let model = model.clone();
+        match config.visibility {
+            Visibility::Blocks(_) => model.reconfigured(|c| c.visibility = Visibility::Full),
+            _ => model,
+        }
+    };
+    let (before, after) = (whole(before), whole(after));
+    let rng = StepRng::new(0);
+    let mut out = Vec::with_capacity(SEQUENCES);
+    for i in 0..SEQUENCES {
+        let mut draws = rng.at(i as u64, Stream::Validation);
+        let vocab = before.vocab() as u32;
+        let mut x: Vec<u32> = (0..length).map(|_| draws.random_range(0..vocab)).collect();
+        let hidden: Vec<usize> = (0..length).filter(|_| masked && draws.random::<f64>() < MASKED).collect();
+        hidden.iter().for_each(|p| x[*p] = mask);
+        let rows = if hidden.is_empty() { (0..length).collect() } else { hidden };
+        let input = Noised::tokens(&x, &vec![MASKED; length], length);
+        let predict = |m: &Transformer| params::floats(m.predict(m.features_at(&input, &rows)));
+        let (p, q) = (predict(&before), predict(&after));
+        let kl = |(p, q): (&[f32], &[f32])| {
+            p.iter().zip(q).map(|(p, q)| f64::from(*p).exp() * f64::from(p - q)).sum::<f64>()
+        };
+        let v = vocab as usize;
+        out.push(mean(&p.chunks(v).zip(q.chunks(v)).map(kl).collect::<Vec<_>>()));
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::TransformerConfig;
+    use burn::prelude::Device;
+
+    #[test]
+    fn a_model_is_at_no_distance_from_itself_and_further_from_a_stranger_than_from_its_neighbour() {
+        for visibility in [Visibility::Full, Visibility::Causal] {
+            let config = TransformerConfig::new(16, 2, 2, visibility);
+            let model = |seed| Transformer::init(&config, 11, 16, seed, &Device::flex());
+            let one = model(1);
+            let mut named = params::export(&one);
+            named.values_mut().flat_map(|t| &mut t.data).for_each(|v| *v *= 1.01);
+            let near = params::import(one.clone(), &named, &Device::flex());
+            let at = |other: &Transformer| match Change::on_random_tokens(&one, other) {
+                Change::Random { divergence, n } => {
+                    assert_eq!(n, SEQUENCES);
+                    divergence.mean
+                }
+                other => panic!("{other:?}"),
+            };
+            assert_eq!(at(&one), 0.0);
+            assert!(at(&near) > 0.0 && at(&near) < at(&model(2)), "{} {}", at(&near), at(&model(2)));
+        }
+    }
+
+    #[test]
+    fn losses_are_compared_in_pairs() {
+        let (before, after) = ([1.0, 5.0, 3.0], [1.1, 5.1, 3.1]);
+        let change = Change::held_out(&before, &after);
+        let Change::HeldOut { change: c, n, .. } = &change else { panic!("{change:?}") };
+        assert!((c.mean - 0.1).abs() < 1e-12 && c.high - c.low < 1e-9 && *n == 3);
+        assert!(change.line().contains("3.0000 -> 3.1000") && change.line().contains("n = 3"), "{}", change.line());
+    }
+}

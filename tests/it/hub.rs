@@ -1,0 +1,86 @@
+//! Data and tokenizers of the hub through a cache directory made by hand, with no hub to be reached.
+
+use fewstep::data::tokenizer::Tokenizer;
+
+use super::binary::{Place, Ran};
+
+fn recipe(data: &str) -> String {
+    format!(
+        r#"
+name = "hub"
+[data.text]
+{data}
+length = 16
+[model.ar]
+order = "left_to_right"
+objective.ar_nll = {{}}
+network = {{ dim = 16, layers = 1, heads = 2, visibility = "causal", shift = true }}
+train = {{ steps = 2, batch = 2, lr = 1e-3 }}
+[eval]
+samples = 4
+batch = 4
+steps = [2]
+judge = "ar"
+"#
+    )
+}
+
+fn check(place: &Place, data: &str) -> Ran {
+    place.write("hub.toml", recipe(data));
+    let args = ["recipe", "check", "hub.toml"];
+    let mut command = place.command(&args);
+    // Nothing answers on that port: what works, works offline.
+    command.env("HF_HOME", place.path("home")).env("HF_ENDPOINT", "http://127.0.0.1:9");
+    Ran::from(command.output().unwrap(), &args)
+}
+
+#[test]
+fn data_sets_and_tokenizers_in_the_hub_cache_work_offline_and_others_are_said_to_be_missing() {
+    let place = Place::new();
+    // The layout of the cache: refs/REVISION names a snapshot.
+    let set = "home/hub/datasets--tiny--texts";
+    let lines: String = (0..200).map(|i| format!("{{\"body\": \"row {i} of some text\"}}\n")).collect();
+    place.write(&format!("{set}/refs/main"), "abc");
+    place.write(&format!("{set}/refs/refs/convert/parquet"), "def");
+    place.write(&format!("{set}/snapshots/abc/data/train.jsonl"), &lines);
+    place.write(&format!("{set}/snapshots/def/default/train/0000.jsonl"), &lines);
+    let model = "home/hub/models--tiny--words";
+    let alphabet = Tokenizer::Char { chars: "\n 0123456789efmorstwx".chars().collect() };
+    place.write(&format!("{model}/refs/main"), "123");
+    place.write(&format!("{model}/snapshots/123/tokenizer.json"), alphabet.to_json().unwrap());
+    let dir = "tokenizer = { dir = { path = \"hf://tiny/words\" } }";
+    let json = "tokenizer = { json = { path = \"hf://tiny/words@main/tokenizer.json\" } }";
+    for (path, tokenizer) in [
+        ("hf://datasets/tiny/texts/data/train.jsonl", "tokenizer = \"bytes\""),
+        ("hf://datasets/tiny/texts@main/data/train.jsonl", dir),
+        ("hf://datasets/tiny/texts@abc/data/train.jsonl", json),
+        ("hf://datasets/tiny/texts@refs/convert/parquet/default/train/0000.jsonl", dir),
+    ] {
+        let out = check(&place, &format!("path = {path:?}\ncolumn = \"body\"\n{tokenizer}")).ok().out;
+        let vocab = if tokenizer.contains("bytes") { 256 } else { alphabet.vocab_size() };
+        assert!(out.contains(&format!("vocabulary {vocab}")), "{path}: {out}");
+    }
+    let with = |path: &str| check(&place, &format!("path = {path:?}\ncolumn = \"body\"\ntokenizer = \"bytes\""));
+    let other = "hf://datasets/tiny/texts/data/other.jsonl";
+    with(other).fails(4, &["hf://datasets/tiny/texts@main/data/other.jsonl", "Hugging Face cache", "hint:"]);
+    with("hf://datasets/tiny/texts").fails(2, &["names a repository", "hint:"]);
+    with("hf://datasets/tiny/../texts/x").fails(2, &["names nothing on the hub", "hint:"]);
+    let absent = "path = \"text.txt\"\ntokenizer = { dir = { path = \"hf://tiny/absent\" } }";
+    place.write("text.txt", "row 1 of some text\n".repeat(100));
+    check(&place, absent).fails(4, &["hf://tiny/absent@main", "Hugging Face cache", "hint:"]);
+    let single = "path = \"text.txt\"\ntokenizer = { dir = { path = \"hf://tiny/words/tokenizer.json\" } }";
+    check(&place, single).fails(2, &["names a file", "hint:"]);
+}
+
+#[test]
+fn rows_that_are_not_what_a_recipe_says_are_told_by_their_number() {
+    let place = Place::new();
+    place.write("rows.jsonl", "{\"text\": \"one row of text\"}\n{\"text\": 3}\n");
+    let with = |data: &str| check(&place, &format!("{data}\ntokenizer = \"char\""));
+    with("path = \"rows.jsonl\"").fails(3, &["rows.jsonl line 2", "`text` is a number", "data.text.column"]);
+    with("path = \"rows.jsonl\"\ncolumn = \"txt\"").fails(3, &["line 1", "no `txt`", "`text`"]);
+    place.write("rows.parquet", "PAR1 and no more");
+    with("path = \"rows.parquet\"").fails(3, &["rows.parquet is not a Parquet file", "hint:"]);
+    place.write("text.txt", "some text");
+    with("path = \"text.txt\"\ncolumn = \"text\"").fails(2, &["`column`", ".jsonl or .parquet"]);
+}
