@@ -96,8 +96,9 @@ pub fn write(dir: &Path, card: &ModelCard, tensors: Named, extras: &Extras) -> R
 ///
 /// Errors: missing or malformed files, weights that do not fit the configuration, a tokenizer of another size.
 pub fn read(dir: &Path, device: &Device) -> Result<LoadedModel> {
+    fs::contained(dir)?;
     let path = dir.join("config.json");
-    let bytes = fs::read_limited(&path, 16 << 20)?;
+    let bytes = fs::read_limited(&path, 1 << 20)?;
     let card: ModelCard = serde_json::from_slice(&bytes).map_err(|e| {
         Error::input(format!("{}: not the configuration of a fewstep model", path.display()))
             .cause(e.to_string())
@@ -143,7 +144,10 @@ pub fn read(dir: &Path, device: &Device) -> Result<LoadedModel> {
         device,
     )?;
     let tokenizer = if dir.join("tokenizer.json").exists() { Some(Tokenizer::load(dir)?) } else { None };
+    let causal = matches!(card.objective, Objective::ArNll {});
     let (model, fits) = match (card.network.mask_row, &tokenizer) {
+        // What a public causal model was trained to say is left as it is.
+        (false, Some(t)) if causal => (model, t.vocab_size() <= card.vocab_size),
         (true, t) => (model, t.as_ref().is_none_or(|t| t.vocab_size() == card.vocab_size)),
         // The mask is one of the V tokens there, and some of them may have no text.
         (false, Some(t)) => (model.with_tokens(t.vocab_size()), t.vocab_size() <= card.vocab_size),

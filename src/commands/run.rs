@@ -13,7 +13,7 @@ use crate::error::{Error, Kind, Result};
 use crate::eval::results::{Environment, ModelResult, Results, Role};
 use crate::eval::{self, Scorer};
 use crate::export::{self, Extras, LoadedModel, ModelCard};
-use crate::model::family::{self, LoadOptions, Prediction, Storage};
+use crate::model::family::{self, Description, LoadOptions, Prediction, Storage};
 use crate::model::{Denoise, Oracle, TransformerConfig, params};
 use crate::objective::Objective;
 use crate::process::Corruption;
@@ -139,7 +139,8 @@ impl Study {
         let start = match (Recipe::teacher(model), &shape.from) {
             (Some(teacher), _) => Some(params::export(&self.finished(teacher)?.model)),
             (None, Some(from)) => {
-                let options = LoadOptions { length: Some(length), ..LoadOptions::default() };
+                let options =
+                    LoadOptions { length: Some(length), ignore_extra: model.ignore_extra, ..LoadOptions::default() };
                 Some(params::export(&family::load(from, &options, &self.device)?.model))
             }
             (None, None) => None,
@@ -160,7 +161,7 @@ impl Study {
                 order: model.order.order(length),
                 vocab: shape.vocab,
                 mask: shape.mask,
-                tokens: self.data.vocab(),
+                tokens: shape.tokens,
                 length,
                 seed,
                 batch: &draw,
@@ -466,7 +467,10 @@ impl Study {
 pub struct Shape {
     pub network: TransformerConfig,
     pub vocab: usize,
+    /// The mask, or the token that an autoregressive model starts from.
     pub mask: u32,
+    /// Ids below this one have text.
+    pub tokens: usize,
     /// The directory of the public checkpoint it comes from.
     pub from: Option<PathBuf>,
 }
@@ -479,25 +483,26 @@ pub fn shape(recipe: &Recipe, name: &str, data: &Data, base: &Path) -> Result<Sh
     let from = match recipe.network(name)? {
         Network::Given(network) => {
             let vocab = data.vocab();
-            return Ok(Shape { network: network.clone(), vocab, mask: vocab as u32, from: None });
+            return Ok(Shape { network: network.clone(), vocab, mask: vocab as u32, tokens: vocab, from: None });
         }
         Network::From(from) => match family::reference(&from.to_string_lossy())? {
             Some(_) => family::resolve(from)?,
             None => base.join(from),
         },
     };
-    let (d, _) = family::look(&from)?;
+    let (d, store) = family::look(&from)?;
     let place = from.display();
-    recipe.check_network(name, &d.network).map_err(|e| e.cause(format!("{place} holds {}", d.family.name())))?;
-    if !matches!(d.family.prediction(), Prediction::Subs | Prediction::Logits) {
-        return Err(Error::input(format!("{place}: {} cannot be trained or distilled so far", d.family.name()))
-            .cause("its output is no distribution over masked tokens")
-            .hint("MDLM, SDTT, LLaDA, Dream, A2D and ModernBERT can"));
+    let model = recipe.model(name)?;
+    if let Some(want) = &model.sha256 {
+        let is = store.sha256()?;
+        if is != *want {
+            return Err(Error::input(format!("the weights in {place} are not those of `model.{name}.sha256`"))
+                .cause(format!("their sha256 is {is}")));
+        }
     }
-    let Some(mask) = d.special.mask else {
-        return Err(Error::input(format!("{place}: a {} model has no mask token", d.family.name()))
-            .hint("masked diffusion models alone can be trained and distilled so far"));
-    };
+    recipe.check_network(name, &d.network).map_err(|e| e.cause(format!("{place} holds {}", d.family.name())))?;
+    let (network, mask) = trainable(&d, &from, &model.objective)?;
+    let causal = network.shift;
     if d.network.learned_positions && d.length != data.length() {
         return Err(Error::usage(format!("{place} has learned positions for {} tokens", d.length))
             .cause(format!("the data has sequences of {}", data.length())));
@@ -506,14 +511,46 @@ pub fn shape(recipe: &Recipe, name: &str, data: &Data, base: &Path) -> Result<Sh
     let same = match family::tokenizer(&from)? {
         Some(theirs) => theirs.to_json()? == ours.to_json()?,
         // Without one beside the weights all that shows is that the ids fit.
-        None => ours.vocab_size() <= d.vocab && mask as usize >= ours.vocab_size(),
+        None => ours.vocab_size() <= d.vocab && (causal || mask as usize >= ours.vocab_size()),
     };
     if !same {
         return Err(Error::input(format!("{place} and the data have different tokenizers"))
             .cause(format!("{} tokens there with mask {mask}, {} here", d.vocab, ours.vocab_size()))
             .hint(format!("`data.text.tokenizer = {{ dir = {{ path = \"{place}\" }} }}`")));
     }
-    Ok(Shape { network: d.network, vocab: d.vocab, mask, from: Some(from) })
+    // What a public causal model was trained to say is left as it is.
+    let tokens = if causal { d.vocab } else { data.vocab() };
+    Ok(Shape { network, vocab: d.vocab, mask, tokens, from: Some(from) })
+}
+
+/// The network of a described model as it is trained here, and its mask or start token.
+///
+/// A causal model reads the token that stands between its texts in front of a text, so that every token of it is predicted.
+/// Errors (input) where the objective cannot train the family.
+fn trainable(d: &Description, from: &Path, objective: &Objective) -> Result<(TransformerConfig, u32)> {
+    let (place, family) = (from.display(), d.family.name());
+    let cannot = |why: &str, hint: &str| {
+        Err(Error::input(format!("{place}: `{}` cannot train a {family} model", objective.name())).cause(why).hint(hint))
+    };
+    if d.family.prediction() == Prediction::NextToken {
+        let Some(start) = d.special.bos.or(d.special.eos) else {
+            return Err(Error::input(format!("{place}: its files name no token that a text begins with"))
+                .hint("add `bos_token_id` to config.json"));
+        };
+        return Ok((TransformerConfig { shift: true, shift_output: false, ..d.network.clone() }, start));
+    }
+    let Some(mask) = d.special.mask else {
+        return cannot("it has no mask token", "masked diffusion and autoregressive models can be trained so far");
+    };
+    match (d.family.prediction(), objective) {
+        (Prediction::Score, Objective::ScoreEntropy { scaled }) if *scaled != d.scale_by_sigma => {
+            cannot("its `scale_by_sigma` is another", "`objective.score_entropy.scaled` must be as in its config.json")
+        }
+        (Prediction::Subs | Prediction::Logits, Objective::ScoreEntropy { .. }) => {
+            cannot("its output is no score", "`objective.elbo = {}`")
+        }
+        _ => Ok((d.network.clone(), mask)),
+    }
 }
 
 fn cpu_features() -> String {

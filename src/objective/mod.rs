@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::kernels::{self, composed};
 pub use crate::kernels::{Divergence, chunk_rows};
 use crate::model::config::Compute;
+use crate::model::transformer::sigma;
 use crate::model::{Denoise, Noised, Transformer};
 use crate::process::{Corruption, Order, Schedule};
 use crate::rng::{StepRng, Stream};
@@ -35,8 +36,18 @@ pub enum Objective {
         #[serde(default)]
         schedule: Schedule,
     },
+    /// SEDD's denoising score entropy (Lou et al. 2024, eq. 10) of absorbing diffusion, for networks that give scores.
+    ScoreEntropy {
+        /// The scores are scaled by the noise (`scale_by_sigma` of the checkpoint).
+        #[serde(default = "yes")]
+        scaled: bool,
+    },
     /// Self-distillation through time from a teacher.
     Sdtt(SdttConfig),
+}
+
+fn yes() -> bool {
+    true
 }
 
 impl Objective {
@@ -45,6 +56,7 @@ impl Objective {
         match self {
             Objective::ArNll {} => "ar_nll",
             Objective::Elbo { .. } => "elbo",
+            Objective::ScoreEntropy { .. } => "score_entropy",
             Objective::Sdtt(_) => "sdtt",
         }
     }
@@ -54,6 +66,7 @@ impl Objective {
         match self {
             Objective::ArNll {} => "nll",
             Objective::Elbo { .. } => "nelbo",
+            Objective::ScoreEntropy { .. } => "score entropy",
             Objective::Sdtt(_) => "divergence",
         }
     }
@@ -65,6 +78,8 @@ impl Objective {
 pub enum Target<'a> {
     /// Token ids [n]: cross-entropy.
     Tokens(Vec<u32>),
+    /// Token ids [n] of scores: with q = exp(logits - offset of the row), sum q - 1 - ln q(token).
+    Scores(Vec<u32>, Vec<f64>),
     /// The teacher's feature rows [n, D] (its log-probabilities are made chunk by chunk), and the divergence.
     Teacher(&'a Transformer, Tensor<2>, Divergence),
 }
@@ -120,12 +135,32 @@ pub fn elbo<'a>(
     }
 }
 
+/// One draw of SEDD's denoising score entropy, a bound of the negative log-likelihood in nats per token.
+///
+/// With r = 1/(e^sigma - 1) and scores s_y = r q_y the loss of a masked token is
+/// sigma' (sum_y s_y - r ln s_x0 + r (ln r - 1)) = sigma' r (sum_y q_y - 1 - ln q_x0): the rows and weights of [`elbo`],
+/// and equal to it where q sums to 1. Scaled scores are exp(logits) r/(V - 1) for V tokens with the mask; unscaled ones are
+/// exp(logits) as they are.
+pub fn score_entropy<'a>(
+    x0: &[u32],
+    length: usize,
+    (mask, vocab): (u32, usize),
+    scaled: bool,
+    gens: (impl Rng, impl Rng),
+) -> RowLoss<'a> {
+    let rows = elbo(x0, length, mask, Order::parallel(length), Schedule::LogLinear, gens);
+    let offset = |t: f64| if scaled { ((vocab - 1) as f64).ln() } else { -sigma(t).exp_m1().ln() };
+    let Target::Tokens(ids) = rows.target else { panic!("the elbo is of tokens") };
+    let offsets = rows.rows.iter().map(|r| offset(rows.input.t[*r])).collect();
+    RowLoss { target: Target::Scores(ids, offsets), ..rows }
+}
+
 /// Builds the rows of one step of a non-distilling objective.
 pub fn data_rows<'a>(
     objective: &Objective,
     x0: &[u32],
     length: usize,
-    mask: u32,
+    (mask, vocab): (u32, usize),
     order: Order,
     rng: (StepRng, u64),
 ) -> Option<RowLoss<'a>> {
@@ -136,6 +171,10 @@ pub fn data_rows<'a>(
             let draws = (rng.at(step, Stream::Times), rng.at(step, Stream::Corrupt));
             Some(elbo(x0, length, mask, order, *schedule, draws))
         }
+        Objective::ScoreEntropy { scaled } => {
+            let draws = (rng.at(step, Stream::Times), rng.at(step, Stream::Corrupt));
+            Some(score_entropy(x0, length, (mask, vocab), *scaled, draws))
+        }
         Objective::Sdtt(_) => None,
     }
 }
@@ -145,6 +184,10 @@ impl Target<'_> {
     fn rows(&self, from: usize, n: usize) -> kernels::Target {
         match self {
             Target::Tokens(ids) => kernels::Target::Tokens(ids[from..from + n].into()),
+            Target::Scores(ids, offsets) => {
+                let offsets: Vec<f32> = offsets[from..from + n].iter().map(|o| *o as f32).collect();
+                kernels::Target::Scores(ids[from..from + n].into(), offsets.into())
+            }
             Target::Teacher(teacher, rows, kind) => {
                 kernels::Target::Teacher(rows.clone().narrow(0, from, n), teacher.head(), *kind)
             }
@@ -159,7 +202,8 @@ pub fn backward(model: &Transformer, loss: &RowLoss) -> (f64, GradientsParams) {
     }
     let weights: Vec<f32> = loss.weights.iter().map(|w| *w as f32).collect();
     let config = model.config();
-    if !kernels::fused(&model.device(), config.compute == Compute::F32, config.composed) {
+    let scores = matches!(loss.target, Target::Scores(..));
+    if scores || !kernels::fused(&model.device(), config.compute == Compute::F32, config.composed) {
         return backward_in_chunks(model, loss, &weights);
     }
     let rows = model.features_at(&loss.input, &loss.rows);
@@ -212,11 +256,12 @@ pub fn evaluate(model: &dyn Denoise, loss: &RowLoss) -> (f64, Vec<f64>) {
     let mut values = Vec::with_capacity(n);
     for from in (0..n).step_by(chunk) {
         let size = chunk.min(n - from);
-        let log_probs = model.predict(rows.clone().narrow(0, from, size));
+        let rows = rows.clone().narrow(0, from, size);
         let part = match loss.target.rows(from, size) {
-            kernels::Target::Tokens(ids) => composed::cross_entropy(log_probs, &ids),
-            kernels::Target::Teacher(rows, head, kind) => {
-                kind.rows(log_probs, composed::log_softmax(composed::logits(rows, &head)))
+            kernels::Target::Tokens(ids) => composed::cross_entropy(model.predict(rows), &ids),
+            kernels::Target::Scores(ids, offsets) => composed::score_entropy(model.scores(rows), &ids, &offsets),
+            kernels::Target::Teacher(theirs, head, kind) => {
+                kind.rows(model.predict(rows), composed::log_softmax(composed::logits(theirs, &head)))
             }
         };
         values.extend(crate::model::params::floats(part).into_iter().map(f64::from));

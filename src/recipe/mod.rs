@@ -17,7 +17,7 @@ use crate::eval::EvalConfig;
 use crate::eval::results::Role;
 use crate::gate::GateConfig;
 use crate::model::TransformerConfig;
-use crate::model::config::Visibility;
+use crate::model::config::{TimeInput, Visibility};
 use crate::objective::distill::Refresh;
 use crate::objective::{Objective, SdttConfig};
 use crate::process::Schedule;
@@ -56,6 +56,13 @@ pub struct ModelConfig {
     /// it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<PathBuf>,
+    /// SHA-256 of the weights of `from`: of the file, or of the hashes of all files in the order of their names, joined by
+    /// line ends. Another one ends the run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
+    /// Pass over tensors of `from` that the model does not have.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ignore_extra: bool,
     /// Its network; a distilled model has its teacher's and leaves this out, and so does one that has `from`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<TransformerConfig>,
@@ -171,7 +178,7 @@ impl Recipe {
     /// The noise schedule of a model.
     pub fn schedule(&self, model: &ModelConfig) -> Schedule {
         match &model.objective {
-            Objective::ArNll {} => Schedule::LogLinear,
+            Objective::ArNll {} | Objective::ScoreEntropy { .. } => Schedule::LogLinear,
             Objective::Elbo { schedule } => *schedule,
             Objective::Sdtt(c) => c.schedule,
         }
@@ -182,7 +189,7 @@ impl Recipe {
         match &model.objective {
             Objective::ArNll {} if self.eval.judge.as_deref() == Some(name) => Role::Judge,
             Objective::ArNll {} => Role::Ar,
-            Objective::Elbo { .. } => Role::Teacher,
+            Objective::Elbo { .. } | Objective::ScoreEntropy { .. } => Role::Teacher,
             Objective::Sdtt(_) => Role::Student,
         }
     }
@@ -272,9 +279,15 @@ impl Recipe {
             return Err(Error::usage(format!("`{}` stands beside a network or a teacher", key("from")))
                 .hint("a checkpoint brings its own network, and a student has its teacher's"));
         }
-        if model.from.is_some() && matches!(model.objective, Objective::ArNll {}) {
-            return Err(Error::usage(format!("`{}` is for diffusion models so far", key("from")))
-                .hint("an autoregressive model is trained here: give it a `network`"));
+        if model.from.is_none() && (model.sha256.is_some() || model.ignore_extra) {
+            let key = key(if model.ignore_extra { "ignore_extra" } else { "sha256" });
+            return Err(Error::usage(format!("`{key}` stands without `model.{name}.from`"))
+                .hint("it is about the weights of a public checkpoint"));
+        }
+        if let Some(hash) = &model.sha256
+            && (hash.len() != 64 || !hash.chars().all(|c| c.is_ascii_hexdigit() && !c.is_ascii_uppercase()))
+        {
+            return Err(Error::usage(format!("`{}` must be 64 lower-case hexadecimal digits", key("sha256"))));
         }
         if let Some(teacher) = Self::teacher(model) {
             let at = key("objective.sdtt.teacher");
@@ -317,6 +330,18 @@ impl Recipe {
                 }
             }
             Objective::Elbo { .. } | Objective::Sdtt(_) => self.check_parallel(name, model, network)?,
+            Objective::ScoreEntropy { .. } => {
+                if network.time != TimeInput::Sigma {
+                    return Err(contradiction(
+                        &key("objective"),
+                        "\"score_entropy\"",
+                        &key("network.time"),
+                        "\"sigma\"",
+                    )
+                    .hint("scores depend on the noise"));
+                }
+                self.check_parallel(name, model, network)?;
+            }
         }
         Ok(())
     }

@@ -10,7 +10,7 @@ mod store;
 
 pub use header::{Dtype, Entry};
 pub use names::{match_names, match_shapes};
-pub use shards::{INDEX, SINGLE, read_model};
+pub use shards::{INDEX, SINGLE, read_model, weight_map};
 pub use store::{Part, Store};
 
 use crate::error::{Error, Result};
@@ -18,6 +18,7 @@ use crate::fs::{read_limited, write_atomic};
 use header::Header;
 use safetensors::SafeTensors;
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::{Read, Seek};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
@@ -84,9 +85,14 @@ pub fn read_bytes(file: &str, bytes: &[u8], non_finite: NonFinite) -> Result<Wei
     if count == 0 {
         return Ok(weights);
     }
-    let error = Error::input(format!("{file} has values that are NaN or infinite, in {count} tensors"))
-        .hint("the training that wrote it has probably failed; to load it all the same: --allow-non-finite");
-    Err(bad.into_iter().fold(error, Error::cause))
+    Err(not_finite(file, count, bad))
+}
+
+/// The error of weights with NaN or infinity in that many tensors, of which some lines tell.
+fn not_finite(file: &str, tensors: usize, lines: Vec<String>) -> Error {
+    let error = Error::input(format!("{file} has values that are NaN or infinite, in {tensors} tensors"))
+        .hint("the training that wrote it has probably failed; `sample --allow-non-finite` reads a public checkpoint all the same");
+    lines.into_iter().fold(error, Error::cause)
 }
 
 /// Reads the integer tensors (I64, I32, I16, I8, U8, BOOL) of a safetensors file.
@@ -95,6 +101,12 @@ pub fn read_ints(path: &Path) -> Result<BTreeMap<String, HostInts>> {
     let entries = checked(&path.display().to_string(), &bytes)?.entries;
     let ints = |e: Entry| Some((e.name, HostInts { shape: e.shape, data: integers(e.dtype, &bytes[e.start..e.end])? }));
     Ok(entries.into_iter().filter_map(ints).collect())
+}
+
+/// The tensors of a safetensors file that `from` reads and that has `total` bytes, as a [`Store`] sees them: only the
+/// header is read. Errors are of kind input, or I/O.
+pub fn entries(file: &str, from: &mut (impl Read + Seek), total: u64) -> Result<Vec<Entry>> {
+    Ok(header::read(file, from, total)?.0.entries)
 }
 
 /// Our check, then the library's as a second opinion: a file that only one of the two accepts is refused.

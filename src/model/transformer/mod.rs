@@ -179,13 +179,15 @@ impl Transformer {
     }
 
     /// The projection from features to predictions: the mask, where it is one of the V tokens, and ids without text are
-    /// never predicted (-1e6 is added to their logits, as SUBS has it: MDLM section 3.2.3).
+    /// never predicted (-1e6 is added to their logits, as SUBS has it: MDLM section 3.2.3). The start token of a shifted
+    /// network may be one that texts also end with, and is predicted.
     pub fn head(&self) -> Head {
         let head = self.raw_head();
-        if self.mask >= self.vocab && self.tokens >= self.vocab {
+        let mask = if self.config.shift { self.vocab } else { self.mask };
+        if mask >= self.vocab && self.tokens >= self.vocab {
             return head;
         }
-        let never = |id: usize| id == self.mask || id >= self.tokens;
+        let never = |id: usize| id == mask || id >= self.tokens;
         let values: Vec<f32> = (0..self.vocab).map(|id| if never(id) { -1e6 } else { 0.0 }).collect();
         let never = Tensor::from_data(TensorData::new(values, [self.vocab]), &self.device().inner());
         let bias = match head.bias {
