@@ -268,3 +268,27 @@ pub fn evaluate(model: &dyn Denoise, loss: &RowLoss) -> (f64, Vec<f64>) {
     }
     (values.iter().zip(&loss.weights).map(|(v, w)| v * w).sum(), values)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_score_entropy_of_normalised_scores_is_the_elbo_and_more_of_any_others() {
+        let logits: Vec<f32> = (0..40).map(|i| ((i * 29 % 17) as f32 - 8.0) / 3.0).collect();
+        let logits = Tensor::<2>::from_data(TensorData::new(logits, [8, 5]), &Device::flex());
+        let (ids, log_p) = ([0u32, 1, 2, 3, 4, 0, 2, 4], composed::log_softmax(logits));
+        let offsets: Vec<f32> = (0..8).map(|i| i as f32 / 4.0 - 1.0).collect();
+        let shift = Tensor::<2>::from_data(TensorData::new(offsets.clone(), [8, 1]), &log_p.device());
+        let values = |scale: f32| {
+            let scores = log_p.clone() + shift.clone() + scale.ln();
+            crate::model::params::floats(composed::score_entropy(scores, &ids, &offsets))
+        };
+        let elbo = crate::model::params::floats(composed::cross_entropy(log_p.clone(), &ids));
+        for (one, (two, elbo)) in values(1.0).into_iter().zip(values(2.0).into_iter().zip(elbo)) {
+            assert!((one - elbo).abs() < 1e-5, "{one} for {elbo}");
+            // sum q = 2: 2 - 1 - ln 2 more.
+            assert!((two - elbo - (1.0 - 2f32.ln())).abs() < 1e-5, "{two} for {elbo}");
+        }
+    }
+}
