@@ -196,6 +196,9 @@ pub fn read_limited(path: &Path, max_bytes: u64) -> Result<Vec<u8>> {
     }
     let file = File::open(path).map_err(|e| unreadable(path, &e))?;
     let mut bytes = Vec::new();
+    // Its length at once: growing step by step takes up to twice as much.
+    let room = bytes.try_reserve_exact(if meta.is_file() { meta.len() as usize + 1 } else { 0 });
+    room.map_err(|_| Error::new(Kind::Io, format!("{shown} does not fit into memory")))?;
     file.take(max_bytes.saturating_add(1)).read_to_end(&mut bytes).map_err(|e| Error::io("read", path, &e))?;
     if bytes.len() as u64 > max_bytes {
         return Err(Error::input(format!("{shown} is too long")).cause(format!("at most {max_bytes} bytes are read")));

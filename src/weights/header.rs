@@ -214,7 +214,9 @@ struct RawHeader {
     metadata: BTreeMap<String, String>,
 }
 
+// A field that only we passed over, another reader might stumble on.
 #[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 struct RawEntry {
     dtype: String,
     shape: Shape,

@@ -155,7 +155,8 @@ fn w01_files_made_to_grow_in_memory_take_at_most_twice_their_size_and_64_mib() {
         ("free text", SINGLE, with_header(format!(r#"{{"__metadata__":{{{}}}}}"#, many(&text, 3_000_000)).as_bytes(), 0)),
         ("nesting", SINGLE, with_header(format!(r#"{{"a":{nested}"#).as_bytes(), 0)),
         ("an announced header", SINGLE, [&99_999_999u64.to_le_bytes()[..], b"{\"a\":"].concat()),
-        ("an index", INDEX, format!(r#"{{"weight_map":{{{}}}}}"#, many(&text, 3_000_000)).into_bytes()),
+        ("an index", INDEX, format!(r#"{{"weight_map":{{{}}}}}"#, many(&text, 2_500_000)).into_bytes()),
+        ("a long index", INDEX, format!(r#"{{"weight_map":{{{}}}}}"#, many(&text, 4_000_000)).into_bytes()),
         ("a long config", "config.json", format!("[{}]", many(&|_| "1".into(), 4_000_000)).into_bytes()),
         ("a config", "config.json", format!("[{}]", many(&|_| "1".into(), 500_000)).into_bytes()),
     ] {
@@ -396,7 +397,9 @@ fn w07_a_link_out_of_the_directory_is_not_opened() {
             let kept = std::fs::read(&at).ok();
             let _ = std::fs::remove_file(&at);
             std::os::unix::fs::symlink(target, &at).unwrap();
-            run(&place).fails(3, &[name, "lead"]);
+            // A config.json that is no file is not even looked for.
+            let words: &[&str] = if name == "config.json" { &[] } else { &[name, "lead"] };
+            run(&place).fails(3, words);
             std::fs::remove_file(&at).unwrap();
             if let Some(bytes) = kept {
                 std::fs::write(&at, bytes).unwrap();

@@ -82,12 +82,20 @@ impl Speech {
 pub fn run(request: &Request, dir: &Path, device: &Device) -> Result<()> {
     let options = &request.public;
     // Before any tensor is read.
-    let (d, _) = family::look(dir)?;
+    let (mut d, _) = family::look(dir)?;
+    let speech = Speech::of(request, dir, &d)?;
+    if let Speech::Text(tokenizer) = &speech {
+        d.special = family::special_tokens(dir, &d, Some(tokenizer))?;
+    }
+    let masked = matches!(d.family.prediction(), Prediction::Subs | Prediction::Logits);
+    if masked && d.special.mask.is_none() {
+        return Err(Error::input(format!("{} names no mask token", dir.display()))
+            .hint("`mask_token_id` in config.json, or the tokenizer (`--tokenizer PATH`), must name it"));
+    }
     let sampler = options.sampler.as_deref().map(Sampler::named).transpose()?;
     if let Some(sampler) = sampler {
         sampler.plan(&d, 0, d.length.max(1), &Settings::default())?;
     }
-    let speech = Speech::of(request, dir, &d)?;
     let mut pinned = given(request, &|text| speech.encode(text), matches!(speech, Speech::Ids(_)))?;
     let start = beginning(&d, &mut pinned)?;
     let length = match options.length {
@@ -101,7 +109,11 @@ pub fn run(request: &Request, dir: &Path, device: &Device) -> Result<()> {
     let pinned = filled(pinned, length)?;
     let non_finite = if options.allow_non_finite { NonFinite::Allow } else { NonFinite::Refuse };
     let load = LoadOptions { non_finite, ignore_extra: options.ignore_extra, length: Some(length), weights: None };
-    let Loaded { description: d, model } = family::load(dir, &load, device)?;
+    let Loaded { model, .. } = family::load(dir, &load, device)?;
+    let model = match d.special.mask {
+        Some(mask) => model.with_mask(mask as usize),
+        None => model,
+    };
     let model = match &speech {
         Speech::Text(t) if d.family.prediction() != Prediction::NextToken => model.with_tokens(t.vocab_size()),
         _ => model,
@@ -112,15 +124,13 @@ pub fn run(request: &Request, dir: &Path, device: &Device) -> Result<()> {
         let search = beam::Search { end: d.special.eos, ..beam::Search::new(width, request.length_penalty) };
         return beams(request, &model, &process(&d, length, None)?, &decode, &pinned, &search);
     }
-    let exact = d.family.prediction() != Prediction::Uniform && d.special.mask.is_some();
-    let causal = d.family.prediction() == Prediction::NextToken;
-    match (sampler, Sampler::published(d.family).filter(|_| !exact)) {
+    // Of uniform noise no position is known to be noise, so the exact sampler does not apply.
+    let uniform = d.special.mask.is_none() && d.family.prediction() != Prediction::NextToken;
+    match (sampler, Sampler::published(d.family).filter(|_| uniform)) {
         (Some(sampler), _) | (None, Some(sampler)) => {
             let drawn = published(request, &d, &model, sampler, pinned, length)?;
             show(request, d.family.name(), &format!("sampler {}", sampler.name()), &decode, &drawn)
         }
-        (None, None) if !exact && !causal => Err(Error::input(format!("{} names no mask token", dir.display()))
-            .hint("the tokenizer's files beside the weights, or `mask_token_id` in config.json, must name it")),
         (None, None) => {
             let process = process(&d, length, options.block)?;
             let steps = steps(request, &process)?;

@@ -147,6 +147,7 @@ impl Sampler {
     pub fn fits(self, d: &Description) -> bool {
         let blocks = matches!(d.network.visibility, Visibility::Blocks(_));
         match d.family.prediction() {
+            Prediction::Subs | Prediction::Logits if d.special.mask.is_none() => false,
             Prediction::Subs if blocks => self == Bd3lm,
             Prediction::Subs => self.transits() && !self.scores() && !self.uniform(),
             Prediction::Score => self.scores(),
