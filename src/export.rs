@@ -173,7 +173,11 @@ fn fits_objective(card: &ModelCard) -> std::result::Result<(), String> {
         Objective::ArNll {} => {
             card.order == OrderConfig::LeftToRight && causal && (card.network.shift || card.network.shift_output)
         }
-        _ => card.order == OrderConfig::Parallel && !causal,
+        _ => match card.order {
+            OrderConfig::Parallel => card.network.visibility == Visibility::Full,
+            OrderConfig::Blocks(size) => card.network.visibility == Visibility::Blocks(size),
+            OrderConfig::LeftToRight => false,
+        },
     };
     let name = card.objective.name();
     if fits { Ok(()) } else { Err(format!("`order`, `visibility` or `shift` contradict the objective `{name}`")) }

@@ -11,7 +11,8 @@ use rand::Rng;
 use serde::{Deserialize, Serialize};
 
 use super::{Divergence, RowLoss, Target};
-use crate::model::{Denoise, Noised, Transformer, draw, index_tensor};
+use crate::model::config::Visibility;
+use crate::model::{Denoise, Noised, State, Transformer, draw, index_tensor};
 use crate::process::{Corruption, Schedule};
 use crate::rng::{StepRng, Stream};
 
@@ -89,6 +90,9 @@ pub fn rows<'a>(
     (rng, step): (StepRng, u64),
 ) -> RowLoss<'a> {
     let (batch, mask) = (x0.len() / length, teacher.mask());
+    // A network over blocks reads the finished text beside the noise.
+    let in_blocks = matches!(teacher.config().visibility, Visibility::Blocks(_));
+    let beside = |input: Noised, clean: Vec<u32>| Noised { clean: in_blocks.then_some(State::Tokens(clean)), ..input };
     let offset = rng.at(step, Stream::Times).random::<f64>();
     let t: Vec<f64> = (0..batch).map(|i| 1.0 - (offset + i as f64 / batch as f64).fract()).collect();
     let spread = |t: &[f64]| -> Vec<f64> { t.iter().flat_map(|t| std::iter::repeat_n(*t, length)).collect() };
@@ -99,7 +103,7 @@ pub fn rows<'a>(
     if rows.is_empty() {
         // A small batch at times near 0 can lose no token at all: then there is nothing to learn from it.
         let (input, target) = (Noised::tokens(&xt, &t_row, length), Target::Tokens(Vec::new()));
-        return RowLoss { input, rows, weights: Vec::new(), target };
+        return RowLoss { input: beside(input, x0.to_vec()), rows, weights: Vec::new(), target };
     }
 
     let k = config.steps_per_step;
@@ -125,7 +129,8 @@ pub fn rows<'a>(
             continue;
         }
         let (part, times, part_rows) = sequences_of(&wanted, &x, length, |i| grid[i][j]);
-        computed.push(teacher.features_at(&Noised::tokens(&part, &times, length), &part_rows));
+        let clean = if in_blocks { sequences_of(&wanted, x0, length, |_| 0.0).0 } else { Vec::new() };
+        computed.push(teacher.features_at(&beside(Noised::tokens(&part, &times, length), clean), &part_rows));
         wanted.iter().enumerate().for_each(|(n, r)| target_of[*r] = total + n);
         total += wanted.len();
         if j + 1 < k {
@@ -136,7 +141,7 @@ pub fn rows<'a>(
         }
     }
     RowLoss {
-        input: Noised::tokens(&xt, &t_row, length),
+        input: beside(Noised::tokens(&xt, &t_row, length), x0.to_vec()),
         weights: vec![1.0 / rows.len() as f64; rows.len()],
         target: Target::Teacher(teacher, pick(&computed, rows.iter().map(|r| target_of[*r])), config.divergence),
         rows,

@@ -406,14 +406,46 @@ impl Recipe {
     fn check_parallel(&self, name: &str, model: &ModelConfig, network: &TransformerConfig) -> Result<()> {
         let key = |k: &str| format!("model.{name}.{k}");
         let objective = format!("\"{}\"", model.objective.name());
-        if model.order != OrderConfig::Parallel {
-            return Err(contradiction(&key("objective"), &objective, &key("order"), "\"parallel\"")
-                .cause("block and windowed orders are not trained yet"));
+        match (model.order, network.visibility) {
+            (OrderConfig::LeftToRight, _) => {
+                Err(contradiction(&key("objective"), &objective, &key("order"), "\"parallel\" or { blocks = N }"))
+            }
+            (OrderConfig::Parallel, Visibility::Blocks(size)) => {
+                let wants = format!("{{ blocks = {size} }}");
+                Err(contradiction(&key("network.visibility"), &format!("{{ blocks = {size} }}"), &key("order"), &wants))
+            }
+            (OrderConfig::Parallel, Visibility::Causal) => {
+                Err(contradiction(&key("order"), "\"parallel\"", &key("network.visibility"), "\"full\""))
+            }
+            (OrderConfig::Parallel, Visibility::Full) => Ok(()),
+            (OrderConfig::Blocks(size), visibility) => {
+                let shown = format!("{{ blocks = {size} }}");
+                if size == 0 || visibility != Visibility::Blocks(size) {
+                    return Err(contradiction(&key("order"), &shown, &key("network.visibility"), &shown)
+                        .hint("blocks are of one size, at least 1, in the order and in the network"));
+                }
+                if matches!(model.objective, Objective::ScoreEntropy { .. }) {
+                    return Err(contradiction(&key("objective"), &objective, &key("order"), "\"parallel\""));
+                }
+                self.check_blocks(name, size)
+            }
         }
-        if network.visibility != Visibility::Full {
-            return Err(contradiction(&key("order"), "\"parallel\"", &key("network.visibility"), "\"full\""));
+    }
+
+    /// Checks that sampling can walk the blocks of a model.
+    fn check_blocks(&self, name: &str, size: usize) -> Result<()> {
+        let length = match &self.data {
+            DataConfig::Text(text) => text.length,
+            DataConfig::Story(_) => return Ok(()),
+        };
+        match self.eval.steps.iter().find(|k| **k < length.div_ceil(size)) {
+            None => Ok(()),
+            Some(k) => Err(Error::usage(format!(
+                "`eval.steps` has {k}, and `model.{name}.order` has {} blocks",
+                length.div_ceil(size)
+            ))
+            .hint("every block takes at least one step")),
         }
-        Ok(())
     }
 
     fn check_judge(&self) -> Result<()> {
