@@ -77,8 +77,7 @@ pub enum Command {
     },
     /// Write text with a trained model
     #[command(after_help = "Examples:
-  fewstep sample runs/tiny --steps 8 -n 4
-  fewstep sample runs/tiny --model student --prompt \"mia has\" --trace
+  fewstep sample runs/tiny --steps 8 --model student --prompt \"mia has\" --trace
   fewstep sample runs/tiny --infill \"mia has _ apples .\" --temperature 0.8
   fewstep sample models/llada --prompt \"The sun\" --sampler llada --steps 64 --block 32")]
     Sample(Box<Sample>),

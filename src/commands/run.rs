@@ -530,7 +530,9 @@ pub fn shape(recipe: &Recipe, name: &str, data: &Data, base: &Path) -> Result<Sh
 fn trainable(d: &Description, from: &Path, objective: &Objective) -> Result<(TransformerConfig, u32)> {
     let (place, family) = (from.display(), d.family.name());
     let cannot = |why: &str, hint: &str| {
-        Err(Error::input(format!("{place}: `{}` cannot train a {family} model", objective.name())).cause(why).hint(hint))
+        Err(Error::input(format!("{place}: `{}` cannot train a {family} model", objective.name()))
+            .cause(why)
+            .hint(hint))
     };
     if d.family.prediction() == Prediction::NextToken {
         let Some(start) = d.special.bos.or(d.special.eos) else {

@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 use burn::prelude::Device;
 use serde_json::json;
 
-use crate::data::tokenizer::Tokenizer;
-use crate::error::{Error, Result};
 use super::inspect::family::is_foreign;
 use crate::cli;
+use crate::data::tokenizer::Tokenizer;
+use crate::error::{Error, Result};
 use crate::export;
 use crate::model::draw::Filter;
 use crate::model::{Transformer, family};
@@ -91,8 +91,11 @@ pub fn run(request: &Request, device: &Device) -> Result<()> {
         return foreign::run(request, &dir, device);
     }
     if let Some(option) = request.public.given() {
-        return Err(Error::usage(format!("`{option}` is for public checkpoints, and {} is a model of fewstep's", dir.display()))
-            .hint(format!("leave `{option}` out")));
+        return Err(Error::usage(format!(
+            "`{option}` is for public checkpoints, and {} is a model of fewstep's",
+            dir.display()
+        ))
+        .hint(format!("leave `{option}` out")));
     }
     let loaded = export::read(&dir, device)?;
     let process = loaded.card.process();
@@ -182,8 +185,10 @@ fn print(request: &Request, decode: Decode, drawn: &Samples) -> Result<()> {
 /// The tokens that a prompt or an infill template gives, none at its gaps; nothing without either.
 fn given(request: &Request, encode: &dyn Fn(&str) -> Result<Vec<u32>>, words: bool) -> Result<Vec<Option<u32>>> {
     match (&request.prompt, &request.infill) {
-        (Some(_), Some(_)) => Err(Error::usage("`--prompt` and `--infill` cannot be given together")
-            .hint("put the prompt into the template")),
+        (Some(_), Some(_)) => {
+            Err(Error::usage("`--prompt` and `--infill` cannot be given together")
+                .hint("put the prompt into the template"))
+        }
         (None, None) => Ok(Vec::new()),
         (Some(prompt), None) => Ok(encode(prompt)?.into_iter().map(Some).collect()),
         (None, Some(template)) => template_tokens(template, encode, words),
@@ -203,11 +208,7 @@ fn filled(mut pinned: Vec<Option<u32>>, length: usize) -> Result<Vec<Option<u32>
 }
 
 /// A template's tokens: gaps are `_` or `·`, one a token; `words` has them between spaces.
-fn template_tokens(
-    template: &str,
-    encode: &dyn Fn(&str) -> Result<Vec<u32>>,
-    words: bool,
-) -> Result<Vec<Option<u32>>> {
+fn template_tokens(template: &str, encode: &dyn Fn(&str) -> Result<Vec<u32>>, words: bool) -> Result<Vec<Option<u32>>> {
     let gap = |c: char| c == '_' || c == '·';
     let mut out = Vec::new();
     let mut piece = String::new();

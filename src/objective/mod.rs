@@ -133,10 +133,7 @@ pub fn elbo<'a>(
     let xt = Corruption::Absorb.corrupt(x0, &t, schedule, mask, &mut noise);
     let rows: Vec<usize> = (0..xt.len()).filter(|i| xt[*i] == mask).collect();
     RowLoss {
-        input: Noised {
-            clean: in_blocks.then(|| State::Tokens(x0.to_vec())),
-            ..Noised::tokens(&xt, &t, length)
-        },
+        input: Noised { clean: in_blocks.then(|| State::Tokens(x0.to_vec())), ..Noised::tokens(&xt, &t, length) },
         weights: rows.iter().map(|r| schedule.elbo_weight(t[*r]) / x0.len() as f64).collect(),
         target: Target::Tokens(rows.iter().map(|r| x0[*r]).collect()),
         rows,

@@ -224,7 +224,8 @@ fn rows<'a>(job: &Job, state: &'a TrainState, part: u64) -> RowLoss<'a> {
         (Objective::Sdtt(sdtt), Some(teacher)) => {
             distill::rows(sdtt, teacher, &x0, job.length, sdtt.dt(state.round), rng)
         }
-        (objective, _) => match objective::data_rows(objective, &x0, job.length, (job.mask, job.vocab), job.order, rng) {
+        (objective, _) => match objective::data_rows(objective, &x0, job.length, (job.mask, job.vocab), job.order, rng)
+        {
             Some(rows) => rows,
             None => panic!("a distilling state has a teacher"),
         },

@@ -152,7 +152,11 @@ fn w01_files_made_to_grow_in_memory_take_at_most_twice_their_size_and_64_mib() {
     for (what, name, bytes) in [
         ("many tensors", SINGLE, with_header(format!("{{{}}}", many(&empty, 130_000)).as_bytes(), 0)),
         ("too many tensors", SINGLE, with_header(format!("{{{}}}", many(&empty, 1_000_000)).as_bytes(), 0)),
-        ("free text", SINGLE, with_header(format!(r#"{{"__metadata__":{{{}}}}}"#, many(&text, 3_000_000)).as_bytes(), 0)),
+        (
+            "free text",
+            SINGLE,
+            with_header(format!(r#"{{"__metadata__":{{{}}}}}"#, many(&text, 3_000_000)).as_bytes(), 0),
+        ),
         ("nesting", SINGLE, with_header(format!(r#"{{"a":{nested}"#).as_bytes(), 0)),
         ("an announced header", SINGLE, [&99_999_999u64.to_le_bytes()[..], b"{\"a\":"].concat()),
         ("an index", INDEX, format!(r#"{{"weight_map":{{{}}}}}"#, many(&text, 2_500_000)).into_bytes()),
@@ -212,7 +216,9 @@ fn w03_offsets_that_overlap_leave_holes_or_run_out_name_their_tensor() {
         refused(&two(a, b), &["model.safetensors", "tensor `", words]);
     }
     let step = (u64::MAX - 7) / 8;
-    let entry = |i: u64| format!(r#""t{i}":{{"dtype":"U8","shape":[{step}],"data_offsets":[{},{}]}}"#, i * step, (i + 1) * step);
+    let entry = |i: u64| {
+        format!(r#""t{i}":{{"dtype":"U8","shape":[{step}],"data_offsets":[{},{}]}}"#, i * step, (i + 1) * step)
+    };
     let all = (0..8).map(entry).collect::<Vec<_>>().join(",");
     refused(&with_header(format!("{{{all}}}").as_bytes(), 8), &["tensor `t0`"]);
 }
@@ -390,7 +396,8 @@ fn w07_a_link_out_of_the_directory_is_not_opened() {
         }
         Ran::from(child.wait_with_output().unwrap(), &["sample"])
     };
-    let read = ["config.json", SINGLE, "tokenizer.json", "generation_config.json", "tokenizer_config.json", "merges.txt"];
+    let read =
+        ["config.json", SINGLE, "tokenizer.json", "generation_config.json", "tokenizer_config.json", "merges.txt"];
     for name in read {
         for target in &targets {
             let at = place.path("model").join(name);
@@ -432,7 +439,8 @@ fn w08_values_that_are_not_finite_are_counted_and_read_on_demand() {
     bad.get_mut("backbone.output_layer.linear.bias").unwrap().data[..2].copy_from_slice(&[f32::NAN, f32::INFINITY]);
     bad.get_mut("backbone.blocks.0.norm1.weight").unwrap().data[0] = f32::NEG_INFINITY;
     place.write("model/model.safetensors", file(&bad));
-    sample(&place).fails(3, &["in 2 tensors", "linear.bias`: 2 of 12 values", "norm1.weight`: 1 of 8", "--allow-non-finite"]);
+    sample(&place)
+        .fails(3, &["in 2 tensors", "linear.bias`: 2 of 12 values", "norm1.weight`: 1 of 8", "--allow-non-finite"]);
     // They are read then, and the predictions are no numbers.
     place.run(&[&SAMPLE[..], &["1", "--allow-non-finite"]].concat()).fails(5, &["not finite numbers"]);
 }

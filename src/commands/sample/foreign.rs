@@ -64,7 +64,8 @@ impl Speech {
         };
         let id = |word: &str| {
             word.parse::<u32>().ok().filter(|id| (*id as usize) < vocab).ok_or_else(|| {
-                Error::usage(format!("`{word}` is no token id below {vocab}")).hint("with `--ids`, write ids like `5 17 2`")
+                Error::usage(format!("`{word}` is no token id below {vocab}"))
+                    .hint("with `--ids`, write ids like `5 17 2`")
             })
         };
         text.split([' ', ',']).filter(|word| !word.is_empty()).map(id).collect()
@@ -97,11 +98,15 @@ pub fn run(request: &Request, dir: &Path, device: &Device) -> Result<()> {
         sampler.plan(&d, 0, d.length.max(1), &Settings::default())?;
     }
     let mut pinned = given(request, &|text| speech.encode(text), matches!(speech, Speech::Ids(_)))?;
-    let start = beginning(&d, &mut pinned)?;
+    let start = beginning(&d, matches!(speech, Speech::Ids(_)), &mut pinned)?;
     let length = match options.length {
         Some(length) if length > d.length => {
-            return Err(Error::usage(format!("`--length {length}`: the model in {} reads {}", dir.display(), d.length))
-                .hint(format!("at most `--length {}`", d.length)));
+            return Err(Error::usage(format!(
+                "`--length {length}`: the model in {} reads {}",
+                dir.display(),
+                d.length
+            ))
+            .hint(format!("at most `--length {}`", d.length)));
         }
         Some(length) => length,
         None => d.length.min(pinned.len() + WRITTEN),
@@ -145,14 +150,14 @@ pub fn run(request: &Request, dir: &Path, device: &Device) -> Result<()> {
 
 /// Puts the token in front that a model's texts begin with, and says how many tokens of the canvas that is.
 ///
-/// LLaMA's tokenizers put one before every text. The other causal models need a first token to go on from: without a
+/// LLaMA's tokenizers put one before every text; token ids are taken as they are given. The other causal models need a first token to go on from: without a
 /// prompt theirs is the one that stands between texts.
-fn beginning(d: &Description, pinned: &mut Vec<Option<u32>>) -> Result<usize> {
+fn beginning(d: &Description, ids: bool, pinned: &mut Vec<Option<u32>>) -> Result<usize> {
     if d.family.prediction() != Prediction::NextToken {
         return Ok(0);
     }
     let first = match d.family {
-        Family::Llama => d.special.bos,
+        Family::Llama if !ids => d.special.bos,
         _ if pinned.is_empty() => d.special.bos.or(d.special.eos),
         _ => None,
     };
@@ -184,8 +189,9 @@ fn process(d: &Description, length: usize, block: Option<usize>) -> Result<Proce
     let cached = d.family.prediction() == Prediction::NextToken;
     let block = match (d.network.visibility, block) {
         (_, Some(_)) if cached => {
-            return Err(Error::usage("`--block`: an autoregressive model writes token by token")
-                .hint("leave `--block` out"));
+            return Err(
+                Error::usage("`--block`: an autoregressive model writes token by token").hint("leave `--block` out")
+            );
         }
         (_, None) if cached => 1,
         (Visibility::Blocks(size), Some(block)) if block != size => {

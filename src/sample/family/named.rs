@@ -217,7 +217,9 @@ impl Sampler {
     fn check(self, d: &Description, start: usize, settings: &Settings) -> Result<()> {
         let name = self.name();
         let has = |flag: &str, given: bool, known: bool| match given && !known {
-            true => Err(Error::usage(format!("`--sampler {name}` has no `{flag}`")).hint(format!("leave `{flag}` out"))),
+            true => {
+                Err(Error::usage(format!("`--sampler {name}` has no `{flag}`")).hint(format!("leave `{flag}` out")))
+            }
             false => Ok(()),
         };
         has("--steps", settings.steps.is_some(), !self.until_done())?;
