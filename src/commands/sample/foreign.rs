@@ -150,8 +150,8 @@ pub fn run(request: &Request, dir: &Path, device: &Device) -> Result<()> {
 
 /// Puts the token in front that a model's texts begin with, and says how many tokens of the canvas that is.
 ///
-/// LLaMA's tokenizers put one before every text; token ids are taken as they are given. The other causal models need a first token to go on from: without a
-/// prompt theirs is the one that stands between texts.
+/// LLaMA's tokenizers put one before every text; token ids are taken as they are given. The other causal models need a
+/// first token to go on from: without a prompt theirs is the one that stands between texts.
 fn beginning(d: &Description, ids: bool, pinned: &mut Vec<Option<u32>>) -> Result<usize> {
     if d.family.prediction() != Prediction::NextToken {
         return Ok(0);
