@@ -78,10 +78,10 @@ pub enum Command {
     },
     /// Write text with a trained model
     #[command(after_help = "Examples:
-  fewstep sample runs/tiny --steps 8 -n 4
-  fewstep sample runs/tiny --model student --prompt \"mia has\" --trace
-  fewstep sample runs/tiny --infill \"mia has _ apples .\" --temperature 0.8")]
-    Sample(Sample),
+  fewstep sample runs/tiny --steps 8 --model student --prompt \"mia has\" --trace
+  fewstep sample runs/tiny --infill \"mia has _ apples .\" --temperature 0.8
+  fewstep sample models/llada --prompt \"The sun\" --sampler llada --steps 64 --block 32")]
+    Sample(Box<Sample>),
     /// Measure quality and speed of the models of a run
     #[command(after_help = "Examples:
   fewstep eval runs/tiny
@@ -209,7 +209,7 @@ pub enum RecipeCommand {
 /// How to write text. What is not given is as the recipe has it.
 #[derive(Debug, Clone, Args)]
 pub struct Sample {
-    /// Directory of a run or an export
+    /// Directory of a run, of an export, or with a public checkpoint (also hf://owner/name)
     pub dir: PathBuf,
     /// Which model of the run [default: the last]
     #[arg(long, value_name = "NAME")]
@@ -248,6 +248,61 @@ pub struct Sample {
     /// Show the text after every step, and write trace.html (or the next free name)
     #[arg(long)]
     pub trace: bool,
+    #[command(flatten)]
+    pub public: Public,
+}
+
+/// What only a directory with a public checkpoint can be asked for.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Public checkpoints")]
+pub struct Public {
+    /// A published sampler (mdlm, sedd_analytic, duo, llada, fast_dllm, dream, dllm, bd3lm, ...) instead of the exact one
+    #[arg(long, value_name = "NAME", conflicts_with = "beam")]
+    pub sampler: Option<String>,
+    /// Tokens of a text, the prompt among them [default: the prompt and 128]
+    #[arg(long, value_name = "L", value_parser = from_one)]
+    pub length: Option<usize>,
+    /// Write blocks of so many tokens from left to right
+    #[arg(long, value_name = "B", value_parser = from_one, conflicts_with = "beam")]
+    pub block: Option<usize>,
+    /// Confidence (fast_dllm) or factor (fast_dllm_factor) from which tokens are taken
+    #[arg(long, value_name = "X", value_parser = not_negative, requires = "sampler")]
+    pub threshold: Option<f64>,
+    /// How readily the remdm samplers mask again
+    #[arg(long, value_name = "X", value_parser = probability, requires = "sampler")]
+    pub eta: Option<f64>,
+    /// Tokenizer, where the checkpoint has none: a tokenizer.json, or a directory that holds one
+    #[arg(long, value_name = "PATH")]
+    pub tokenizer: Option<PathBuf>,
+    /// Read prompts and write texts as token ids
+    #[arg(long, conflicts_with = "tokenizer")]
+    pub ids: bool,
+    /// Read weights that are not finite numbers
+    #[arg(long)]
+    pub allow_non_finite: bool,
+    /// Pass over tensors that the model does not have
+    #[arg(long)]
+    pub ignore_extra: bool,
+}
+
+impl Public {
+    /// The first of these options that is given.
+    pub fn given(&self) -> Option<&'static str> {
+        [
+            ("--sampler", self.sampler.is_some()),
+            ("--length", self.length.is_some()),
+            ("--block", self.block.is_some()),
+            ("--threshold", self.threshold.is_some()),
+            ("--eta", self.eta.is_some()),
+            ("--tokenizer", self.tokenizer.is_some()),
+            ("--ids", self.ids),
+            ("--allow-non-finite", self.allow_non_finite),
+            ("--ignore-extra", self.ignore_extra),
+        ]
+        .into_iter()
+        .find(|(_, given)| *given)
+        .map(|(name, _)| name)
+    }
 }
 
 fn storage(text: &str) -> Result<Storage, String> {

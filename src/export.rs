@@ -145,8 +145,9 @@ fn write_weights(dir: &Path, tensors: &Named, storage: Storage, limit: u64) -> R
 ///
 /// Errors: missing or malformed files, weights that do not fit the configuration, a tokenizer of another size.
 pub fn read(dir: &Path, device: &Device) -> Result<LoadedModel> {
+    fs::contained(dir)?;
     let path = dir.join("config.json");
-    let bytes = fs::read_limited(&path, 16 << 20)?;
+    let bytes = fs::read_limited(&path, 1 << 20)?;
     let card: ModelCard = serde_json::from_slice(&bytes).map_err(|e| {
         Error::input(format!("{}: not the configuration of a fewstep model", path.display()))
             .cause(e.to_string())
@@ -191,19 +192,19 @@ pub fn read(dir: &Path, device: &Device) -> Result<LoadedModel> {
         device,
     )?;
     let tokenizer = if dir.join("tokenizer.json").exists() { Some(Tokenizer::load(dir)?) } else { None };
-    // A causal model of a public checkpoint says what it was trained to say: it has no mask among its tokens.
-    let ar = matches!(card.objective, Objective::ArNll {});
+    let causal = matches!(card.objective, Objective::ArNll {});
     let (model, fits) = match (card.network.mask_row, &tokenizer) {
+        // What a public causal model was trained to say is left as it is.
+        (false, Some(t)) if causal => (model, t.vocab_size() <= card.vocab_size),
         (true, t) => (model, t.as_ref().is_none_or(|t| t.vocab_size() == card.vocab_size)),
         // The mask is one of the V tokens there, and some of them may have no text.
         (false, Some(t)) => {
             let fits = t.vocab_size() <= card.vocab_size;
-            (if ar { model } else { model.with_tokens(t.vocab_size()) }, fits)
+            (model.with_tokens(t.vocab_size()), fits)
         }
         (false, None) => (model, true),
     };
-    let model = if card.network.mask_row || !ar { model.with_mask(card.mask_token_id) } else { model };
-    let model = model.without(&card.excluded_token_ids);
+    let model = model.with_mask(card.mask_token_id).without(&card.excluded_token_ids);
     if let Some(t) = tokenizer.as_ref().filter(|_| !fits) {
         return Err(Error::input(format!(
             "{}: the tokenizer has {} tokens, but the model has `vocab_size` {}",
@@ -223,7 +224,11 @@ fn fits_objective(card: &ModelCard) -> std::result::Result<(), String> {
         Objective::ArNll {} => {
             card.order == OrderConfig::LeftToRight && causal && (card.network.shift || card.network.shift_output)
         }
-        _ => card.order == OrderConfig::Parallel && !causal,
+        _ => match card.order {
+            OrderConfig::Parallel => card.network.visibility == Visibility::Full,
+            OrderConfig::Blocks(size) => card.network.visibility == Visibility::Blocks(size),
+            OrderConfig::LeftToRight => false,
+        },
     };
     let name = card.objective.name();
     if fits { Ok(()) } else { Err(format!("`order`, `visibility` or `shift` contradict the objective `{name}`")) }

@@ -126,9 +126,11 @@ fn request(args: &cli::Sample, json: bool) -> sample::Request {
         prompt: args.prompt.clone(),
         infill: args.infill.clone(),
         filter: Filter { temperature: args.temperature.unwrap_or(1.0), top_k: args.top_k, top_p: args.top_p },
+        temperature: args.temperature,
         beam: args.beam,
         length_penalty: args.length_penalty.unwrap_or(1.0),
         trace: args.trace,
+        public: args.public.clone(),
         json,
     }
 }

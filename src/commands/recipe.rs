@@ -133,10 +133,12 @@ fn dry_run(recipe: &Recipe, name: &str, (data, base): (&Data, &Path), device: &D
             teacher = Transformer::init(&of.network, vocab, length, seed, device).with_mask(shape.mask as usize);
             distill::rows(sdtt, &teacher, &x0, length, sdtt.dt(0), rng)?
         }
-        other => match objective::data_rows(other, &x0, length, shape.mask, config.order.order(length), rng) {
-            Some(rows) => rows,
-            None => panic!("only distillation needs a teacher"),
-        },
+        other => {
+            match objective::data_rows(other, &x0, length, (shape.mask, shape.vocab), config.order.order(length), rng) {
+                Some(rows) => rows,
+                None => panic!("only distillation needs a teacher"),
+            }
+        }
     };
     let (loss, grads) = objective::backward(&model, &rows);
     let norm = params::gradient_norm(&model, &grads);

@@ -15,8 +15,7 @@ use crate::eval::judge::TextJudge;
 use crate::eval::results::{Environment, ModelResult, Results, Role};
 use crate::eval::{self, Scorer};
 use crate::export::{self, Extras, LoadedModel, ModelCard};
-use crate::model::config::Compute;
-use crate::model::family::{self, LoadOptions, Prediction, Rows, Vocabulary};
+use crate::model::family::{self, Description, LoadOptions, Prediction, Rows, Vocabulary};
 use crate::model::params::Named;
 use crate::model::{Denoise, Oracle, Transformer, TransformerConfig, params};
 use crate::objective::Objective;
@@ -110,10 +109,7 @@ impl Study {
         fs::verify_manifest(&dir)?;
         let done = export::read(&dir, &self.device)?;
         alloc::settle(params::count(&done.model));
-        Ok(match self.recipe.model(name)?.weights {
-            Some(Compute::Bf16) => LoadedModel { model: done.model.held_in_bf16(), ..done },
-            _ => done,
-        })
+        Ok(done)
     }
 
     /// Trains what is missing: every model, or `only` and its teachers.
@@ -149,18 +145,8 @@ impl Study {
         let shape = self.shape(name)?;
         let (length, seed) = (self.data.length(), self.recipe.seed(model));
         alloc::settle(shape.network.parameters(shape.vocab, length).try_into().unwrap_or(usize::MAX));
-        let mut taught = None;
         let start = match (Recipe::teacher(model), &shape.from) {
-            (Some(teacher), _) => {
-                let whole = self.finished(teacher)?;
-                let all = params::export(&whole.model);
-                let start = match &model.keep_layers {
-                    Some(keep) => params::kept(&all, keep),
-                    None => all,
-                };
-                taught = Some(whole.model);
-                Some(start)
-            }
+            (Some(teacher), _) => Some(params::export(&self.finished(teacher)?.model)),
             (None, Some(from)) => Some(self.start(from, &shape)?),
             (None, None) => None,
         };
@@ -184,13 +170,12 @@ impl Study {
                 order: model.order.order(length),
                 vocab: shape.vocab,
                 mask: shape.mask,
-                tokens: self.data.vocab(),
+                tokens: shape.tokens,
                 excluded: &card.excluded_token_ids,
                 length,
                 seed,
                 batch: &draw,
                 start: start.as_ref(),
-                teacher: taught.as_ref(),
                 fingerprint: &fingerprint,
                 device: &self.device,
                 interrupt: &self.interrupt,
@@ -477,7 +462,7 @@ impl Study {
                 let (description, _) = family::look(from)?;
                 let own = params::export(&done.model);
                 let parameters = match &shape.rows {
-                    Some((rows, _)) => rows.put(own, &self.whole(from, shape.length)?),
+                    Some((rows, _)) => rows.put(own, &self.whole(from, &shape)?),
                     None => own,
                 };
                 family::export(from, out, &description, &parameters, storage)?;
@@ -509,14 +494,15 @@ impl Study {
     }
 
     /// The parameters of the public checkpoint in `from`.
-    fn whole(&self, from: &Path, length: usize) -> Result<Named> {
-        let options = LoadOptions { length: Some(length), ..LoadOptions::default() };
+    fn whole(&self, from: &Path, shape: &Shape) -> Result<Named> {
+        let (length, ignore_extra) = (Some(shape.length), shape.ignore_extra);
+        let options = LoadOptions { length, ignore_extra, ..LoadOptions::default() };
         Ok(params::export(&family::load(from, &options, &self.device)?.model))
     }
 
     /// The same as models of this study start with them.
     fn start(&self, from: &Path, shape: &Shape) -> Result<Named> {
-        let whole = self.whole(from, shape.length)?;
+        let whole = self.whole(from, shape)?;
         Ok(match &shape.rows {
             Some((rows, _)) => rows.take(whole),
             None => whole,
@@ -564,10 +550,13 @@ impl Study {
 /// The network of a model, and how its vocabulary lies to the data's.
 pub struct Shape {
     pub network: TransformerConfig,
-    /// Which blocks of the network at the root of its teachers it has.
-    pub kept: Vec<usize>,
     pub vocab: usize,
+    /// The mask, or the token that an autoregressive model starts from.
     pub mask: u32,
+    /// Pass over tensors of the checkpoint that the model does not have.
+    pub ignore_extra: bool,
+    /// Ids below this one have text.
+    pub tokens: usize,
     /// Tokens of the longest sequence it reads.
     pub length: usize,
     /// The directory of the public checkpoint it comes from.
@@ -580,33 +569,25 @@ pub struct Shape {
 
 impl Shape {
     fn own(network: TransformerConfig, vocab: usize, mask: u32, length: usize) -> Shape {
-        Shape { network, kept: Vec::new(), vocab, mask, length, from: None, rows: None, tokenizer: None }
+        Shape {
+            network,
+            vocab,
+            mask,
+            tokens: vocab,
+            length,
+            from: None,
+            ignore_extra: false,
+            rows: None,
+            tokenizer: None,
+        }
     }
 }
 
-/// The shape of the model `name`: as the recipe says, or as the checkpoint does that it or its teacher comes from, with the
-/// blocks that it keeps and the settings of its own.
+/// The shape of the model `name`: as the recipe says, or as the checkpoint does that it or its teacher comes from.
 ///
 /// Errors: a directory that holds no model of a known family, one that the objective cannot be trained with, or that has
-/// another tokenizer than the data; kept blocks that are not there, or that cannot follow each other.
+/// another tokenizer than the data.
 pub fn shape(recipe: &Recipe, name: &str, data: &Data, base: &Path) -> Result<Shape> {
-    let mut shape = whole_shape(recipe, name, data, base)?;
-    let (model, network) = (recipe.model(name)?, &mut shape.network);
-    shape.kept = recipe.kept_layers(name, network.layers)?;
-    let every = network.local.map_or(1, |l| l.every);
-    let out_of_turn = |(new, old): (usize, &usize)| (new % every == 0) != (old % every == 0);
-    if shape.kept.iter().enumerate().any(out_of_turn) || (network.embedding_norm && shape.kept[0] != 0) {
-        return Err(Error::usage(format!("`model.{name}.keep_layers` keeps blocks that cannot follow each other"))
-            .cause(format!("block 0 and every {every}th one are of another kind than the rest"))
-            .hint("keep block 0, and of each group a block of either kind in the same places"));
-    }
-    network.layers = shape.kept.len();
-    network.compute = model.compute.unwrap_or(network.compute);
-    network.checkpoint = model.checkpoint.unwrap_or(network.checkpoint);
-    Ok(shape)
-}
-
-fn whole_shape(recipe: &Recipe, name: &str, data: &Data, base: &Path) -> Result<Shape> {
     let from = match recipe.network(name)? {
         Network::Given(network) => {
             let vocab = data.vocab();
@@ -617,38 +598,46 @@ fn whole_shape(recipe: &Recipe, name: &str, data: &Data, base: &Path) -> Result<
             None => base.join(from),
         },
     };
-    let (d, _) = family::look(&from)?;
+    let (d, store) = family::look(&from)?;
     let place = from.display();
+    let model = recipe.model(name)?;
+    if let Some(want) = &model.sha256 {
+        let is = store.sha256()?;
+        if is != *want {
+            return Err(Error::input(format!("the weights in {place} are not those of `model.{name}.sha256`"))
+                .cause(format!("their sha256 is {is}")));
+        }
+    }
     recipe.check_network(name, &d.network).map_err(|e| e.cause(format!("{place} holds {}", d.family.name())))?;
-    if d.family.prediction() == Prediction::NextToken && matches!(recipe.model(name)?.objective, Objective::ArNll {}) {
-        return judge_shape(d, from, recipe.vocabulary(name)?, data);
+    let (theirs, policy) = (family::tokenizer(&from)?, recipe.vocabulary(name)?);
+    let judge = recipe.eval.judge.as_deref() == Some(name) && model.train.steps == 0;
+    if judge && d.family.prediction() == Prediction::NextToken && theirs.is_some() {
+        let ignore_extra = model.ignore_extra;
+        return Ok(Shape { ignore_extra, ..judge_shape(d, from, policy, data)? });
     }
-    if !matches!(d.family.prediction(), Prediction::Subs | Prediction::Logits) {
-        return Err(Error::input(format!("{place}: {} cannot be trained or distilled so far", d.family.name()))
-            .cause("its output is no distribution over masked tokens")
-            .hint("MDLM, SDTT, LLaDA, Dream, A2D and ModernBERT can"));
+    let (network, mask) = trainable(&d, &from, &model.objective)?;
+    let causal = network.shift;
+    if causal && !policy.is_refuse() {
+        return Err(Error::usage(format!("`model.{name}.vocabulary` is for masked models and for `eval.judge`"))
+            .hint("give the data the tokenizer of the checkpoint"));
     }
-    let Some(mask) = d.special.mask else {
-        return Err(Error::input(format!("{place}: a {} model has no mask token", d.family.name()))
-            .hint("masked diffusion models alone can be trained and distilled so far"));
-    };
     if d.network.learned_positions && d.length != data.length() {
         return Err(Error::usage(format!("{place} has learned positions for {} tokens", d.length))
             .cause(format!("the data has sequences of {}", data.length())));
     }
-    let (ours, theirs, policy) = (data.tokenizer(), family::tokenizer(&from)?, recipe.vocabulary(name)?);
-    let length = data.length();
+    let (ours, length, ignore_extra) = (data.tokenizer(), data.length(), model.ignore_extra);
     if !policy.is_refuse() {
         let named = |e: Error| Error { message: format!("{place}: {}", e.message), ..e };
         let rows = Rows::find(policy, theirs.as_ref(), &ours, d.vocab, mask).map_err(named)?;
         rows.check(&data.counts(), |id| data.decode(&[id])).map_err(named)?;
-        let own = Shape::own(d.network, rows.vocab(), ours.vocab_size() as u32, length);
-        return Ok(Shape { from: Some(from), rows: Some((rows, d.vocab)), ..own });
+        let tokens = ours.vocab_size();
+        let own = Shape::own(network, rows.vocab(), tokens as u32, length);
+        return Ok(Shape { from: Some(from), rows: Some((rows, d.vocab)), tokens, ignore_extra, ..own });
     }
     let same = match theirs {
         Some(theirs) => theirs.to_json()? == ours.to_json()?,
         // Without one beside the weights all that shows is that the ids fit.
-        None => ours.vocab_size() <= d.vocab && mask as usize >= ours.vocab_size(),
+        None => ours.vocab_size() <= d.vocab && (causal || mask as usize >= ours.vocab_size()),
     };
     if !same {
         return Err(Error::input(format!("{place} and the data have different tokenizers"))
@@ -656,7 +645,9 @@ fn whole_shape(recipe: &Recipe, name: &str, data: &Data, base: &Path) -> Result<
             .cause("`vocabulary = \"shared_tokens\"` or \"truncate_padding\" would keep the data's")
             .hint(format!("`data.text.tokenizer = {{ dir = {{ path = \"{place}\" }} }}`")));
     }
-    Ok(Shape { from: Some(from), ..Shape::own(d.network, d.vocab, mask, length) })
+    // What a public causal model was trained to say is left as it is.
+    let tokens = if causal { d.vocab } else { data.vocab() };
+    Ok(Shape { from: Some(from), tokens, ignore_extra, ..Shape::own(network, d.vocab, mask, length) })
 }
 
 /// The shape of a causal checkpoint that judges text.
@@ -678,6 +669,38 @@ fn judge_shape(d: family::Description, from: PathBuf, policy: Vocabulary, data: 
     let length = if d.network.learned_positions { d.length } else { d.length.min(JUDGE_LENGTH) };
     let own = Shape::own(d.network, d.vocab, start, length);
     Ok(Shape { from: Some(from), tokenizer: Some(theirs), ..own })
+}
+
+/// The network of a described model as it is trained here, and its mask or start token.
+///
+/// A causal model reads the token that stands between its texts in front of a text, so that every token of it is predicted.
+/// Errors (input) where the objective cannot train the family.
+fn trainable(d: &Description, from: &Path, objective: &Objective) -> Result<(TransformerConfig, u32)> {
+    let (place, family) = (from.display(), d.family.name());
+    let cannot = |why: &str, hint: &str| {
+        Err(Error::input(format!("{place}: `{}` cannot train a {family} model", objective.name()))
+            .cause(why)
+            .hint(hint))
+    };
+    if d.family.prediction() == Prediction::NextToken {
+        let Some(start) = d.special.bos.or(d.special.eos) else {
+            return Err(Error::input(format!("{place}: its files name no token that a text begins with"))
+                .hint("add `bos_token_id` to config.json"));
+        };
+        return Ok((TransformerConfig { shift: true, shift_output: false, ..d.network.clone() }, start));
+    }
+    let Some(mask) = d.special.mask else {
+        return cannot("it has no mask token", "masked diffusion and autoregressive models can be trained so far");
+    };
+    match (d.family.prediction(), objective) {
+        (Prediction::Score, Objective::ScoreEntropy { scaled }) if *scaled != d.scale_by_sigma => {
+            cannot("its `scale_by_sigma` is another", "`objective.score_entropy.scaled` must be as in its config.json")
+        }
+        (Prediction::Subs | Prediction::Logits, Objective::ScoreEntropy { .. }) => {
+            cannot("its output is no score", "`objective.elbo = {}`")
+        }
+        _ => Ok((d.network.clone(), mask)),
+    }
 }
 
 fn cpu_features() -> String {

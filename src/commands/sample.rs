@@ -1,15 +1,21 @@
-//! `sample`: text from a model of a run or from an exported directory, with prompts, infills and every decoding option.
+//! `sample`: text from a model of a run, from an exported directory or from a public checkpoint, with prompts, infills and
+//! every decoding option.
+
+mod foreign;
 
 use std::path::{Path, PathBuf};
 
 use burn::prelude::Device;
 use serde_json::json;
 
+use super::inspect::family::is_foreign;
+use crate::cli;
 use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
-use crate::export::{self, LoadedModel};
+use crate::export;
 use crate::model::draw::Filter;
-use crate::sample::{SampleSpec, Samples, beam, sample};
+use crate::model::{Transformer, family};
+use crate::sample::{Process, SampleSpec, Samples, beam, sample};
 use crate::term;
 
 /// What the command line asks for.
@@ -23,11 +29,17 @@ pub struct Request {
     pub prompt: Option<String>,
     pub infill: Option<String>,
     pub filter: Filter,
+    /// The temperature where it was given: some samplers have another default than 1, and some have none.
+    pub temperature: Option<f64>,
     pub beam: Option<usize>,
     pub length_penalty: f64,
     pub trace: bool,
+    pub public: cli::Public,
     pub json: bool,
 }
+
+/// How token ids are shown.
+type Decode<'a> = &'a dyn Fn(&[u32]) -> String;
 
 /// The directory of the model meant by a path: itself, or a model of a run.
 pub fn model_dir(path: &Path, name: Option<&str>) -> Result<PathBuf> {
@@ -71,19 +83,33 @@ pub fn model_dir(path: &Path, name: Option<&str>) -> Result<PathBuf> {
 
 /// Draws and prints.
 pub fn run(request: &Request, device: &Device) -> Result<()> {
-    let dir = model_dir(&request.path, request.model.as_deref())?;
+    if let Some(k) = request.steps.filter(|k| *k == 0 || *k > 1 << 20) {
+        return Err(Error::usage(format!("`--steps {k}` must be between 1 and {}", 1 << 20)));
+    }
+    let dir = model_dir(&family::resolve(&request.path)?, request.model.as_deref())?;
+    if is_foreign(&dir)? {
+        return foreign::run(request, &dir, device);
+    }
+    if let Some(option) = request.public.given() {
+        return Err(Error::usage(format!(
+            "`{option}` is for public checkpoints, and {} is a model of fewstep's",
+            dir.display()
+        ))
+        .hint(format!("leave `{option}` out")));
+    }
     let loaded = export::read(&dir, device)?;
     let process = loaded.card.process();
     let Some(tokenizer) = &loaded.tokenizer else {
         return Err(Error::input(format!("{} has no tokenizer.json", dir.display()))
             .hint("put the tokenizer the model was trained with beside config.json"));
     };
-    let pinned = pinned(request, tokenizer, process.length)?;
+    let words = matches!(tokenizer, Tokenizer::Words(_));
+    let encode = |text: &str| tokenizer.encode(text.as_bytes());
+    let decode = |ids: &[u32]| tokenizer.decode(ids);
+    let pinned = filled(given(request, &encode, words)?, process.length)?;
     if let Some(width) = request.beam {
-        return beams(request, &loaded, tokenizer, &pinned, width);
-    }
-    if let Some(k) = request.steps.filter(|k| *k == 0 || *k > 1 << 20) {
-        return Err(Error::usage(format!("`--steps {k}` must be between 1 and {}", 1 << 20)));
+        let search = beam::Search::new(width, request.length_penalty);
+        return beams(request, &loaded.model, &process, &decode, &pinned, &search);
     }
     let steps = match (request.steps, process.cached) {
         (Some(k), true) if k != process.length => {
@@ -106,17 +132,20 @@ pub fn run(request: &Request, device: &Device) -> Result<()> {
         trace: request.trace,
     };
     let drawn = sample(&loaded.model, &process, &spec, request.n)?;
+    show(request, &loaded.card.name, &format!("{steps} steps"), &decode, &drawn)
+}
+
+/// Says what was drawn and prints it, with its trace where that is asked for.
+fn show(request: &Request, name: &str, how: &str, decode: Decode, drawn: &Samples) -> Result<()> {
     term::note(&format!(
-        "{} of {}: {} steps, {:.1} passes, {:.2} s",
+        "{} of {name}: {how}, {:.1} passes, {:.2} s",
         request.n,
-        loaded.card.name,
-        steps,
         drawn.nfe.iter().sum::<usize>() as f64 / request.n.max(1) as f64,
         drawn.seconds
     ));
-    print(request, tokenizer, &drawn)?;
+    print(request, decode, drawn)?;
     if request.trace {
-        let page = crate::report::trace::page(&loaded.card.name, &texts_by_step(tokenizer, &drawn));
+        let page = crate::report::trace::page(name, &texts_by_step(decode, drawn));
         // A page that is there already may be somebody's: the next free name is taken.
         let names = std::iter::once("trace.html".to_string()).chain((2..).map(|i| format!("trace-{i}.html")));
         if let Some(path) = names.map(PathBuf::from).find(|p| !p.exists()) {
@@ -128,24 +157,24 @@ pub fn run(request: &Request, device: &Device) -> Result<()> {
 }
 
 /// The decoded canvases [sample][step].
-fn texts_by_step(tokenizer: &Tokenizer, drawn: &Samples) -> Vec<Vec<String>> {
-    drawn.trace.iter().map(|t| t.iter().map(|c| tokenizer.decode(c)).collect()).collect()
+fn texts_by_step(decode: Decode, drawn: &Samples) -> Vec<Vec<String>> {
+    drawn.trace.iter().map(|t| t.iter().map(|c| decode(c)).collect()).collect()
 }
 
-fn print(request: &Request, tokenizer: &Tokenizer, drawn: &Samples) -> Result<()> {
+fn print(request: &Request, decode: Decode, drawn: &Samples) -> Result<()> {
     for (i, tokens) in drawn.tokens.iter().enumerate() {
-        let text = tokenizer.decode(tokens);
+        let text = decode(tokens);
         if request.json {
             let mut line = json!({ "sample": i, "seed": request.seed, "nfe": drawn.nfe[i], "positions": drawn.positions[i], "text": text });
             if let Some(trace) = drawn.trace.get(i) {
-                line["trace"] = trace.iter().map(|canvas| tokenizer.decode(canvas)).collect();
+                line["trace"] = trace.iter().map(|canvas| decode(canvas)).collect();
             }
             term::out(format!("{line}"))?;
             continue;
         }
         if request.trace {
             for (k, canvas) in drawn.trace[i].iter().enumerate() {
-                term::out(format!("{k:>4} | {}", tokenizer.decode(canvas)))?;
+                term::out(format!("{k:>4} | {}", decode(canvas)))?;
             }
         }
         term::out(&text)?;
@@ -153,34 +182,39 @@ fn print(request: &Request, tokenizer: &Tokenizer, drawn: &Samples) -> Result<()
     Ok(())
 }
 
-/// Pinned positions [L] from a prompt or an infill template, or empty.
-fn pinned(request: &Request, tokenizer: &Tokenizer, length: usize) -> Result<Vec<Option<u32>>> {
-    let mut pinned: Vec<Option<u32>> = match (&request.prompt, &request.infill) {
+/// The tokens that a prompt or an infill template gives, none at its gaps; nothing without either.
+fn given(request: &Request, encode: &dyn Fn(&str) -> Result<Vec<u32>>, words: bool) -> Result<Vec<Option<u32>>> {
+    match (&request.prompt, &request.infill) {
         (Some(_), Some(_)) => {
-            return Err(Error::usage("`--prompt` and `--infill` cannot be given together")
-                .hint("put the prompt into the template"));
+            Err(Error::usage("`--prompt` and `--infill` cannot be given together")
+                .hint("put the prompt into the template"))
         }
-        (None, None) => return Ok(Vec::new()),
-        (Some(prompt), None) => tokenizer.encode(prompt.as_bytes())?.into_iter().map(Some).collect(),
-        (None, Some(template)) => template_tokens(template, tokenizer)?,
-    };
+        (None, None) => Ok(Vec::new()),
+        (Some(prompt), None) => Ok(encode(prompt)?.into_iter().map(Some).collect()),
+        (None, Some(template)) => template_tokens(template, encode, words),
+    }
+}
+
+/// Pinned positions [L] from what is given, or empty.
+fn filled(mut pinned: Vec<Option<u32>>, length: usize) -> Result<Vec<Option<u32>>> {
     if pinned.len() > length {
         return Err(Error::usage(format!("{} tokens are given, but the model writes {length}", pinned.len()))
             .hint("shorten the prompt"));
     }
-    pinned.resize(length, None);
+    if !pinned.is_empty() {
+        pinned.resize(length, None);
+    }
     Ok(pinned)
 }
 
-/// A template's tokens: gaps are `_` or `·`, one a token; a tokenizer of words has them between spaces.
-fn template_tokens(template: &str, tokenizer: &Tokenizer) -> Result<Vec<Option<u32>>> {
+/// A template's tokens: gaps are `_` or `·`, one a token; `words` has them between spaces.
+fn template_tokens(template: &str, encode: &dyn Fn(&str) -> Result<Vec<u32>>, words: bool) -> Result<Vec<Option<u32>>> {
     let gap = |c: char| c == '_' || c == '·';
     let mut out = Vec::new();
-    let words = matches!(tokenizer, Tokenizer::Words(_));
     let mut piece = String::new();
     let flush = |piece: &mut String, out: &mut Vec<Option<u32>>| -> Result<()> {
         if !piece.is_empty() {
-            out.extend(tokenizer.encode(piece.as_bytes())?.into_iter().map(Some));
+            out.extend(encode(piece)?.into_iter().map(Some));
             piece.clear();
         }
         Ok(())
@@ -189,7 +223,7 @@ fn template_tokens(template: &str, tokenizer: &Tokenizer) -> Result<Vec<Option<u
         for word in template.split_whitespace() {
             match word.chars().all(gap) {
                 true => out.extend(word.chars().map(|_| None)),
-                false => out.extend(tokenizer.encode(word.as_bytes())?.into_iter().map(Some)),
+                false => out.extend(encode(word)?.into_iter().map(Some)),
             }
         }
         return Ok(out);
@@ -208,23 +242,19 @@ fn template_tokens(template: &str, tokenizer: &Tokenizer) -> Result<Vec<Option<u
 
 fn beams(
     request: &Request,
-    loaded: &LoadedModel,
-    tokenizer: &Tokenizer,
+    model: &Transformer,
+    process: &Process,
+    decode: Decode,
     pinned: &[Option<u32>],
-    width: usize,
+    search: &beam::Search,
 ) -> Result<()> {
     let prompt: Vec<u32> = pinned.iter().map_while(|p| *p).collect();
     if pinned.iter().skip(prompt.len()).any(Option::is_some) {
         return Err(Error::usage("beam search continues a prompt; it cannot fill a gap").hint("use `--prompt`"));
     }
-    let found = beam::search(
-        &loaded.model,
-        &loaded.card.process(),
-        &prompt,
-        &beam::Search::new(width, request.length_penalty),
-    )?;
+    let found = beam::search(model, process, &prompt, search)?;
     for (i, h) in found.iter().enumerate() {
-        let text = tokenizer.decode(&h.tokens);
+        let text = decode(&h.tokens);
         match request.json {
             true => {
                 term::out(format!("{}", json!({ "rank": i, "log_prob": h.log_prob, "score": h.score, "text": text })))?

@@ -196,6 +196,9 @@ pub fn read_limited(path: &Path, max_bytes: u64) -> Result<Vec<u8>> {
     }
     let file = File::open(path).map_err(|e| unreadable(path, &e))?;
     let mut bytes = Vec::new();
+    // Its length at once: growing step by step takes up to twice as much.
+    let room = bytes.try_reserve_exact(if meta.is_file() { meta.len() as usize + 1 } else { 0 });
+    room.map_err(|_| Error::new(Kind::Io, format!("{shown} does not fit into memory")))?;
     file.take(max_bytes.saturating_add(1)).read_to_end(&mut bytes).map_err(|e| Error::io("read", path, &e))?;
     if bytes.len() as u64 > max_bytes {
         return Err(Error::input(format!("{shown} is too long")).cause(format!("at most {max_bytes} bytes are read")));
@@ -207,7 +210,47 @@ pub fn read_limited(path: &Path, max_bytes: u64) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn unreadable(path: &Path, cause: &io::Error) -> Error {
+/// Refuses (kind input) a model directory in which a file that is read by its name leads elsewhere, or is no regular file.
+///
+/// Links may lead to files of the directory itself, or to the blob store beside a Hugging Face snapshot, which is made of
+/// links. To be asked before the first file is opened: opening a pipe can wait for ever, and what is copied beside an
+/// exported model must not be a file of somewhere else.
+pub fn contained(dir: &Path) -> Result<()> {
+    let entries = fs::read_dir(dir).map_err(|e| unreadable(dir, &e))?;
+    for entry in entries {
+        let path = entry.map_err(|e| Error::io("read", dir, &e))?.path();
+        let read = path.extension().is_some_and(|e| ["json", "safetensors", "txt", "jinja"].iter().any(|r| e == *r));
+        if read {
+            inside(dir, &path)?;
+        }
+    }
+    Ok(())
+}
+
+/// Refuses (kind input) the file `path` of the directory `dir` where it leads out of it, or is no regular file.
+pub fn inside(dir: &Path, path: &Path) -> Result<()> {
+    let home = dir.canonicalize().map_err(|e| unreadable(dir, &e))?;
+    let target = path.canonicalize().map_err(|e| match e.kind() {
+        ErrorKind::PermissionDenied => Error::io("read", path, &e),
+        _ => Error::input(format!("{} is a link that leads nowhere", path.display())),
+    })?;
+    // models--OWNER--NAME/snapshots/REVISION/file -> models--OWNER--NAME/blobs/HASH
+    let snapshots = home.parent().filter(|p| p.file_name().is_some_and(|n| n == "snapshots"));
+    let blobs = snapshots.and_then(Path::parent).map(|p| p.join("blobs"));
+    if !target.starts_with(&home) && !blobs.is_some_and(|b| target.starts_with(b)) {
+        return Err(Error::input(format!("{} leads out of its directory", path.display()))
+            .cause(format!("it is a link to {}", target.display()))
+            .hint("put a copy of the file in the place of the link"));
+    }
+    let meta = fs::metadata(&target).map_err(|e| unreadable(path, &e))?;
+    match meta.is_file() {
+        true => Ok(()),
+        false => Err(Error::input(format!("{} is not a regular file", path.display()))),
+    }
+}
+
+/// The error of a file that cannot be opened: kind input where it is absent, else I/O.
+pub fn unreadable(path: &Path, cause: &io::Error) -> Error {
     if cause.kind() != ErrorKind::NotFound {
         return Error::io("read", path, cause);
     }

@@ -328,15 +328,25 @@ pub fn cross_entropy(log_probs: Tensor<2>, targets: &[u32]) -> Tensor<1> {
     log_probs.gather(1, index).neg().squeeze_dim(1)
 }
 
+/// sum_v q_v - 1 - ln q(token) of each row [n], with q = exp(logits - offset): 0 where q is the token alone.
+pub fn score_entropy(logits: Tensor<2>, ids: &[u32], offsets: &[f32]) -> Tensor<1> {
+    let (device, dtype) = (logits.device().inner(), logits.dtype());
+    let offsets = Tensor::<2>::from_data(TensorData::new(offsets.to_vec(), [offsets.len(), 1]), &device).cast(dtype);
+    let log_q = logits - offsets;
+    let total: Tensor<1> = log_q.clone().exp().sum_dim(1).squeeze_dim(1);
+    total - 1.0 + cross_entropy(log_q, ids)
+}
+
 /// The loss of [`super::loss`].
 pub fn loss(x: Tensor<2>, head: Head, target: Target, weights: &[f32]) -> Tensor<1> {
     let _span = tracing::trace_span!("composed_loss").entered();
-    let ours = log_softmax(logits(x, &head));
+    let ours = logits(x, &head);
     let rows: Tensor<1> = match target {
-        Target::Tokens(ids) => cross_entropy(ours, &ids),
+        Target::Tokens(ids) => cross_entropy(log_softmax(ours), &ids),
+        Target::Scores(ids, offsets) => score_entropy(ours, &ids, &offsets),
         Target::Teacher(rows, head, kind) => {
             let theirs = log_softmax(logits(rows, &head));
-            kind.rows(ours, theirs)
+            kind.rows(log_softmax(ours), theirs)
         }
     };
     let (device, dtype) = (rows.device().inner(), rows.dtype());

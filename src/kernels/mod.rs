@@ -190,6 +190,8 @@ pub struct Head {
 pub enum Target {
     /// Token ids [n]: cross-entropy.
     Tokens(Arc<[u32]>),
+    /// Token ids [n] and offsets [n] of scores ([`composed::score_entropy`]); composed on every device.
+    Scores(Arc<[u32]>, Arc<[f32]>),
     /// The teacher's feature rows [n, D] with its head, and the divergence; a constant.
     Teacher(Tensor<2>, Head, Divergence),
 }
@@ -212,6 +214,7 @@ pub fn loss(x: Tensor<2>, head: Head, target: Target, weights: &[f32], composed:
     if !composed && flex::takes(&x) {
         let (teacher, targets, divergence) = match target {
             Target::Tokens(ids) => (None, Some(ids), Divergence::ForwardKl),
+            Target::Scores(..) => return composed::loss(x, head, target, weights),
             Target::Teacher(rows, head, kind) => (Some((rows, head)), None, kind),
         };
         let spec = flex::LossSpec {

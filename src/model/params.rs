@@ -196,18 +196,6 @@ pub fn fill<M: Module>(
     }
 }
 
-/// The parameters of a network that has only the blocks `keep` (ascending) of this one, in their order.
-pub fn kept(all: &Named, keep: &[usize]) -> Named {
-    let renamed = |name: &String| -> Option<String> {
-        let Some((number, rest)) = name.strip_prefix("blocks.").and_then(|n| n.split_once('.')) else {
-            return Some(name.clone());
-        };
-        let new = keep.iter().position(|old| number.parse() == Ok(*old))?;
-        Some(format!("blocks.{new}.{rest}"))
-    };
-    all.iter().filter_map(|(name, tensor)| Some((renamed(name)?, tensor.clone()))).collect()
-}
-
 /// A matrix [rows, cols] as [cols, rows].
 pub fn transpose(data: &[f32], rows: usize, cols: usize) -> Vec<f32> {
     let mut out = vec![0.0; data.len()];

@@ -13,8 +13,9 @@ use serde::{Deserialize, Serialize};
 use super::{Divergence, RowLoss, Target};
 use crate::error::Result;
 use crate::model::canvas::{Canvas, shares_host};
+use crate::model::config::Visibility;
 use crate::model::draw::Filter;
-use crate::model::{Denoise, Noised, Transformer, index_tensor};
+use crate::model::{Denoise, Noised, State, Transformer, index_tensor};
 use crate::process::{Corruption, Schedule};
 use crate::rng::{StepRng, Stream};
 
@@ -109,6 +110,9 @@ fn rows_at<'a>(
     on_device: bool,
 ) -> Result<RowLoss<'a>> {
     let (batch, mask) = (x0.len() / length, teacher.mask());
+    // A network over blocks reads the finished text beside the noise.
+    let in_blocks = matches!(teacher.config().visibility, Visibility::Blocks(_));
+    let beside = |input: Noised, clean: Vec<u32>| Noised { clean: in_blocks.then_some(State::Tokens(clean)), ..input };
     let offset = rng.at(step, Stream::Times).random::<f64>();
     let t: Vec<f64> = (0..batch).map(|i| 1.0 - (offset + i as f64 / batch as f64).fract()).collect();
     let spread = |t: &[f64]| -> Vec<f64> { t.iter().flat_map(|t| std::iter::repeat_n(*t, length)).collect() };
@@ -119,13 +123,14 @@ fn rows_at<'a>(
     if rows.is_empty() {
         // A small batch at times near 0 can lose no token at all: then there is nothing to learn from it.
         let (input, target) = (Noised::tokens(&xt, &t_row, length), Target::Tokens(Vec::new()));
-        return Ok(RowLoss { input, rows, weights: Vec::new(), target });
+        return Ok(RowLoss { input: beside(input, x0.to_vec()), rows, weights: Vec::new(), target });
     }
 
     let k = config.steps_per_step;
     let grid: Vec<Vec<f64>> = t.iter().map(|t| teacher_times(*t, dt, k)).collect();
     let mut draws = rng.at(step, Stream::Teacher);
-    let device = on_device.then(|| teacher.device().inner());
+    // The text beside the noise is on the host.
+    let device = (on_device && !in_blocks).then(|| teacher.device().inner());
     let mut canvas = Canvas::new(xt.clone(), length, device.as_ref());
     let mut masked = rows.clone();
     // Per flat position: where the features of its target stand among all feature rows computed so far.
@@ -149,7 +154,13 @@ fn rows_at<'a>(
         }
         let (sequences, part_rows) = sequences_of(&wanted, length);
         let times: Vec<f64> = sequences.iter().flat_map(|i| std::iter::repeat_n(grid[*i][j], length)).collect();
-        let features = teacher.features_at(&canvas.input(&sequences, &times, length), &part_rows);
+        let clean = if in_blocks {
+            sequences.iter().flat_map(|i| &x0[i * length..][..length]).copied().collect()
+        } else {
+            Vec::new()
+        };
+        let input = beside(canvas.input(&sequences, &times, length), clean);
+        let features = teacher.features_at(&input, &part_rows);
         wanted.iter().enumerate().for_each(|(n, r)| target_of[*r] = total + n);
         total += wanted.len();
         if j + 1 < k {
@@ -160,7 +171,7 @@ fn rows_at<'a>(
         computed.push(features);
     }
     Ok(RowLoss {
-        input: Noised::tokens(&xt, &t_row, length),
+        input: beside(Noised::tokens(&xt, &t_row, length), x0.to_vec()),
         weights: vec![1.0 / rows.len() as f64; rows.len()],
         target: Target::Teacher(teacher, pick(computed, rows.iter().map(|r| target_of[*r])), config.divergence),
         rows,

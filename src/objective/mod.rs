@@ -18,7 +18,9 @@ use serde::{Deserialize, Serialize};
 use crate::kernels::{self, composed};
 pub use crate::kernels::{Divergence, chunk_rows};
 use crate::model::config::Compute;
-use crate::model::{Denoise, Noised, Transformer};
+use crate::model::transformer::sigma;
+use crate::model::{Denoise, Noised, State, Transformer};
+use crate::process::order::Context;
 use crate::process::{Corruption, Order, Schedule};
 use crate::rng::{StepRng, Stream};
 pub use distill::SdttConfig;
@@ -35,8 +37,18 @@ pub enum Objective {
         #[serde(default)]
         schedule: Schedule,
     },
+    /// SEDD's denoising score entropy (Lou et al. 2024, eq. 10) of absorbing diffusion, for networks that give scores.
+    ScoreEntropy {
+        /// The scores are scaled by the noise (`scale_by_sigma` of the checkpoint).
+        #[serde(default = "yes")]
+        scaled: bool,
+    },
     /// Self-distillation through time from a teacher.
     Sdtt(SdttConfig),
+}
+
+fn yes() -> bool {
+    true
 }
 
 impl Objective {
@@ -45,6 +57,7 @@ impl Objective {
         match self {
             Objective::ArNll {} => "ar_nll",
             Objective::Elbo { .. } => "elbo",
+            Objective::ScoreEntropy { .. } => "score_entropy",
             Objective::Sdtt(_) => "sdtt",
         }
     }
@@ -54,6 +67,7 @@ impl Objective {
         match self {
             Objective::ArNll {} => "nll",
             Objective::Elbo { .. } => "nelbo",
+            Objective::ScoreEntropy { .. } => "score entropy",
             Objective::Sdtt(_) => "divergence",
         }
     }
@@ -65,6 +79,8 @@ impl Objective {
 pub enum Target<'a> {
     /// Token ids [n]: cross-entropy.
     Tokens(Vec<u32>),
+    /// Token ids [n] of scores: with q = exp(logits - offset of the row), sum q - 1 - ln q(token).
+    Scores(Vec<u32>, Vec<f64>),
     /// The teacher's feature rows [n, D] (its log-probabilities are made chunk by chunk), and the divergence.
     Teacher(&'a Transformer, Tensor<2>, Divergence),
 }
@@ -96,6 +112,9 @@ pub const T_MIN: f64 = 1e-3;
 
 /// One draw of the masked NELBO (MDLM eq. 10): times stratified over the batch, masked rows weighted by
 /// -alpha'/(1 - alpha) / (B L), in nats per token.
+///
+/// An order over blocks with finished text before them (BD3-LM, Arriola et al. 2025, eq. 8) has a time for each block,
+/// and the text is read beside the noise.
 pub fn elbo<'a>(
     x0: &[u32],
     length: usize,
@@ -104,20 +123,41 @@ pub fn elbo<'a>(
     schedule: Schedule,
     (mut times, mut noise): (impl Rng, impl Rng),
 ) -> RowLoss<'a> {
-    let batch = x0.len() / length;
-    let t: Vec<f64> = order
-        .training_times(batch, length, times.random::<f64>())
-        .into_iter()
-        .map(|t| T_MIN + (1.0 - T_MIN) * t)
-        .collect();
+    let (batch, offset) = (x0.len() / length, times.random::<f64>());
+    let in_blocks = order.context == Context::Clean;
+    let t = match in_blocks {
+        true => order.block_times(batch, length, offset),
+        false => order.training_times(batch, length, offset),
+    };
+    let t: Vec<f64> = t.into_iter().map(|t| T_MIN + (1.0 - T_MIN) * t).collect();
     let xt = Corruption::Absorb.corrupt(x0, &t, schedule, mask, &mut noise);
     let rows: Vec<usize> = (0..xt.len()).filter(|i| xt[*i] == mask).collect();
     RowLoss {
-        input: Noised::tokens(&xt, &t, length),
+        input: Noised { clean: in_blocks.then(|| State::Tokens(x0.to_vec())), ..Noised::tokens(&xt, &t, length) },
         weights: rows.iter().map(|r| schedule.elbo_weight(t[*r]) / x0.len() as f64).collect(),
         target: Target::Tokens(rows.iter().map(|r| x0[*r]).collect()),
         rows,
     }
+}
+
+/// One draw of SEDD's denoising score entropy, a bound of the negative log-likelihood in nats per token.
+///
+/// With r = 1/(e^sigma - 1) and scores s_y = r q_y the loss of a masked token is
+/// sigma' (sum_y s_y - r ln s_x0 + r (ln r - 1)) = sigma' r (sum_y q_y - 1 - ln q_x0): the rows and weights of [`elbo`],
+/// and equal to it where q sums to 1. Scaled scores are exp(logits) r/(V - 1) for V tokens with the mask; unscaled ones are
+/// exp(logits) as they are.
+pub fn score_entropy<'a>(
+    x0: &[u32],
+    length: usize,
+    (mask, vocab): (u32, usize),
+    scaled: bool,
+    gens: (impl Rng, impl Rng),
+) -> RowLoss<'a> {
+    let rows = elbo(x0, length, mask, Order::parallel(length), Schedule::LogLinear, gens);
+    let offset = |t: f64| if scaled { ((vocab - 1) as f64).ln() } else { -sigma(t).exp_m1().ln() };
+    let Target::Tokens(ids) = rows.target else { panic!("the elbo is of tokens") };
+    let offsets = rows.rows.iter().map(|r| offset(rows.input.t[*r])).collect();
+    RowLoss { target: Target::Scores(ids, offsets), ..rows }
 }
 
 /// Builds the rows of one step of a non-distilling objective.
@@ -125,7 +165,7 @@ pub fn data_rows<'a>(
     objective: &Objective,
     x0: &[u32],
     length: usize,
-    mask: u32,
+    (mask, vocab): (u32, usize),
     order: Order,
     rng: (StepRng, u64),
 ) -> Option<RowLoss<'a>> {
@@ -136,6 +176,10 @@ pub fn data_rows<'a>(
             let draws = (rng.at(step, Stream::Times), rng.at(step, Stream::Corrupt));
             Some(elbo(x0, length, mask, order, *schedule, draws))
         }
+        Objective::ScoreEntropy { scaled } => {
+            let draws = (rng.at(step, Stream::Times), rng.at(step, Stream::Corrupt));
+            Some(score_entropy(x0, length, (mask, vocab), *scaled, draws))
+        }
         Objective::Sdtt(_) => None,
     }
 }
@@ -145,6 +189,10 @@ impl Target<'_> {
     fn rows(&self, from: usize, n: usize) -> kernels::Target {
         match self {
             Target::Tokens(ids) => kernels::Target::Tokens(ids[from..from + n].into()),
+            Target::Scores(ids, offsets) => {
+                let offsets: Vec<f32> = offsets[from..from + n].iter().map(|o| *o as f32).collect();
+                kernels::Target::Scores(ids[from..from + n].into(), offsets.into())
+            }
             Target::Teacher(teacher, rows, kind) => {
                 kernels::Target::Teacher(rows.clone().narrow(0, from, n), teacher.head(), *kind)
             }
@@ -161,7 +209,8 @@ pub fn backward(model: &Transformer, loss: &RowLoss) -> (f64, GradientsParams) {
     let config = model.config();
     let fused = kernels::fused(&model.device(), config.compute == Compute::F32, config.composed);
     // Blocks that no kernel knows have no checkpoint of their own.
-    if !fused || (config.checkpoint && !config.fused_blocks()) {
+    let scores = matches!(loss.target, Target::Scores(..));
+    if scores || !fused || (config.checkpoint && !config.fused_blocks()) {
         return backward_in_chunks(model, loss, &weights);
     }
     let rows = model.features_at(&loss.input, &loss.rows);
@@ -214,14 +263,75 @@ pub fn evaluate(model: &dyn Denoise, loss: &RowLoss) -> (f64, Vec<f64>) {
     let mut values = Vec::with_capacity(n);
     for from in (0..n).step_by(chunk) {
         let size = chunk.min(n - from);
-        let log_probs = model.predict(rows.clone().narrow(0, from, size));
+        let rows = rows.clone().narrow(0, from, size);
         let part = match loss.target.rows(from, size) {
-            kernels::Target::Tokens(ids) => composed::cross_entropy(log_probs, &ids),
-            kernels::Target::Teacher(rows, head, kind) => {
-                kind.rows(log_probs, composed::log_softmax(composed::logits(rows, &head)))
+            kernels::Target::Tokens(ids) => composed::cross_entropy(model.predict(rows), &ids),
+            kernels::Target::Scores(ids, offsets) => composed::score_entropy(model.scores(rows), &ids, &offsets),
+            kernels::Target::Teacher(theirs, head, kind) => {
+                kind.rows(model.predict(rows), composed::log_softmax(composed::logits(theirs, &head)))
             }
         };
         values.extend(crate::model::params::floats(part).into_iter().map(f64::from));
     }
     (values.iter().zip(&loss.weights).map(|(v, w)| v * w).sum(), values)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::TransformerConfig;
+    use crate::model::config::Visibility;
+
+    #[test]
+    fn the_score_entropy_of_normalised_scores_is_the_elbo_and_more_of_any_others() {
+        let logits: Vec<f32> = (0..40).map(|i| ((i * 29 % 17) as f32 - 8.0) / 3.0).collect();
+        let logits = Tensor::<2>::from_data(TensorData::new(logits, [8, 5]), &Device::flex());
+        let (ids, log_p) = ([0u32, 1, 2, 3, 4, 0, 2, 4], composed::log_softmax(logits));
+        let offsets: Vec<f32> = (0..8).map(|i| i as f32 / 4.0 - 1.0).collect();
+        let shift = Tensor::<2>::from_data(TensorData::new(offsets.clone(), [8, 1]), &log_p.device());
+        let values = |scale: f32| {
+            let scores = log_p.clone() + shift.clone() + scale.ln();
+            crate::model::params::floats(composed::score_entropy(scores, &ids, &offsets))
+        };
+        let elbo = crate::model::params::floats(composed::cross_entropy(log_p.clone(), &ids));
+        for (one, (two, elbo)) in values(1.0).into_iter().zip(values(2.0).into_iter().zip(elbo)) {
+            assert!((one - elbo).abs() < 1e-5, "{one} for {elbo}");
+            // sum q = 2: 2 - 1 - ln 2 more.
+            assert!((two - elbo - (1.0 - 2f32.ln())).abs() < 1e-5, "{two} for {elbo}");
+        }
+    }
+
+    /// What a block is trained on is what a sampler reads: finished blocks before it, its own noise, and nothing behind it.
+    #[test]
+    fn the_elbo_over_blocks_is_that_of_each_block_behind_its_finished_ones() {
+        let (vocab, length, batch, device) = (7, 6, 4, Device::flex());
+        for size in [1, 2, 3] {
+            let config = TransformerConfig::new(16, 2, 2, Visibility::Blocks(size));
+            let model = Transformer::init(&config, vocab, length, 3, &device);
+            let x0: Vec<u32> = (0..batch * length).map(|i| (i * 5 % 7) as u32).collect();
+            let gens = (StepRng::new(1).at(0, Stream::Times), StepRng::new(1).at(0, Stream::Corrupt));
+            let loss = elbo(&x0, length, model.mask(), Order::in_blocks(size), Schedule::LogLinear, gens);
+            assert!(loss.rows.len() > 4);
+            let (_, values) = evaluate(&model, &loss);
+            for (r, value) in loss.rows.iter().zip(values) {
+                let (row, block) = (r / length * length, r % length / size * size);
+                let xt = &loss.input.token_ids()[row..row + length];
+                let mut canvas = xt.to_vec();
+                canvas[..block].copy_from_slice(&x0[row..row + block]);
+                canvas[(block + size).min(length)..].fill(model.mask());
+                let t = loss.input.t[row..row + length].to_vec();
+                let alone = RowLoss {
+                    input: Noised::tokens(&canvas, &t, length),
+                    rows: vec![r - row],
+                    weights: vec![1.0],
+                    target: Target::Tokens(vec![x0[*r]]),
+                };
+                let want = evaluate(&model, &alone).0;
+                assert!((value - want).abs() < 1e-5, "size {size}, position {r}: {value} for {want}");
+            }
+            let trained = Transformer::init(&config, vocab, length, 3, &device.clone().autodiff());
+            let (value, _) = backward(&trained, &loss);
+            assert!(value.is_finite() && value > 0.0);
+        }
+    }
 }

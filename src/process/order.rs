@@ -40,6 +40,8 @@ pub enum OrderConfig {
     Parallel,
     /// One token after the other.
     LeftToRight,
+    /// Blocks of so many tokens, one after the other over finished text; within a block all positions at once.
+    Blocks(usize),
 }
 
 impl OrderConfig {
@@ -48,6 +50,7 @@ impl OrderConfig {
         match self {
             OrderConfig::Parallel => Order::parallel(length),
             OrderConfig::LeftToRight => Order::left_to_right(),
+            OrderConfig::Blocks(size) => Order::in_blocks(size.clamp(1, length.max(1))),
         }
     }
 }
@@ -61,6 +64,11 @@ impl Order {
     /// One token at a time over finished text.
     pub fn left_to_right() -> Self {
         Order { block: 1, window: 1, context: Context::Clean }
+    }
+
+    /// Blocks of `size` tokens over finished text.
+    pub fn in_blocks(size: usize) -> Self {
+        Order { block: size, window: 1, context: Context::Clean }
     }
 
     /// Number of blocks P of `length` tokens.
@@ -86,6 +94,14 @@ impl Order {
                 (0..length).map(move |l| self.time(length, progress, l))
             })
             .collect()
+    }
+
+    /// Training times [batch x length] where every block has finished text before it, so that all are trained at once:
+    /// each block of each sequence at its own time, stratified over all of them.
+    pub fn block_times(&self, batch: usize, length: usize, offset: f64) -> Vec<f64> {
+        let n = (batch * self.blocks(length)) as f64;
+        let time = |i: usize, block: usize| 1.0 - (offset + (block * batch + i) as f64 / n).fract();
+        (0..batch).flat_map(|i| (0..length).map(move |l| time(i, l / self.block))).collect()
     }
 
     /// The sampling table for `steps` steps over `length` positions.
@@ -237,6 +253,22 @@ mod tests {
             assert!((got - want).abs() < 1e-12);
         }
         assert!(t.chunks(3).all(|r| r[0] == r[1] && r[1] == r[2]));
+    }
+
+    #[test]
+    fn every_block_has_one_time_and_the_times_of_all_blocks_are_evenly_spread() {
+        let (batch, length, order) = (3, 7, Order::in_blocks(2));
+        let t = order.block_times(batch, length, 0.3);
+        let mut times = Vec::new();
+        for row in t.chunks(length) {
+            for block in row.chunks(2) {
+                assert!(block.iter().all(|t| *t == block[0] && *t > 0.0 && *t <= 1.0));
+                times.push(block[0]);
+            }
+        }
+        times.sort_by(f64::total_cmp);
+        assert_eq!(times.len(), 12);
+        assert!(times.windows(2).all(|p| (p[1] - p[0] - 1.0 / 12.0).abs() < 1e-12), "{times:?}");
     }
 
     proptest! {

@@ -17,7 +17,7 @@ use crate::eval::EvalConfig;
 use crate::eval::results::Role;
 use crate::gate::GateConfig;
 use crate::model::TransformerConfig;
-use crate::model::config::{Compute, Visibility};
+use crate::model::config::{TimeInput, Visibility};
 use crate::model::family::{Generation, Selection, Vocabulary};
 use crate::objective::distill::Refresh;
 use crate::objective::{Objective, SdttConfig};
@@ -61,22 +61,17 @@ pub struct ModelConfig {
     /// refuse | truncate_padding | shared_tokens | retokenize: what to do where `from` has another tokenizer than the data.
     #[serde(default, skip_serializing_if = "Vocabulary::is_refuse")]
     pub vocabulary: Vocabulary,
+    /// SHA-256 of the weights of `from`: of the file, or of the hashes of all files in the order of their names, joined by
+    /// line ends. Another one ends the run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
+    /// Pass over tensors of `from` that the model does not have.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ignore_extra: bool,
     /// Its network; a distilled model has its teacher's and leaves this out, and so does one that has `from`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<TransformerConfig>,
     pub objective: Objective,
-    /// A distilled model keeps these blocks of its teacher's network (from 0, ascending); default: all of them.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub keep_layers: Option<Vec<usize>>,
-    /// f32 | bf16: what blocks and head compute in, where the network comes from a checkpoint or a teacher.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub compute: Option<Compute>,
-    /// Activation checkpointing, where the network comes from a checkpoint or a teacher.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub checkpoint: Option<bool>,
-    /// f32 | bf16: what the matrices of a model are held in while it is read and not trained (a teacher, a judge).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub weights: Option<Compute>,
     pub train: TrainConfig,
 }
 
@@ -195,7 +190,7 @@ impl Recipe {
     /// The noise schedule of a model.
     pub fn schedule(&self, model: &ModelConfig) -> Schedule {
         match &model.objective {
-            Objective::ArNll {} => Schedule::LogLinear,
+            Objective::ArNll {} | Objective::ScoreEntropy { .. } => Schedule::LogLinear,
             Objective::Elbo { schedule } => *schedule,
             Objective::Sdtt(c) => c.schedule,
         }
@@ -206,7 +201,7 @@ impl Recipe {
         match &model.objective {
             Objective::ArNll {} if self.eval.judge.as_deref() == Some(name) => Role::Judge,
             Objective::ArNll {} => Role::Ar,
-            Objective::Elbo { .. } => Role::Teacher,
+            Objective::Elbo { .. } | Objective::ScoreEntropy { .. } => Role::Teacher,
             Objective::Sdtt(_) => Role::Student,
         }
     }
@@ -303,14 +298,16 @@ impl Recipe {
             return Err(Error::usage(format!("`{}` stands beside a network or a teacher", key("from")))
                 .hint("a checkpoint brings its own network, and a student has its teacher's"));
         }
-        let ar = matches!(model.objective, Objective::ArNll {});
-        let judge = ar && self.eval.judge.as_deref() == Some(name) && model.train.steps == 0;
-        if model.from.is_some() && ar && !judge {
-            return Err(Error::usage(format!("`{}` is for diffusion models so far", key("from"))).hint(
-                "give it a `network` to train it here; as it is (`train.steps = 0`) it can be the `eval.judge`",
-            ));
+        if model.from.is_none() && (model.sha256.is_some() || model.ignore_extra) {
+            let key = key(if model.ignore_extra { "ignore_extra" } else { "sha256" });
+            return Err(Error::usage(format!("`{key}` stands without `model.{name}.from`"))
+                .hint("it is about the weights of a public checkpoint"));
         }
-        self.check_settings(name, model)?;
+        if let Some(hash) = &model.sha256
+            && (hash.len() != 64 || !hash.chars().all(|c| c.is_ascii_hexdigit() && !c.is_ascii_uppercase()))
+        {
+            return Err(Error::usage(format!("`{}` must be 64 lower-case hexadecimal digits", key("sha256"))));
+        }
         self.check_vocabulary(name, model)?;
         if let Some(teacher) = Self::teacher(model) {
             let at = key("objective.sdtt.teacher");
@@ -323,10 +320,7 @@ impl Recipe {
             self.check_sdtt(name, model, c)?;
         }
         match self.network(name)? {
-            Network::Given(network) => {
-                self.kept_layers(name, network.layers)?;
-                self.check_network(name, network)
-            }
+            Network::Given(network) => self.check_network(name, network),
             // Known only when the directory is read: `run` checks it then.
             Network::From(_) => Ok(()),
         }
@@ -387,6 +381,18 @@ impl Recipe {
                 }
             }
             Objective::Elbo { .. } | Objective::Sdtt(_) => self.check_parallel(name, model, network)?,
+            Objective::ScoreEntropy { .. } => {
+                if network.time != TimeInput::Sigma {
+                    return Err(contradiction(
+                        &key("objective"),
+                        "\"score_entropy\"",
+                        &key("network.time"),
+                        "\"sigma\"",
+                    )
+                    .hint("scores depend on the noise"));
+                }
+                self.check_parallel(name, model, network)?;
+            }
         }
         Ok(())
     }
@@ -448,61 +454,49 @@ impl Recipe {
         Ok(())
     }
 
-    /// Checks the keys that change a network which comes from elsewhere.
-    fn check_settings(&self, name: &str, model: &ModelConfig) -> Result<()> {
-        let key = |k: &str| format!("model.{name}.{k}");
-        for (set, k) in [(model.compute.is_some(), "compute"), (model.checkpoint.is_some(), "checkpoint")] {
-            if set && model.network.is_some() {
-                return Err(Error::usage(format!("`{}` stands beside a network", key(k)))
-                    .hint(format!("write `{}` instead", key(&format!("network.{k}")))));
-            }
-        }
-        if let Some(keep) = &model.keep_layers {
-            if Self::teacher(model).is_none() {
-                return Err(Error::usage(format!("`{}` is for a model that has a teacher", key("keep_layers"))));
-            }
-            if keep.is_empty() || keep.windows(2).any(|w| w[0] >= w[1]) {
-                return Err(Error::usage(format!("`{}` must be numbers of blocks that rise", key("keep_layers")))
-                    .hint("for example [0, 2, 4, 6]"));
-            }
-        }
-        let own = model.network.as_ref().map(|n| n.compute);
-        if model.weights == Some(Compute::Bf16) && own.or(model.compute) != Some(Compute::Bf16) {
-            return Err(contradiction(&key("weights"), "\"bf16\"", &key("compute"), "\"bf16\""));
-        }
-        Ok(())
-    }
-
-    /// The blocks of the network at the root of a model's teachers that the model has, of `layers` there.
-    ///
-    /// Errors where `keep_layers` names a block that its teacher has not.
-    pub fn kept_layers(&self, name: &str, layers: usize) -> Result<Vec<usize>> {
-        let model = self.model(name)?;
-        let whole = match Self::teacher(model) {
-            Some(teacher) => self.kept_layers(teacher, layers)?,
-            None => (0..layers).collect(),
-        };
-        let Some(keep) = &model.keep_layers else { return Ok(whole) };
-        let at = |i: &usize| {
-            whole.get(*i).copied().ok_or_else(|| {
-                Error::usage(format!("`model.{name}.keep_layers` names block {i}"))
-                    .cause(format!("its teacher has blocks 0 to {}", whole.len() - 1))
-            })
-        };
-        keep.iter().map(at).collect()
-    }
-
     fn check_parallel(&self, name: &str, model: &ModelConfig, network: &TransformerConfig) -> Result<()> {
         let key = |k: &str| format!("model.{name}.{k}");
         let objective = format!("\"{}\"", model.objective.name());
-        if model.order != OrderConfig::Parallel {
-            return Err(contradiction(&key("objective"), &objective, &key("order"), "\"parallel\"")
-                .cause("block and windowed orders are not trained yet"));
+        match (model.order, network.visibility) {
+            (OrderConfig::LeftToRight, _) => {
+                Err(contradiction(&key("objective"), &objective, &key("order"), "\"parallel\" or { blocks = N }"))
+            }
+            (OrderConfig::Parallel, Visibility::Blocks(size)) => {
+                let wants = format!("{{ blocks = {size} }}");
+                Err(contradiction(&key("network.visibility"), &format!("{{ blocks = {size} }}"), &key("order"), &wants))
+            }
+            (OrderConfig::Parallel, Visibility::Causal) => {
+                Err(contradiction(&key("order"), "\"parallel\"", &key("network.visibility"), "\"full\""))
+            }
+            (OrderConfig::Parallel, Visibility::Full) => Ok(()),
+            (OrderConfig::Blocks(size), visibility) => {
+                let shown = format!("{{ blocks = {size} }}");
+                if size == 0 || visibility != Visibility::Blocks(size) {
+                    return Err(contradiction(&key("order"), &shown, &key("network.visibility"), &shown)
+                        .hint("blocks are of one size, at least 1, in the order and in the network"));
+                }
+                if matches!(model.objective, Objective::ScoreEntropy { .. }) {
+                    return Err(contradiction(&key("objective"), &objective, &key("order"), "\"parallel\""));
+                }
+                self.check_blocks(name, size)
+            }
         }
-        if network.visibility != Visibility::Full {
-            return Err(contradiction(&key("order"), "\"parallel\"", &key("network.visibility"), "\"full\""));
+    }
+
+    /// Checks that sampling can walk the blocks of a model.
+    fn check_blocks(&self, name: &str, size: usize) -> Result<()> {
+        let length = match &self.data {
+            DataConfig::Text(text) => text.length,
+            DataConfig::Story(_) => return Ok(()),
+        };
+        match self.eval.steps.iter().find(|k| **k < length.div_ceil(size)) {
+            None => Ok(()),
+            Some(k) => Err(Error::usage(format!(
+                "`eval.steps` has {k}, and `model.{name}.order` has {} blocks",
+                length.div_ceil(size)
+            ))
+            .hint("every block takes at least one step")),
         }
-        Ok(())
     }
 
     fn check_judge(&self) -> Result<()> {

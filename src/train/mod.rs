@@ -147,8 +147,6 @@ pub struct Job<'a> {
     pub batch: &'a dyn Fn(u64) -> Vec<u32>,
     /// Start from these weights (a distilled student from its teacher's).
     pub start: Option<&'a Weights>,
-    /// The teacher of a distillation's first round, on the plain device; without one it is what the student starts as.
-    pub teacher: Option<&'a Transformer>,
     /// Names every setting that decides the numbers; a checkpoint of another one is not resumed.
     pub fingerprint: &'a str,
     /// A plain device (no autodiff).
@@ -228,7 +226,8 @@ fn rows<'a>(job: &Job, state: &'a TrainState, part: u64) -> Result<RowLoss<'a>> 
         (Objective::Sdtt(sdtt), Some(teacher)) => {
             distill::rows(sdtt, teacher, &x0, job.length, sdtt.dt(state.round), rng)
         }
-        (objective, _) => match objective::data_rows(objective, &x0, job.length, job.mask, job.order, rng) {
+        (objective, _) => match objective::data_rows(objective, &x0, job.length, (job.mask, job.vocab), job.order, rng)
+        {
             Some(rows) => Ok(rows),
             None => panic!("a distilling state has a teacher"),
         },

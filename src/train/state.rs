@@ -1,8 +1,7 @@
 //! What a training must remember, and its checkpoints: a directory written whole or not at all.
 //!
 //! `step-000812/{model,ema,teacher,optim}.safetensors, manifest.json`. Randomness, data order and learning rate are
-//! functions of the step, so nothing about them is stored; the round of a distillation is, and its teacher once that is no
-//! other model of the study.
+//! functions of the step, so nothing about them is stored; the teacher and the round of a distillation are.
 
 use std::path::{Path, PathBuf};
 
@@ -93,8 +92,7 @@ impl TrainState {
         Ok(TrainState {
             step: 0,
             optimizer: Optimizer::new(&model, job.config.ema.is_some()),
-            teacher: matches!(job.objective, Objective::Sdtt(_))
-                .then(|| job.teacher.cloned().unwrap_or_else(|| model.valid())),
+            teacher: matches!(job.objective, Objective::Sdtt(_)).then(|| model.valid()),
             model,
             round: 0,
             tokens: 0,
@@ -158,12 +156,7 @@ impl TrainState {
         let plain = |name: &str| -> Result<Option<Transformer>> {
             read(name)?.map(|n| network(&n, name, job.device)).transpose()
         };
-        let ema = plain("ema")?;
-        // In its first round a student may have a teacher of another depth or type; it is the one that it started with.
-        let teacher = match job.teacher.filter(|_| record.round == 0) {
-            Some(teacher) => Some(teacher.clone()),
-            None => plain("teacher")?,
-        };
+        let (ema, teacher) = (plain("ema")?, plain("teacher")?);
         if ema.is_some() != job.config.ema.is_some() || teacher.is_some() != matches!(job.objective, Objective::Sdtt(_))
         {
             return Err(damaged("the average or the teacher is missing".into()));
@@ -204,9 +197,7 @@ impl TrainState {
         let extra = serde_json::to_value(extra)
             .map_err(|e| Error::new(Kind::Io, format!("cannot describe the checkpoint: {e}")))?;
         let ema = self.optimizer.averaged(&self.model);
-        // The first round's teacher is a model of the study, which stands in its own directory.
-        let teacher = self.teacher.as_ref().filter(|_| job.teacher.is_none() || self.round > 0);
-        let parts = [("model", Some(&self.model)), ("ema", ema.as_ref()), ("teacher", teacher)];
+        let parts = [("model", Some(&self.model)), ("ema", ema.as_ref()), ("teacher", self.teacher.as_ref())];
         fs::commit_dir(job.dir, &name, |tmp| {
             for (part, model) in parts {
                 let Some(model) = model else { continue };

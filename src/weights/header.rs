@@ -8,10 +8,16 @@ use crate::error::{Error, Result};
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use std::collections::BTreeMap;
 use std::fmt;
+use std::io::{ErrorKind, Read, Seek, SeekFrom};
 use std::marker::PhantomData;
+use std::path::Path;
 
 const MAX_HEADER: u64 = 100_000_000;
 const MAX_RANK: usize = 64;
+/// Tensors of one file: an entry of 40 bytes takes some hundred in memory, and the largest public models have far fewer.
+const MAX_TENSORS: usize = 1 << 17;
+/// Keys of an index, or of a header's free text.
+const MAX_KEYS: usize = 1 << 18;
 
 /// The element types that can be read; all others are refused by name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,6 +106,30 @@ pub fn check(file: &str, bytes: &[u8]) -> Result<Header> {
     parse(file, &bytes[8..8 + length], bytes.len() - 8 - length)
 }
 
+/// The header of a file of `total` bytes that `from` reads, and where its data starts; no data is read.
+pub fn read(file: &str, from: &mut (impl Read + Seek), total: u64) -> Result<(Header, usize)> {
+    let failed = |e: std::io::Error| unread(Path::new(file), &e);
+    let mut head = Vec::new();
+    from.by_ref().take(256).read_to_end(&mut head).map_err(failed)?;
+    if let Some(other) = recognise(file, &head) {
+        return Err(other);
+    }
+    let length = length(file, &head, total)?;
+    let mut json = vec![0; length];
+    from.seek(SeekFrom::Start(8)).and_then(|_| from.read_exact(&mut json)).map_err(failed)?;
+    let data = usize::try_from(total - 8 - length as u64)
+        .map_err(|_| Error::input(format!("{file} is longer than this machine can address")))?;
+    Ok((parse(file, &json, data)?, 8 + length))
+}
+
+/// The error of a read that failed: a file that ends before its length is one that was cut meanwhile (kind input).
+pub fn unread(path: &Path, cause: &std::io::Error) -> Error {
+    match cause.kind() {
+        ErrorKind::UnexpectedEof => Error::input(format!("{} was changed while it was being read", path.display())),
+        _ => Error::io("read", path, cause),
+    }
+}
+
 /// The length of the JSON that a file of `total` bytes starting with `head` announces: at most what is there.
 pub fn length(file: &str, head: &[u8], total: u64) -> Result<usize> {
     let wrong = |why: String| Error::input(format!("{file} is not a valid safetensors file")).cause(why);
@@ -184,7 +214,9 @@ struct RawHeader {
     metadata: BTreeMap<String, String>,
 }
 
+// A field that only we passed over, another reader might stumble on.
 #[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 struct RawEntry {
     dtype: String,
     shape: Shape,
@@ -228,6 +260,9 @@ impl<'de> Deserialize<'de> for RawHeader {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<RawHeader, A::Error> {
                 let (mut tensors, mut metadata) = (BTreeMap::new(), None);
                 while let Some(name) = map.next_key::<String>()? {
+                    if tensors.len() == MAX_TENSORS {
+                        return Err(A::Error::custom(format!("more than {MAX_TENSORS} tensors")));
+                    }
                     let twice = if name == "__metadata__" {
                         metadata.replace(map.next_value::<Unique<String>>()?.0).is_some()
                     } else {
@@ -259,6 +294,9 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Unique<T> {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Unique<T>, A::Error> {
                 let mut all = BTreeMap::new();
                 while let Some((key, value)) = map.next_entry::<String, T>()? {
+                    if all.len() == MAX_KEYS {
+                        return Err(A::Error::custom(format!("more than {MAX_KEYS} keys")));
+                    }
                     if all.contains_key(&key) {
                         return Err(A::Error::custom(format!("duplicate key `{}`", shorten(&key))));
                     }

@@ -13,7 +13,7 @@ mod write;
 pub use header::{Dtype, Entry};
 pub use names::{match_names, match_shapes};
 pub use quantise::{Outputs, SCALE, quantise};
-pub use shards::{INDEX, SINGLE, read_model};
+pub use shards::{INDEX, SINGLE, read_model, weight_map};
 pub use store::{Part, Store};
 pub use write::{Planned, SHARD, Storage, check_range, remove_others, sha256, write_model};
 
@@ -22,6 +22,7 @@ use crate::fs::{read_limited, write_atomic};
 use header::Header;
 use safetensors::SafeTensors;
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::{Read, Seek};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
@@ -102,9 +103,14 @@ pub fn read_bytes(file: &str, bytes: &[u8], non_finite: NonFinite) -> Result<Wei
     if count == 0 {
         return Ok(weights);
     }
-    let error = Error::input(format!("{file} has values that are NaN or infinite, in {count} tensors"))
-        .hint("the training that wrote it has probably failed; to load it all the same: --allow-non-finite");
-    Err(bad.into_iter().fold(error, Error::cause))
+    Err(not_finite(file, count, bad))
+}
+
+/// The error of weights with NaN or infinity in that many tensors, of which some lines tell.
+fn not_finite(file: &str, tensors: usize, lines: Vec<String>) -> Error {
+    let error = Error::input(format!("{file} has values that are NaN or infinite, in {tensors} tensors"))
+        .hint("the training that wrote it has probably failed; `sample --allow-non-finite` reads a public checkpoint all the same");
+    lines.into_iter().fold(error, Error::cause)
 }
 
 /// Reads the integer tensors (I64, I32, I16, I8, U8, BOOL) of a safetensors file.
@@ -131,6 +137,12 @@ fn scales_of(file: &str, entries: &[Entry], bytes: &[u8]) -> Result<BTreeMap<Str
 
 fn misfit(file: &str, entry: &Entry, why: String) -> Error {
     Error::input(format!("{file}: tensor `{}` cannot be read", entry.name)).cause(why)
+}
+
+/// The tensors of a safetensors file that `from` reads and that has `total` bytes, as a [`Store`] sees them: only the
+/// header is read. Errors are of kind input, or I/O.
+pub fn entries(file: &str, from: &mut (impl Read + Seek), total: u64) -> Result<Vec<Entry>> {
+    Ok(header::read(file, from, total)?.0.entries)
 }
 
 /// Our check, then the library's as a second opinion: a file that only one of the two accepts is refused.

@@ -56,7 +56,7 @@ pub fn match_shapes(
         error = error.cause(format!("and {more} more"));
     }
     if missing.is_empty() && strangers > 0 && strangers == total {
-        error = error.hint("to load it without the extra tensors: ignore_extra = true");
+        error = error.hint("to load a public checkpoint without the extra tensors: `sample --ignore-extra`, or `ignore_extra = true` beside `from`");
     }
     Err(error)
 }

@@ -7,7 +7,7 @@ use super::header::Unique;
 use super::quantise::SCALE;
 use super::{NonFinite, Weights, read};
 use crate::error::{Error, Result};
-use crate::fs::read_limited;
+use crate::fs::{self, read_limited};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 pub const SINGLE: &str = "model.safetensors";
 /// The name of the index of several files.
 pub const INDEX: &str = "model.safetensors.index.json";
-const MAX_INDEX: u64 = 64 << 20;
+const MAX_INDEX: u64 = 32 << 20;
 
 #[derive(serde::Deserialize)]
 struct Index {
@@ -68,51 +68,50 @@ type Indexed = (BTreeMap<String, String>, BTreeMap<String, PathBuf>);
 
 /// The map of the index `path`, and where its files lie; all names are judged before the first file is opened.
 pub(super) fn index_files(path: &Path) -> Result<Indexed> {
-    let map = weight_map(path)?;
+    let map = weight_map(&path.display().to_string(), &read_limited(path, MAX_INDEX)?)?;
     let dir = path.parent().unwrap_or(Path::new("."));
     let names: BTreeSet<&String> = map.values().collect();
-    let files = names.into_iter().map(|name| Ok((name.clone(), inside(path, dir, name)?))).collect::<Result<_>>()?;
+    let files = names.into_iter().map(|name| Ok((name.clone(), shard(path, dir, name)?))).collect::<Result<_>>()?;
     Ok((map, files))
 }
 
-fn weight_map(path: &Path) -> Result<BTreeMap<String, String>> {
-    let wrong =
-        |why: String| Error::input(format!("{} is not an index of safetensors files", path.display())).cause(why);
-    let text = read_limited(path, MAX_INDEX)?;
-    let index: Index = serde_json::from_slice(&text).map_err(|e| wrong(e.to_string()))?;
-    if index.weight_map.0.is_empty() {
+/// The map of the index with this text, called `file` in messages: every file in it has a plain name.
+///
+/// Errors (kind input): another text than an index, an empty map, a name that is not plain.
+pub fn weight_map(file: &str, text: &[u8]) -> Result<BTreeMap<String, String>> {
+    let wrong = |why: String| Error::input(format!("{file} is not an index of safetensors files")).cause(why);
+    let index: Index = serde_json::from_slice(text).map_err(|e| wrong(e.to_string()))?;
+    let map = index.weight_map.0;
+    if map.is_empty() {
         return Err(wrong("its weight_map is empty".into()));
     }
-    Ok(index.weight_map.0)
+    map.values().try_for_each(|name| plain(file, name))?;
+    Ok(map)
 }
 
-/// The path of the file `name` of the index, if it is a plain name and nothing leads out of the directory.
-fn inside(index: &Path, dir: &Path, name: &str) -> Result<PathBuf> {
+/// Whether `name` is that of a file beside its index, and of nothing else on any system.
+fn plain(index: &str, name: &str) -> Result<()> {
     let plain = name.len() <= 200
         && name.ends_with(".safetensors")
         && name.starts_with(|c: char| c.is_ascii_alphanumeric())
         && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
-    if !plain {
-        let shown: String = name.chars().take(60).collect();
-        return Err(Error::input(format!("{}: {shown:?} is not a plain file name", index.display())).cause(
-            "a shard is a file beside its index; its name has letters, digits, `-`, `_`, `.` and ends in .safetensors",
-        ));
+    if plain {
+        return Ok(());
     }
+    let shown: String = name.chars().take(60).collect();
+    Err(Error::input(format!("{index}: {shown:?} is not a plain file name")).cause(
+        "a shard is a file beside its index; its name has letters, digits, `-`, `_`, `.` and ends in .safetensors",
+    ))
+}
+
+/// The path of the file `name` of the index, if it is there and does not lead out of the directory.
+fn shard(index: &Path, dir: &Path, name: &str) -> Result<PathBuf> {
     let path = dir.join(name);
-    let real = |p: &Path| p.canonicalize().map_err(|e| Error::io("read", p, &e));
-    if !path.exists() {
+    if path.symlink_metadata().is_err() {
         return Err(Error::input(format!("{} does not exist", path.display()))
             .cause(format!("it is named in {}", index.display()))
             .hint("load the missing file"));
     }
-    let (target, home) = (real(&path)?, real(dir)?);
-    // models--OWNER--NAME/snapshots/REVISION/file -> models--OWNER--NAME/blobs/HASH
-    let snapshots = home.parent().filter(|p| p.file_name().is_some_and(|n| n == "snapshots"));
-    let blobs = snapshots.and_then(Path::parent).map(|p| p.join("blobs"));
-    if target.starts_with(&home) || blobs.is_some_and(|b| target.starts_with(b)) {
-        return Ok(path);
-    }
-    Err(Error::input(format!("{} leads out of its directory", path.display()))
-        .cause(format!("it is a link to {}", target.display()))
-        .hint("put a copy of the file in the place of the link"))
+    fs::inside(dir, &path)?;
+    Ok(path)
 }

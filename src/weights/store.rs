@@ -6,10 +6,11 @@
 use super::header::{self, Dtype, Entry};
 use super::quantise::{SCALE, dequantise};
 use super::shards::{INDEX, SINGLE, index_files};
-use super::{HostTensor, NonFinite, floats};
+use super::{HostTensor, NonFinite, floats, not_finite};
 use crate::error::{Error, Result};
+use crate::fs::{sha256_file, sha256_hex, unreadable};
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -129,12 +130,33 @@ impl Store {
             }
             (None, None) => return Err(Error::input(format!("{} holds integers", place()))),
         };
-        let wrong = data.iter().filter(|x| !x.is_finite()).count();
-        if wrong > 0 && non_finite == NonFinite::Refuse {
-            return Err(Error::input(format!("{} has {wrong} of {} values that are not finite", place(), data.len()))
-                .hint("the training that wrote it has probably failed; to load it all the same: --allow-non-finite"));
+        if non_finite == NonFinite::Refuse && data.iter().any(|x| !x.is_finite()) {
+            return Err(self.not_finite(&part.path)?);
         }
         Ok(HostTensor { shape: entry.shape.clone(), data })
+    }
+
+    /// The error that counts the values that are not finite, tensor by tensor.
+    fn not_finite(&self, path: &Path) -> Result<Error> {
+        let (mut lines, mut tensors) = (Vec::new(), 0);
+        for part in &self.parts {
+            for entry in part.entries.iter().filter(|e| e.dtype.is_float()) {
+                let values = floats(entry.dtype, &part.read(entry)?).unwrap_or_default();
+                let wrong = values.iter().filter(|x| !x.is_finite()).count();
+                tensors += usize::from(wrong > 0);
+                if wrong > 0 && lines.len() < 10 {
+                    lines.push(format!("`{}`: {wrong} of {} values", entry.name, values.len()));
+                }
+            }
+        }
+        let place = if self.sharded { path.parent().unwrap_or(path) } else { path };
+        Ok(not_finite(&place.display().to_string(), tensors, lines))
+    }
+
+    /// SHA-256 of the file, or of the hashes of several files in the order of their names, joined by line ends.
+    pub fn sha256(&self) -> Result<String> {
+        let hashes = self.parts.iter().map(|p| sha256_file(&p.path)).collect::<Result<Vec<String>>>()?;
+        Ok(if self.sharded { sha256_hex(hashes.join("\n").as_bytes()) } else { hashes.concat() })
     }
 
     /// Number of real values, and the type that most of them have.
@@ -152,23 +174,16 @@ impl Store {
 impl Part {
     fn open(path: &Path) -> Result<Part> {
         let shown = path.display().to_string();
-        let io = |e: std::io::Error| Error::io("read", path, &e);
-        let mut file = File::open(path).map_err(io)?;
-        let meta = file.metadata().map_err(io)?;
-        if !meta.is_file() {
-            return Err(Error::input(format!("{shown} is not a regular file")));
-        }
-        let mut head = Vec::new();
-        (&mut file).take(256).read_to_end(&mut head).map_err(io)?;
-        if let Some(other) = header::recognise(&shown, &head) {
-            return Err(other);
-        }
-        let length = header::length(&shown, &head, meta.len())?;
-        let mut json = vec![0; length];
-        file.seek(SeekFrom::Start(8)).and_then(|_| file.read_exact(&mut json)).map_err(io)?;
-        let data = usize::try_from(meta.len() - 8 - length as u64)
-            .map_err(|_| Error::input(format!("{shown} is longer than this machine can address")))?;
-        let header = header::parse(&shown, &json, data)?;
+        let regular = |meta: &Metadata| match meta.is_file() {
+            true => Ok(()),
+            false => Err(Error::input(format!("{shown} is not a regular file"))),
+        };
+        // Opening a pipe would wait for a writer.
+        regular(&std::fs::metadata(path).map_err(|e| unreadable(path, &e))?)?;
+        let mut file = File::open(path).map_err(|e| unreadable(path, &e))?;
+        let meta = file.metadata().map_err(|e| unreadable(path, &e))?;
+        regular(&meta)?;
+        let (header, data_start) = header::read(&shown, &mut file, meta.len())?;
         let name = path.file_name().map_or(shown, |n| n.to_string_lossy().into_owned());
         Ok(Part {
             name,
@@ -177,7 +192,7 @@ impl Part {
             path: path.to_path_buf(),
             file,
             length: meta.len(),
-            data_start: 8 + length,
+            data_start,
         })
     }
 
@@ -191,7 +206,7 @@ impl Part {
     }
 
     fn range(&self, at: Range<usize>) -> Result<Vec<u8>> {
-        let io = |e: std::io::Error| Error::io("read", &self.path, &e);
+        let io = |e: std::io::Error| header::unread(&self.path, &e);
         if self.file.metadata().map_err(io)?.len() != self.length {
             return Err(Error::input(format!("{} was changed while it was being read", self.path.display())));
         }

@@ -206,6 +206,13 @@ fn each_fault_of_the_offsets_is_named_with_its_tensor() {
     }
 }
 
+/// Found by fuzzing: the reader that streams passed over an unknown field, and the library failed on the number in it.
+#[test]
+fn rfuzz_1_an_unknown_field_of_an_entry_is_refused_by_both_readers() {
+    let entry = r#"{"x":{"dtype":"F32","shape":[0],"extra":[1e999],"data_offsets":[0,0]}}"#;
+    refused(&file(entry, 0), "x");
+}
+
 /// safetensors #808: in overflow-checked builds the library panics where the ends sum to 2^64 - 8.
 #[test]
 fn r808_eight_tensors_that_sum_to_nearly_two_to_the_64_are_refused() {

@@ -46,6 +46,7 @@ fn contradictions_name_both_keys() {
             "visibility = \"causal\"",
             ["model.teacher.order", "model.teacher.network.visibility"],
         ),
+        ("order = \"parallel\"", "order = { blocks = 4 }", ["model.teacher.order", "model.teacher.network.visibility"]),
         ("teacher = \"teacher\"", "teacher = \"ar\"", ["model.student.objective.sdtt.teacher", "model.ar.objective"]),
         ("teacher = \"teacher\"", "teacher = \"student\"", ["model.student", "teacher"]),
         (

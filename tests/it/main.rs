@@ -4,6 +4,7 @@ mod bad_input;
 mod binary;
 mod exporting;
 mod fixtures;
+mod hostile;
 mod hub;
 mod layers;
 mod network;

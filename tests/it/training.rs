@@ -57,7 +57,6 @@ fn train_in(
         seed: 1,
         batch: &batch,
         start,
-        teacher: None,
         fingerprint: "test",
         device,
         interrupt: &Interrupt::default(),

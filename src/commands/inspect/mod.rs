@@ -1,6 +1,6 @@
 //! `inspect`: what is in a model directory or a safetensors file, and how near its outputs are to stored ones.
 
-mod family;
+pub mod family;
 
 use std::path::Path;
 

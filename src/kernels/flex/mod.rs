@@ -13,8 +13,6 @@ pub mod gemm;
 pub mod head;
 pub mod optim;
 pub mod pointwise;
-#[cfg(test)]
-mod properties;
 pub mod rows;
 #[cfg(test)]
 mod tests;

@@ -1,5 +1,7 @@
 //! The fused operations against the composed ones in f64 (f64 tensors never take the fused path), values and gradients.
 
+mod properties;
+
 use std::ops::Range;
 
 use burn::module::{Module, ModuleMapper, Param};
@@ -17,31 +19,31 @@ use crate::model::params::floats;
 use crate::model::{Denoise, Noised, Transformer, TransformerConfig};
 use crate::rng::{StepRng, Stream};
 
-pub(super) fn random(n: usize, seed: u64) -> Vec<f32> {
+fn random(n: usize, seed: u64) -> Vec<f32> {
     let mut rng = StepRng::new(seed).at(0, Stream::Init);
     (0..n).map(|_| rng.random_range(-1.0f32..1.0)).collect()
 }
 
-pub(super) fn leaf<const D: usize>(values: &[f32], shape: [usize; D], dtype: FloatDType) -> Tensor<D> {
+fn leaf<const D: usize>(values: &[f32], shape: [usize; D], dtype: FloatDType) -> Tensor<D> {
     let plain = Tensor::<D>::from_data(TensorData::new(values.to_vec(), shape), &Device::flex()).cast(dtype);
     plain.autodiff().require_grad()
 }
 
 /// How an operation is computed: fused in f32, composed in f32, or composed in f64, which the two are measured against.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Form {
+enum Form {
     Fused,
     Composed,
     Reference,
 }
 
 impl Form {
-    pub(super) fn dtype(self) -> FloatDType {
+    fn dtype(self) -> FloatDType {
         if self == Form::Reference { FloatDType::F64 } else { FloatDType::F32 }
     }
 
     /// The switch of the operations.
-    pub(super) fn composed(self) -> bool {
+    fn composed(self) -> bool {
         self == Form::Composed
     }
 }
@@ -62,7 +64,7 @@ fn close(what: &str, fused: &[f32], composed: &[f32], tolerance: f32) {
 /// Holds the fused values to the f64 reference: within 1e-5 of the tensor's own largest value, or, where a sum cancels and
 /// f32 has no such digits, within three times the error of the composed form in f32, as long as that is below 1e-3 of it
 /// (1e-7 for tensors that cancel to 0).
-pub(super) fn twins(what: &str, fused: &[f32], composed: &[f32], reference: &[f32]) {
+fn twins(what: &str, fused: &[f32], composed: &[f32], reference: &[f32]) {
     assert_eq!([fused.len(), composed.len()], [reference.len(); 2], "{what}");
     let error = |got: &[f32]| got.iter().zip(reference).fold(0.0f32, |m, (a, b)| m.max((a - b).abs()));
     let scale = largest(reference);
@@ -74,7 +76,7 @@ pub(super) fn twins(what: &str, fused: &[f32], composed: &[f32], reference: &[f3
 }
 
 /// The parameters with a function of each matrix and each vector.
-pub(super) fn each(
+fn each(
     p: &BlockParameters,
     matrix: impl Fn(&Tensor<2>) -> Tensor<2>,
     vector: impl Fn(&Tensor<1>) -> Tensor<1>,
@@ -94,27 +96,27 @@ pub(super) fn each(
 
 /// A block to compare: sizes and every choice.
 #[derive(Debug, Clone)]
-pub(super) struct Case {
-    pub(super) batch: usize,
-    pub(super) length: usize,
-    pub(super) heads: usize,
-    pub(super) kv_heads: usize,
-    pub(super) head_dim: usize,
-    pub(super) hidden: usize,
-    pub(super) visible: Visible,
-    pub(super) keys: Option<Vec<Range<usize>>>,
-    pub(super) centred: bool,
-    pub(super) bias: bool,
-    pub(super) gated: bool,
+struct Case {
+    batch: usize,
+    length: usize,
+    heads: usize,
+    kv_heads: usize,
+    head_dim: usize,
+    hidden: usize,
+    visible: Visible,
+    keys: Option<Vec<Range<usize>>>,
+    centred: bool,
+    bias: bool,
+    gated: bool,
     /// Rows of the modulation a sequence has: none, one, or one a position.
-    pub(super) modulation: Option<bool>,
-    pub(super) rows: Option<Vec<usize>>,
-    pub(super) checkpoint: bool,
-    pub(super) seed: u64,
+    modulation: Option<bool>,
+    rows: Option<Vec<usize>>,
+    checkpoint: bool,
+    seed: u64,
 }
 
 impl Case {
-    pub(super) fn plain() -> Self {
+    fn plain() -> Self {
         Case {
             batch: 2,
             length: 5,
@@ -134,11 +136,11 @@ impl Case {
         }
     }
 
-    pub(super) fn dim(&self) -> usize {
+    fn dim(&self) -> usize {
         self.heads * self.head_dim
     }
 
-    pub(super) fn spec(&self, composed: bool) -> BlockSpec {
+    fn spec(&self, composed: bool) -> BlockSpec {
         let tables = Arc::new(Tables::new(self.length, self.head_dim, 100.0));
         let table = |v: &[f32]| {
             Tensor::<2>::from_data(TensorData::new(v.to_vec(), [self.length, self.head_dim]), &Device::flex())
@@ -160,7 +162,7 @@ impl Case {
     }
 
     /// Random parameters, each a leaf of the tape.
-    pub(super) fn parameters(&self, dtype: FloatDType) -> BlockParameters {
+    fn parameters(&self, dtype: FloatDType) -> BlockParameters {
         let (d, f, w) = (self.dim(), self.hidden, (self.heads + 2 * self.kv_heads) * self.head_dim);
         let seed = self.seed * 100;
         let vector = |i: u64, n: usize, base: f32| {
@@ -185,14 +187,14 @@ impl Case {
     }
 
     /// A random modulation [B, L or 1, 6 D], where there is one.
-    pub(super) fn modulation(&self, dtype: FloatDType) -> Option<Tensor<3>> {
+    fn modulation(&self, dtype: FloatDType) -> Option<Tensor<3>> {
         let l = if self.modulation? { self.length } else { 1 };
         let shape = [self.batch, l, 6 * self.dim()];
         Some(leaf(&random(shape.iter().product(), self.seed * 100 + 51), shape, dtype))
     }
 
     /// A random input [B, L, D].
-    pub(super) fn x(&self, dtype: FloatDType) -> Tensor<3> {
+    fn x(&self, dtype: FloatDType) -> Tensor<3> {
         let shape = [self.batch, self.length, self.dim()];
         leaf(&random(shape.iter().product(), self.seed * 100 + 50), shape, dtype)
     }
@@ -281,7 +283,7 @@ fn a_block_of_many_tasks_and_query_blocks_is_the_composed_one() {
     Case { batch: 3, length: 130, rows, visible: Visible::Blocks(50), gated: true, ..Case::plain() }.check();
 }
 
-pub(super) fn case() -> impl Strategy<Value = Case> {
+fn case() -> impl Strategy<Value = Case> {
     // Widths from 4 on: a layer norm over two nearly equal numbers loses the digits that f32 has, fused or not.
     let sizes = (1usize..4, 1usize..20, prop_oneof![Just((1, 1)), Just((3, 3)), Just((4, 2)), Just((3, 1))], 2usize..6);
     let choices =
@@ -324,11 +326,7 @@ proptest! {
 }
 
 /// Holds value and gradient of `f` of one input, computed with or without the switch, to the f64 reference.
-pub(super) fn compare<const D: usize, const E: usize>(
-    what: &str,
-    shape: [usize; D],
-    f: impl Fn(Tensor<D>, bool) -> Tensor<E>,
-) {
+fn compare<const D: usize, const E: usize>(what: &str, shape: [usize; D], f: impl Fn(Tensor<D>, bool) -> Tensor<E>) {
     let run = |form: Form| {
         let x = leaf(&random(shape.iter().product(), 1), shape, form.dtype());
         let y = f(x.clone(), form.composed());
@@ -344,11 +342,7 @@ pub(super) fn compare<const D: usize, const E: usize>(
 }
 
 /// A constant of the dtype of `like`.
-pub(super) fn constant<const D: usize, const E: usize>(
-    values: &[f32],
-    shape: [usize; D],
-    like: &Tensor<E>,
-) -> Tensor<D> {
+fn constant<const D: usize, const E: usize>(values: &[f32], shape: [usize; D], like: &Tensor<E>) -> Tensor<D> {
     Tensor::<D>::from_data(TensorData::new(values.to_vec(), shape), &Device::flex()).cast(like.dtype()).autodiff()
 }
 

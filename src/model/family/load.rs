@@ -13,13 +13,14 @@ use super::config::{Shapes, describe};
 use super::names::{Source, canonical, is_buffer, source};
 use super::{Description, Prediction, special_tokens, tokenizer};
 use crate::error::{Error, Result};
-use crate::fs::read_limited;
+use crate::fs::{self, read_limited};
 use crate::model::{Transformer, params};
 use crate::weights::{HostTensor, NonFinite, Store, match_shapes};
 
 /// The longest sequence that rotary tables are made for, unless more is asked for.
 const DEFAULT_LENGTH: usize = 4096;
-const MAX_CONFIG: u64 = 16 << 20;
+/// The longest config.json: real ones have a few thousand bytes, and a parsed one takes some twenty times its length.
+const MAX_CONFIG: u64 = 1 << 20;
 
 /// How to load.
 #[derive(Debug, Clone, Default)]
@@ -39,8 +40,10 @@ pub struct Loaded {
     pub model: Transformer,
 }
 
-/// The content of `dir/config.json`. Errors (kind input) where it is absent or no JSON.
+/// The content of `dir/config.json`. Errors (kind input) where it is absent or no JSON, or a file of the directory leads
+/// out of it.
 pub fn read_config(dir: &Path) -> Result<(String, Value)> {
+    fs::contained(dir)?;
     let path = dir.join("config.json");
     let shown = path.display().to_string();
     let bytes = read_limited(&path, MAX_CONFIG)?;

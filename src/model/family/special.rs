@@ -59,5 +59,5 @@ fn json(path: &Path) -> Result<Option<Value>> {
         return Ok(None);
     }
     let wrong = |e: serde_json::Error| Error::input(format!("{} is not JSON", path.display())).cause(e.to_string());
-    serde_json::from_slice(&read_limited(path, 64 << 20)?).map(Some).map_err(wrong)
+    serde_json::from_slice(&read_limited(path, 16 << 20)?).map(Some).map_err(wrong)
 }

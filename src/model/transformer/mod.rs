@@ -10,7 +10,7 @@ mod read;
 use std::ops::Range;
 use std::sync::Arc;
 
-use burn::module::{Module, ModuleMapper, Param};
+use burn::module::{Module, Param};
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::prelude::*;
 use burn::tensor::FloatDType;
@@ -72,17 +72,6 @@ pub struct Transformer {
     excluded: Arc<[u32]>,
 }
 
-struct Halved;
-
-impl ModuleMapper for Halved {
-    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        if D < 2 {
-            return param;
-        }
-        Param::initialized(param.id, param.val().cast(FloatDType::BF16))
-    }
-}
-
 impl Transformer {
     /// A network with zero weights for `vocab` tokens and up to `length` positions; see [`Transformer::init`].
     pub fn zeros(config: &TransformerConfig, vocab: usize, length: usize, device: &Device) -> Self {
@@ -135,13 +124,6 @@ impl Transformer {
     /// The same network that never predicts the ids from `tokens` on: rows of padding in the embedding, without text.
     pub fn with_tokens(self, tokens: usize) -> Self {
         Transformer { tokens: tokens.min(self.vocab), ..self }
-    }
-
-    /// The same network with its matrices held in bf16, half the memory, for reading alone; it has to compute in bf16, and
-    /// vectors (norms, biases) stay f32.
-    pub fn held_in_bf16(self) -> Self {
-        assert!(self.config.compute == Compute::Bf16, "f32 kernels read f32 weights");
-        self.map(&mut Halved)
     }
 
     /// The same network that never predicts these ids either.
@@ -206,13 +188,16 @@ impl Transformer {
     }
 
     /// The projection from features to predictions: the mask, where it is one of the V tokens, and ids without text are
-    /// never predicted (-1e6 is added to their logits, as SUBS has it: MDLM section 3.2.3).
+    /// never predicted (-1e6 is added to their logits, as SUBS has it: MDLM section 3.2.3). The start token of a shifted
+    /// network may be one that texts also end with, and is predicted.
     pub fn head(&self) -> Head {
         let head = self.raw_head();
-        if self.mask >= self.vocab && self.tokens >= self.vocab && self.excluded.is_empty() {
+        // A start token in front of a text is a token like others behind it.
+        let mask = if self.config.shift { self.vocab } else { self.mask };
+        if mask >= self.vocab && self.tokens >= self.vocab && self.excluded.is_empty() {
             return head;
         }
-        let never = |id: usize| id == self.mask || id >= self.tokens;
+        let never = |id: usize| id == mask || id >= self.tokens;
         let mut values: Vec<f32> = (0..self.vocab).map(|id| if never(id) { -1e6 } else { 0.0 }).collect();
         self.excluded.iter().filter(|id| (**id as usize) < self.vocab).for_each(|id| values[*id as usize] = -1e6);
         let never = Tensor::from_data(TensorData::new(values, [self.vocab]), &self.device().inner());

@@ -82,7 +82,7 @@ impl Transformer {
             }
             Some(_) => panic!("this network reads clean tokens on the host"),
             None if self.config.shift => {
-                let start = self.vocab as u32;
+                let start = self.mask as u32;
                 let behind = |row: &[u32]| std::iter::once(start).chain(row[..length - 1].to_vec()).collect::<Vec<_>>();
                 Read { ids: Ids::Host(ids.chunks(length).flat_map(behind).collect()), ..read }
             }
@@ -95,7 +95,7 @@ impl Transformer {
         if !self.config.shift {
             return ids.clone();
         }
-        let start = ids.clone().narrow(1, 0, 1).zeros_like() + self.vocab as i32;
+        let start = ids.clone().narrow(1, 0, 1).zeros_like() + self.mask as i32;
         match ids.dims()[1] - 1 {
             0 => start,
             rest => Tensor::cat(vec![start, ids.clone().narrow(1, 0, rest)], 1),

@@ -7,6 +7,7 @@
 //! B batch, L length, V vocabulary, w window length.
 
 mod draws;
+mod named;
 mod reader;
 mod reveal;
 mod transition;
@@ -18,6 +19,7 @@ use crate::model::config::{TimeInput, Visibility};
 use crate::model::{Denoise, Padding, Transformer};
 
 pub use draws::Draws;
+pub use named::{Sampler, Settings};
 use reader::Reader;
 pub use reveal::{Confidence, Count, Reveal, even_counts, scheduled_counts};
 pub use transition::{Ending, Remask, Transition, sdtt_targets};

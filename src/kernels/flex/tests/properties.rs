@@ -7,8 +7,8 @@ use burn::tensor::FloatDType;
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 
-use super::tests::{Case, Form, case, compare, constant, each, leaf, random, twins};
-use super::*;
+use super::super::*;
+use super::{Case, Form, case, compare, constant, each, leaf, random, twins};
 use crate::kernels::{self, Target, Visible};
 use crate::model::params::floats;
 

@@ -1,0 +1,268 @@
+//! `sample` on a public checkpoint: by the exact two-stage sampler where the mathematics allows, by a published sampler
+//! where one is named, and token by token through the cache where the model is autoregressive.
+//!
+//! L length.
+
+use std::path::Path;
+use std::time::Instant;
+
+use burn::prelude::Device;
+use rand::Rng;
+
+use super::{Request, beams, filled, given, show};
+use crate::data::tokenizer::Tokenizer;
+use crate::error::{Error, Result};
+use crate::model::config::Visibility;
+use crate::model::family::{self, Description, Family, LoadOptions, Loaded, Prediction};
+use crate::model::{Denoise, Transformer};
+use crate::process::order::Context;
+use crate::process::{Corruption, Order, Schedule};
+use crate::rng::{StepRng, Stream};
+use crate::sample::family::{Draws, Sampler, Settings, walk};
+use crate::sample::{Process, SampleSpec, Samples, beam, sample};
+use crate::weights::NonFinite;
+
+/// Tokens that are written behind a prompt unless a length is asked for, and steps unless their number is.
+const WRITTEN: usize = 128;
+const STEPS: usize = 64;
+
+/// How texts and token ids become each other.
+enum Speech {
+    Text(Tokenizer),
+    /// Ids themselves, of a vocabulary of this size.
+    Ids(usize),
+}
+
+impl Speech {
+    fn of(request: &Request, dir: &Path, d: &Description) -> Result<Speech> {
+        if request.public.ids {
+            return Ok(Speech::Ids(d.vocab));
+        }
+        let found = match &request.public.tokenizer {
+            Some(path) if path.is_dir() => Tokenizer::load_dir(path)?,
+            Some(path) => Some(Tokenizer::load_file(path)?),
+            None => family::tokenizer(dir)?,
+        };
+        match found {
+            Some(t) if t.vocab_size() > d.vocab => Err(Error::input(format!(
+                "the tokenizer has {} tokens, and the model in {} knows {}",
+                t.vocab_size(),
+                dir.display(),
+                d.vocab
+            ))
+            .hint("give the tokenizer that the model was trained with")),
+            Some(t) => Ok(Speech::Text(t)),
+            None => Err(Error::input(format!("{} holds no tokenizer", dir.display()))
+                .hint("give one by `--tokenizer PATH`, or read and write token ids by `--ids`")),
+        }
+    }
+
+    fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        let vocab = match self {
+            Speech::Text(tokenizer) => return tokenizer.encode(text.as_bytes()),
+            Speech::Ids(vocab) => *vocab,
+        };
+        let id = |word: &str| {
+            word.parse::<u32>().ok().filter(|id| (*id as usize) < vocab).ok_or_else(|| {
+                Error::usage(format!("`{word}` is no token id below {vocab}"))
+                    .hint("with `--ids`, write ids like `5 17 2`")
+            })
+        };
+        text.split([' ', ',']).filter(|word| !word.is_empty()).map(id).collect()
+    }
+
+    fn decode(&self, ids: &[u32]) -> String {
+        match self {
+            Speech::Text(tokenizer) => tokenizer.decode(ids),
+            Speech::Ids(_) => ids.iter().map(u32::to_string).collect::<Vec<_>>().join(" "),
+        }
+    }
+}
+
+/// Draws and prints.
+pub fn run(request: &Request, dir: &Path, device: &Device) -> Result<()> {
+    let options = &request.public;
+    // Before any tensor is read.
+    let (mut d, _) = family::look(dir)?;
+    let speech = Speech::of(request, dir, &d)?;
+    if let Speech::Text(tokenizer) = &speech {
+        d.special = family::special_tokens(dir, &d, Some(tokenizer))?;
+    }
+    let masked = matches!(d.family.prediction(), Prediction::Subs | Prediction::Logits);
+    if masked && d.special.mask.is_none() {
+        return Err(Error::input(format!("{} names no mask token", dir.display()))
+            .hint("`mask_token_id` in config.json, or the tokenizer (`--tokenizer PATH`), must name it"));
+    }
+    let sampler = options.sampler.as_deref().map(Sampler::named).transpose()?;
+    if let Some(sampler) = sampler {
+        sampler.plan(&d, 0, d.length.max(1), &Settings::default())?;
+    }
+    let mut pinned = given(request, &|text| speech.encode(text), matches!(speech, Speech::Ids(_)))?;
+    let start = beginning(&d, matches!(speech, Speech::Ids(_)), &mut pinned)?;
+    let length = match options.length {
+        Some(length) if length > d.length => {
+            return Err(Error::usage(format!(
+                "`--length {length}`: the model in {} reads {}",
+                dir.display(),
+                d.length
+            ))
+            .hint(format!("at most `--length {}`", d.length)));
+        }
+        Some(length) => length,
+        None => d.length.min(pinned.len() + WRITTEN),
+    };
+    let pinned = filled(pinned, length)?;
+    let non_finite = if options.allow_non_finite { NonFinite::Allow } else { NonFinite::Refuse };
+    let load = LoadOptions { non_finite, ignore_extra: options.ignore_extra, length: Some(length), weights: None };
+    let Loaded { model, .. } = family::load(dir, &load, device)?;
+    let model = match d.special.mask {
+        Some(mask) => model.with_mask(mask as usize),
+        None => model,
+    };
+    let model = match &speech {
+        Speech::Text(t) if d.family.prediction() != Prediction::NextToken => model.with_tokens(t.vocab_size()),
+        _ => model,
+    };
+    let prompt = pinned.iter().take_while(|p| p.is_some()).count();
+    let decode = |ids: &[u32]| speech.decode(written(&d, ids, start, prompt));
+    if let Some(width) = request.beam {
+        let search = beam::Search { end: d.special.eos, ..beam::Search::new(width, request.length_penalty) };
+        return beams(request, &model, &process(&d, length, None)?, &decode, &pinned, &search);
+    }
+    // Of uniform noise no position is known to be noise, so the exact sampler does not apply.
+    let uniform = d.special.mask.is_none() && d.family.prediction() != Prediction::NextToken;
+    match (sampler, Sampler::published(d.family).filter(|_| uniform)) {
+        (Some(sampler), _) | (None, Some(sampler)) => {
+            let drawn = published(request, &d, &model, sampler, pinned, length)?;
+            show(request, d.family.name(), &format!("sampler {}", sampler.name()), &decode, &drawn)
+        }
+        (None, None) => {
+            let process = process(&d, length, options.block)?;
+            let steps = steps(request, &process)?;
+            let batch = request.n.clamp(1, 16);
+            let spec =
+                SampleSpec { steps, filter: request.filter, seed: request.seed, batch, pinned, trace: request.trace };
+            let drawn = sample(&model, &process, &spec, request.n)?;
+            show(request, d.family.name(), &format!("{steps} steps"), &decode, &drawn)
+        }
+    }
+}
+
+/// Puts the token in front that a model's texts begin with, and says how many tokens of the canvas that is.
+///
+/// LLaMA's tokenizers put one before every text; token ids are taken as they are given. The other causal models need a
+/// first token to go on from: without a prompt theirs is the one that stands between texts.
+fn beginning(d: &Description, ids: bool, pinned: &mut Vec<Option<u32>>) -> Result<usize> {
+    if d.family.prediction() != Prediction::NextToken {
+        return Ok(0);
+    }
+    let first = match d.family {
+        Family::Llama if !ids => d.special.bos,
+        _ if pinned.is_empty() => d.special.bos.or(d.special.eos),
+        _ => None,
+    };
+    match first {
+        Some(id) if pinned.first() != Some(&Some(id)) => {
+            pinned.insert(0, Some(id));
+            Ok(1)
+        }
+        None if pinned.is_empty() => Err(Error::usage("the model names no token that a text begins with")
+            .hint("give the beginning of a text by `--prompt`")),
+        _ => Ok(0),
+    }
+}
+
+/// The part of a canvas that is text: behind the `start` that was put in front, up to the first end token behind the prompt
+/// where the family's texts end with one. (MDLM's and its relatives' are cut out of a stream of texts.)
+fn written<'a>(d: &Description, ids: &'a [u32], start: usize, prompt: usize) -> &'a [u32] {
+    let ends = match d.family.prediction() {
+        Prediction::NextToken | Prediction::Logits => d.special.eos,
+        _ => None,
+    };
+    let from = prompt.min(ids.len());
+    let end = ids[from..].iter().position(|id| Some(*id) == ends).map_or(ids.len(), |at| from + at);
+    &ids[start.min(end)..end]
+}
+
+/// The process of the exact sampler: token by token, block by block, or all positions at once.
+fn process(d: &Description, length: usize, block: Option<usize>) -> Result<Process> {
+    let cached = d.family.prediction() == Prediction::NextToken;
+    let block = match (d.network.visibility, block) {
+        (_, Some(_)) if cached => {
+            return Err(
+                Error::usage("`--block`: an autoregressive model writes token by token").hint("leave `--block` out")
+            );
+        }
+        (_, None) if cached => 1,
+        (Visibility::Blocks(size), Some(block)) if block != size => {
+            return Err(Error::usage(format!("`--block {block}`: the model was trained on blocks of {size}"))
+                .hint("leave `--block` out"));
+        }
+        (Visibility::Blocks(size), _) => size.min(length),
+        (_, Some(block)) => block.min(length),
+        (_, None) => length,
+    };
+    let context = if block < length { Context::Clean } else { Context::Noisy };
+    let order = Order { block, window: 1, context };
+    Ok(Process { order, schedule: Schedule::LogLinear, corruption: Corruption::Absorb, length, cached })
+}
+
+fn steps(request: &Request, process: &Process) -> Result<usize> {
+    match request.steps {
+        Some(k) if process.cached && k != process.length => Err(Error::usage(format!(
+            "`--steps {k}`: an autoregressive model takes one step a token ({})",
+            process.length
+        ))
+        .hint("leave `--steps` out")),
+        Some(k) => Ok(k),
+        None if process.cached => Ok(process.length),
+        // Every block gets the same number of steps, and at least one.
+        None => {
+            let blocks = process.order.blocks(process.length);
+            Ok(blocks * STEPS.min(process.length).div_ceil(blocks))
+        }
+    }
+}
+
+/// Texts by a published sampler, each with its own uniforms.
+fn published(
+    request: &Request,
+    d: &Description,
+    model: &Transformer,
+    sampler: Sampler,
+    pinned: Vec<Option<u32>>,
+    length: usize,
+) -> Result<Samples> {
+    if request.filter.top_k.is_some() {
+        return Err(Error::usage(format!("`--sampler {}` has no `--top-k`", sampler.name()))
+            .hint("leave `--sampler` out: the exact sampler has it"));
+    }
+    let settings = Settings {
+        steps: request.steps,
+        block: request.public.block,
+        temperature: request.temperature,
+        threshold: request.public.threshold,
+        eta: request.public.eta,
+        top_p: request.filter.top_p,
+    };
+    let start = pinned.iter().take_while(|p| p.is_some()).count();
+    let plan = sampler.plan(d, start, length, &settings)?;
+    let begin = Instant::now();
+    let mut out = Samples::default();
+    for i in 0..request.n {
+        let mut rng = StepRng::new(request.seed).at(i as u64, Stream::Token);
+        let x: Vec<u32> = match d.special.mask {
+            Some(_) if pinned.is_empty() => vec![model.mask(); length],
+            Some(_) => pinned.iter().map(|p| p.unwrap_or(model.mask())).collect(),
+            // The noise of uniform diffusion is any token.
+            None => (0..length).map(|_| rng.random_range(0..d.vocab as u32)).collect(),
+        };
+        let walked = walk(model, &x, &plan, &mut Draws::Seeded(Box::new(rng)))?;
+        out.trace.extend(request.trace.then(|| [vec![x], walked.states].concat()));
+        out.tokens.push(walked.tokens);
+        out.nfe.push(walked.nfe);
+        out.positions.push(walked.positions);
+    }
+    out.seconds = begin.elapsed().as_secs_f64();
+    Ok(out)
+}
