@@ -136,6 +136,9 @@ pub enum Command {
         /// Directory to write to; must not exist
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
+        /// Of a model with adapters write these alone, as PEFT reads them, not the merged network
+        #[arg(long)]
+        adapters: bool,
     },
     /// Show what a model holds: tensors, metadata, hash, values that are not finite
     #[command(after_help = "Examples:

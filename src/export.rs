@@ -3,6 +3,8 @@
 //! config.json (shape, process, objective), model.safetensors (projections as [out, in]), tokenizer.json, README.md (the
 //! model card with the table of results) and recipe.toml. The run's own final models are kept in the same form.
 
+pub mod origin;
+
 use std::path::Path;
 
 use burn::prelude::Device;
@@ -77,14 +79,19 @@ pub struct Extras<'a> {
 
 /// Writes the files of a model into the existing directory `dir`.
 pub fn write(dir: &Path, card: &ModelCard, tensors: Named, extras: &Extras) -> Result<()> {
+    let metadata = [("format".to_string(), "pt".to_string())].into();
+    weights::write(&dir.join("model.safetensors"), &Weights { tensors, metadata, ..Weights::default() })?;
+    write_beside(dir, card, extras)
+}
+
+/// Writes what lies beside the weights of a model: its configuration, tokenizer, recipe and card.
+pub fn write_beside(dir: &Path, card: &ModelCard, extras: &Extras) -> Result<()> {
     // Wall-clock seconds differ from run to run; an export of the same weights must not.
     let shown = ModelCard { train_seconds: 0.0, ..card.clone() };
     let json = |v: &ModelCard| {
         serde_json::to_string_pretty(v).map_err(|e| Error::input(format!("cannot describe the model: {e}")))
     };
     fs::write_atomic(&dir.join("config.json"), (json(&shown)? + "\n").as_bytes())?;
-    let metadata = [("format".to_string(), "pt".to_string())].into();
-    weights::write(&dir.join("model.safetensors"), &Weights { tensors, metadata, ..Weights::default() })?;
     if let Some(tokenizer) = extras.tokenizer {
         tokenizer.save(dir)?;
     }
@@ -96,6 +103,11 @@ pub fn write(dir: &Path, card: &ModelCard, tensors: Named, extras: &Extras) -> R
 ///
 /// Errors: missing or malformed files, weights that do not fit the configuration, a tokenizer of another size.
 pub fn read(dir: &Path, device: &Device) -> Result<LoadedModel> {
+    read_nested(dir, device, 0)
+}
+
+/// [`read`] of a model that `depth` others lie on.
+fn read_nested(dir: &Path, device: &Device, depth: usize) -> Result<LoadedModel> {
     let path = dir.join("config.json");
     let bytes = fs::read_limited(&path, 16 << 20)?;
     let card: ModelCard = serde_json::from_slice(&bytes).map_err(|e| {
@@ -125,23 +137,10 @@ pub fn read(dir: &Path, device: &Device) -> Result<LoadedModel> {
         )));
     }
     fits_objective(&card).map_err(|e| Error::input(format!("{}: {e}", path.display())))?;
-    let file = dir.join("model.safetensors");
-    let weights = weights::read(&file, NonFinite::Refuse)?;
-    // Before a network of that size is made: a few missing tensors are told by name, another size is told as such.
-    let asked = card.network.parameters(card.vocab_size, card.max_position_embeddings);
-    let there: u128 = weights.tensors.values().map(|t| t.data.len() as u128).sum();
-    if asked > 4 * there + (1 << 20) {
-        return Err(Error::input(format!("{}: asks for {asked} parameters", path.display()))
-            .cause(format!("{} holds {there}", file.display())));
-    }
-    let model = Transformer::from_weights(
-        &card.network,
-        card.vocab_size,
-        card.max_position_embeddings,
-        &weights,
-        &file.display().to_string(),
-        device,
-    )?;
+    let (model, weights_sha256) = match origin::of(dir)? {
+        Some(origin) => origin.network(dir, &card, device, depth)?,
+        None => own_weights(dir, &card, device)?,
+    };
     let tokenizer = if dir.join("tokenizer.json").exists() { Some(Tokenizer::load(dir)?) } else { None };
     let (model, fits) = match (card.network.mask_row, &tokenizer) {
         (true, t) => (model, t.as_ref().is_none_or(|t| t.vocab_size() == card.vocab_size)),
@@ -159,7 +158,30 @@ pub fn read(dir: &Path, device: &Device) -> Result<LoadedModel> {
         ))
         .hint("put the tokenizer.json that the model was trained with beside it"));
     }
-    Ok(LoadedModel { card, model, tokenizer, weights_sha256: fs::sha256_file(&file)? })
+    Ok(LoadedModel { card, model, tokenizer, weights_sha256 })
+}
+
+/// The network of the directory's own weights, and their hash.
+fn own_weights(dir: &Path, card: &ModelCard, device: &Device) -> Result<(Transformer, String)> {
+    let path = dir.join("config.json");
+    let file = dir.join("model.safetensors");
+    let weights = weights::read(&file, NonFinite::Refuse)?;
+    // Before a network of that size is made: a few missing tensors are told by name, another size is told as such.
+    let asked = card.network.parameters(card.vocab_size, card.max_position_embeddings);
+    let there: u128 = weights.tensors.values().map(|t| t.data.len() as u128).sum();
+    if asked > 4 * there + (1 << 20) {
+        return Err(Error::input(format!("{}: asks for {asked} parameters", path.display()))
+            .cause(format!("{} holds {there}", file.display())));
+    }
+    let model = Transformer::from_weights(
+        &card.network,
+        card.vocab_size,
+        card.max_position_embeddings,
+        &weights,
+        &file.display().to_string(),
+        device,
+    )?;
+    Ok((model, fs::sha256_file(&file)?))
 }
 
 /// Whether order, visibility and shift are those that the objective trains.

@@ -61,7 +61,7 @@ pub fn dispatch(cli: Cli) -> Result<()> {
             junit.as_deref(),
             global.json,
         ),
-        Command::Export { run, model, out } => {
+        Command::Export { run, model, out, adapters } => {
             if out.exists() {
                 return Err(Error::usage(format!("{} is there already", out.display()))
                     .hint("give a directory that does not exist yet"));
@@ -73,7 +73,7 @@ pub fn dispatch(cli: Cli) -> Result<()> {
             };
             let path = run.join("results.json");
             let results = if path.is_file() { Some(Results::load(&path)?) } else { None };
-            study.export(&name, out, results.as_ref())?;
+            study.export(&name, out, results.as_ref(), *adapters || study.recipe.export.adapters)?;
             match global.json {
                 true => term::out(format!("{}", serde_json::json!({ "model": name, "directory": out }))),
                 false => term::out(format!("{}", out.display())),

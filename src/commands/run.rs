@@ -12,15 +12,19 @@ use crate::data::Data;
 use crate::error::{Error, Kind, Result};
 use crate::eval::results::{Environment, ModelResult, Results, Role};
 use crate::eval::{self, Scorer};
+use crate::export::origin::{self, Origin};
 use crate::export::{self, Extras, LoadedModel, ModelCard};
-use crate::model::family::{self, LoadOptions, Prediction, Storage};
-use crate::model::{Denoise, Oracle, TransformerConfig, params};
+use crate::model::config::Compute;
+use crate::model::family::{self, Family, LoadOptions, Prediction, Storage, adapters};
+use crate::model::params::Named;
+use crate::model::transformer::lora::{Plan, check_layers};
+use crate::model::{Denoise, Oracle, Transformer, TransformerConfig, params};
 use crate::objective::Objective;
 use crate::process::Corruption;
 use crate::recipe::{Loaded, ModelConfig, Network, Recipe, parse};
 use crate::sample::Process;
 use crate::term::{self, Interrupt};
-use crate::train::{self, Job, Trained};
+use crate::train::{self, Job};
 use crate::weights::Weights;
 use crate::{fs, report};
 
@@ -97,8 +101,7 @@ impl Study {
         self.recipe.model(name)?;
         let dir = self.final_dir(name);
         if !dir.exists() {
-            return Err(Error::usage(format!("model `{name}` is not trained yet in {}", self.dir.display()))
-                .hint("run the recipe first: `fewstep run RECIPE`"));
+            return Err(not_trained(name, &self.dir));
         }
         fs::verify_manifest(&dir)?;
         export::read(&dir, &self.device)
@@ -136,22 +139,18 @@ impl Study {
         std::fs::create_dir_all(&dir).map_err(|e| Error::io("create", &dir, &e))?;
         let shape = self.shape(name)?;
         let (length, seed) = (self.data.length(), self.recipe.seed(model));
-        let start = match (Recipe::teacher(model), &shape.from) {
-            (Some(teacher), _) => Some(params::export(&self.finished(teacher)?.model)),
-            (None, Some(from)) => {
-                let options = LoadOptions { length: Some(length), ..LoadOptions::default() };
-                Some(params::export(&family::load(from, &options, &self.device)?.model))
-            }
-            (None, None) => None,
-        };
-        let start = start.map(|tensors| Weights { tensors, ..Weights::default() });
         let batch = model.train.batch;
         let draw = |part: u64| self.data.batch(seed, part, batch);
-        let trained = match start {
-            Some(start) if model.train.steps == 0 => {
-                Trained { weights: start.tensors, tokens: 0, seconds: 0.0, last_loss: 0.0 }
-            }
-            start => train::train(&Job {
+        let base = self.base_network(name, &shape)?;
+        let student = base.as_ref().map(|base| shape.start(base));
+        let teacher = Recipe::teacher(model).and(base.as_ref());
+        let frozen = student.as_ref().zip(shape.lora.as_ref());
+        let trained = if model.train.steps == 0 {
+            None
+        } else {
+            let start = student.as_ref().filter(|_| shape.lora.is_none()).map(params::export);
+            let start = start.map(|tensors| Weights { tensors, ..Weights::default() });
+            Some(train::train(&Job {
                 name,
                 dir: &dir,
                 config: &model.train,
@@ -165,22 +164,98 @@ impl Study {
                 seed,
                 batch: &draw,
                 start: start.as_ref(),
+                teacher: teacher.filter(|_| shape.lora.is_some() || shape.shallower()),
+                frozen,
                 fingerprint: &fingerprint,
                 device: &self.device,
                 interrupt: &self.interrupt,
-            })?,
+            })?)
         };
-        let card = self.card(name, model, &shape, (trained.tokens, trained.seconds));
+        let (seconds, tokens) = trained.as_ref().map_or((0.0, 0), |t| (t.seconds, t.tokens));
+        let card = self.card(name, model, &shape, (tokens, seconds));
+        let loss = trained.as_ref().map_or(0.0, |t| t.last_loss);
+        let parameters = trained.as_ref().map(|t| t.weights.values().map(|t| t.data.len()).sum::<usize>());
         fs::commit_dir(&dir, "final", |tmp| {
             let extras = Extras { tokenizer: Some(&self.data.tokenizer()), recipe: &self.text, results: None };
-            export::write(tmp, &card, trained.weights.clone(), &extras)?;
-            let extra = serde_json::json!({ "fingerprint": fingerprint, "seconds": trained.seconds, "loss": trained.last_loss });
+            match (trained.map(|t| t.weights), &shape.lora) {
+                (Some(weights), None) => export::write(tmp, &card, weights, &extras)?,
+                (adapters, lora) => {
+                    let origin = self.origin(name, &shape)?;
+                    if let Some((plan, adapters)) = lora.as_ref().zip(adapters) {
+                        self.write_adapters(tmp, name, &shape, plan, &adapters)?;
+                    }
+                    origin::write(tmp, &origin)?;
+                    export::write_beside(tmp, &card, &extras)?;
+                }
+            }
+            let extra = serde_json::json!({ "fingerprint": fingerprint, "seconds": seconds, "loss": loss });
             fs::write_manifest(tmp, extra).map(|_| ())
         })?;
-        term::note(&format!("{name}: trained in {} ({} parameters)", train::log::clock(trained.seconds), {
-            trained.weights.values().map(|t| t.data.len()).sum::<usize>()
-        }));
+        term::note(&match parameters {
+            Some(n) => format!("{name}: trained in {} ({n} parameters)", train::log::clock(seconds)),
+            None => format!("{name}: taken as it is"),
+        });
         Ok(())
+    }
+
+    /// The network that a model starts from, all of its blocks: its finished teacher, or the checkpoint.
+    fn base_network(&self, name: &str, shape: &Shape) -> Result<Option<Transformer>> {
+        let model = self.recipe.model(name)?;
+        match (Recipe::teacher(model), &shape.from) {
+            (Some(teacher), _) => Ok(Some(self.finished(teacher)?.model)),
+            // A checkpoint that is taken as it is stays where it is.
+            (None, Some(_)) if model.train.steps == 0 => Ok(None),
+            (None, Some(from)) => {
+                let options = LoadOptions {
+                    length: Some(self.data.length()),
+                    dtype: shape.dtype,
+                    compute: shape.network.compute,
+                    ..LoadOptions::default()
+                };
+                Ok(Some(family::load(from, &options, &self.device)?.model))
+            }
+            (None, None) => Ok(None),
+        }
+    }
+
+    /// Where the weights of a model lie that has none of its own.
+    fn origin(&self, name: &str, shape: &Shape) -> Result<Origin> {
+        let model = self.recipe.model(name)?;
+        let (base, sha256) = match (Recipe::teacher(model), &shape.from) {
+            // From models/NAME/final to models/TEACHER/final.
+            (Some(teacher), _) => {
+                (Path::new("../..").join(teacher).join("final"), origin::model_sha256(&self.final_dir(teacher))?)
+            }
+            (None, Some(from)) => {
+                (std::path::absolute(from).map_err(|e| Error::io("find", from, &e))?, origin::sha256(from)?)
+            }
+            (None, None) => return Err(Error::usage(format!("`model.{name}` has nothing to start from"))),
+        };
+        let names = shape.from.as_ref().map(std::path::absolute).transpose();
+        Ok(Origin {
+            base,
+            sha256,
+            dtype: shape.dtype,
+            keep_layers: model.keep_layers.clone(),
+            adapters: model.lora.is_some(),
+            names: names.map_err(|e| Error::new(Kind::Io, e.to_string()))?,
+        })
+    }
+
+    /// Writes the adapters of a model in PEFT's layout.
+    fn write_adapters(&self, dir: &Path, name: &str, shape: &Shape, plan: &Plan, adapters: &Named) -> Result<()> {
+        let Some(from) = &shape.from else {
+            let teacher = Recipe::teacher(self.recipe.model(name)?).unwrap_or_default();
+            return adapters::write(dir, plan, adapters, None, teacher, false);
+        };
+        let root = self.recipe.lineage(name)?;
+        let named = root.last().and_then(|m| m.from.as_ref()).unwrap_or(from).to_string_lossy();
+        // A model of the hub is called by its name there.
+        let shown = from.display().to_string();
+        let base = named.strip_prefix("hf://").and_then(|n| n.split('@').next()).unwrap_or(&shown);
+        let (description, store) = family::look(from)?;
+        let turned = description.family == Family::Gpt2;
+        adapters::write(dir, plan, adapters, Some(&adapters::modules_of(&store)), base, turned)
     }
 
     fn shape(&self, name: &str) -> Result<Shape> {
@@ -407,9 +482,13 @@ impl Study {
     }
 
     /// Exports model `name` into `out`.
-    pub fn export(&self, name: &str, out: &Path, results: Option<&Results>) -> Result<()> {
-        let done = self.finished(name)?;
+    /// With `adapters_alone` what is exported of a model with adapters is these, in PEFT's layout.
+    pub fn export(&self, name: &str, out: &Path, results: Option<&Results>, adapters_alone: bool) -> Result<()> {
         let model = self.recipe.model(name)?;
+        if adapters_alone && model.lora.is_some() {
+            return self.export_adapters(name, out);
+        }
+        let done = self.finished(name)?;
         let shape = self.shape(name)?;
         let card = self.card(name, model, &shape, (done.card.train_tokens, 0.0));
         std::fs::create_dir_all(out).map_err(|e| Error::io("create", out, &e))?;
@@ -420,12 +499,38 @@ impl Study {
             // What came from a public checkpoint leaves as one.
             Some(from) => {
                 let (description, _) = family::look(from)?;
-                family::export(from, out, &description, &params::export(&done.model), Storage::Kept)?;
+                let named = params::export(&done.model);
+                match &shape.keep {
+                    // What it is laid out as has the same blocks: the source without the others, in a directory that goes.
+                    Some(keep) => {
+                        let source = out.join(".source");
+                        std::fs::create_dir_all(&source).map_err(|e| Error::io("create", &source, &e))?;
+                        family::shallow(from, &source, &description, keep)?;
+                        let described = family::shallow_description(&description, keep)?;
+                        family::export(&source, out, &described, &named, Storage::Kept)?;
+                        fs::remove_dir(&source)?;
+                    }
+                    None => family::export(from, out, &description, &named, Storage::Kept)?,
+                }
                 fs::write_atomic(&out.join("recipe.toml"), self.text.as_bytes())?;
                 fs::write_atomic(&out.join("README.md"), export::model_card(&card, &extras).as_bytes())
             }
             None => export::write(out, &card, params::export(&done.model), &extras),
         }
+    }
+
+    /// Exports the adapters of model `name` alone.
+    fn export_adapters(&self, name: &str, out: &Path) -> Result<()> {
+        let dir = self.final_dir(name);
+        if !dir.exists() {
+            return Err(not_trained(name, &self.dir));
+        }
+        fs::verify_manifest(&dir)?;
+        std::fs::create_dir_all(out).map_err(|e| Error::io("create", out, &e))?;
+        for file in [adapters::CONFIG, adapters::WEIGHTS, "recipe.toml"] {
+            fs::write_atomic(&out.join(file), &fs::read_limited(&dir.join(file), 1 << 36)?)?;
+        }
+        Ok(())
     }
 
     /// The whole study: train, evaluate, report, export; prints the table and where everything is, or all results as JSON.
@@ -448,7 +553,7 @@ impl Study {
         let written = report::write(&results, &self.dir.join("report"))?;
         for name in &self.recipe.export.models {
             let out = self.dir.join("export").join(name);
-            self.export(name, &out, Some(&results))?;
+            self.export(name, &out, Some(&results), self.recipe.export.adapters)?;
             term::note(&format!("export {}", out.display()));
         }
         if as_json {
@@ -462,6 +567,11 @@ impl Study {
     }
 }
 
+fn not_trained(name: &str, run: &Path) -> Error {
+    Error::usage(format!("model `{name}` is not trained yet in {}", run.display()))
+        .hint("run the recipe first: `fewstep run RECIPE`")
+}
+
 /// The network of a model, and how its vocabulary lies to the data's.
 pub struct Shape {
     pub network: TransformerConfig,
@@ -469,6 +579,30 @@ pub struct Shape {
     pub mask: u32,
     /// The directory of the public checkpoint it comes from.
     pub from: Option<PathBuf>,
+    /// The type that its matrices are kept in.
+    pub dtype: Compute,
+    /// The blocks of the checkpoint, or of the recipe's network, that are left in it; none: all.
+    pub keep: Option<Vec<usize>>,
+    /// The blocks of what it starts from that it keeps itself.
+    keeps: Option<Vec<usize>>,
+    /// The adapters that are trained, where it is not the whole network.
+    pub lora: Option<Plan>,
+}
+
+impl Shape {
+    /// Whether it has fewer blocks than what it starts from.
+    pub fn shallower(&self) -> bool {
+        self.keeps.is_some()
+    }
+
+    /// The network that a model starts with, out of the one it starts from; weights are shared.
+    pub fn start(&self, base: &Transformer) -> Transformer {
+        let kept = match &self.keeps {
+            Some(keep) => base.with_layers(keep),
+            None => base.clone(),
+        };
+        kept.reconfigured(|c| c.checkpoint = self.network.checkpoint)
+    }
 }
 
 /// The shape of the model `name`: as the recipe says, or as the checkpoint does that it or its teacher comes from.
@@ -476,17 +610,51 @@ pub struct Shape {
 /// Errors: a directory that holds no model of a known family, one that the objective cannot be trained with, or that has
 /// another tokenizer than the data.
 pub fn shape(recipe: &Recipe, name: &str, data: &Data, base: &Path) -> Result<Shape> {
+    let mut shape = whole(recipe, name, data, base)?;
+    let model = recipe.model(name)?;
+    let lineage = recipe.lineage(name)?;
+    // From the network that is described, teacher by teacher.
+    for keep in lineage.iter().rev().filter_map(|m| m.keep_layers.as_ref()) {
+        check_layers(keep, &shape.network, &format!("model.{name}.keep_layers"))?;
+        let before = shape.keep.take().unwrap_or_else(|| (0..shape.network.layers).collect());
+        shape.keep = Some(keep.iter().map(|i| before[*i]).collect());
+        shape.network.layers = keep.len();
+    }
+    shape.keeps = model.keep_layers.clone();
+    if let Some(checkpoint) = lineage.iter().find_map(|m| m.checkpoint) {
+        shape.network.checkpoint = checkpoint;
+    }
+    if let Some(lora) = &model.lora {
+        let sites = origin::sites(shape.from.as_deref(), &shape.network)?;
+        shape.lora = Some(lora.plan(&format!("model.{name}.lora"), &sites)?);
+    }
+    Ok(shape)
+}
+
+/// The shape of a model as its network is described, all blocks of it.
+fn whole(recipe: &Recipe, name: &str, data: &Data, base: &Path) -> Result<Shape> {
+    let types = recipe.dtype(name)?;
     let from = match recipe.network(name)? {
         Network::Given(network) => {
             let vocab = data.vocab();
-            return Ok(Shape { network: network.clone(), vocab, mask: vocab as u32, from: None });
+            return Ok(Shape {
+                network: network.clone(),
+                vocab,
+                mask: vocab as u32,
+                from: None,
+                dtype: Compute::F32,
+                keep: None,
+                keeps: None,
+                lora: None,
+            });
         }
         Network::From(from) => match family::reference(&from.to_string_lossy())? {
             Some(_) => family::resolve(from)?,
             None => base.join(from),
         },
     };
-    let (d, _) = family::look(&from)?;
+    let (mut d, _) = family::look(&from)?;
+    LoadOptions { dtype: types.weights, compute: types.compute, ..LoadOptions::default() }.configure(&mut d.network);
     let place = from.display();
     recipe.check_network(name, &d.network).map_err(|e| e.cause(format!("{place} holds {}", d.family.name())))?;
     if !matches!(d.family.prediction(), Prediction::Subs | Prediction::Logits) {
@@ -513,7 +681,16 @@ pub fn shape(recipe: &Recipe, name: &str, data: &Data, base: &Path) -> Result<Sh
             .cause(format!("{} tokens there with mask {mask}, {} here", d.vocab, ours.vocab_size()))
             .hint(format!("`data.text.tokenizer = {{ dir = {{ path = \"{place}\" }} }}`")));
     }
-    Ok(Shape { network: d.network, vocab: d.vocab, mask, from: Some(from) })
+    Ok(Shape {
+        network: d.network,
+        vocab: d.vocab,
+        mask,
+        from: Some(from),
+        dtype: types.weights,
+        keep: None,
+        keeps: None,
+        lora: None,
+    })
 }
 
 fn cpu_features() -> String {

@@ -159,7 +159,9 @@ pub fn backward(model: &Transformer, loss: &RowLoss) -> (f64, GradientsParams) {
     }
     let weights: Vec<f32> = loss.weights.iter().map(|w| *w as f32).collect();
     let config = model.config();
-    if !kernels::fused(&model.device(), config.compute == Compute::F32, config.composed) {
+    // Blocks with adapters are composed, and checkpoint one by one.
+    let by_blocks = config.checkpoint && model.has_adapters();
+    if by_blocks || !kernels::fused(&model.device(), config.compute == Compute::F32, config.composed) {
         return backward_in_chunks(model, loss, &weights);
     }
     let rows = model.features_at(&loss.input, &loss.rows);

@@ -5,6 +5,7 @@
 //! Sources of the layouts: the Hugging Face classes of each family (MDLM, BD3-LM, DUO, SEDD, SDTT: one DiT with five
 //! wrappers; LLaDA; Dream on Qwen2; dllm's bidirectional Qwen3; ModernBERT; GPT-2, LLaMA, Qwen2, Qwen3).
 
+pub mod adapters;
 mod config;
 mod forward;
 mod hub;
@@ -13,6 +14,7 @@ mod layout;
 mod load;
 pub mod memory;
 pub mod names;
+mod shallow;
 mod special;
 
 use serde_json::Value;
@@ -22,6 +24,7 @@ pub use forward::forward;
 pub use hub::{reference, resolve};
 pub use layout::{Storage, export};
 pub use load::{LoadOptions, Loaded, load, look, read_config};
+pub use shallow::{described as shallow_description, shallow};
 pub use special::{special_tokens, tokenizer};
 
 use super::TransformerConfig;
