@@ -248,9 +248,7 @@ fn second_half(
         y = modulate(y, m[3].clone(), m[4].clone());
     }
     let hidden = match p.gate {
-        Some(gate) => {
-            activate(adapted(y.clone(), gate, &terms.gate), spec.activation) * adapted(y, p.up, &terms.up)
-        }
+        Some(gate) => activate(adapted(y.clone(), gate, &terms.gate), spec.activation) * adapted(y, p.up, &terms.up),
         None => activate(adapted(y, p.up, &terms.up), spec.activation),
     };
     x + gated(adapted(hidden, p.down, &terms.down), 5)

@@ -40,9 +40,13 @@ impl Recipe {
         // The types come from the checkpoint at the end of the line of teachers; unknown names are told elsewhere.
         let dtype = self.dtype(name).unwrap_or_default();
         if dtype.weights != Compute::F32 && model.train.steps > 0 && model.lora.is_none() && derived {
-            return Err(Error::usage(format!("`{}` trains weights that are kept in {}", key("train"), dtype.weights.name()))
-                .cause("the digits of an optimiser step are lost in a half-width type")
-                .hint(format!("add a table `[{}]`, or set `dtype.weights = \"f32\"`", key("lora"))));
+            return Err(Error::usage(format!(
+                "`{}` trains weights that are kept in {}",
+                key("train"),
+                dtype.weights.name()
+            ))
+            .cause("the digits of an optimiser step are lost in a half-width type")
+            .hint(format!("add a table `[{}]`, or set `dtype.weights = \"f32\"`", key("lora"))));
         }
         if dtype.compute == Compute::F16 && model.train.steps > 0 && derived {
             return Err(Error::usage(format!("`{}` computes in f16, whose range gradients leave", key("train")))

@@ -77,7 +77,9 @@ impl TrainState {
     fn start(job: &Job) -> Result<Self> {
         let device = job.device.clone().autodiff();
         let model = match (job.start, job.frozen) {
-            (_, Some((frozen, plan))) => frozen.with_adapters(plan, &plan.initial(job.seed), "new adapters", &device)?,
+            (_, Some((frozen, plan))) => {
+                frozen.with_adapters(plan, &plan.initial(job.seed), "new adapters", &device)?
+            }
             (Some(weights), None) => Transformer::from_weights(
                 job.network,
                 job.vocab,

@@ -221,11 +221,10 @@ mod tests {
     #[test]
     fn targets_are_the_shortest_endings_that_tell_a_blocks_modules_apart() {
         let names = |list: &[&str]| targets(&list.iter().map(|m| m.to_string()).collect::<Vec<_>>());
-        assert_eq!(names(&["h.0.attn.c_attn", "h.0.attn.c_proj", "h.0.mlp.c_proj"]), [
-            "c_attn",
-            "attn.c_proj",
-            "mlp.c_proj"
-        ]);
+        assert_eq!(
+            names(&["h.0.attn.c_attn", "h.0.attn.c_proj", "h.0.mlp.c_proj"]),
+            ["c_attn", "attn.c_proj", "mlp.c_proj"]
+        );
         assert_eq!(names(&["blocks.0.attn_out", "blocks.0.mlp.0", "blocks.0.mlp.2"]), ["attn_out", "mlp.0", "mlp.2"]);
         assert_eq!(names(&["layers.0.self_attn.q_proj", "layers.0.mlp.up_proj"]), ["q_proj", "up_proj"]);
         assert!(matches("transformer.ff_out", "ff_out") && !matches("transformer.big_ff_out", "ff_out"));

@@ -7,9 +7,9 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
+use super::Description;
 use super::load::{block_group, read_config};
 use super::names::canonical;
-use super::Description;
 use crate::error::{Error, Result};
 use crate::fs;
 use crate::weights::{INDEX, SINGLE, Store, header_bytes};
@@ -129,7 +129,11 @@ mod tests {
             ("model.layers.3.mlp.up_proj.weight", None, Some("model.layers.1.mlp.up_proj.weight")),
             ("model.layers.1.mlp.up_proj.weight", None, None),
             ("backbone.blocks.0.norm1.weight", None, Some("backbone.blocks.0.norm1.weight")),
-            ("model.transformer.block_groups.1.1.ff_out.weight", Some(2), Some("model.transformer.block_groups.0.1.ff_out.weight")),
+            (
+                "model.transformer.block_groups.1.1.ff_out.weight",
+                Some(2),
+                Some("model.transformer.block_groups.0.1.ff_out.weight"),
+            ),
             ("model.transformer.wte.weight", Some(2), Some("model.transformer.wte.weight")),
             ("h.3.attn.bias", None, Some("h.1.attn.bias")),
         ] {

@@ -200,7 +200,8 @@ impl Transformer {
     /// Errors (kind input) where they are not those of the plan; `place` names their file.
     pub fn with_adapters(&self, plan: &Plan, adapters: &Named, place: &str, device: &Device) -> Result<Self> {
         let found = adapters.iter().map(|(name, t)| (name.clone(), t.shape.clone())).collect();
-        match_shapes(&plan.shapes(), &found, false).map_err(|e| Error { message: format!("{place}: {}", e.message), ..e })?;
+        match_shapes(&plan.shapes(), &found, false)
+            .map_err(|e| Error { message: format!("{place}: {}", e.message), ..e })?;
         let mut model = burn::module::Module::valid(self);
         let parameter = |name: String| {
             let host = &adapters[&name];
@@ -232,6 +233,17 @@ impl Transformer {
             gate || [&b.attention.qkv, &b.attention.out, &b.mlp.up, &b.mlp.down].iter().any(|d| !d.lora.is_empty())
         };
         self.blocks.iter().any(any)
+    }
+
+    /// The frozen network alone; weights are shared.
+    pub fn without_adapters(&self) -> Self {
+        let mut model = burn::module::Module::valid(self);
+        for i in 0..model.blocks.len() {
+            for projection in Projection::ALL.into_iter().filter(|p| p.shape(&self.config).is_some()) {
+                model.projection(i, projection).lora.clear();
+            }
+        }
+        model
     }
 
     /// The plain network with every term added to its weight, one after the other: in f32, then in the weight's own type.
@@ -291,8 +303,11 @@ fn merge(dense: &mut Dense) {
 pub fn check_layers(keep: &[usize], config: &TransformerConfig, key: &str) -> Result<()> {
     let ascending = keep.windows(2).all(|w| w[0] < w[1]);
     if keep.is_empty() || !ascending || keep[keep.len() - 1] >= config.layers {
-        return Err(Error::usage(format!("`{key}` must be ascending numbers below {}, but it is {keep:?}", config.layers))
-            .hint(format!("for example `{key} = [0, {}]`", config.layers.saturating_sub(1).max(1))));
+        return Err(Error::usage(format!(
+            "`{key}` must be ascending numbers below {}, but it is {keep:?}",
+            config.layers
+        ))
+        .hint(format!("for example `{key} = [0, {}]`", config.layers.saturating_sub(1).max(1))));
     }
     if config.embedding_norm && keep[0] != 0 {
         return Err(Error::usage(format!("`{key}` must begin with 0: block 0 of this model has no first norm")));
