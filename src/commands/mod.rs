@@ -71,6 +71,10 @@ pub fn dispatch(cli: Cli) -> Result<()> {
                 Some(name) => name.clone(),
                 None => study.recipe.model.keys().last().cloned().unwrap_or_default(),
             };
+            if *adapters && study.recipe.model(&name)?.lora.is_none() {
+                return Err(Error::usage(format!("`{name}` has no adapters"))
+                    .hint("leave `--adapters` out to export the whole network"));
+            }
             let path = run.join("results.json");
             let results = if path.is_file() { Some(Results::load(&path)?) } else { None };
             study.export(&name, out, results.as_ref(), *adapters || study.recipe.export.adapters)?;

@@ -143,13 +143,16 @@ impl Study {
         let draw = |part: u64| self.data.batch(seed, part, batch);
         let base = self.base_network(name, &shape)?;
         let student = base.as_ref().map(|base| shape.start(base));
-        let teacher = Recipe::teacher(model).and(base.as_ref());
+        let start = student.as_ref().filter(|_| shape.lora.is_none() && model.train.steps > 0).map(params::export);
+        let start = start.map(|tensors| Weights { tensors, ..Weights::default() });
+        // A student of its teacher's own shape starts as a copy, and needs the network itself no more.
+        let base = base.filter(|_| shape.lora.is_some() || shape.shallower());
+        let teacher = base.as_ref().filter(|_| Recipe::teacher(model).is_some());
+        let student = student.filter(|_| shape.lora.is_some());
         let frozen = student.as_ref().zip(shape.lora.as_ref());
         let trained = if model.train.steps == 0 {
             None
         } else {
-            let start = student.as_ref().filter(|_| shape.lora.is_none()).map(params::export);
-            let start = start.map(|tensors| Weights { tensors, ..Weights::default() });
             Some(train::train(&Job {
                 name,
                 dir: &dir,
@@ -164,7 +167,7 @@ impl Study {
                 seed,
                 batch: &draw,
                 start: start.as_ref(),
-                teacher: teacher.filter(|_| shape.lora.is_some() || shape.shallower()),
+                teacher,
                 frozen,
                 fingerprint: &fingerprint,
                 device: &self.device,

@@ -154,6 +154,7 @@ fn a_network_of_our_own_is_adapted_and_its_student_is_the_teacher_of_a_shallower
     place.write("study.toml", RECIPE);
     place.run(&["recipe", "check", "study.toml"]).ok();
     place.run(&["run", "study.toml"]).ok();
+    place.run(&["export", "runs/study", "--model", "shallow", "--out", "a", "--adapters"]).fails(2, &["no adapters"]);
     for model in ["student", "shallow"] {
         let dir = format!("runs/study/export/{model}");
         assert!(place.path(&dir).join("model.safetensors").is_file());
