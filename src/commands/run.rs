@@ -2,6 +2,8 @@
 //!
 //! RUN/{recipe.toml, data/, models/NAME/{metrics.jsonl, step-*, final/, eval.json}, results.json, report/, export/NAME/}.
 
+mod derived;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -12,11 +14,10 @@ use crate::data::Data;
 use crate::error::{Error, Kind, Result};
 use crate::eval::results::{Environment, ModelResult, Results, Role};
 use crate::eval::{self, Scorer};
-use crate::export::origin::{self, Origin};
+use crate::export::origin;
 use crate::export::{self, Extras, LoadedModel, ModelCard};
 use crate::model::config::Compute;
-use crate::model::family::{self, Family, LoadOptions, Prediction, Storage, adapters};
-use crate::model::params::Named;
+use crate::model::family::{self, LoadOptions, Prediction, Storage};
 use crate::model::transformer::lora::{Plan, check_layers};
 use crate::model::{Denoise, Oracle, Transformer, TransformerConfig, params};
 use crate::objective::Objective;
@@ -199,66 +200,6 @@ impl Study {
             None => format!("{name}: taken as it is"),
         });
         Ok(())
-    }
-
-    /// The network that a model starts from, all of its blocks: its finished teacher, or the checkpoint.
-    fn base_network(&self, name: &str, shape: &Shape) -> Result<Option<Transformer>> {
-        let model = self.recipe.model(name)?;
-        match (Recipe::teacher(model), &shape.from) {
-            (Some(teacher), _) => Ok(Some(self.finished(teacher)?.model)),
-            // A checkpoint that is taken as it is stays where it is.
-            (None, Some(_)) if model.train.steps == 0 => Ok(None),
-            (None, Some(from)) => {
-                let options = LoadOptions {
-                    length: Some(self.data.length()),
-                    dtype: shape.dtype,
-                    compute: shape.network.compute,
-                    ..LoadOptions::default()
-                };
-                Ok(Some(family::load(from, &options, &self.device)?.model))
-            }
-            (None, None) => Ok(None),
-        }
-    }
-
-    /// Where the weights of a model lie that has none of its own.
-    fn origin(&self, name: &str, shape: &Shape) -> Result<Origin> {
-        let model = self.recipe.model(name)?;
-        let (base, sha256) = match (Recipe::teacher(model), &shape.from) {
-            // From models/NAME/final to models/TEACHER/final.
-            (Some(teacher), _) => {
-                (Path::new("../..").join(teacher).join("final"), origin::model_sha256(&self.final_dir(teacher))?)
-            }
-            (None, Some(from)) => {
-                (std::path::absolute(from).map_err(|e| Error::io("find", from, &e))?, origin::sha256(from)?)
-            }
-            (None, None) => return Err(Error::usage(format!("`model.{name}` has nothing to start from"))),
-        };
-        let names = shape.from.as_ref().map(std::path::absolute).transpose();
-        Ok(Origin {
-            base,
-            sha256,
-            dtype: shape.dtype,
-            keep_layers: model.keep_layers.clone(),
-            adapters: model.lora.is_some(),
-            names: names.map_err(|e| Error::new(Kind::Io, e.to_string()))?,
-        })
-    }
-
-    /// Writes the adapters of a model in PEFT's layout.
-    fn write_adapters(&self, dir: &Path, name: &str, shape: &Shape, plan: &Plan, adapters: &Named) -> Result<()> {
-        let Some(from) = &shape.from else {
-            let teacher = Recipe::teacher(self.recipe.model(name)?).unwrap_or_default();
-            return adapters::write(dir, plan, adapters, None, teacher, false);
-        };
-        let root = self.recipe.lineage(name)?;
-        let named = root.last().and_then(|m| m.from.as_ref()).unwrap_or(from).to_string_lossy();
-        // A model of the hub is called by its name there.
-        let shown = from.display().to_string();
-        let base = named.strip_prefix("hf://").and_then(|n| n.split('@').next()).unwrap_or(&shown);
-        let (description, store) = family::look(from)?;
-        let turned = description.family == Family::Gpt2;
-        adapters::write(dir, plan, adapters, Some(&adapters::modules_of(&store)), base, turned)
     }
 
     fn shape(&self, name: &str) -> Result<Shape> {
@@ -520,20 +461,6 @@ impl Study {
             }
             None => export::write(out, &card, params::export(&done.model), &extras),
         }
-    }
-
-    /// Exports the adapters of model `name` alone.
-    fn export_adapters(&self, name: &str, out: &Path) -> Result<()> {
-        let dir = self.final_dir(name);
-        if !dir.exists() {
-            return Err(not_trained(name, &self.dir));
-        }
-        fs::verify_manifest(&dir)?;
-        std::fs::create_dir_all(out).map_err(|e| Error::io("create", out, &e))?;
-        for file in [adapters::CONFIG, adapters::WEIGHTS, "recipe.toml"] {
-            fs::write_atomic(&out.join(file), &fs::read_limited(&dir.join(file), 1 << 36)?)?;
-        }
-        Ok(())
     }
 
     /// The whole study: train, evaluate, report, export; prints the table and where everything is, or all results as JSON.
