@@ -28,8 +28,8 @@ pub const ALL: [(&str, &str, &str); 7] = [
         "Dream-7B to a student of few steps by adapters on frozen weights, for one 80 GB GPU",
     ),
     (
-        "qwen3-0.6b-diffusion",
-        include_str!("../../recipes/qwen3-0.6b-diffusion.toml"),
+        "qwen3-diffusion",
+        include_str!("../../recipes/qwen3-diffusion.toml"),
         "dllm's diffusion Qwen3-0.6B to a student of few steps, for one 80 GB GPU",
     ),
     ("tiny", include_str!("../../recipes/tiny.toml"), "seconds: for trying commands out and for tests"),

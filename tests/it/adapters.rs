@@ -122,7 +122,6 @@ const RECIPE: &str = r#"
 name = "study"
 seed = 3
 [data.story]
-length = 16
 [model.teacher]
 order = "parallel"
 objective.elbo = {}
