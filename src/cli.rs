@@ -141,6 +141,9 @@ pub enum Command {
         /// Type of the weights: kept, f32, f16, bf16 or int8 [default: the recipe's, or kept]
         #[arg(long, value_name = "DTYPE", value_parser = storage)]
         dtype: Option<Storage>,
+        /// Of a model with adapters write these alone, as PEFT reads them, not the merged network
+        #[arg(long)]
+        adapters: bool,
     },
     /// Show what a model holds: tensors, metadata, hash, values that are not finite
     #[command(after_help = "Examples:

@@ -4,6 +4,8 @@
 //! it would be longer than 5 GB), tokenizer.json, README.md (the model card with the table of results) and recipe.toml.
 //! The run's own final models are kept in the same form. int8 weights are stored as `weights::quantise` says.
 
+pub mod origin;
+
 use std::path::Path;
 
 use burn::prelude::Device;
@@ -103,13 +105,22 @@ pub fn write_as(
     limit: u64,
 ) -> Result<()> {
     let int8 = (storage == Storage::Int8).then(|| family::quantisation(false));
+    write_weights(dir, &tensors, storage, limit)?;
+    write_card(dir, card, extras, int8)
+}
+
+/// Writes what lies beside the weights of a model: its configuration, tokenizer, recipe and card.
+pub fn write_beside(dir: &Path, card: &ModelCard, extras: &Extras) -> Result<()> {
+    write_card(dir, card, extras, None)
+}
+
+fn write_card(dir: &Path, card: &ModelCard, extras: &Extras, int8: Option<serde_json::Value>) -> Result<()> {
     // Wall-clock seconds differ from run to run; an export of the same weights must not.
     let shown = ModelCard { train_seconds: 0.0, quantization_config: int8, ..card.clone() };
     let json = |v: &ModelCard| {
         serde_json::to_string_pretty(v).map_err(|e| Error::input(format!("cannot describe the model: {e}")))
     };
     fs::write_atomic(&dir.join("config.json"), (json(&shown)? + "\n").as_bytes())?;
-    write_weights(dir, &tensors, storage, limit)?;
     if let Some(tokenizer) = extras.tokenizer {
         tokenizer.save(dir)?;
     }
@@ -145,6 +156,11 @@ fn write_weights(dir: &Path, tensors: &Named, storage: Storage, limit: u64) -> R
 ///
 /// Errors: missing or malformed files, weights that do not fit the configuration, a tokenizer of another size.
 pub fn read(dir: &Path, device: &Device) -> Result<LoadedModel> {
+    read_nested(dir, device, 0)
+}
+
+/// [`read`] of a model that `depth` others lie on.
+fn read_nested(dir: &Path, device: &Device, depth: usize) -> Result<LoadedModel> {
     fs::contained(dir)?;
     let path = dir.join("config.json");
     let bytes = fs::read_limited(&path, 1 << 20)?;
@@ -175,22 +191,10 @@ pub fn read(dir: &Path, device: &Device) -> Result<LoadedModel> {
         )));
     }
     fits_objective(&card).map_err(|e| Error::input(format!("{}: {e}", path.display())))?;
-    let weights = weights::read_model(dir, NonFinite::Refuse)?;
-    // Before a network of that size is made: a few missing tensors are told by name, another size is told as such.
-    let asked = card.network.parameters(card.vocab_size, card.max_position_embeddings);
-    let there: u128 = weights.tensors.values().map(|t| t.data.len() as u128).sum();
-    if asked > 4 * there + (1 << 20) {
-        return Err(Error::input(format!("{}: asks for {asked} parameters", path.display()))
-            .cause(format!("its weights hold {there}")));
-    }
-    let model = Transformer::from_weights(
-        &card.network,
-        card.vocab_size,
-        card.max_position_embeddings,
-        &weights,
-        &dir.join(SINGLE).display().to_string(),
-        device,
-    )?;
+    let (model, weights_sha256) = match origin::of(dir)? {
+        Some(origin) => origin.network(dir, &card, device, depth)?,
+        None => own_weights(dir, &card, device)?,
+    };
     let tokenizer = if dir.join("tokenizer.json").exists() { Some(Tokenizer::load(dir)?) } else { None };
     let causal = matches!(card.objective, Objective::ArNll {});
     let (model, fits) = match (card.network.mask_row, &tokenizer) {
@@ -214,7 +218,28 @@ pub fn read(dir: &Path, device: &Device) -> Result<LoadedModel> {
         ))
         .hint("put the tokenizer.json that the model was trained with beside it"));
     }
-    Ok(LoadedModel { card, model, tokenizer, weights_sha256: weights::sha256(dir)? })
+    Ok(LoadedModel { card, model, tokenizer, weights_sha256 })
+}
+
+/// The network of the directory's own weights, and their hash.
+fn own_weights(dir: &Path, card: &ModelCard, device: &Device) -> Result<(Transformer, String)> {
+    let weights = weights::read_model(dir, NonFinite::Refuse)?;
+    // Before a network of that size is made: a few missing tensors are told by name, another size is told as such.
+    let asked = card.network.parameters(card.vocab_size, card.max_position_embeddings);
+    let there: u128 = weights.tensors.values().map(|t| t.data.len() as u128).sum();
+    if asked > 4 * there + (1 << 20) {
+        return Err(Error::input(format!("{}: asks for {asked} parameters", dir.join("config.json").display()))
+            .cause(format!("its weights hold {there}")));
+    }
+    let model = Transformer::from_weights(
+        &card.network,
+        card.vocab_size,
+        card.max_position_embeddings,
+        &weights,
+        &dir.join(SINGLE).display().to_string(),
+        device,
+    )?;
+    Ok((model, weights::sha256(dir)?))
 }
 
 /// Whether order, visibility and shift are those that the objective trains.

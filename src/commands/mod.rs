@@ -62,7 +62,7 @@ pub fn dispatch(cli: Cli) -> Result<()> {
             junit.as_deref(),
             global.json,
         ),
-        Command::Export { run, model, out, dtype } => {
+        Command::Export { run, model, out, dtype, adapters } => {
             if out.exists() {
                 return Err(Error::usage(format!("{} is there already", out.display()))
                     .hint("give a directory that does not exist yet"));
@@ -81,10 +81,15 @@ pub fn dispatch(cli: Cli) -> Result<()> {
                 Some(name) => name.clone(),
                 None => study.recipe.model.keys().last().cloned().unwrap_or_default(),
             };
+            if *adapters && study.recipe.model(&name)?.lora.is_none() {
+                return Err(Error::usage(format!("`{name}` has no adapters"))
+                    .hint("leave `--adapters` out to export the whole network"));
+            }
             let path = run.join("results.json");
             let results = if path.is_file() { Some(Results::load(&path)?) } else { None };
             let dtype = dtype.unwrap_or(study.recipe.export.dtype);
-            let change = study.export(&name, out, results.as_ref(), dtype)?;
+            let adapters = *adapters || study.recipe.export.adapters;
+            let change = study.export(&name, out, results.as_ref(), dtype, adapters)?;
             export::say(&name, out, dtype, change.as_ref(), global.json)
         }
         Command::Inspect { path, against } => inspect::run(path, against.as_deref(), global.json, &open()?),

@@ -9,7 +9,7 @@ use serde_json::json;
 use super::run::shape;
 use crate::data::{Data, DataConfig};
 use crate::error::{Error, Result};
-use crate::model::{Transformer, params};
+use crate::model::{Transformer, TransformerConfig, params};
 use crate::objective::{self, Objective, distill};
 use crate::recipe::{self as recipes, Recipe, builtin, parse};
 use crate::rng::StepRng;
@@ -56,6 +56,8 @@ struct Estimate {
     parameters: usize,
     /// Bytes of weights, gradients, optimiser moments, average and teacher.
     states: usize,
+    /// Bytes of frozen weights under adapters, which no checkpoint holds.
+    frozen: usize,
     /// Bytes of activations kept for the backward pass, and of one chunk of logits.
     activations: usize,
     seconds_per_step: f64,
@@ -91,7 +93,7 @@ pub fn check(place: &str, sets: &[String], device: &Device, as_json: bool) -> Re
         if as_json {
             term::out(format!(
                 "{}",
-                json!({ "model": name, "parameters": e.parameters, "memory_bytes": e.states + e.activations,
+                json!({ "model": name, "parameters": e.parameters, "memory_bytes": e.states + e.frozen + e.activations,
                 "disk_bytes": disk, "loss": e.loss, "seconds": seconds })
             ))?;
             continue;
@@ -99,7 +101,7 @@ pub fn check(place: &str, sets: &[String], device: &Device, as_json: bool) -> Re
         term::out(format!(
             "model    {name}: {} parameters, about {:.0} MB memory, {:.0} MB disk; dry run loss {:.3}, gradients finite; about {}",
             e.parameters,
-            megabytes(e.states + e.activations),
+            megabytes(e.states + e.frozen + e.activations),
             megabytes(disk),
             e.loss,
             clock(seconds)
@@ -121,16 +123,25 @@ fn dry_run(recipe: &Recipe, name: &str, (data, base): (&Data, &Path), device: &D
     let (network, vocab) = (&shape.network, shape.vocab);
     let (length, batch) = (data.length(), config.train.batch);
     let seed = recipe.seed(config);
-    let init = |device: &Device| Transformer::init(network, vocab, length, seed, device).with_mask(shape.mask as usize);
-    let model = init(&device.clone().autodiff());
+    let init = |network: &TransformerConfig, device: &Device| {
+        Transformer::init(network, vocab, length, seed, device).with_mask(shape.mask as usize)
+    };
+    let on = device.clone().autodiff();
+    let model = match &shape.lora {
+        Some(plan) => init(network, device).with_adapters(plan, &plan.initial(seed), "new adapters", &on)?,
+        None => init(network, &on),
+    };
     let x0 = data.batch(seed, 0, batch);
     let rng = (StepRng::new(seed), 0);
     let begin = Instant::now();
     let teacher;
     let rows = match &config.objective {
         Objective::Sdtt(sdtt) => {
-            let of = self::shape(recipe, &sdtt.teacher, data, base)?;
-            teacher = Transformer::init(&of.network, vocab, length, seed, device).with_mask(shape.mask as usize);
+            teacher = match (&shape.lora, shape.shallower()) {
+                (_, true) => init(&self::shape(recipe, &sdtt.teacher, data, base)?.network, device),
+                (Some(_), false) => model.without_adapters(),
+                (None, false) => init(network, device),
+            };
             distill::rows(sdtt, &teacher, &x0, length, sdtt.dt(0), rng)?
         }
         other => {
@@ -149,12 +160,16 @@ fn dry_run(recipe: &Recipe, name: &str, (data, base): (&Data, &Path), device: &D
             format!("`{name}`: the dry run gives loss {loss}, gradient norm {norm}"),
         ));
     }
-    let parameters = params::count(&model);
+    let parameters = match &shape.lora {
+        Some(plan) => plan.parameters() as usize,
+        None => params::count(&model),
+    };
     let copies =
         4 + usize::from(config.train.ema.is_some()) + usize::from(matches!(config.objective, Objective::Sdtt(_)));
     // Per block and position: residual, norms, q k v, attention out, the hidden layer twice, and the scores of each head.
     let per_position = 10 * network.dim + 3 * network.hidden() + 2 * network.heads * length;
     let activations = 4 * batch * length * (per_position * network.layers + 4 * network.dim)
         + 12 * objective::chunk_rows(vocab).min(batch * length) * vocab;
-    Ok(Some(Estimate { parameters, states: 4 * copies * parameters, activations, seconds_per_step, loss }))
+    let frozen = if shape.lora.is_some() { shape.dtype.bytes() * (params::count(&model) - parameters) } else { 0 };
+    Ok(Some(Estimate { parameters, states: 4 * copies * parameters, frozen, activations, seconds_per_step, loss }))
 }

@@ -2,6 +2,8 @@
 //!
 //! RUN/{recipe.toml, data/, models/NAME/{metrics.jsonl, step-*, final/, eval.json}, results.json, report/, export/NAME/}.
 
+mod derived;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -14,9 +16,12 @@ use crate::eval::change::Change;
 use crate::eval::judge::TextJudge;
 use crate::eval::results::{Environment, ModelResult, Results, Role};
 use crate::eval::{self, Scorer};
+use crate::export::origin;
 use crate::export::{self, Extras, LoadedModel, ModelCard};
+use crate::model::config::Compute;
 use crate::model::family::{self, Description, LoadOptions, Prediction, Rows, Vocabulary};
 use crate::model::params::Named;
+use crate::model::transformer::lora::{Plan, check_layers};
 use crate::model::{Denoise, Oracle, Transformer, TransformerConfig, params};
 use crate::objective::Objective;
 use crate::process::Corruption;
@@ -103,8 +108,7 @@ impl Study {
         self.recipe.model(name)?;
         let dir = self.final_dir(name);
         if !dir.exists() {
-            return Err(Error::usage(format!("model `{name}` is not trained yet in {}", self.dir.display()))
-                .hint("run the recipe first: `fewstep run RECIPE`"));
+            return Err(not_trained(name, &self.dir));
         }
         fs::verify_manifest(&dir)?;
         let done = export::read(&dir, &self.device)?;
@@ -145,23 +149,29 @@ impl Study {
         let shape = self.shape(name)?;
         let (length, seed) = (self.data.length(), self.recipe.seed(model));
         alloc::settle(shape.network.parameters(shape.vocab, length).try_into().unwrap_or(usize::MAX));
-        let start = match (Recipe::teacher(model), &shape.from) {
-            (Some(teacher), _) => Some(params::export(&self.finished(teacher)?.model)),
-            (None, Some(from)) => Some(self.start(from, &shape)?),
-            (None, None) => None,
-        };
-        let start = start.map(|tensors| Weights { tensors, ..Weights::default() });
         if let Some((rows, vocab)) = shape.rows.as_ref().filter(|_| model.from.is_some()) {
             term::note(&format!("{name}: {}", rows.summary(*vocab)));
         }
         let card = self.card(name, model, &shape, (0, 0.0));
         let batch = model.train.batch;
         let draw = |part: u64| self.data.batch(seed, part, batch);
-        let trained = match start {
-            Some(start) if model.train.steps == 0 => {
-                Trained { weights: start.tensors, tokens: 0, seconds: 0.0, last_loss: 0.0 }
-            }
-            start => train::train(&Job {
+        // A checkpoint that is taken as it is stays where it is.
+        let taken = model.train.steps == 0 && shape.as_it_is();
+        let base = if taken { None } else { self.base_network(name, &shape)? };
+        let student = base.as_ref().map(|base| shape.start(base));
+        let start = student.as_ref().filter(|_| shape.lora.is_none()).map(params::export);
+        let start = start.map(|tensors| Weights { tensors, ..Weights::default() });
+        // A student of its teacher's own shape starts as a copy, and needs the network itself no more.
+        let base = base.filter(|_| shape.lora.is_some() || shape.shallower());
+        let teacher = base.as_ref().filter(|_| Recipe::teacher(model).is_some());
+        let student = student.filter(|_| shape.lora.is_some());
+        let frozen = student.as_ref().zip(shape.lora.as_ref());
+        let trained = if taken {
+            None
+        } else if let Some(start) = start.as_ref().filter(|_| model.train.steps == 0) {
+            Some(Trained { weights: start.tensors.clone(), tokens: 0, seconds: 0.0, last_loss: 0.0 })
+        } else {
+            Some(train::train(&Job {
                 name,
                 dir: &dir,
                 config: &model.train,
@@ -176,22 +186,38 @@ impl Study {
                 seed,
                 batch: &draw,
                 start: start.as_ref(),
+                teacher,
+                frozen,
                 fingerprint: &fingerprint,
                 device: &self.device,
                 interrupt: &self.interrupt,
-            })?,
+            })?)
         };
-        let card = ModelCard { train_tokens: trained.tokens, train_seconds: trained.seconds, ..card };
+        let (seconds, tokens) = trained.as_ref().map_or((0.0, 0), |t| (t.seconds, t.tokens));
+        let card = ModelCard { train_tokens: tokens, train_seconds: seconds, ..card };
+        let loss = trained.as_ref().map_or(0.0, |t| t.last_loss);
+        let parameters = trained.as_ref().map(|t| t.weights.values().map(|t| t.data.len()).sum::<usize>());
         let tokenizer = shape.tokenizer.clone().unwrap_or_else(|| self.data.tokenizer());
         fs::commit_dir(&dir, "final", |tmp| {
             let extras = Extras { tokenizer: Some(&tokenizer), recipe: &self.text, results: None };
-            export::write(tmp, &card, trained.weights.clone(), &extras)?;
-            let extra = serde_json::json!({ "fingerprint": fingerprint, "seconds": trained.seconds, "loss": trained.last_loss });
+            match (trained.map(|t| t.weights), &shape.lora) {
+                (Some(weights), None) => export::write(tmp, &card, weights, &extras)?,
+                (adapters, lora) => {
+                    let origin = self.origin(name, &shape)?;
+                    if let Some((plan, adapters)) = lora.as_ref().zip(adapters) {
+                        self.write_adapters(tmp, name, &shape, plan, &adapters)?;
+                    }
+                    origin::write(tmp, &origin)?;
+                    export::write_beside(tmp, &card, &extras)?;
+                }
+            }
+            let extra = serde_json::json!({ "fingerprint": fingerprint, "seconds": seconds, "loss": loss });
             fs::write_manifest(tmp, extra).map(|_| ())
         })?;
-        term::note(&format!("{name}: trained in {} ({} parameters)", train::log::clock(trained.seconds), {
-            trained.weights.values().map(|t| t.data.len()).sum::<usize>()
-        }));
+        term::note(&match parameters {
+            Some(n) => format!("{name}: trained in {} ({n} parameters)", train::log::clock(seconds)),
+            None => format!("{name}: taken as it is"),
+        });
         Ok(())
     }
 
@@ -227,7 +253,9 @@ impl Study {
     pub fn evaluate(&self, only: Option<&str>) -> Result<Results> {
         let config = &self.recipe.eval;
         let judge = config.judge.as_ref().map(|name| self.finished(name)).transpose()?;
-        let public = config.judge.as_ref().is_some_and(|name| self.recipe.model[name].from.is_some());
+        // One with the data's tokens reads them with a start token in front.
+        let from = config.judge.as_ref().is_some_and(|name| self.recipe.model[name].from.is_some());
+        let public = from && judge.as_ref().is_some_and(|judge| !judge.card.network.shift);
         let scorer = match (&self.data, &judge) {
             (Data::Story(story), _) => Scorer::Story(story),
             (data, Some(judge)) => match &judge.tokenizer {
@@ -440,16 +468,20 @@ impl Study {
     }
 
     /// Exports model `name` into `out` with weights of the given type; where that loses digits, what it costs on the
-    /// held-out text.
+    /// held-out text. With `adapters_alone` what is exported of a model with adapters is these, in PEFT's layout.
     pub fn export(
         &self,
         name: &str,
         out: &Path,
         results: Option<&Results>,
         storage: Storage,
+        adapters_alone: bool,
     ) -> Result<Option<Change>> {
-        let done = self.finished(name)?;
         let model = self.recipe.model(name)?;
+        if adapters_alone && model.lora.is_some() {
+            return self.export_adapters(name, out).map(|()| None);
+        }
+        let done = self.finished(name)?;
         let shape = self.shape(name)?;
         let card = self.card(name, model, &shape, (done.card.train_tokens, 0.0));
         std::fs::create_dir_all(out).map_err(|e| Error::io("create", out, &e))?;
@@ -465,7 +497,18 @@ impl Study {
                     Some((rows, _)) => rows.put(own, &self.whole(from, &shape)?),
                     None => own,
                 };
-                family::export(from, out, &description, &parameters, storage)?;
+                match &shape.keep {
+                    // What it is laid out as has the same blocks: the source without the others, in a directory that goes.
+                    Some(keep) => {
+                        let source = out.join(".source");
+                        std::fs::create_dir_all(&source).map_err(|e| Error::io("create", &source, &e))?;
+                        family::shallow(from, &source, &description, keep)?;
+                        let described = family::shallow_description(&description, keep)?;
+                        family::export(&source, out, &described, &parameters, storage)?;
+                        fs::remove_dir(&source)?;
+                    }
+                    None => family::export(from, out, &description, &parameters, storage)?,
+                }
                 super::export::warn_of_missing_code(out)?;
                 if let Some(generation) = &card.generation {
                     family::write_generation(out, description.family, generation)?;
@@ -530,7 +573,7 @@ impl Study {
         for name in &self.recipe.export.models {
             let out = self.dir.join("export").join(name);
             let storage = self.recipe.export.dtype;
-            let change = self.export(name, &out, Some(&results), storage)?;
+            let change = self.export(name, &out, Some(&results), storage, self.recipe.export.adapters)?;
             term::note(&format!("export {}", out.display()));
             if let Some(change) = change {
                 term::note(&format!("{:<6} {}", storage.name(), change.line()));
@@ -545,6 +588,11 @@ impl Study {
         }
         Ok(())
     }
+}
+
+fn not_trained(name: &str, run: &Path) -> Error {
+    Error::usage(format!("model `{name}` is not trained yet in {}", run.display()))
+        .hint("run the recipe first: `fewstep run RECIPE`")
 }
 
 /// The network of a model, and how its vocabulary lies to the data's.
@@ -565,6 +613,14 @@ pub struct Shape {
     pub rows: Option<(Rows, usize)>,
     /// Of a judge from a checkpoint, its own tokenizer.
     pub tokenizer: Option<Tokenizer>,
+    /// The type that its matrices are kept in.
+    pub dtype: Compute,
+    /// The blocks of the checkpoint, or of the recipe's network, that are left in it; none: all.
+    pub keep: Option<Vec<usize>>,
+    /// The blocks of what it starts from that it keeps itself.
+    keeps: Option<Vec<usize>>,
+    /// The adapters that are trained, where it is not the whole network.
+    pub lora: Option<Plan>,
 }
 
 impl Shape {
@@ -579,7 +635,30 @@ impl Shape {
             ignore_extra: false,
             rows: None,
             tokenizer: None,
+            dtype: Compute::F32,
+            keep: None,
+            keeps: None,
+            lora: None,
         }
+    }
+
+    /// Whether its network is the checkpoint's to the weight, so that a reference to that is enough.
+    pub fn as_it_is(&self) -> bool {
+        self.rows.is_none() && self.tokenizer.is_none() && !self.ignore_extra && !self.network.shift
+    }
+
+    /// Whether it has fewer blocks than what it starts from.
+    pub fn shallower(&self) -> bool {
+        self.keeps.is_some()
+    }
+
+    /// The network that a model starts with, out of the one it starts from; weights are shared.
+    pub fn start(&self, base: &Transformer) -> Transformer {
+        let kept = match &self.keeps {
+            Some(keep) => base.with_layers(keep),
+            None => base.clone(),
+        };
+        kept.reconfigured(|c| c.checkpoint = self.network.checkpoint)
     }
 }
 
@@ -588,6 +667,34 @@ impl Shape {
 /// Errors: a directory that holds no model of a known family, one that the objective cannot be trained with, or that has
 /// another tokenizer than the data.
 pub fn shape(recipe: &Recipe, name: &str, data: &Data, base: &Path) -> Result<Shape> {
+    let mut shape = whole(recipe, name, data, base)?;
+    let model = recipe.model(name)?;
+    let lineage = recipe.lineage(name)?;
+    // From the network that is described, teacher by teacher.
+    for keep in lineage.iter().rev().filter_map(|m| m.keep_layers.as_ref()) {
+        check_layers(keep, &shape.network, &format!("model.{name}.keep_layers"))?;
+        let before = shape.keep.take().unwrap_or_else(|| (0..shape.network.layers).collect());
+        shape.keep = Some(keep.iter().map(|i| before[*i]).collect());
+        shape.network.layers = keep.len();
+    }
+    shape.keeps = model.keep_layers.clone();
+    if let Some(checkpoint) = lineage.iter().find_map(|m| m.checkpoint) {
+        shape.network.checkpoint = checkpoint;
+    }
+    if let Some(lora) = &model.lora {
+        if model.from.is_some() && !shape.as_it_is() {
+            return Err(Error::usage(format!("`model.{name}.lora` needs a checkpoint as it is"))
+                .cause("`vocabulary` or `ignore_extra` make another network of it"));
+        }
+        let sites = origin::sites(shape.from.as_deref(), &shape.network)?;
+        shape.lora = Some(lora.plan(&format!("model.{name}.lora"), &sites)?);
+    }
+    Ok(shape)
+}
+
+/// The shape of a model as its network is described, all blocks of it.
+fn whole(recipe: &Recipe, name: &str, data: &Data, base: &Path) -> Result<Shape> {
+    let types = recipe.dtype(name)?;
     let from = match recipe.network(name)? {
         Network::Given(network) => {
             let vocab = data.vocab();
@@ -598,7 +705,8 @@ pub fn shape(recipe: &Recipe, name: &str, data: &Data, base: &Path) -> Result<Sh
             None => base.join(from),
         },
     };
-    let (d, store) = family::look(&from)?;
+    let (mut d, store) = family::look(&from)?;
+    LoadOptions { dtype: types.weights, compute: types.compute, ..LoadOptions::default() }.configure(&mut d.network);
     let place = from.display();
     let model = recipe.model(name)?;
     if let Some(want) = &model.sha256 {
@@ -613,7 +721,7 @@ pub fn shape(recipe: &Recipe, name: &str, data: &Data, base: &Path) -> Result<Sh
     let judge = recipe.eval.judge.as_deref() == Some(name) && model.train.steps == 0;
     if judge && d.family.prediction() == Prediction::NextToken && theirs.is_some() {
         let ignore_extra = model.ignore_extra;
-        return Ok(Shape { ignore_extra, ..judge_shape(d, from, policy, data)? });
+        return Ok(Shape { ignore_extra, dtype: types.weights, ..judge_shape(d, from, policy, data)? });
     }
     let (network, mask) = trainable(&d, &from, &model.objective)?;
     let causal = network.shift;
@@ -632,7 +740,14 @@ pub fn shape(recipe: &Recipe, name: &str, data: &Data, base: &Path) -> Result<Sh
         rows.check(&data.counts(), |id| data.decode(&[id])).map_err(named)?;
         let tokens = ours.vocab_size();
         let own = Shape::own(network, rows.vocab(), tokens as u32, length);
-        return Ok(Shape { from: Some(from), rows: Some((rows, d.vocab)), tokens, ignore_extra, ..own });
+        return Ok(Shape {
+            from: Some(from),
+            rows: Some((rows, d.vocab)),
+            tokens,
+            ignore_extra,
+            dtype: types.weights,
+            ..own
+        });
     }
     let same = match theirs {
         Some(theirs) => theirs.to_json()? == ours.to_json()?,
@@ -647,7 +762,13 @@ pub fn shape(recipe: &Recipe, name: &str, data: &Data, base: &Path) -> Result<Sh
     }
     // What a public causal model was trained to say is left as it is.
     let tokens = if causal { d.vocab } else { data.vocab() };
-    Ok(Shape { from: Some(from), tokens, ignore_extra, ..Shape::own(network, d.vocab, mask, length) })
+    Ok(Shape {
+        from: Some(from),
+        tokens,
+        ignore_extra,
+        dtype: types.weights,
+        ..Shape::own(network, d.vocab, mask, length)
+    })
 }
 
 /// The shape of a causal checkpoint that judges text.

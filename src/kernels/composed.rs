@@ -8,7 +8,8 @@ use burn::tensor::activation::{gelu, gelu_approximate, silu, softmax};
 use burn::tensor::{DType, FloatDType};
 
 use super::{
-    Activation, AdamWStep, BlockParameters, BlockSpec, Head, NormKind, Shape, Slab, Target, Visible, index_tensor,
+    Activation, AdamWStep, BlockParameters, BlockSpec, Head, LowRank, NormKind, Shape, Slab, Target, Visible,
+    index_tensor,
 };
 
 type Projection = (Tensor<2>, Option<Tensor<1>>);
@@ -36,6 +37,31 @@ pub fn dense(x: Tensor<3>, (weight, bias): Projection) -> Tensor<3> {
         None => y,
     };
     y.reshape([b, l, d_out])
+}
+
+/// [`dense`] and the low-rank terms beside it: A and B are small, so they are brought to the type of x.
+fn adapted(x: Tensor<3>, projection: Projection, terms: &[LowRank]) -> Tensor<3> {
+    let y = dense(x.clone(), projection);
+    if terms.is_empty() {
+        return y;
+    }
+    let ([b, l, d_in], wide) = (x.dims(), y.dims()[2]);
+    let flat = x.reshape([b * l, d_in]);
+    let zeros = |width: usize| Tensor::<2>::zeros([b * l, width], (&y.device().inner(), y.dtype()));
+    let (mut parts, mut end) = (Vec::new(), 0);
+    for term in terms {
+        if term.from > end {
+            parts.push(zeros(term.from - end));
+        }
+        end = term.from + term.b.dims()[0];
+        let inner = flat.clone().matmul(cast_like(term.a.clone(), &flat).transpose());
+        parts.push(inner.matmul(cast_like(term.b.clone(), &flat).transpose()).mul_scalar(term.scale));
+    }
+    if end < wide {
+        parts.push(zeros(wide - end));
+    }
+    let sum = if parts.len() == 1 { parts.remove(0) } else { Tensor::cat(parts, 1) };
+    y + sum.reshape([b, l, wide])
 }
 
 /// Layer norm or root-mean-square norm over the last dimension of x [B, L, D] with scale gamma [D] and offset beta [D].
@@ -192,7 +218,7 @@ fn first_half(x: Tensor<3>, p: &BlockParameters, m: &Option<Vec<Tensor<3>>>, spe
         Some(m) => modulate(y, m[0].clone(), m[1].clone()),
         None => y,
     };
-    dense(y, p.qkv.clone())
+    adapted(y, p.qkv.clone(), &spec.extra.low_rank.qkv)
 }
 
 /// The activation of every value.
@@ -215,16 +241,17 @@ fn second_half(
         Some(m) => y.clone() * cast_like(m[part].clone(), &y),
         None => y,
     };
-    let x = x + gated(dense(attended, p.out), 2);
+    let terms = &spec.extra.low_rank;
+    let x = x + gated(adapted(attended, p.out, &terms.out), 2);
     let mut y = norm(x.clone(), p.norm2.0, p.norm2.1, spec.norm);
     if let Some(m) = &m {
         y = modulate(y, m[3].clone(), m[4].clone());
     }
     let hidden = match p.gate {
-        Some(gate) => activate(dense(y.clone(), gate), spec.activation) * dense(y, p.up),
-        None => activate(dense(y, p.up), spec.activation),
+        Some(gate) => activate(adapted(y.clone(), gate, &terms.gate), spec.activation) * adapted(y, p.up, &terms.up),
+        None => activate(adapted(y, p.up, &terms.up), spec.activation),
     };
-    x + gated(dense(hidden, p.down), 5)
+    x + gated(adapted(hidden, p.down, &terms.down), 5)
 }
 
 /// Rows [1, r, D] of x [B, L, D] at flat positions.

@@ -75,6 +75,34 @@ pub struct Extra {
     pub two_streams: Option<usize>,
     /// Rotary positions [B L] where they are not 0 .. L: behind left padding, or twice over for two streams.
     pub positions: Option<Arc<[u32]>>,
+    /// Low-rank terms beside the projections (LoRA).
+    pub low_rank: LowRanks,
+}
+
+/// s B A x added to some columns of a projection (LoRA; Hu et al. 2021): A [r, in], B [width, r].
+#[derive(Debug, Clone)]
+pub struct LowRank {
+    pub a: Tensor<2>,
+    pub b: Tensor<2>,
+    pub scale: f64,
+    /// The first of the columns it is added to.
+    pub from: usize,
+}
+
+/// The low-rank terms of each projection of a block, by ascending columns.
+#[derive(Debug, Clone, Default)]
+pub struct LowRanks {
+    pub qkv: Vec<LowRank>,
+    pub out: Vec<LowRank>,
+    pub up: Vec<LowRank>,
+    pub gate: Vec<LowRank>,
+    pub down: Vec<LowRank>,
+}
+
+impl LowRanks {
+    fn is_empty(&self) -> bool {
+        [&self.qkv, &self.out, &self.up, &self.gate, &self.down].iter().all(|terms| terms.is_empty())
+    }
 }
 
 impl Extra {
@@ -84,6 +112,7 @@ impl Extra {
             && self.window.is_none()
             && self.two_streams.is_none()
             && self.positions.is_none()
+            && self.low_rank.is_empty()
     }
 }
 

@@ -1,5 +1,6 @@
 //! The shape of the one transformer: what a recipe may choose, and which choices contradict each other.
 
+use burn::tensor::FloatDType;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -107,13 +108,40 @@ impl TimeInput {
     }
 }
 
-/// The type that blocks and head compute in; weights, their gradients, norms, softmax and losses stay f32.
+/// The type that blocks and head compute in, or that frozen weights are kept in. Trained weights, their gradients, norms,
+/// softmax and losses stay f32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Compute {
     #[default]
     F32,
     Bf16,
+    F16,
+}
+
+impl Compute {
+    /// The tensor library's name of it.
+    pub fn dtype(self) -> FloatDType {
+        match self {
+            Compute::F32 => FloatDType::F32,
+            Compute::Bf16 => FloatDType::BF16,
+            Compute::F16 => FloatDType::F16,
+        }
+    }
+
+    /// Its name in recipes.
+    pub fn name(self) -> &'static str {
+        match self {
+            Compute::F32 => "f32",
+            Compute::Bf16 => "bf16",
+            Compute::F16 => "f16",
+        }
+    }
+
+    /// Bytes of one number.
+    pub fn bytes(self) -> usize {
+        if self == Compute::F32 { 4 } else { 2 }
+    }
 }
 
 /// The configuration of [`super::Transformer`]; vocabulary and length come from the data.
@@ -195,7 +223,7 @@ pub struct TransformerConfig {
     /// Blocks that see only near positions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub local: Option<Local>,
-    /// f32 | bf16: what blocks and head compute in (bf16 is for GPUs; a CPU is slower with it).
+    /// f32 | bf16 | f16: what blocks and head compute in (bf16 is for GPUs; a CPU is slower with it).
     #[serde(default, skip_serializing_if = "is_default")]
     pub compute: Compute,
     /// Activation checkpointing: each block keeps its input only and is computed again on the way back.

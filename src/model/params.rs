@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::optim::GradientsParams;
 use burn::prelude::*;
+use burn::tensor::FloatDType;
 
 use crate::error::{Error, Result};
 use crate::kernels;
@@ -48,12 +49,13 @@ pub fn param_id(name: &str) -> ParamId {
     ParamId::from(hash)
 }
 
-struct Export {
+struct Export<F> {
     walk: Walk,
+    wanted: F,
     out: Named,
 }
 
-impl ModuleVisitor for Export {
+impl<F: Fn(&str) -> bool> ModuleVisitor for Export<F> {
     fn enter_module(&mut self, name: &str, owner: &str) {
         self.walk.enter(name, owner);
     }
@@ -61,6 +63,9 @@ impl ModuleVisitor for Export {
         self.walk.exit();
     }
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        if !(self.wanted)(&self.walk.path()) {
+            return;
+        }
         let tensor = param.val();
         let mut shape = tensor.dims().to_vec();
         let mut data = floats(tensor);
@@ -74,7 +79,12 @@ impl ModuleVisitor for Export {
 
 /// Every parameter of `module` on the host, projections as [out, in].
 pub fn export<M: Module>(module: &M) -> Named {
-    let mut v = Export { walk: Walk::default(), out: Named::new() };
+    export_where(module, |_| true)
+}
+
+/// As [`export`], the parameters alone whose paths are `wanted`.
+pub fn export_where<M: Module>(module: &M, wanted: impl Fn(&str) -> bool) -> Named {
+    let mut v = Export { walk: Walk::default(), wanted, out: Named::new() };
     module.visit(&mut v);
     v.out
 }
@@ -148,6 +158,7 @@ pub fn shapes<M: Module>(module: &M) -> Vec<(String, Vec<usize>)> {
 struct Fill<F> {
     walk: Walk,
     from: F,
+    matrices: FloatDType,
     device: Device,
     failed: Option<Error>,
 }
@@ -176,24 +187,47 @@ impl<F: FnMut(&str, &[usize]) -> Result<HostTensor>> ModuleMapper for Fill<F> {
         assert_eq!(host.shape, outside, "the shape of {name} was checked before");
         let data = if transposed { transpose(&host.data, outside[0], outside[1]) } else { host.data };
         drop(param);
-        let value = Tensor::from_data(TensorData::new(data, inside), &self.device);
+        let value = Tensor::<D>::from_data(TensorData::new(data, inside), &self.device);
+        // Vectors (norms, biases) are small, and their digits count.
+        let value = if D < 2 || self.matrices == FloatDType::F32 { value } else { value.cast(self.matrices) };
         Param::initialized(param_id(&name), value).set_require_grad(true)
     }
 }
 
 /// `module` with every parameter replaced by what `from` gives for its path and host shape, one after the other: only
-/// one of them is ever in memory beside the module. The first error ends it.
+/// one of them is ever in memory beside the module. Matrices are kept in the given type. The first error ends it.
 pub fn fill<M: Module>(
     module: M,
+    matrices: FloatDType,
     device: &Device,
     from: impl FnMut(&str, &[usize]) -> Result<HostTensor>,
 ) -> Result<M> {
-    let mut v = Fill { walk: Walk::default(), from, device: device.clone(), failed: None };
+    let mut v = Fill { walk: Walk::default(), from, matrices, device: device.clone(), failed: None };
     let module = module.map(&mut v);
     match v.failed {
         Some(e) => Err(e),
         None => Ok(module),
     }
+}
+
+struct Rename(Walk);
+
+impl ModuleMapper for Rename {
+    fn enter_module(&mut self, name: &str, owner: &str) {
+        self.0.enter(name, owner);
+    }
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.0.exit();
+    }
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let active = param.is_require_grad();
+        Param::initialized(param_id(&self.0.path()), param.val()).set_require_grad(active)
+    }
+}
+
+/// `module` with the ids that its parameters have at their places; values are shared.
+pub fn renamed<M: Module>(module: M) -> M {
+    module.map(&mut Rename(Walk::default()))
 }
 
 /// A matrix [rows, cols] as [cols, rows].

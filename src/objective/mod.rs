@@ -208,9 +208,10 @@ pub fn backward(model: &Transformer, loss: &RowLoss) -> (f64, GradientsParams) {
     let weights: Vec<f32> = loss.weights.iter().map(|w| *w as f32).collect();
     let config = model.config();
     let fused = kernels::fused(&model.device(), config.compute == Compute::F32, config.composed);
-    // Blocks that no kernel knows have no checkpoint of their own.
+    // Blocks that no kernel knows, and those with adapters, have no checkpoint of their own.
+    let by_blocks = config.checkpoint && (model.has_adapters() || !config.fused_blocks());
     let scores = matches!(loss.target, Target::Scores(..));
-    if scores || !fused || (config.checkpoint && !config.fused_blocks()) {
+    if scores || !fused || by_blocks {
         return backward_in_chunks(model, loss, &weights);
     }
     let rows = model.features_at(&loss.input, &loss.rows);

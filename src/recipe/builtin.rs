@@ -1,7 +1,7 @@
 //! The recipes inside the binary: the same files as `recipes/`, so that they always match the version.
 
 /// Name, text and one line about each built-in recipe.
-pub const ALL: [(&str, &str, &str); 4] = [
+pub const ALL: [(&str, &str, &str); 7] = [
     (
         "quickstart",
         include_str!("../../recipes/quickstart.toml"),
@@ -16,6 +16,21 @@ pub const ALL: [(&str, &str, &str); 4] = [
         "mdlm-owt",
         include_str!("../../recipes/mdlm-owt.toml"),
         "a published MDLM checkpoint to a student of 8 steps, for one large GPU",
+    ),
+    (
+        "llada-8b-lora",
+        include_str!("../../recipes/llada-8b-lora.toml"),
+        "LLaDA-8B to a student of few steps by adapters on frozen weights, for one 80 GB GPU",
+    ),
+    (
+        "dream-7b-lora",
+        include_str!("../../recipes/dream-7b-lora.toml"),
+        "Dream-7B to a student of few steps by adapters on frozen weights, for one 80 GB GPU",
+    ),
+    (
+        "qwen3-diffusion",
+        include_str!("../../recipes/qwen3-diffusion.toml"),
+        "dllm's diffusion Qwen3-0.6B to a student of few steps, for one 80 GB GPU",
     ),
     ("tiny", include_str!("../../recipes/tiny.toml"), "seconds: for trying commands out and for tests"),
 ];

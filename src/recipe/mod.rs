@@ -4,6 +4,7 @@
 //! and export. Enums are externally tagged and nothing is flattened, so that errors keep their line and column.
 
 pub mod builtin;
+mod derived;
 pub mod parse;
 
 use std::path::{Path, PathBuf};
@@ -17,8 +18,9 @@ use crate::eval::EvalConfig;
 use crate::eval::results::Role;
 use crate::gate::GateConfig;
 use crate::model::TransformerConfig;
-use crate::model::config::{TimeInput, Visibility};
+use crate::model::config::{Compute, TimeInput, Visibility};
 use crate::model::family::{Generation, Selection, Vocabulary};
+use crate::model::transformer::lora::LoraConfig;
 use crate::objective::distill::Refresh;
 use crate::objective::{Objective, SdttConfig};
 use crate::process::Schedule;
@@ -68,11 +70,35 @@ pub struct ModelConfig {
     /// Pass over tensors of `from` that the model does not have.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub ignore_extra: bool,
+    /// Types that a checkpoint's weights are kept in and its blocks compute in; its students have the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dtype: Option<DtypeConfig>,
+    /// Activation checkpointing in a network that the recipe does not spell out; default: as its teacher.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint: Option<bool>,
+    /// The blocks of its teacher's (or the checkpoint's) network that it keeps and starts with; default: all of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep_layers: Option<Vec<usize>>,
+    /// Train low-rank adapters beside its teacher's (or the checkpoint's) frozen weights in place of a whole network.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lora: Option<LoraConfig>,
     /// Its network; a distilled model has its teacher's and leaves this out, and so does one that has `from`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<TransformerConfig>,
     pub objective: Objective,
     pub train: TrainConfig,
+}
+
+/// Types of a network that comes from a checkpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DtypeConfig {
+    /// f32 | bf16 | f16: what its matrices are kept in; weights that are trained are f32.
+    #[serde(default)]
+    pub weights: Compute,
+    /// f32 | bf16 | f16: what blocks and head compute in; f16 is for models that are not trained.
+    #[serde(default)]
+    pub compute: Compute,
 }
 
 /// Where a model's network is described.
@@ -94,6 +120,9 @@ pub struct ExportConfig {
     /// kept | f32 | f16 | bf16 | int8: the type of the exported weights; kept is the source's, f32 where there is none.
     #[serde(default, skip_serializing_if = "is_kept")]
     pub dtype: Storage,
+    /// Export the adapters of models that have them, in PEFT's layout; default: the whole network with them merged.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub adapters: bool,
 }
 
 fn is_kept(storage: &Storage) -> bool {
@@ -185,6 +214,24 @@ impl Recipe {
             }
         }
         Err(Error::usage(format!("the teachers of `model.{name}` form a circle")))
+    }
+
+    /// A model and its teachers, up to the one whose network is described: given in the recipe, or in a checkpoint.
+    pub fn lineage(&self, name: &str) -> Result<Vec<&ModelConfig>> {
+        self.network(name)?;
+        let mut all = vec![self.model(name)?];
+        while let Some(last) = all.last().filter(|m| m.network.is_none() && m.from.is_none()) {
+            match Self::teacher(last) {
+                Some(teacher) => all.push(self.model(teacher)?),
+                None => break,
+            }
+        }
+        Ok(all)
+    }
+
+    /// Types of a model's network, where it comes from a checkpoint.
+    pub fn dtype(&self, name: &str) -> Result<DtypeConfig> {
+        Ok(self.lineage(name)?.last().and_then(|m| m.dtype).unwrap_or_default())
     }
 
     /// The noise schedule of a model.
@@ -309,6 +356,7 @@ impl Recipe {
             return Err(Error::usage(format!("`{}` must be 64 lower-case hexadecimal digits", key("sha256"))));
         }
         self.check_vocabulary(name, model)?;
+        self.check_derived(name, model)?;
         if let Some(teacher) = Self::teacher(model) {
             let at = key("objective.sdtt.teacher");
             self.model(teacher).map_err(|e| Error { message: format!("`{at}`: {}", e.message), ..e })?;

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Kind, Result};
 use crate::model::params::{self, Named};
+use crate::model::transformer::lora::Plan;
 use crate::model::{Transformer, TransformerConfig};
 use crate::objective::{self, Objective, RowLoss, distill};
 use crate::process::Order;
@@ -147,6 +148,10 @@ pub struct Job<'a> {
     pub batch: &'a dyn Fn(u64) -> Vec<u32>,
     /// Start from these weights (a distilled student from its teacher's).
     pub start: Option<&'a Weights>,
+    /// The first round's teacher, where it is not the network that the training starts with; checkpoints do not hold it.
+    pub teacher: Option<&'a Transformer>,
+    /// Frozen weights, and the adapters that are trained on them in place of a whole network.
+    pub frozen: Option<(&'a Transformer, &'a Plan)>,
     /// Names every setting that decides the numbers; a checkpoint of another one is not resumed.
     pub fingerprint: &'a str,
     /// A plain device (no autodiff).
@@ -156,7 +161,7 @@ pub struct Job<'a> {
 
 /// What a finished training leaves.
 pub struct Trained {
-    /// The weights to evaluate: the moving average where there is one.
+    /// The weights to evaluate, or the adapters alone: the moving average where there is one.
     pub weights: Named,
     pub tokens: u64,
     pub seconds: f64,
@@ -197,7 +202,7 @@ pub fn train(job: &Job) -> Result<Trained> {
     }
     log.finish();
     Ok(Trained {
-        weights: params::export(&state.optimizer.averaged(&state.model).unwrap_or_else(|| state.model.valid())),
+        weights: state.optimizer.averaged(&state.model).unwrap_or_else(|| state.model.valid()).trained(),
         tokens: state.tokens,
         seconds: state.seconds,
         last_loss: state.last_loss,

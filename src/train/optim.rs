@@ -32,6 +32,10 @@ impl Optimizer {
     pub fn new(model: &Transformer, averaged: bool) -> Self {
         let mut slots = BTreeMap::new();
         params::update(model.valid(), &mut GradientsParams::new(), |p| {
+            // Frozen weights under adapters have no moments.
+            if !model.trains(p.name) {
+                return p.value;
+            }
             let zeros = || p.value.zeros_like();
             let slot = Slot { m: zeros(), v: zeros(), average: averaged.then(|| p.value.clone()) };
             slots.insert(p.name.to_string(), slot);

@@ -1,6 +1,6 @@
 //! What a training must remember, and its checkpoints: a directory written whole or not at all.
 //!
-//! `step-000812/{model,ema,teacher,optim}.safetensors, manifest.json`. Randomness, data order and learning rate are
+//! `step-000812/{model,ema,teacher,optim}.safetensors, manifest.json`; under adapters these alone. Randomness, data order and learning rate are
 //! functions of the step, so nothing about them is stored; the teacher and the round of a distillation are.
 
 use std::path::{Path, PathBuf};
@@ -13,7 +13,6 @@ use super::optim::Optimizer;
 use crate::error::{Error, Kind, Result};
 use crate::fs;
 use crate::model::Transformer;
-use crate::model::params;
 use crate::objective::Objective;
 use crate::term;
 use crate::weights::{self, NonFinite, Weights};
@@ -77,8 +76,11 @@ pub fn newest_checkpoint(dir: &Path) -> Option<PathBuf> {
 impl TrainState {
     fn start(job: &Job) -> Result<Self> {
         let device = job.device.clone().autodiff();
-        let model = match job.start {
-            Some(weights) => Transformer::from_weights(
+        let model = match (job.start, job.frozen) {
+            (_, Some((frozen, plan))) => {
+                frozen.with_adapters(plan, &plan.initial(job.seed), "new adapters", &device)?
+            }
+            (Some(weights), None) => Transformer::from_weights(
                 job.network,
                 job.vocab,
                 job.length,
@@ -86,13 +88,15 @@ impl TrainState {
                 "the teacher's weights",
                 &device,
             )?,
-            None => Transformer::init(job.network, job.vocab, job.length, job.seed, &device),
+            (None, None) => Transformer::init(job.network, job.vocab, job.length, job.seed, &device),
         };
         let model = model.with_mask(job.mask as usize).with_tokens(job.tokens).without(job.excluded);
+        let teacher = matches!(job.objective, Objective::Sdtt(_));
+        let teacher = teacher.then(|| job.teacher.map_or_else(|| model.valid(), Transformer::clone));
         Ok(TrainState {
             step: 0,
             optimizer: Optimizer::new(&model, job.config.ema.is_some()),
-            teacher: matches!(job.objective, Objective::Sdtt(_)).then(|| model.valid()),
+            teacher,
             model,
             round: 0,
             tokens: 0,
@@ -148,7 +152,10 @@ impl TrainState {
         };
         let network = |named: &Weights, name: &str, device: &burn::prelude::Device| -> Result<Transformer> {
             let place = dir.join(format!("{name}.safetensors")).display().to_string();
-            let model = Transformer::from_weights(job.network, job.vocab, job.length, named, &place, device)?;
+            let model = match job.frozen {
+                Some((frozen, plan)) => frozen.with_adapters(plan, &named.tensors, &place, device)?,
+                None => Transformer::from_weights(job.network, job.vocab, job.length, named, &place, device)?,
+            };
             Ok(model.with_mask(job.mask as usize).with_tokens(job.tokens).without(job.excluded))
         };
         let Some(named) = read("model")? else { return Err(damaged("no model.safetensors".into())) };
@@ -156,7 +163,11 @@ impl TrainState {
         let plain = |name: &str| -> Result<Option<Transformer>> {
             read(name)?.map(|n| network(&n, name, job.device)).transpose()
         };
-        let (ema, teacher) = (plain("ema")?, plain("teacher")?);
+        let ema = plain("ema")?;
+        let teacher = match job.teacher.filter(|_| record.round == 0) {
+            Some(teacher) => Some(teacher.clone()),
+            None => plain("teacher")?,
+        };
         if ema.is_some() != job.config.ema.is_some() || teacher.is_some() != matches!(job.objective, Objective::Sdtt(_))
         {
             return Err(damaged("the average or the teacher is missing".into()));
@@ -197,11 +208,13 @@ impl TrainState {
         let extra = serde_json::to_value(extra)
             .map_err(|e| Error::new(Kind::Io, format!("cannot describe the checkpoint: {e}")))?;
         let ema = self.optimizer.averaged(&self.model);
-        let parts = [("model", Some(&self.model)), ("ema", ema.as_ref()), ("teacher", self.teacher.as_ref())];
+        // The first round's teacher may lie elsewhere.
+        let teacher = self.teacher.as_ref().filter(|_| job.teacher.is_none() || self.round > 0);
+        let parts = [("model", Some(&self.model)), ("ema", ema.as_ref()), ("teacher", teacher)];
         fs::commit_dir(job.dir, &name, |tmp| {
             for (part, model) in parts {
                 let Some(model) = model else { continue };
-                let tensors = params::export(model);
+                let tensors = model.trained();
                 if let Some((bad, _)) = tensors.iter().find(|(_, t)| t.data.iter().any(|v| !v.is_finite())) {
                     return Err(Error::new(
                         Kind::NonFinite,

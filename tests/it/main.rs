@@ -1,5 +1,6 @@
 //! Everything that needs more than one module, or the real binary. One test binary, so that it links once.
 
+mod adapters;
 mod bad_input;
 mod binary;
 mod exporting;

@@ -57,6 +57,8 @@ fn train_in(
         seed: 1,
         batch: &batch,
         start,
+        teacher: None,
+        frozen: None,
         fingerprint: "test",
         device,
         interrupt: &Interrupt::default(),

@@ -6,13 +6,19 @@ use burn::prelude::Device;
 use serde_json::json;
 
 use crate::error::{Error, Kind, Result};
-use crate::model::config::{TimeInput, Visibility};
-use crate::model::family::{self, Description, LoadOptions, memory};
+use crate::model::TransformerConfig;
+use crate::model::config::{Compute, TimeInput, Visibility};
+use crate::model::family::{self, Description, LoadOptions, Prediction, adapters, memory};
+use crate::model::transformer::lora::LoraConfig;
 use crate::term;
 use crate::weights::{self, NonFinite};
 
 /// Positions of a sequence that memory is estimated for, at most.
 const ESTIMATE_LENGTH: usize = 1024;
+
+/// Rank and batch that training adapters is estimated for.
+const RANK: usize = 16;
+const BATCH: usize = 8;
 
 /// Whether the directory's config.json is of someone else's model.
 pub fn is_foreign(dir: &Path) -> Result<bool> {
@@ -46,7 +52,8 @@ pub fn run(dir: &Path, against: Option<&Path>, as_json: bool, device: &Device) -
     let parameters = d.network.parameters(d.vocab, if d.network.learned_positions { d.length } else { 0 });
     let dtype = store.floats().1.name();
     let (sampling, training) =
-        (memory::sampling(&d.network, d.vocab, length, 1), memory::training(&d.network, d.vocab, length, 8));
+        (memory::sampling(&d.network, d.vocab, length, 1), memory::training(&d.network, d.vocab, length, BATCH));
+    let adapters = adapter_training(&d, length);
     let error = against.map(|file| largest_error(dir, file, device)).transpose()?;
     if as_json {
         let line = json!({
@@ -55,6 +62,7 @@ pub fn run(dir: &Path, against: Option<&Path>, as_json: bool, device: &Device) -
             "eos": d.special.eos, "pad": d.special.pad, "length": d.length, "layers": d.network.layers,
             "width": d.network.dim, "visibility": visibility(&d), "time_conditioning": time(&d),
             "shift": d.network.shift_output, "memory_sampling": sampling as u64, "memory_training": training as u64,
+            "memory_adapters": adapters.as_ref().map(|(bytes, _)| *bytes as u64),
             "largest_absolute_error": error,
         });
         return term::out(format!("{line}"));
@@ -76,15 +84,40 @@ pub fn run(dir: &Path, against: Option<&Path>, as_json: bool, device: &Device) -
         ("time conditioning", time(&d).to_string()),
         ("shift", if d.network.shift_output { "row l predicts token l + 1" } else { "none" }.to_string()),
         ("memory, sampling", format!("about {} (batch 1, length {length}, f32)", memory::shown(sampling))),
-        ("memory, training", format!("about {} (batch 8, length {length}, f32, all weights)", memory::shown(training))),
+        (
+            "memory, training",
+            format!("about {} (batch {BATCH}, length {length}, f32, all weights)", memory::shown(training)),
+        ),
     ];
-    for (name, value) in rows {
+    let adapters = adapters.map(|(_, shown)| ("memory, adapters", shown));
+    for (name, value) in rows.into_iter().chain(adapters) {
         term::out(format!("{name:<18} {value}"))?;
     }
     if let Some(error) = error {
         term::out(format!("largest absolute error of the logits: {error:.3e}"))?;
     }
     Ok(())
+}
+
+/// What training adapters takes on frozen bf16 weights, and how to say so; nothing where the family is not trained.
+fn adapter_training(d: &Description, length: usize) -> Option<(u128, String)> {
+    let masked = matches!(d.family.prediction(), Prediction::Subs | Prediction::Logits) && d.special.mask.is_some();
+    let config = LoraConfig { rank: RANK, alpha: RANK as f64, targets: None };
+    let plan = config.plan("lora", &adapters::sites(d)).ok().filter(|_| masked)?;
+    let network = TransformerConfig { compute: Compute::Bf16, checkpoint: true, ..d.network.clone() };
+    let m = memory::adapter_training(&network, Compute::Bf16, plan.parameters(), d.vocab, [length, BATCH]);
+    let parts = format!(
+        "weights {}, adapters {}, activations {}, logits {}",
+        memory::shown(m.frozen),
+        memory::shown(m.adapters),
+        memory::shown(m.activations),
+        memory::shown(m.logits)
+    );
+    let total = memory::shown(m.total());
+    let text = format!(
+        "about {total} (LoRA of rank {RANK} on frozen bf16 weights, batch {BATCH}, length {length}, checkpointed: {parts})"
+    );
+    Some((m.total(), text))
 }
 
 /// The largest |output - stored output| on the inputs stored in `file`: `input_ids`, `timesteps` (total noises), `logits`.

@@ -8,7 +8,7 @@ use burn::prelude::*;
 use serde_json::json;
 
 use crate::error::{Error, Kind, Result};
-use crate::export;
+use crate::export::{self, origin};
 use crate::model::family as models;
 use crate::model::{Denoise, Noised, params};
 use crate::weights::{self, NonFinite};
@@ -23,7 +23,12 @@ pub fn run(path: &Path, against: Option<&Path>, as_json: bool, device: &Device) 
             if family::is_foreign(&dir)? {
                 return family::run(&dir, against, as_json, device);
             }
-            (dir.clone(), Some(dir))
+            match origin::of(&dir)? {
+                Some(origin) if origin.adapters => (dir.join(models::adapters::WEIGHTS), Some(dir)),
+                // A checkpoint that was taken as it is.
+                Some(origin) => return family::run(&dir.join(origin.base), against, as_json, device),
+                None => (dir.clone(), Some(dir)),
+            }
         }
         false => (path.to_path_buf(), None),
     };

@@ -113,7 +113,8 @@ pub fn run(request: &Request, dir: &Path, device: &Device) -> Result<()> {
     };
     let pinned = filled(pinned, length)?;
     let non_finite = if options.allow_non_finite { NonFinite::Allow } else { NonFinite::Refuse };
-    let load = LoadOptions { non_finite, ignore_extra: options.ignore_extra, length: Some(length), weights: None };
+    let load =
+        LoadOptions { non_finite, ignore_extra: options.ignore_extra, length: Some(length), ..LoadOptions::default() };
     let Loaded { model, .. } = family::load(dir, &load, device)?;
     let model = match d.special.mask {
         Some(mask) => model.with_mask(mask as usize),

@@ -14,7 +14,8 @@ use super::names::{Source, canonical, is_buffer, source};
 use super::{Description, Prediction, special_tokens, tokenizer};
 use crate::error::{Error, Result};
 use crate::fs::{self, read_limited};
-use crate::model::{Transformer, params};
+use crate::model::config::Compute;
+use crate::model::{Transformer, TransformerConfig, params};
 use crate::weights::{HostTensor, NonFinite, Store, match_shapes};
 
 /// The longest sequence that rotary tables are made for, unless more is asked for.
@@ -32,6 +33,21 @@ pub struct LoadOptions {
     pub length: Option<usize>,
     /// Another weights file than the directory's.
     pub weights: Option<PathBuf>,
+    /// The type that matrices are kept in; vectors are always f32. Half-width weights are composed, not fused.
+    pub dtype: Compute,
+    /// The type that blocks and head compute in.
+    pub compute: Compute,
+    /// Activation checkpointing: each block keeps its input only.
+    pub checkpoint: bool,
+}
+
+impl LoadOptions {
+    /// Puts what is asked for into the network's configuration.
+    pub fn configure(&self, network: &mut TransformerConfig) {
+        (network.compute, network.checkpoint) = (self.compute, self.checkpoint);
+        // The fused kernels read f32.
+        network.composed |= self.dtype != Compute::F32;
+    }
 }
 
 /// A model read from its directory.
@@ -89,6 +105,7 @@ pub fn load(dir: &Path, options: &LoadOptions, device: &Device) -> Result<Loaded
     let mut description = describe(&file, &config, &shapes)?;
     let tokenizer = tokenizer(dir)?;
     description.special = special_tokens(dir, &description, tokenizer.as_ref())?;
+    options.configure(&mut description.network);
     let model = read(&description, &store, &names, &shapes, options, &at, device)?;
     // Causal models are judges and baselines: what they were trained to say is left as it is.
     let model = match tokenizer.filter(|_| description.family.prediction() != Prediction::NextToken) {
@@ -134,7 +151,7 @@ fn read(
             layers => e.cause(format!("config.json says {} layers, and the weights have {layers}", network.layers)),
         })?;
     let mut last: Option<(String, HostTensor)> = None;
-    let model = params::fill(zero, device, |path, shape| {
+    let model = params::fill(zero, options.dtype.dtype(), device, |path, shape| {
         let tensor = |name: &String| store.tensor(&names[name], options.non_finite);
         match source(family, path, group) {
             Source::Whole(name) => tensor(&name),

@@ -5,6 +5,7 @@
 //! Sources of the layouts: the Hugging Face classes of each family (MDLM, BD3-LM, DUO, SEDD, SDTT: one DiT with five
 //! wrappers; LLaDA; Dream on Qwen2; dllm's bidirectional Qwen3; ModernBERT; GPT-2, LLaMA, Qwen2, Qwen3).
 
+pub mod adapters;
 mod config;
 mod forward;
 mod generation;
@@ -14,6 +15,7 @@ mod layout;
 mod load;
 pub mod memory;
 pub mod names;
+mod shallow;
 mod special;
 mod vocabulary;
 
@@ -26,6 +28,7 @@ pub use generation::{Generation, Selection, write_generation};
 pub use hub::resolve;
 pub use layout::{QUANT_METHOD, export, export_in_files, missing_code, quantisation, quantises};
 pub use load::{LoadOptions, Loaded, load, look, read_config};
+pub use shallow::{described as shallow_description, shallow};
 pub use special::{special_tokens, tokenizer};
 pub use vocabulary::{Rows, Vocabulary};
 

@@ -4,6 +4,7 @@
 //! position. B batch, L length, D width, H heads, d head width, V vocabulary; embedding row V is the mask or start token.
 
 mod denoise;
+pub mod lora;
 mod parts;
 mod read;
 
@@ -13,12 +14,12 @@ use std::sync::Arc;
 use burn::module::{Module, Param};
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::prelude::*;
-use burn::tensor::FloatDType;
+use burn::tensor::DType;
 use burn::tensor::IndexingUpdateOp;
 use burn::tensor::activation::silu;
 use rand_distr::{Distribution, Normal};
 
-use super::config::{Activation, Compute, NormKind, TimeInput, TransformerConfig, Visibility};
+use super::config::{Activation, NormKind, TimeInput, TransformerConfig, Visibility};
 use super::{Denoise, Noised, params, select_rows};
 use crate::error::{Error, Result};
 use crate::kernels::{self, BlockSpec, Extra, Head, Rows, Tables, Visible, composed};
@@ -26,7 +27,7 @@ use crate::rng::{StepRng, Stream};
 use crate::weights::{Weights, match_names};
 use read::{Ids, Read};
 
-pub use parts::{Attention, Block, Dense, HeadTransform, Mlp, Norm, TimeEmbedding};
+pub use parts::{Adapter, Attention, Block, Dense, HeadTransform, Mlp, Norm, TimeEmbedding};
 
 /// What sigma leaves of the last token: alpha = 1 - (1 - eps) t (MDLM's log-linear noise).
 const SIGMA_EPS: f64 = 1e-3;
@@ -192,8 +193,8 @@ impl Transformer {
     /// network may be one that texts also end with, and is predicted.
     pub fn head(&self) -> Head {
         let head = self.raw_head();
-        // A start token in front of a text is a token like others behind it.
-        let mask = if self.config.shift { self.vocab } else { self.mask };
+        // The start token of a causal model is a token like others behind it.
+        let mask = if self.config.visibility == Visibility::Causal { self.vocab } else { self.mask };
         if mask >= self.vocab && self.tokens >= self.vocab && self.excluded.is_empty() {
             return head;
         }
@@ -309,6 +310,7 @@ impl Transformer {
                 window: local.map(|l| l.window),
                 two_streams: read.and_then(|r| r.two_streams),
                 positions: read.and_then(|r| r.positions.clone()),
+                low_rank: self.blocks[i].low_rank(),
             },
         }
     }
@@ -323,10 +325,9 @@ impl Transformer {
             (Some(positions), None) => x + positions.val().narrow(0, at, l).unsqueeze(),
             (None, _) => x,
         };
-        match self.config.compute {
-            Compute::F32 => x,
-            Compute::Bf16 => x.cast(FloatDType::BF16),
-        }
+        // Embeddings may be kept in another type than the blocks compute in.
+        let dtype = self.config.compute.dtype();
+        if x.dtype() == DType::from(dtype) { x } else { x.cast(dtype) }
     }
 
     /// The last norm with its modulation, and what stands between it and the head.
@@ -430,7 +431,9 @@ impl Transformer {
             let leaf = inputs[i].clone().autodiff().require_grad();
             grad = gradient(through(Some(leaf.clone()), self.block(i, leaf, condition(), &read, &wanted), grad));
         }
-        through(None, embedded(), grad);
+        if self.trains("embed") {
+            through(None, embedded(), grad);
+        }
         acc.grads()
     }
 }

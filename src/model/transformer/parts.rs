@@ -6,13 +6,25 @@ use burn::module::{Module, Param};
 use burn::prelude::*;
 
 use super::super::config::{NormKind, TimeInput, TransformerConfig};
-use crate::kernels::{BlockParameters, composed};
+use crate::kernels::{BlockParameters, LowRank, LowRanks, composed};
 
-/// A projection, weight [in, out].
+/// A projection, weight [in, out], and the low-rank terms that are trained in its place, if any.
 #[derive(Module, Debug)]
 pub struct Dense {
     pub weight: Param<Tensor<2>>,
     pub bias: Option<Param<Tensor<1>>>,
+    pub lora: Vec<Adapter>,
+}
+
+/// A low-rank term scale B A of a projection's columns `from ..`: a [r, in], b [columns, r].
+#[derive(Module, Debug)]
+pub struct Adapter {
+    pub a: Param<Tensor<2>>,
+    pub b: Param<Tensor<2>>,
+    #[module(skip)]
+    pub scale: f64,
+    #[module(skip)]
+    pub from: usize,
 }
 
 impl Dense {
@@ -20,7 +32,13 @@ impl Dense {
         Dense {
             weight: Param::from_tensor(Tensor::zeros([d_in, d_out], device)),
             bias: bias.then(|| Param::from_tensor(Tensor::zeros([d_out], device))),
+            lora: Vec::new(),
         }
+    }
+
+    fn low_rank(&self) -> Vec<LowRank> {
+        let term = |t: &Adapter| LowRank { a: t.a.val(), b: t.b.val(), scale: t.scale, from: t.from };
+        self.lora.iter().map(term).collect()
     }
 
     pub(super) fn values(&self) -> (Tensor<2>, Option<Tensor<1>>) {
@@ -105,6 +123,16 @@ impl Block {
                 down: Dense::zeros(f, d, has.mlp, device),
             },
             modulation: (config.time != TimeInput::None).then(|| Dense::zeros(config.cond_dim(), 6 * d, true, device)),
+        }
+    }
+
+    pub(super) fn low_rank(&self) -> LowRanks {
+        LowRanks {
+            qkv: self.attention.qkv.low_rank(),
+            out: self.attention.out.low_rank(),
+            up: self.mlp.up.low_rank(),
+            gate: self.mlp.gate.as_ref().map(Dense::low_rank).unwrap_or_default(),
+            down: self.mlp.down.low_rank(),
         }
     }
 

@@ -1,0 +1,140 @@
+//! A model whose weights lie elsewhere: a public checkpoint that is taken as it is, or adapters on frozen weights.
+//!
+//! Its directory holds origin.json in place of model.safetensors, and PEFT's two files where it has adapters. The weights
+//! are named by path and hash, so that a base which changed meanwhile ends in an error.
+
+use std::path::{Path, PathBuf};
+
+use burn::prelude::Device;
+use serde::{Deserialize, Serialize};
+
+use super::ModelCard;
+use crate::error::{Error, Result};
+use crate::fs;
+use crate::model::config::Compute;
+use crate::model::family::{self, LoadOptions, adapters};
+use crate::model::transformer::lora::{Site, check_layers};
+use crate::model::{Transformer, TransformerConfig};
+use crate::weights::{self, Store};
+
+/// Its file.
+pub const FILE: &str = "origin.json";
+/// Models on models on models: more of them are a circle.
+const DEPTH: usize = 8;
+
+/// Where the weights are, and what is made of them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Origin {
+    /// The directory that holds them; a relative path begins at the model's own directory.
+    pub base: PathBuf,
+    /// Hash of the weights there.
+    pub sha256: String,
+    /// The type that matrices are kept in.
+    #[serde(default)]
+    pub dtype: Compute,
+    /// The blocks that are kept; none: all of them.
+    #[serde(default)]
+    pub keep_layers: Option<Vec<usize>>,
+    /// Whether adapters lie beside this file.
+    #[serde(default)]
+    pub adapters: bool,
+    /// The public checkpoint by whose names the adapters are called; none: our own names.
+    #[serde(default)]
+    pub names: Option<PathBuf>,
+}
+
+/// The origin of the model in `dir`, if its weights lie elsewhere. Errors (kind input) where it is malformed.
+pub fn of(dir: &Path) -> Result<Option<Origin>> {
+    let path = dir.join(FILE);
+    if !path.exists() {
+        return Ok(None);
+    }
+    let bytes = fs::read_limited(&path, 1 << 20)?;
+    let wrong = |e: serde_json::Error| Error::input(format!("{}: not an origin", path.display())).cause(e.to_string());
+    serde_json::from_slice(&bytes).map(Some).map_err(wrong)
+}
+
+/// Writes it into the existing directory `dir`.
+pub fn write(dir: &Path, origin: &Origin) -> Result<()> {
+    let text = serde_json::to_string_pretty(origin)
+        .map_err(|e| Error::input("cannot describe the origin").cause(e.to_string()))?;
+    fs::write_atomic(&dir.join(FILE), (text + "\n").as_bytes())
+}
+
+/// Hash of a public checkpoint's weights: of its file, or of its files' hashes.
+pub fn sha256(dir: &Path) -> Result<String> {
+    Store::open(dir)?.sha256()
+}
+
+/// Hash of a model of this program: of its own weights, of its adapters, or of what it is a reference to.
+pub fn model_sha256(dir: &Path) -> Result<String> {
+    match of(dir)? {
+        Some(origin) if !origin.adapters => Ok(origin.sha256),
+        Some(_) => fs::sha256_file(&dir.join(adapters::WEIGHTS)),
+        None => weights::sha256(dir),
+    }
+}
+
+/// The modules of a network that adapters may be on, by the names of the checkpoint in `names`, or by our own.
+pub fn sites(names: Option<&Path>, network: &TransformerConfig) -> Result<Vec<Site>> {
+    let Some(names) = names else { return Ok(adapters::own_sites(network)) };
+    let (mut description, _) = family::look(names)?;
+    description.network.layers = network.layers;
+    Ok(adapters::sites(&description))
+}
+
+impl Origin {
+    /// The network of the model in `dir` with its adapters merged, and the hash of what makes it.
+    ///
+    /// Errors: a base that is gone or has other weights, blocks or adapters that do not fit it.
+    pub(super) fn network(
+        &self,
+        dir: &Path,
+        card: &ModelCard,
+        device: &Device,
+        depth: usize,
+    ) -> Result<(Transformer, String)> {
+        let place = dir.join(FILE).display().to_string();
+        if depth > DEPTH {
+            return Err(Error::input(format!("{place}: more than {DEPTH} models lie on one another")));
+        }
+        let base = dir.join(&self.base);
+        let (_, config) = family::read_config(&base)?;
+        let (model, hash) = if config["model_type"] == "fewstep" {
+            let base = super::read_nested(&base, device, depth + 1)?;
+            (base.model, base.weights_sha256)
+        } else {
+            let options = LoadOptions {
+                length: Some(card.max_position_embeddings),
+                dtype: self.dtype,
+                compute: card.network.compute,
+                checkpoint: card.network.checkpoint,
+                ..LoadOptions::default()
+            };
+            (family::load(&base, &options, device)?.model, sha256(&base)?)
+        };
+        if hash != self.sha256 {
+            return Err(Error::input(format!("{place}: the weights in {} are no longer the same", base.display()))
+                .cause(format!("hash {hash}, and {} when this model was made", self.sha256))
+                .hint("put the old weights back, or train again in another directory"));
+        }
+        let model = match &self.keep_layers {
+            Some(keep) => {
+                check_layers(keep, model.config(), "keep_layers")
+                    .map_err(|e| Error::input(format!("{place}: {}", e.message)))?;
+                model.with_layers(keep)
+            }
+            None => model,
+        };
+        if !self.adapters {
+            return Ok((model, hash));
+        }
+        let sites = sites(self.names.as_deref(), model.config())?;
+        let (plan, tensors) = adapters::read(dir, &sites)?;
+        let file = dir.join(adapters::WEIGHTS);
+        let adapted = model.with_adapters(&plan, &tensors, &file.display().to_string(), device)?;
+        drop(model);
+        Ok((adapted.merged(), fs::sha256_file(&file)?))
+    }
+}

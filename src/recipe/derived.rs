@@ -1,0 +1,57 @@
+//! Checks of models that are made of another one's weights: adapters, kept blocks, types, activation checkpointing.
+
+use super::{ModelConfig, Recipe};
+use crate::error::{Error, Result};
+use crate::model::config::Compute;
+use crate::objective::Objective;
+
+impl Recipe {
+    /// Checks the keys that need a teacher or a checkpoint to start from, and the types they leave.
+    pub(super) fn check_derived(&self, name: &str, model: &ModelConfig) -> Result<()> {
+        let key = |k: &str| format!("model.{name}.{k}");
+        let derived = model.network.is_none() && (model.from.is_some() || Self::teacher(model).is_some());
+        for (k, given) in [
+            ("lora", model.lora.is_some()),
+            ("keep_layers", model.keep_layers.is_some()),
+            ("checkpoint", model.checkpoint.is_some()),
+        ] {
+            if given && !derived {
+                return Err(Error::usage(format!("`{}` needs a teacher or a checkpoint to start from", key(k))).hint(
+                    match k {
+                        "checkpoint" => format!("beside a network it is `{}`", key("network.checkpoint")),
+                        _ => format!("distil `{name}` from a teacher, or give it `{}`", key("from")),
+                    },
+                ));
+            }
+        }
+        if model.dtype.is_some() && model.from.is_none() {
+            return Err(Error::usage(format!("`{}` needs `{}`", key("dtype"), key("from")))
+                .hint("students have their teacher's types; beside a network it is `network.compute`"));
+        }
+        if let Some(lora) = &model.lora {
+            lora.validate(&key("lora"))?;
+            if model.train.steps == 0 {
+                return Err(Error::usage(format!("`{}` needs `{}` above 0", key("lora"), key("train.steps"))));
+            }
+            if matches!(model.objective, Objective::ArNll {}) {
+                return Err(Error::usage(format!("`{}` is for diffusion models so far", key("lora"))));
+            }
+        }
+        // The types come from the checkpoint at the end of the line of teachers; unknown names are told elsewhere.
+        let dtype = self.dtype(name).unwrap_or_default();
+        if dtype.weights != Compute::F32 && model.train.steps > 0 && model.lora.is_none() && derived {
+            return Err(Error::usage(format!(
+                "`{}` trains weights that are kept in {}",
+                key("train"),
+                dtype.weights.name()
+            ))
+            .cause("the digits of an optimiser step are lost in a half-width type")
+            .hint(format!("add a table `[{}]`, or set `dtype.weights = \"f32\"`", key("lora"))));
+        }
+        if dtype.compute == Compute::F16 && model.train.steps > 0 && derived {
+            return Err(Error::usage(format!("`{}` computes in f16, whose range gradients leave", key("train")))
+                .hint("train in bf16: `dtype.compute = \"bf16\"`"));
+        }
+        Ok(())
+    }
+}
