@@ -79,7 +79,11 @@ pub fn convert(from: &Path, out: &Path, storage: Storage, device: &Device) -> Re
         warn_of_missing_code(out)?;
         let after = || Ok::<_, Error>(family::load(out, &LoadOptions::default(), device)?.model);
         let change = storage.is_lossy().then(|| Ok(Change::on_random_tokens(&before.model, &after()?))).transpose()?;
-        let card = fs::read_limited(&from.join("README.md"), 16 << 20).unwrap_or_default();
+        let card = from.join("README.md");
+        let card = match card.exists() {
+            true => fs::inside(from, &card).and_then(|()| fs::read_limited(&card, 16 << 20))?,
+            false => Vec::new(),
+        };
         (change, String::from_utf8_lossy(&card).into_owned())
     };
     let text = match &change {

@@ -72,6 +72,10 @@ pub fn dispatch(cli: Cli) -> Result<()> {
                     return Err(Error::usage(format!("`--model {name}`: {} is one model, not a run", run.display()))
                         .hint("leave `--model` out"));
                 }
+                if *adapters {
+                    return Err(Error::usage(format!("`--adapters`: {} is one model, not a run", run.display()))
+                        .hint("give the run directory, with `--model NAME`"));
+                }
                 let dtype = dtype.unwrap_or_default();
                 let change = export::convert(&dir, out, dtype, &open()?)?;
                 return export::say(&run.display().to_string(), out, dtype, change.as_ref(), global.json);
@@ -84,6 +88,13 @@ pub fn dispatch(cli: Cli) -> Result<()> {
             if *adapters && study.recipe.model(&name)?.lora.is_none() {
                 return Err(Error::usage(format!("`{name}` has no adapters"))
                     .hint("leave `--adapters` out to export the whole network"));
+            }
+            if let (true, Some(dtype)) = (*adapters, dtype) {
+                return Err(Error::usage(format!(
+                    "`--dtype {}` beside `--adapters`, which are stored in f32",
+                    dtype.name()
+                ))
+                .hint("leave one of the two out"));
             }
             let path = run.join("results.json");
             let results = if path.is_file() { Some(Results::load(&path)?) } else { None };

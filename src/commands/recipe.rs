@@ -9,6 +9,8 @@ use serde_json::json;
 use super::run::shape;
 use crate::data::{Data, DataConfig};
 use crate::error::{Error, Result};
+use crate::model::config::Compute;
+use crate::model::family::memory;
 use crate::model::{Transformer, TransformerConfig, params};
 use crate::objective::{self, Objective, distill};
 use crate::recipe::{self as recipes, Recipe, builtin, parse};
@@ -168,8 +170,16 @@ fn dry_run(recipe: &Recipe, name: &str, (data, base): (&Data, &Path), device: &D
         4 + usize::from(config.train.ema.is_some()) + usize::from(matches!(config.objective, Objective::Sdtt(_)));
     // Per block and position: residual, norms, q k v, attention out, the hidden layer twice, and the scores of each head.
     let per_position = 10 * network.dim + 3 * network.hidden() + 2 * network.heads * length;
-    let activations = 4 * batch * length * (per_position * network.layers + 4 * network.dim)
-        + 12 * objective::chunk_rows(vocab).min(batch * length) * vocab;
+    let activations = match network.checkpoint || network.compute != Compute::F32 {
+        true => {
+            let m = memory::adapter_training(network, shape.dtype, 0, vocab, [length, batch]);
+            usize::try_from(m.activations + m.logits).unwrap_or(usize::MAX)
+        }
+        false => {
+            4 * batch * length * (per_position * network.layers + 4 * network.dim)
+                + 12 * objective::chunk_rows(vocab).min(batch * length) * vocab
+        }
+    };
     let frozen = if shape.lora.is_some() { shape.dtype.bytes() * (params::count(&model) - parameters) } else { 0 };
     Ok(Some(Estimate { parameters, states: 4 * copies * parameters, frozen, activations, seconds_per_step, loss }))
 }

@@ -479,6 +479,11 @@ impl Study {
     ) -> Result<Option<Change>> {
         let model = self.recipe.model(name)?;
         if adapters_alone && model.lora.is_some() {
+            if !self.recipe.adapts_its_base(name)? {
+                return Err(Error::usage(format!("the adapters of `{name}` belong to no published checkpoint"))
+                    .cause("its teacher was trained here, or blocks were left out")
+                    .hint("leave `--adapters` out to export the merged network"));
+            }
             return self.export_adapters(name, out).map(|()| None);
         }
         let done = self.finished(name)?;
@@ -573,6 +578,8 @@ impl Study {
         for name in &self.recipe.export.models {
             let out = self.dir.join("export").join(name);
             let storage = self.recipe.export.dtype;
+            // What an earlier run with other settings has left there would lie beside it.
+            fs::remove_dir(&out)?;
             let change = self.export(name, &out, Some(&results), storage, self.recipe.export.adapters)?;
             term::note(&format!("export {}", out.display()));
             if let Some(change) = change {
@@ -678,6 +685,14 @@ pub fn shape(recipe: &Recipe, name: &str, data: &Data, base: &Path) -> Result<Sh
         shape.network.layers = keep.len();
     }
     shape.keeps = model.keep_layers.clone();
+    if let (Some(from), Some(keep)) = (&shape.from, &shape.keep) {
+        family::fills_groups(from, keep)?;
+    }
+    if shape.dtype != Compute::F32 && !shape.as_it_is() {
+        return Err(Error::usage(format!("`dtype.weights` of `model.{name}` needs a masked checkpoint as it is"))
+            .cause("causal models, and those with `vocabulary` or `ignore_extra`, are copied in f32")
+            .hint("leave `dtype.weights` out"));
+    }
     if let Some(checkpoint) = lineage.iter().find_map(|m| m.checkpoint) {
         shape.network.checkpoint = checkpoint;
     }
@@ -718,9 +733,10 @@ fn whole(recipe: &Recipe, name: &str, data: &Data, base: &Path) -> Result<Shape>
     }
     recipe.check_network(name, &d.network).map_err(|e| e.cause(format!("{place} holds {}", d.family.name())))?;
     let (theirs, policy) = (family::tokenizer(&from)?, recipe.vocabulary(name)?);
+    // A student's checkpoint is its teacher's.
+    let ignore_extra = recipe.lineage(name)?.last().is_some_and(|root| root.ignore_extra);
     let judge = recipe.eval.judge.as_deref() == Some(name) && model.train.steps == 0;
     if judge && d.family.prediction() == Prediction::NextToken && theirs.is_some() {
-        let ignore_extra = model.ignore_extra;
         return Ok(Shape { ignore_extra, dtype: types.weights, ..judge_shape(d, from, policy, data)? });
     }
     let (network, mask) = trainable(&d, &from, &model.objective)?;
@@ -733,7 +749,7 @@ fn whole(recipe: &Recipe, name: &str, data: &Data, base: &Path) -> Result<Shape>
         return Err(Error::usage(format!("{place} has learned positions for {} tokens", d.length))
             .cause(format!("the data has sequences of {}", data.length())));
     }
-    let (ours, length, ignore_extra) = (data.tokenizer(), data.length(), model.ignore_extra);
+    let (ours, length) = (data.tokenizer(), data.length());
     if !policy.is_refuse() {
         let named = |e: Error| Error { message: format!("{place}: {}", e.message), ..e };
         let rows = Rows::find(policy, theirs.as_ref(), &ours, d.vocab, mask).map_err(named)?;

@@ -3,7 +3,7 @@
 //! Its directory holds origin.json in place of model.safetensors, and PEFT's two files where it has adapters. The weights
 //! are named by path and hash, so that a base which changed meanwhile ends in an error.
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use burn::prelude::Device;
 use serde::{Deserialize, Serialize};
@@ -14,11 +14,13 @@ use crate::fs;
 use crate::model::config::Compute;
 use crate::model::family::{self, LoadOptions, adapters};
 use crate::model::transformer::lora::{Site, check_layers};
-use crate::model::{Transformer, TransformerConfig};
+use crate::model::{Denoise, Transformer, TransformerConfig};
 use crate::weights::{self, Store};
 
 /// Its file.
 pub const FILE: &str = "origin.json";
+/// A finished model's directory in a run.
+const FINAL: &str = "final";
 /// Models on models on models: more of them are a circle.
 const DEPTH: usize = 8;
 
@@ -85,6 +87,29 @@ pub fn sites(names: Option<&Path>, network: &TransformerConfig) -> Result<Vec<Si
 }
 
 impl Origin {
+    /// Refuses an origin that leads out of the run that the model in `dir` belongs to: a directory of a stranger would else
+    /// have files of anywhere opened. A run may name any checkpoint, as its recipe does.
+    pub fn in_its_run(&self, dir: &Path) -> Result<()> {
+        let place = dir.join(FILE).display().to_string();
+        let dir = dir.canonicalize().map_err(|e| Error::io("find", dir, &e))?;
+        let parts: Vec<_> = self.base.components().collect();
+        let sibling = match &parts[..] {
+            [Component::ParentDir, Component::ParentDir, Component::Normal(_), Component::Normal(last)] => {
+                *last == FINAL
+            }
+            _ => false,
+        };
+        let models = dir.parent().and_then(Path::parent).filter(|_| dir.ends_with(FINAL));
+        let run = models.filter(|m| m.ends_with("models")).and_then(Path::parent);
+        let in_run = run.is_some_and(|run| run.join("recipe.toml").is_file());
+        if (sibling && self.names.is_none() && models.is_some()) || in_run {
+            return Ok(());
+        }
+        Err(Error::input(format!("{place}: its weights are outside of it, in {}", self.base.display()))
+            .cause("only the model of a run may be a reference to other weights")
+            .hint("give the run directory, or what `fewstep export` writes"))
+    }
+
     /// The network of the model in `dir` with its adapters merged, and the hash of what makes it.
     ///
     /// Errors: a base that is gone or has other weights, blocks or adapters that do not fit it.
@@ -99,6 +124,7 @@ impl Origin {
         if depth > DEPTH {
             return Err(Error::input(format!("{place}: more than {DEPTH} models lie on one another")));
         }
+        self.in_its_run(dir)?;
         let base = dir.join(&self.base);
         let (_, config) = family::read_config(&base)?;
         let (model, hash) = if config["model_type"] == "fewstep" {
@@ -127,6 +153,17 @@ impl Origin {
             }
             None => model,
         };
+        let (is, said) = (model.config(), &card.network);
+        let fits = model.vocab() == card.vocab_size
+            && model.length() >= card.max_position_embeddings
+            && (is.dim, is.layers, is.mask_row) == (said.dim, said.layers, said.mask_row);
+        if !fits {
+            return Err(Error::input(format!(
+                "{place}: config.json describes another network than {}",
+                base.display()
+            ))
+            .hint("train again in another directory"));
+        }
         if !self.adapters {
             return Ok((model, hash));
         }

@@ -6,6 +6,15 @@ use crate::model::config::Compute;
 use crate::objective::Objective;
 
 impl Recipe {
+    /// Whether a model with adapters has them beside a public checkpoint as it is, all blocks of it, or beside a network of
+    /// this study's own: only then do they mean the same without this study.
+    pub fn adapts_its_base(&self, name: &str) -> Result<bool> {
+        let lineage = self.lineage(name)?;
+        let public = lineage.last().is_some_and(|m| m.from.is_some());
+        let whole = lineage.iter().all(|m| m.keep_layers.is_none());
+        Ok(!public || (whole && lineage.iter().skip(1).all(|m| m.train.steps == 0)))
+    }
+
     /// Checks the keys that need a teacher or a checkpoint to start from, and the types they leave.
     pub(super) fn check_derived(&self, name: &str, model: &ModelConfig) -> Result<()> {
         let key = |k: &str| format!("model.{name}.{k}");
@@ -27,6 +36,13 @@ impl Recipe {
         if model.dtype.is_some() && model.from.is_none() {
             return Err(Error::usage(format!("`{}` needs `{}`", key("dtype"), key("from")))
                 .hint("students have their teacher's types; beside a network it is `network.compute`"));
+        }
+        if self.export.adapters && model.lora.is_some() && !self.adapts_its_base(name)? {
+            return Err(Error::usage(format!(
+                "`export.adapters` with `model.{name}`, whose base is no published checkpoint"
+            ))
+            .cause("its teacher was trained here, or blocks were left out")
+            .hint("leave `export.adapters` out: the export is then the merged network"));
         }
         if let Some(lora) = &model.lora {
             lora.validate(&key("lora"))?;

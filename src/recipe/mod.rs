@@ -383,6 +383,11 @@ impl Recipe {
             return Err(contradiction(&at, &value, &format!("model.{name}.from"), "a checkpoint")
                 .hint("a student has its teacher's vocabulary"));
         }
+        if matches!(model.objective, Objective::ScoreEntropy { .. }) {
+            return Err(Error::usage(format!("`{at} = {value}` is not for scores"))
+                .cause("their scale depends on the number of the checkpoint's tokens")
+                .hint("train it by `objective.elbo`, or give the data the checkpoint's tokenizer"));
+        }
         let retokenizes = model.vocabulary == Vocabulary::Retokenize;
         match (retokenizes, matches!(model.objective, Objective::ArNll {})) {
             (true, false) => Err(Error::usage(format!("`{at} = {value}` is for `eval.judge` alone"))

@@ -26,7 +26,10 @@ pub fn run(path: &Path, against: Option<&Path>, as_json: bool, device: &Device) 
             match origin::of(&dir)? {
                 Some(origin) if origin.adapters => (dir.join(models::adapters::WEIGHTS), Some(dir)),
                 // A checkpoint that was taken as it is.
-                Some(origin) => return family::run(&dir.join(origin.base), against, as_json, device),
+                Some(origin) => {
+                    origin.in_its_run(&dir)?;
+                    return family::run(&dir.join(origin.base), against, as_json, device);
+                }
                 None => (dir.clone(), Some(dir)),
             }
         }

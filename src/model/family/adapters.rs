@@ -92,7 +92,7 @@ pub fn modules_of(store: &Store) -> BTreeMap<String, String> {
         }
         name.to_string()
     };
-    let matrices = store.entries().filter(|e| e.dtype.is_float() && e.shape.len() == 2);
+    let matrices = store.reals().filter(|e| e.shape.len() == 2);
     matrices.map(|e| (canonical(&e.name).trim_end_matches(".weight").to_string(), bare(&e.name))).collect()
 }
 

@@ -193,6 +193,7 @@ fn beside(from: &Path, to: &Path, family: Family, storage: Storage) -> Result<()
     let mut names: Vec<String> = BESIDE.iter().map(|name| name.to_string()).collect();
     names.extend(code(from)?);
     for name in names.iter().filter(|name| from.join(name).exists()) {
+        fs::inside(from, &from.join(name))?;
         fs::write_atomic(&to.join(name), &fs::read_limited(&from.join(name), 256 << 20)?)?;
     }
     if storage == Storage::Kept {

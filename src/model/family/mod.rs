@@ -28,7 +28,7 @@ pub use generation::{Generation, Selection, write_generation};
 pub use hub::resolve;
 pub use layout::{QUANT_METHOD, export, export_in_files, missing_code, quantisation, quantises};
 pub use load::{LoadOptions, Loaded, load, look, read_config};
-pub use shallow::{described as shallow_description, shallow};
+pub use shallow::{described as shallow_description, fills_groups, shallow};
 pub use special::{special_tokens, tokenizer};
 pub use vocabulary::{Rows, Vocabulary};
 

@@ -22,11 +22,8 @@ const MAX_BESIDE: u64 = 256 << 20;
 ///
 /// Errors: groups of blocks that the subset does not fill, a config.json without the number of blocks, I/O.
 pub fn shallow(from: &Path, to: &Path, description: &Description, keep: &[usize]) -> Result<()> {
+    fills_groups(from, keep)?;
     let group = block_group(&description.config);
-    if let Some(size) = group.filter(|size| !keep.len().is_multiple_of(*size)) {
-        return Err(Error::usage(format!("{} blocks do not fill groups of {size}", keep.len()))
-            .cause(format!("{}: `block_group_size` is {size}", from.display())));
-    }
     let store = Store::open(from)?;
     let mut map = Map::new();
     let mut total = 0;
@@ -62,6 +59,16 @@ pub fn shallow(from: &Path, to: &Path, description: &Description, keep: &[usize]
     let (file, config) = read_config(from)?;
     let config = changed(&file, config, description.network.layers, keep)?;
     fs::write_atomic(&to.join("config.json"), format!("{config:#}\n").as_bytes())
+}
+
+/// Refuses kept blocks that do not fill the groups that the checkpoint in `from` stores its blocks in.
+pub fn fills_groups(from: &Path, keep: &[usize]) -> Result<()> {
+    let (_, config) = read_config(from)?;
+    match block_group(&config).filter(|size| !keep.len().is_multiple_of(*size)) {
+        Some(size) => Err(Error::usage(format!("{} blocks do not fill groups of {size}", keep.len()))
+            .cause(format!("{}: `block_group_size` is {size}", from.display()))),
+        None => Ok(()),
+    }
 }
 
 /// The name of a tensor among the kept blocks; none for one of another block.
@@ -104,6 +111,7 @@ fn beside(from: &Path, to: &Path) -> Result<()> {
         let weights = name.to_str().is_none_or(|n| n.ends_with(".safetensors") || n == INDEX || n == "config.json");
         let small = std::fs::metadata(&path).is_ok_and(|m| m.is_file() && m.len() <= MAX_BESIDE);
         if !weights && small {
+            fs::inside(from, &path)?;
             fs::write_atomic(&to.join(name), &fs::read_limited(&path, MAX_BESIDE)?)?;
         }
     }

@@ -327,7 +327,7 @@ impl Transformer {
         };
         // Embeddings may be kept in another type than the blocks compute in.
         let dtype = self.config.compute.dtype();
-        if x.dtype() == DType::from(dtype) { x } else { x.cast(dtype) }
+        if x.dtype() == DType::from(dtype) || x.dtype() == DType::F64 { x } else { x.cast(dtype) }
     }
 
     /// The last norm with its modulation, and what stands between it and the head.
