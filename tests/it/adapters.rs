@@ -185,6 +185,22 @@ fn a_network_of_our_own_is_adapted_and_its_student_is_the_teacher_of_a_shallower
     place.run(&["sample", "copy/student/final", "-n", "1", "--steps", "2"]).ok();
     place.write("copy/student/final/origin.json", text.replace(&hash, &"0".repeat(64)));
     place.run(&["sample", "copy/student/final", "-n", "1", "--steps", "2"]).fails(3, &["no longer the same", "hint:"]);
+    // Nor is it read where its weights would be out of its run, or where they are another network's.
+    let outside = place.path("copy/teacher/final").display().to_string();
+    for base in [outside.as_str(), "../../../etc/final", "../other", "/etc"] {
+        place.write("copy/student/final/origin.json", text.replace("../../teacher/final", base));
+        for command in [&["sample", "copy/student/final"][..], &["export", "copy/student/final", "--out", "o"]] {
+            place.run(command).fails(3, &["origin.json", "outside of it", "hint:"]);
+        }
+    }
+    place.write("copy/student/final/origin.json", &text);
+    let card = place.path("copy/student/final/config.json");
+    let said = std::fs::read_to_string(&card).unwrap();
+    let mut config: serde_json::Value = serde_json::from_str(&said).unwrap();
+    config["vocab_size"] = 1_000_000.into();
+    config["mask_token_id"] = 999_999.into();
+    std::fs::write(&card, config.to_string()).unwrap();
+    place.run(&["sample", "copy/student/final", "-n", "1", "--steps", "2"]).fails(3, &["hint:"]);
 }
 
 #[test]

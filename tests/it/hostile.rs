@@ -432,6 +432,27 @@ fn w07_a_link_out_of_the_directory_is_not_opened() {
     cache.run(&["sample", "m/snapshots/abc", "--ids", "-n", "1"]).ok();
 }
 
+/// What an export copies beside the weights is looked at before it is opened, too.
+#[cfg(unix)]
+#[test]
+fn w07_a_link_out_of_the_directory_is_not_copied_into_an_export() {
+    let place = place();
+    let secret = place.write("secret", "of somewhere else");
+    for name in ["LICENSE", "modeling.py", "README.md", "tokenizer.model"] {
+        let at = place.path("model").join(name);
+        std::os::unix::fs::symlink(&secret, &at).unwrap();
+        let ran = place.run(&["export", "model", "--out", "exported"]);
+        let copied = place.path("exported").join(name);
+        if copied.exists() {
+            assert_ne!(std::fs::read_to_string(copied).unwrap(), "of somewhere else", "{name}");
+        } else if name != "tokenizer.model" {
+            ran.fails(3, &[name, "leads out"]);
+        }
+        std::fs::remove_file(at).unwrap();
+        let _ = std::fs::remove_dir_all(place.path("exported"));
+    }
+}
+
 #[test]
 fn w08_values_that_are_not_finite_are_counted_and_read_on_demand() {
     let place = place();
