@@ -736,7 +736,7 @@ fn whole(recipe: &Recipe, name: &str, data: &Data, base: &Path) -> Result<Shape>
     // A student's checkpoint is its teacher's.
     let ignore_extra = recipe.lineage(name)?.last().is_some_and(|root| root.ignore_extra);
     let judge = recipe.eval.judge.as_deref() == Some(name) && model.train.steps == 0;
-    if judge && d.family.prediction() == Prediction::NextToken && theirs.is_some() {
+    if judge && d.family.prediction() == Prediction::NextToken && (theirs.is_some() || !policy.is_refuse()) {
         return Ok(Shape { ignore_extra, dtype: types.weights, ..judge_shape(d, from, policy, data)? });
     }
     let (network, mask) = trainable(&d, &from, &model.objective)?;
