@@ -104,19 +104,15 @@ pub fn write_as(
     storage: Storage,
     limit: u64,
 ) -> Result<()> {
-    let int8 = (storage == Storage::Int8).then(|| family::quantisation(false));
     write_weights(dir, &tensors, storage, limit)?;
-    write_card(dir, card, extras, int8)
+    let quantization_config = (storage == Storage::Int8).then(|| family::quantisation(false));
+    write_beside(dir, &ModelCard { quantization_config, ..card.clone() }, extras)
 }
 
 /// Writes what lies beside the weights of a model: its configuration, tokenizer, recipe and card.
 pub fn write_beside(dir: &Path, card: &ModelCard, extras: &Extras) -> Result<()> {
-    write_card(dir, card, extras, None)
-}
-
-fn write_card(dir: &Path, card: &ModelCard, extras: &Extras, int8: Option<serde_json::Value>) -> Result<()> {
     // Wall-clock seconds differ from run to run; an export of the same weights must not.
-    let shown = ModelCard { train_seconds: 0.0, quantization_config: int8, ..card.clone() };
+    let shown = ModelCard { train_seconds: 0.0, ..card.clone() };
     let json = |v: &ModelCard| {
         serde_json::to_string_pretty(v).map_err(|e| Error::input(format!("cannot describe the model: {e}")))
     };
@@ -134,8 +130,7 @@ fn write_weights(dir: &Path, tensors: &Named, storage: Storage, limit: u64) -> R
     for (name, tensor) in tensors {
         let (name, shape) = (name.clone(), tensor.shape.clone());
         if storage == Storage::Int8 && family::quantises(&name, &shape) {
-            let scales = Planned { name: format!("{name}{SCALE}"), dtype: Dtype::F32, shape: vec![shape[0], 1] };
-            plan.extend([Planned { name, dtype: Dtype::I8, shape }, scales]);
+            plan.extend(Planned::int8(name, shape, Outputs::Rows));
             continue;
         }
         let dtype = storage.of(Dtype::F32);

@@ -111,18 +111,7 @@ pub fn run(request: &Request, device: &Device) -> Result<()> {
         let search = beam::Search::new(width, request.length_penalty);
         return beams(request, &loaded.model, &process, &decode, &pinned, &search);
     }
-    let steps = match (request.steps, process.cached) {
-        (Some(k), true) if k != process.length => {
-            return Err(Error::usage(format!(
-                "`--steps {k}`: an autoregressive model takes one step a token ({})",
-                process.length
-            ))
-            .hint("leave `--steps` out, or choose a diffusion model with `--model NAME`"));
-        }
-        (Some(k), _) => k,
-        (None, true) => process.length,
-        (None, false) => loaded.card.generation.map_or(16, |g| g.steps).min(process.length),
-    };
+    let steps = steps(request, &process, loaded.card.generation.map_or(16, |g| g.steps))?;
     let spec = SampleSpec {
         steps,
         filter: request.filter,
@@ -133,6 +122,24 @@ pub fn run(request: &Request, device: &Device) -> Result<()> {
     };
     let drawn = sample(&loaded.model, &process, &spec, request.n)?;
     show(request, &loaded.card.name, &format!("{steps} steps"), &decode, &drawn)
+}
+
+/// The steps that were asked for; else `usual`, or as few more as give each block the same number and at least one. A
+/// model that writes token by token takes one a token.
+fn steps(request: &Request, process: &Process, usual: usize) -> Result<usize> {
+    match request.steps {
+        Some(k) if process.cached && k != process.length => Err(Error::usage(format!(
+            "`--steps {k}`: an autoregressive model takes one step a token ({})",
+            process.length
+        ))
+        .hint("leave `--steps` out, or sample a diffusion model")),
+        Some(k) => Ok(k),
+        None if process.cached => Ok(process.length),
+        None => {
+            let blocks = process.order.blocks(process.length);
+            Ok(blocks * usual.min(process.length).div_ceil(blocks))
+        }
+    }
 }
 
 /// Says what was drawn and prints it, with its trace where that is asked for.

@@ -4,6 +4,7 @@
 //! and export. Enums are externally tagged and nothing is flattened, so that errors keep their line and column.
 
 pub mod builtin;
+mod check;
 mod derived;
 pub mod parse;
 
@@ -18,11 +19,10 @@ use crate::eval::EvalConfig;
 use crate::eval::results::Role;
 use crate::gate::GateConfig;
 use crate::model::TransformerConfig;
-use crate::model::config::{Compute, TimeInput, Visibility};
+use crate::model::config::Compute;
 use crate::model::family::{Generation, Selection, Vocabulary};
 use crate::model::transformer::lora::LoraConfig;
-use crate::objective::distill::Refresh;
-use crate::objective::{Objective, SdttConfig};
+use crate::objective::Objective;
 use crate::process::Schedule;
 use crate::process::order::OrderConfig;
 use crate::train::TrainConfig;
@@ -167,10 +167,6 @@ fn missing(place: &str) -> Error {
     }
 }
 
-fn contradiction(key: &str, has: &str, other: &str, wants: &str) -> Error {
-    Error::usage(format!("`{key} = {has}` needs `{other} = {wants}`"))
-}
-
 impl Recipe {
     /// The model called `name`; names were checked.
     pub fn model(&self, name: &str) -> Result<&ModelConfig> {
@@ -293,111 +289,6 @@ impl Recipe {
         Ok(text)
     }
 
-    /// Checks every component and the rules between them.
-    pub fn check(&self) -> Result<()> {
-        if self.name.is_empty() || !self.name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_') {
-            return Err(Error::usage(format!(
-                "`name` must be letters, digits, `-` and `_`, but it is `{}`",
-                self.name
-            )));
-        }
-        if self.model.is_empty() {
-            return Err(Error::usage("a recipe needs at least one model").hint("add a table `[model.NAME]`"));
-        }
-        match &self.data {
-            DataConfig::Story(s) => s.validate()?,
-            DataConfig::Text(t) => {
-                if t.length < 2 || t.length > 1 << 20 {
-                    return Err(Error::usage(format!(
-                        "`data.text.length` must be between 2 and {}, but it is {}",
-                        1 << 20,
-                        t.length
-                    )));
-                }
-            }
-        }
-        self.eval.validate()?;
-        for (name, model) in &self.model {
-            if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_') {
-                return Err(Error::usage(format!(
-                    "a model's name must be letters, digits, `-` and `_`, but one is `{name}`"
-                )));
-            }
-            self.check_model(name, model)?;
-        }
-        self.training_order()?;
-        self.check_judge()?;
-        for name in &self.export.models {
-            self.model(name).map_err(|e| Error { message: format!("`export.models`: {}", e.message), ..e })?;
-        }
-        Ok(())
-    }
-
-    fn check_model(&self, name: &str, model: &ModelConfig) -> Result<()> {
-        let key = |k: &str| format!("model.{name}.{k}");
-        // A checkpoint may be taken as it is.
-        let steps = model.train.steps.max(usize::from(model.from.is_some()));
-        TrainConfig { steps, ..model.train.clone() }.validate(&key("train"))?;
-        if let Some(network) = &model.network {
-            network.validate(&key("network"))?;
-        }
-        if model.from.is_some() && (model.network.is_some() || Self::teacher(model).is_some()) {
-            return Err(Error::usage(format!("`{}` stands beside a network or a teacher", key("from")))
-                .hint("a checkpoint brings its own network, and a student has its teacher's"));
-        }
-        if model.from.is_none() && (model.sha256.is_some() || model.ignore_extra) {
-            let key = key(if model.ignore_extra { "ignore_extra" } else { "sha256" });
-            return Err(Error::usage(format!("`{key}` stands without `model.{name}.from`"))
-                .hint("it is about the weights of a public checkpoint"));
-        }
-        if let Some(hash) = &model.sha256
-            && (hash.len() != 64 || !hash.chars().all(|c| c.is_ascii_hexdigit() && !c.is_ascii_uppercase()))
-        {
-            return Err(Error::usage(format!("`{}` must be 64 lower-case hexadecimal digits", key("sha256"))));
-        }
-        self.check_vocabulary(name, model)?;
-        self.check_derived(name, model)?;
-        if let Some(teacher) = Self::teacher(model) {
-            let at = key("objective.sdtt.teacher");
-            self.model(teacher).map_err(|e| Error { message: format!("`{at}`: {}", e.message), ..e })?;
-            if teacher == name {
-                return Err(Error::usage(format!("`{at}` names the model itself")));
-            }
-        }
-        if let Objective::Sdtt(c) = &model.objective {
-            self.check_sdtt(name, model, c)?;
-        }
-        match self.network(name)? {
-            Network::Given(network) => self.check_network(name, network),
-            // Known only when the directory is read: `run` checks it then.
-            Network::From(_) => Ok(()),
-        }
-    }
-
-    fn check_vocabulary(&self, name: &str, model: &ModelConfig) -> Result<()> {
-        let (at, value) = (format!("model.{name}.vocabulary"), format!("\"{}\"", model.vocabulary.name()));
-        if model.vocabulary.is_refuse() {
-            return Ok(());
-        }
-        if model.from.is_none() {
-            return Err(contradiction(&at, &value, &format!("model.{name}.from"), "a checkpoint")
-                .hint("a student has its teacher's vocabulary"));
-        }
-        if matches!(model.objective, Objective::ScoreEntropy { .. }) {
-            return Err(Error::usage(format!("`{at} = {value}` is not for scores"))
-                .cause("their scale depends on the number of the checkpoint's tokens")
-                .hint("train it by `objective.elbo`, or give the data the checkpoint's tokenizer"));
-        }
-        let retokenizes = model.vocabulary == Vocabulary::Retokenize;
-        match (retokenizes, matches!(model.objective, Objective::ArNll {})) {
-            (true, false) => Err(Error::usage(format!("`{at} = {value}` is for `eval.judge` alone"))
-                .hint("a model that is trained or sampled needs \"shared_tokens\" or \"truncate_padding\"")),
-            (false, true) => Err(Error::usage(format!("`{at} = {value}` is not for a judge"))
-                .hint("\"retokenize\" gives it the text of the samples")),
-            _ => Ok(()),
-        }
-    }
-
     /// How the vocabulary of the checkpoint that a model comes from, itself or through its teachers, fits the data's.
     pub fn vocabulary(&self, name: &str) -> Result<Vocabulary> {
         let mut model = self.model(name)?;
@@ -408,182 +299,6 @@ impl Recipe {
             }
         }
         Ok(model.vocabulary)
-    }
-
-    /// Checks that the objective and the order of a model can be trained with this network.
-    pub fn check_network(&self, name: &str, network: &TransformerConfig) -> Result<()> {
-        let model = self.model(name)?;
-        let key = |k: &str| format!("model.{name}.{k}");
-        let (order, visibility) = (model.order, network.visibility);
-        match &model.objective {
-            Objective::ArNll {} => {
-                if order != OrderConfig::LeftToRight {
-                    return Err(contradiction(&key("objective"), "\"ar_nll\"", &key("order"), "\"left_to_right\""));
-                }
-                if visibility != Visibility::Causal {
-                    return Err(contradiction(
-                        &key("order"),
-                        "\"left_to_right\"",
-                        &key("network.visibility"),
-                        "\"causal\"",
-                    ));
-                }
-                if !network.shift && !network.shift_output {
-                    return Err(contradiction(&key("objective"), "\"ar_nll\"", &key("network.shift"), "true")
-                        .hint("without it position l reads the token it is asked for"));
-                }
-            }
-            Objective::Elbo { .. } | Objective::Sdtt(_) => self.check_parallel(name, model, network)?,
-            Objective::ScoreEntropy { .. } => {
-                if network.time != TimeInput::Sigma {
-                    return Err(contradiction(
-                        &key("objective"),
-                        "\"score_entropy\"",
-                        &key("network.time"),
-                        "\"sigma\"",
-                    )
-                    .hint("scores depend on the noise"));
-                }
-                self.check_parallel(name, model, network)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn check_sdtt(&self, name: &str, model: &ModelConfig, c: &SdttConfig) -> Result<()> {
-        let key = |k: &str| format!("model.{name}.{k}");
-        let at = |k: &str| key(&format!("objective.sdtt.{k}"));
-        let teacher = self.model(&c.teacher)?;
-        if matches!(teacher.objective, Objective::ArNll {}) {
-            return Err(Error::usage(format!(
-                "`{}` needs a diffusion teacher, but `model.{}.objective` is \"ar_nll\"",
-                at("teacher"),
-                c.teacher
-            )));
-        }
-        if self.schedule(teacher) != c.schedule {
-            return Err(Error::usage(format!(
-                "`{}` and `model.{}.objective` have different noise schedules",
-                at("schedule"),
-                c.teacher
-            )));
-        }
-        if self.network(name)? != self.network(&c.teacher)? {
-            return Err(Error::usage(format!("`{}` differs from `model.{}.network`", key("network"), c.teacher))
-                .hint("a student starts from its teacher's weights: leave its `network` out"));
-        }
-        let k = c.steps_per_step;
-        if !(2..=64).contains(&k) || !(1..=32).contains(&c.rounds) {
-            return Err(Error::usage(format!(
-                "`{}` must be between 2 and 64 and `{}` between 1 and 32, but they are {k} and {}",
-                at("steps_per_step"),
-                at("rounds"),
-                c.rounds
-            )));
-        }
-        if (k as f64).powi(c.rounds as i32) > c.teacher_steps as f64 {
-            return Err(Error::usage(format!(
-                "`{} = {}` with `{} = {k}` leave less than one step of `{} = {}`",
-                at("rounds"),
-                c.rounds,
-                at("steps_per_step"),
-                at("teacher_steps"),
-                c.teacher_steps
-            ))
-            .hint(format!("steps_per_step ^ rounds must not exceed {}", c.teacher_steps)));
-        }
-        if c.rounds > model.train.steps {
-            return Err(Error::usage(format!(
-                "`{} = {}` are more than `{} = {}`",
-                at("rounds"),
-                c.rounds,
-                key("train.steps"),
-                model.train.steps
-            )));
-        }
-        if c.refresh == Refresh::Ema && model.train.ema.is_none() {
-            return Err(contradiction(&at("refresh"), "\"ema\"", &key("train.ema"), "a decay such as 0.999"));
-        }
-        Ok(())
-    }
-
-    fn check_parallel(&self, name: &str, model: &ModelConfig, network: &TransformerConfig) -> Result<()> {
-        let key = |k: &str| format!("model.{name}.{k}");
-        let objective = format!("\"{}\"", model.objective.name());
-        match (model.order, network.visibility) {
-            (OrderConfig::LeftToRight, _) => {
-                Err(contradiction(&key("objective"), &objective, &key("order"), "\"parallel\" or { blocks = N }"))
-            }
-            (OrderConfig::Parallel, Visibility::Blocks(size)) => {
-                let wants = format!("{{ blocks = {size} }}");
-                Err(contradiction(&key("network.visibility"), &format!("{{ blocks = {size} }}"), &key("order"), &wants))
-            }
-            (OrderConfig::Parallel, Visibility::Causal) => {
-                Err(contradiction(&key("order"), "\"parallel\"", &key("network.visibility"), "\"full\""))
-            }
-            (OrderConfig::Parallel, Visibility::Full) => Ok(()),
-            (OrderConfig::Blocks(size), visibility) => {
-                let shown = format!("{{ blocks = {size} }}");
-                if size == 0 || visibility != Visibility::Blocks(size) {
-                    return Err(contradiction(&key("order"), &shown, &key("network.visibility"), &shown)
-                        .hint("blocks are of one size, at least 1, in the order and in the network"));
-                }
-                if matches!(model.objective, Objective::ScoreEntropy { .. }) {
-                    return Err(contradiction(&key("objective"), &objective, &key("order"), "\"parallel\""));
-                }
-                self.check_blocks(name, size)
-            }
-        }
-    }
-
-    /// Checks that sampling can walk the blocks of a model.
-    fn check_blocks(&self, name: &str, size: usize) -> Result<()> {
-        let length = match &self.data {
-            DataConfig::Text(text) => text.length,
-            DataConfig::Story(_) => return Ok(()),
-        };
-        match self.eval.steps.iter().find(|k| **k < length.div_ceil(size)) {
-            None => Ok(()),
-            Some(k) => Err(Error::usage(format!(
-                "`eval.steps` has {k}, and `model.{name}.order` has {} blocks",
-                length.div_ceil(size)
-            ))
-            .hint("every block takes at least one step")),
-        }
-    }
-
-    fn check_judge(&self) -> Result<()> {
-        let Some(judge) = &self.eval.judge else {
-            return match self.data {
-                DataConfig::Text(_) => {
-                    Err(Error::usage("`data.text` needs `eval.judge`, the model that scores samples")
-                        .hint("train a second autoregressive model with its own seed and name it there"))
-                }
-                DataConfig::Story(_) => Ok(()),
-            };
-        };
-        if matches!(self.data, DataConfig::Story(_)) {
-            return Err(Error::usage("`eval.judge` is for `data.text`; on `data.story` the exact oracle is the judge")
-                .hint("remove `eval.judge`"));
-        }
-        let model = self.model(judge).map_err(|e| Error { message: format!("`eval.judge`: {}", e.message), ..e })?;
-        if !matches!(model.objective, Objective::ArNll {}) {
-            return Err(Error::usage(format!(
-                "`eval.judge` needs an autoregressive model, but `model.{judge}.objective` is \"{}\"",
-                model.objective.name()
-            )));
-        }
-        // A public judge has seen none of this study.
-        for (name, other) in self.model.iter().filter(|_| model.from.is_none()) {
-            if name != judge && matches!(other.objective, Objective::ArNll {}) && self.seed(other) == self.seed(model) {
-                return Err(Error::usage(format!(
-                    "`model.{judge}.seed` and `model.{name}.seed` are both {}",
-                    self.seed(other)
-                ))
-                .hint("a judge must not be one of the compared models: give it another seed"));
-            }
-        }
-        Ok(())
     }
 }
 

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 pub const SINGLE: &str = "model.safetensors";
 /// The name of the index of several files.
 pub const INDEX: &str = "model.safetensors.index.json";
-const MAX_INDEX: u64 = 32 << 20;
+pub const MAX_INDEX: u64 = 32 << 20;
 
 #[derive(serde::Deserialize)]
 struct Index {

@@ -2,7 +2,7 @@
 //! index. Tensors are asked for and written one at a time.
 
 use super::quantise::SCALE;
-use super::{Described, Dtype, INDEX, SINGLE, header_bytes};
+use super::{Described, Dtype, INDEX, MAX_INDEX, Outputs, SINGLE, header_bytes};
 use crate::error::{Error, Result};
 use crate::fs::write_atomic_from;
 use crate::fs::{read_limited, write_atomic};
@@ -12,7 +12,6 @@ use std::path::Path;
 
 /// The size that weights are split at: 5 GB, as in Hugging Face's own writer.
 pub const SHARD: u64 = 5_000_000_000;
-const MAX_INDEX: u64 = 64 << 20;
 
 /// The type that exported parameters are stored in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -69,6 +68,13 @@ pub struct Planned {
 }
 
 impl Planned {
+    /// The integers of a matrix of `shape`, and its scales.
+    pub fn int8(name: String, shape: Vec<usize>, outputs: Outputs) -> [Planned; 2] {
+        let scales = if outputs == Outputs::Rows { vec![shape[0], 1] } else { vec![1, shape[1]] };
+        let scales = Planned { name: format!("{name}{SCALE}"), dtype: Dtype::F32, shape: scales };
+        [Planned { name, dtype: Dtype::I8, shape }, scales]
+    }
+
     fn bytes(&self) -> u64 {
         (self.shape.iter().product::<usize>() * self.dtype.size()) as u64
     }

@@ -9,7 +9,7 @@ use std::time::Instant;
 use burn::prelude::Device;
 use rand::Rng;
 
-use super::{Request, beams, filled, given, show};
+use super::{Request, beams, filled, given, show, steps};
 use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
 use crate::model::config::Visibility;
@@ -139,7 +139,7 @@ pub fn run(request: &Request, dir: &Path, device: &Device) -> Result<()> {
         }
         (None, None) => {
             let process = process(&d, length, options.block)?;
-            let steps = steps(request, &process)?;
+            let steps = steps(request, &process, STEPS)?;
             let batch = request.n.clamp(1, 16);
             let spec =
                 SampleSpec { steps, filter: request.filter, seed: request.seed, batch, pinned, trace: request.trace };
@@ -206,23 +206,6 @@ fn process(d: &Description, length: usize, block: Option<usize>) -> Result<Proce
     let context = if block < length { Context::Clean } else { Context::Noisy };
     let order = Order { block, window: 1, context };
     Ok(Process { order, schedule: Schedule::LogLinear, corruption: Corruption::Absorb, length, cached })
-}
-
-fn steps(request: &Request, process: &Process) -> Result<usize> {
-    match request.steps {
-        Some(k) if process.cached && k != process.length => Err(Error::usage(format!(
-            "`--steps {k}`: an autoregressive model takes one step a token ({})",
-            process.length
-        ))
-        .hint("leave `--steps` out")),
-        Some(k) => Ok(k),
-        None if process.cached => Ok(process.length),
-        // Every block gets the same number of steps, and at least one.
-        None => {
-            let blocks = process.order.blocks(process.length);
-            Ok(blocks * STEPS.min(process.length).div_ceil(blocks))
-        }
-    }
 }
 
 /// Texts by a published sampler, each with its own uniforms.

@@ -16,8 +16,8 @@ use crate::error::{Error, Result};
 use crate::fs;
 use crate::model::params::Named;
 use crate::weights::{
-    Dtype, Entry, HostTensor, INDEX, Outputs, Planned, SCALE, SHARD, SINGLE, Storage, Store, check_range, quantise,
-    remove_others, to_dtype, write_model,
+    Dtype, Entry, HostTensor, INDEX, MAX_INDEX, Outputs, Planned, SCALE, SHARD, SINGLE, Storage, Store, check_range,
+    quantise, remove_others, to_dtype, write_model,
 };
 
 /// `quant_method` of config.json where weights are int8 with scales.
@@ -80,7 +80,7 @@ pub fn export_in_files(
     if storage == Storage::Kept && !quantised && longest.is_none_or(|n| n <= limit) {
         copy_layout(to, &store, &places, &mut values)?;
         if store.sharded {
-            fs::write_atomic(&to.join(INDEX), &fs::read_limited(&from.join(INDEX), 64 << 20)?)?;
+            fs::write_atomic(&to.join(INDEX), &fs::read_limited(&from.join(INDEX), MAX_INDEX)?)?;
         }
     } else {
         let matrices = matrices(description, parameters);
@@ -136,11 +136,7 @@ fn lay_out(
         let outputs =
             matrices.get(canonical(&name)).filter(|_| storage == Storage::Int8 || whole && storage == Storage::Kept);
         match (parameter, outputs) {
-            (true, Some(outputs)) => {
-                let scales = if *outputs == Outputs::Rows { vec![shape[0], 1] } else { vec![1, shape[1]] };
-                plan.push(Planned { name: name.clone(), dtype: Dtype::I8, shape });
-                plan.push(Planned { name: name + SCALE, dtype: Dtype::F32, shape: scales });
-            }
+            (true, Some(outputs)) => plan.extend(Planned::int8(name, shape, *outputs)),
             (true, None) => {
                 let dtype = storage.of(if whole { Dtype::F32 } else { entry.dtype });
                 check_range(&name, &values[canonical(&name)].data, dtype)?;

@@ -189,11 +189,10 @@ impl Transformer {
     }
 
     /// The projection from features to predictions: the mask, where it is one of the V tokens, and ids without text are
-    /// never predicted (-1e6 is added to their logits, as SUBS has it: MDLM section 3.2.3). The start token of a shifted
+    /// never predicted (-1e6 is added to their logits, as SUBS has it: MDLM section 3.2.3). The start token of a causal
     /// network may be one that texts also end with, and is predicted.
     pub fn head(&self) -> Head {
         let head = self.raw_head();
-        // The start token of a causal model is a token like others behind it.
         let mask = if self.config.visibility == Visibility::Causal { self.vocab } else { self.mask };
         if mask >= self.vocab && self.tokens >= self.vocab && self.excluded.is_empty() {
             return head;

@@ -61,64 +61,47 @@ pub struct Settings {
 
 use Sampler::*;
 
+/// All of them with their names on the command line, in the order in which messages list them.
+const NAMES: [(Sampler, &str); 21] = [
+    (Mdlm, "mdlm"),
+    (MdlmCache, "mdlm_cache"),
+    (MdlmAnalytic, "mdlm_analytic"),
+    (RemdmCap, "remdm_cap"),
+    (RemdmRescale, "remdm_rescale"),
+    (RemdmConf, "remdm_conf"),
+    (RemdmLoop, "remdm_loop"),
+    (SeddEuler, "sedd_euler"),
+    (SeddAnalytic, "sedd_analytic"),
+    (Duo, "duo"),
+    (DuoGreedy, "duo_greedy"),
+    (Llada, "llada"),
+    (LladaRandom, "llada_random"),
+    (FastDllm, "fast_dllm"),
+    (FastDllmFactor, "fast_dllm_factor"),
+    (Dream, "dream"),
+    (DreamMargin, "dream_margin"),
+    (DreamEntropy, "dream_entropy"),
+    (DreamOrigin, "dream_origin"),
+    (Dllm, "dllm"),
+    (Bd3lm, "bd3lm"),
+];
+
 impl Sampler {
     /// All of them, in the order in which messages list them.
-    pub const ALL: [Sampler; 21] = [
-        Mdlm,
-        MdlmCache,
-        MdlmAnalytic,
-        RemdmCap,
-        RemdmRescale,
-        RemdmConf,
-        RemdmLoop,
-        SeddEuler,
-        SeddAnalytic,
-        Duo,
-        DuoGreedy,
-        Llada,
-        LladaRandom,
-        FastDllm,
-        FastDllmFactor,
-        Dream,
-        DreamMargin,
-        DreamEntropy,
-        DreamOrigin,
-        Dllm,
-        Bd3lm,
-    ];
+    pub fn all() -> impl Iterator<Item = Sampler> {
+        NAMES.into_iter().map(|(sampler, _)| sampler)
+    }
 
     /// Its name on the command line.
     pub fn name(self) -> &'static str {
-        match self {
-            Mdlm => "mdlm",
-            MdlmCache => "mdlm_cache",
-            MdlmAnalytic => "mdlm_analytic",
-            RemdmCap => "remdm_cap",
-            RemdmRescale => "remdm_rescale",
-            RemdmConf => "remdm_conf",
-            RemdmLoop => "remdm_loop",
-            SeddEuler => "sedd_euler",
-            SeddAnalytic => "sedd_analytic",
-            Duo => "duo",
-            DuoGreedy => "duo_greedy",
-            Llada => "llada",
-            LladaRandom => "llada_random",
-            FastDllm => "fast_dllm",
-            FastDllmFactor => "fast_dllm_factor",
-            Dream => "dream",
-            DreamMargin => "dream_margin",
-            DreamEntropy => "dream_entropy",
-            DreamOrigin => "dream_origin",
-            Dllm => "dllm",
-            Bd3lm => "bd3lm",
-        }
+        NAMES.iter().find(|(sampler, _)| *sampler == self).map_or("", |(_, name)| name)
     }
 
     /// The sampler of this name. Errors (usage) with the nearest one.
     pub fn named(name: &str) -> Result<Sampler> {
-        Self::ALL.into_iter().find(|s| s.name() == name).ok_or_else(|| {
+        NAMES.into_iter().find(|(_, n)| *n == name).map(|(sampler, _)| sampler).ok_or_else(|| {
             let error = Error::usage(format!("no sampler `{name}`"));
-            match nearest(name, Self::ALL.iter().map(|s| s.name())) {
+            match nearest(name, NAMES.iter().map(|(_, n)| *n)) {
                 Some(near) => error.hint(format!("did you mean `{near}`?")),
                 None => error.hint(format!("the samplers are {}", Self::list(|_| true))),
             }
@@ -126,7 +109,7 @@ impl Sampler {
     }
 
     fn list(of: impl Fn(Sampler) -> bool) -> String {
-        Self::ALL.into_iter().filter(|s| of(*s)).map(Sampler::name).collect::<Vec<_>>().join(", ")
+        NAMES.iter().filter(|(s, _)| of(*s)).map(|(_, name)| *name).collect::<Vec<_>>().join(", ")
     }
 
     /// The one that a family was published with, if it has one that draws a text in other ways than token by token.
@@ -237,7 +220,8 @@ impl Sampler {
 
     fn transition(self, d: &Description, settings: &Settings) -> Transition {
         let (scaled, absorb) = (d.scale_by_sigma, d.special.mask.is_some());
-        // The settings of the paper's tables for text: ReMDM section 5 and appendix.
+        // Nucleus and the loop's settings as in published runs of ReMDM-loop; eta of the others is the same number, for want
+        // of one: they choose it by the number of steps.
         let (eta, nucleus) = (settings.eta.unwrap_or(0.02), settings.top_p.unwrap_or(0.9));
         let remasking = |remask| Transition::Remasking { remask, nucleus };
         match self {

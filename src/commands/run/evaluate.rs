@@ -1,0 +1,255 @@
+//! Evaluation of a study: rows of every model at every step count, kept in models/NAME/eval.json by what decides them.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::Study;
+use crate::data::Data;
+use crate::error::{Error, Kind, Result};
+use crate::eval::judge::TextJudge;
+use crate::eval::results::{Environment, ModelResult, Results, Role};
+use crate::eval::{self, Scorer};
+use crate::model::{Denoise, Oracle, params};
+use crate::objective::Objective;
+use crate::process::Corruption;
+use crate::recipe::Recipe;
+use crate::sample::Process;
+use crate::{fs, term};
+
+impl Study {
+    /// Evaluates what is missing and writes results.json.
+    pub fn evaluate(&self, only: Option<&str>) -> Result<Results> {
+        let config = &self.recipe.eval;
+        let judge = config.judge.as_ref().map(|name| self.finished(name)).transpose()?;
+        // One with the data's tokens reads them with a start token in front.
+        let from = config.judge.as_ref().is_some_and(|name| self.recipe.model[name].from.is_some());
+        let public = from && judge.as_ref().is_some_and(|judge| !judge.card.network.shift);
+        let scorer = match (&self.data, &judge) {
+            (Data::Story(story), _) => Scorer::Story(story),
+            (data, Some(judge)) => match &judge.tokenizer {
+                // A checkpoint reads the text, whatever it was tokens of.
+                Some(tokenizer) if public => Scorer::Text(TextJudge {
+                    model: &judge.model,
+                    tokenizer,
+                    start: judge.card.mask_token_id as u32,
+                    data,
+                }),
+                _ => Scorer::Judge(&judge.model),
+            },
+            (_, None) => return Err(Error::usage("`data.text` needs `eval.judge`")),
+        };
+        let held_out = self.data.held_out(config.held_out);
+        if let Scorer::Text(judge) = &scorer {
+            let (share, length) = (100.0 * judge.cut(&held_out), judge.model.length());
+            term::note(&format!(
+                "the judge scores text by characters with its own tokenizer; {share:.1} % of the held-out texts are longer than its {length} tokens"
+            ));
+        }
+        let summary = eval::data_summary(&self.data, &scorer, &held_out);
+        let judge_hash = judge.as_ref().map_or("", |j| j.weights_sha256.as_str());
+        let mut models = Vec::new();
+        for (name, model) in &self.recipe.model {
+            if only.is_some_and(|o| o != name) && !self.model_dir(name).join("eval.json").exists() {
+                continue;
+            }
+            let done = self.finished(name)?;
+            let key = self.eval_key(&[&summary.sha256, &done.weights_sha256, judge_hash])?;
+            models.push(self.cached(name, &key, || {
+                let role = self.recipe.role(name, model);
+                let process = done.card.process();
+                // A public judge reads other tokens than the held-out ones.
+                let likelihood = (role != Role::Judge || !public)
+                    .then(|| eval::likelihood(&done.model, &model.objective, &process, &held_out));
+                let ar = matches!(model.objective, Objective::ArNll {});
+                let steps = if ar { vec![process.length] } else { config.steps.clone() };
+                let (rows, sweep) = match role {
+                    Role::Judge => (Vec::new(), Vec::new()),
+                    _ => (
+                        self.rows(name, &done.model, &process, &steps, &scorer, true)?,
+                        self.sweep(name, &done.model, &process, &steps, &scorer)?,
+                    ),
+                };
+                let extra = fs::verify_manifest(&self.final_dir(name))?.extra;
+                Ok(ModelResult {
+                    name: name.clone(),
+                    role,
+                    objective: model.objective.name().into(),
+                    teacher: Recipe::teacher(model).map(str::to_string),
+                    parameters: params::count(&done.model) as u64,
+                    weights_sha256: done.weights_sha256.clone(),
+                    seed: done.card.seed,
+                    train_steps: done.card.train_steps as u64,
+                    train_tokens: done.card.train_tokens,
+                    train_seconds: extra["seconds"].as_f64().unwrap_or(0.0),
+                    likelihood,
+                    rows,
+                    sweep,
+                })
+            })?);
+        }
+        if let (Data::Story(story), true) = (&self.data, config.oracle) {
+            let key = self.eval_key(&[&summary.sha256, "oracle"])?;
+            models.push(self.cached("oracle", &key, || {
+                let oracle = Oracle::new(Arc::clone(story.chain()), self.device.clone());
+                let process = Process {
+                    order: crate::process::Order::parallel(story.length()),
+                    schedule: crate::process::Schedule::LogLinear,
+                    corruption: Corruption::Absorb,
+                    length: story.length(),
+                    cached: false,
+                };
+                Ok(ModelResult {
+                    name: "oracle".into(),
+                    role: Role::Oracle,
+                    objective: "exact".into(),
+                    teacher: None,
+                    parameters: 0,
+                    weights_sha256: summary.sha256.clone(),
+                    seed: 0,
+                    train_steps: 0,
+                    train_tokens: 0,
+                    train_seconds: 0.0,
+                    likelihood: None,
+                    rows: self.rows("oracle", &oracle, &process, &config.steps, &scorer, false)?,
+                    sweep: self.sweep("oracle", &oracle, &process, &config.steps, &scorer)?,
+                })
+            })?);
+        }
+        let results = Results {
+            format: eval::results::FORMAT,
+            fewstep: env!("CARGO_PKG_VERSION").into(),
+            study: self.recipe.name.clone(),
+            recipe_sha256: fs::sha256_hex(self.text.as_bytes()),
+            recipe: self.text.clone(),
+            environment: self.environment(),
+            data: summary,
+            models,
+        };
+        results.save(&self.dir.join("results.json"))?;
+        Ok(results)
+    }
+
+    fn eval_key(&self, parts: &[&str]) -> Result<String> {
+        // Timings are part of what is kept, so the machine and the code are part of the key.
+        let environment = format!("{:?} {}", self.environment(), env!("FEWSTEP_COMMIT"));
+        let config = toml::to_string(&self.recipe.eval).map_err(|e| Error::usage(format!("`eval`: {e}")))?;
+        Ok(fs::sha256_hex(
+            format!("{}\n{config}\n{environment}\n{}", parts.join("\n"), env!("CARGO_PKG_VERSION")).as_bytes(),
+        ))
+    }
+
+    fn cached(&self, name: &str, key: &str, make: impl FnOnce() -> Result<ModelResult>) -> Result<ModelResult> {
+        #[derive(Serialize, Deserialize)]
+        struct Cached {
+            key: String,
+            result: ModelResult,
+        }
+        let dir = self.model_dir(name);
+        let path = dir.join("eval.json");
+        if let Ok(bytes) = std::fs::read(&path)
+            && let Ok(cached) = serde_json::from_slice::<Cached>(&bytes)
+            && cached.key == key
+        {
+            return Ok(cached.result);
+        }
+        let cached = Cached { key: key.to_string(), result: make()? };
+        std::fs::create_dir_all(&dir).map_err(|e| Error::io("create", &dir, &e))?;
+        let bytes = serde_json::to_vec(&cached)
+            .map_err(|e| Error::new(Kind::NonFinite, format!("`{name}` has scores that are not numbers: {e}")))?;
+        fs::write_atomic(&path, &bytes)?;
+        Ok(cached.result)
+    }
+
+    fn rows(
+        &self,
+        name: &str,
+        model: &dyn Denoise,
+        process: &Process,
+        steps: &[usize],
+        scorer: &Scorer,
+        timed: bool,
+    ) -> Result<Vec<eval::results::Row>> {
+        let mut rows = Vec::new();
+        let mut texts = String::new();
+        for k in steps {
+            self.not_stopped(name)?;
+            let (row, tokens) = eval::row(model, process, *k, &self.recipe.eval, scorer, timed)?;
+            let nll = &row.scores[scorer.name()];
+            let valid = row.scores.get("valid").map_or(String::new(), |v| format!("  valid {:5.1} %", 100.0 * v.mean));
+            term::note(&format!(
+                "eval {name:<10} {k:>5} steps  nfe {:>6.1}  nll {:.4}  entropy {:.3}{valid}",
+                row.nfe, nll.mean, row.scores["entropy"].mean
+            ));
+            texts.push_str(&format!("==== {name}, {k} steps\n"));
+            tokens.iter().take(5).for_each(|t| texts.push_str(&format!("{}\n----\n", self.data.decode(t))));
+            rows.push(row);
+        }
+        let dir = self.model_dir(name);
+        std::fs::create_dir_all(&dir).map_err(|e| Error::io("create", &dir, &e))?;
+        fs::write_atomic(&dir.join("samples.txt"), texts.as_bytes())?;
+        Ok(rows)
+    }
+
+    /// The rows at the recipe's other temperatures.
+    fn sweep(
+        &self,
+        name: &str,
+        model: &dyn Denoise,
+        process: &Process,
+        steps: &[usize],
+        scorer: &Scorer,
+    ) -> Result<Vec<eval::results::SweepRow>> {
+        let config = &self.recipe.eval;
+        let mut rows = Vec::new();
+        for k in steps {
+            for temperature in &config.temperatures {
+                self.not_stopped(name)?;
+                let row = eval::sweep_row(model, process, *k, *temperature, config, scorer)?;
+                term::note(&format!(
+                    "eval {name:<10} {k:>5} steps  temperature {temperature}  nll {:.4}  entropy {:.3}",
+                    row.scores[scorer.name()].mean,
+                    row.scores["entropy"].mean
+                ));
+                rows.push(row);
+            }
+        }
+        Ok(rows)
+    }
+
+    fn not_stopped(&self, name: &str) -> Result<()> {
+        match self.interrupt.requested() {
+            true => Err(Error::new(Kind::Signal(2), format!("stopped by a signal while evaluating `{name}`"))),
+            false => Ok(()),
+        }
+    }
+
+    fn environment(&self) -> Environment {
+        Environment {
+            burn: "0.22.1".into(),
+            rustc: env!("FEWSTEP_RUSTC").into(),
+            device: self.device_name.clone(),
+            threads: rayon::current_num_threads(),
+            dtype: eval::device_dtype(&self.device),
+            os: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
+            cpu_features: cpu_features(),
+        }
+    }
+}
+
+fn cpu_features() -> String {
+    let mut found = Vec::new();
+    #[cfg(target_arch = "x86_64")]
+    {
+        for (name, there) in [
+            ("avx2", std::arch::is_x86_feature_detected!("avx2")),
+            ("fma", std::arch::is_x86_feature_detected!("fma")),
+            ("avx512f", std::arch::is_x86_feature_detected!("avx512f")),
+        ] {
+            if there {
+                found.push(name);
+            }
+        }
+    }
+    found.join(" ")
+}
