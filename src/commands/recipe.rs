@@ -70,13 +70,16 @@ struct Estimate {
 pub fn check(place: &str, sets: &[String], device: &Device, as_json: bool) -> Result<()> {
     let loaded = recipes::load(place, sets)?;
     let recipe = &loaded.recipe;
+    // Before anything that the recipe names is opened or downloaded.
+    if !as_json {
+        term::out(format!("recipe   {}: {} models, all keys known", recipe.name, recipe.model.len()))?;
+    }
     let cache = std::env::temp_dir().join(format!("fewstep-check-{}", std::process::id()));
     let data = Data::prepare(&recipe.data, &loaded.base, &cache);
     let _ = std::fs::remove_dir_all(&cache);
     let data = data?;
     let kind = if matches!(recipe.data, DataConfig::Story(_)) { "story" } else { "text" };
     if !as_json {
-        term::out(format!("recipe   {}: {} models, all keys known", recipe.name, recipe.model.len()))?;
         term::out(format!("data     {kind}, vocabulary {}, length {}", data.vocab(), data.length()))?;
     }
     let mut total = 0.0;
