@@ -6,6 +6,7 @@ use burn::prelude::Device;
 use fewstep::kernels::Divergence;
 use fewstep::model::{Transformer, TransformerConfig};
 use fewstep::objective::{self, SdttConfig, distill};
+use fewstep::process::Order;
 use fewstep::rng::{StepRng, Stream};
 use rand::Rng;
 
@@ -35,7 +36,9 @@ fn main() {
     let x0: Vec<u32> = (0..batch * length).map(|_| rng.random_range(0..vocab as u32)).collect();
     for step in 0..2 {
         let begin = std::time::Instant::now();
-        let rows = distill::rows(&config, &teacher, &x0, length, config.dt(0), (StepRng::new(1), step)).expect("rows");
+        let orders = distill::Orders::same(Order::parallel(length));
+        let rows =
+            distill::rows(&config, &teacher, &x0, length, config.dt(0), orders, (StepRng::new(1), step)).expect("rows");
         let (loss, grads) = objective::backward(&student, &rows);
         println!(
             "step {step}: {} masked rows of {}, loss {loss:.4}, {} gradients, {:.1} s",

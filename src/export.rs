@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
 use crate::fs;
-use crate::model::config::Visibility;
+use crate::model::config::{TimeInput, Visibility};
 use crate::model::family::{self, Generation};
 use crate::model::params::Named;
 use crate::model::{Transformer, TransformerConfig};
@@ -66,9 +66,15 @@ impl ModelCard {
             schedule: self.schedule,
             corruption: self.corruption,
             length,
-            cached: matches!(self.objective, Objective::ArNll {}),
+            cached: matches!(self.objective, Objective::ArNll {}) || keeps_blocks(&self.network),
         }
     }
+}
+
+/// Whether a network over blocks sees in finished ones what it would see without a cache: no time of the noise.
+pub fn keeps_blocks(network: &TransformerConfig) -> bool {
+    let blocks = matches!(network.visibility, Visibility::Blocks(_) | Visibility::Order);
+    blocks && matches!(network.time, TimeInput::None | TimeInput::ZeroSigma | TimeInput::Position)
 }
 
 /// A model read back from its directory.
@@ -244,10 +250,12 @@ fn fits_objective(card: &ModelCard) -> std::result::Result<(), String> {
         Objective::ArNll {} => {
             card.order == OrderConfig::LeftToRight && causal && (card.network.shift || card.network.shift_output)
         }
-        _ => match card.order {
-            OrderConfig::Parallel => card.network.visibility == Visibility::Full,
-            OrderConfig::Blocks(size) => card.network.visibility == Visibility::Blocks(size),
-            OrderConfig::LeftToRight => false,
+        _ => match (&card.order, card.network.visibility) {
+            (_, Visibility::Order) => true,
+            (OrderConfig::Parallel | OrderConfig::Pipelined { .. }, Visibility::Full) => true,
+            (OrderConfig::Blocks(size), visibility) => visibility == Visibility::Blocks(*size),
+            (OrderConfig::Pipelined { block, .. }, visibility) => visibility == Visibility::Blocks(*block),
+            _ => false,
         },
     };
     let name = card.objective.name();

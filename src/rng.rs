@@ -25,6 +25,8 @@ pub enum Stream {
     Bootstrap = 8,
     /// Times and masks of the validation NELBO.
     Validation = 9,
+    /// Which order of a mixture a training step is in.
+    Order = 10,
 }
 
 /// A seed from which generators for any (step, stream) are derived.

@@ -147,7 +147,11 @@ fn dry_run(recipe: &Recipe, name: &str, (data, base): (&Data, &Path), device: &D
                 (Some(_), false) => model.without_adapters(),
                 (None, false) => init(network, device),
             };
-            distill::rows(sdtt, &teacher, &x0, length, sdtt.dt(0), rng)?
+            {
+                let theirs = recipe.model(&sdtt.teacher)?.order.order(length);
+                let orders = distill::Orders { student: config.order.order(length), teacher: theirs };
+                distill::rows(sdtt, &teacher, &x0, length, sdtt.dt(0), orders, rng)?
+            }
         }
         other => {
             match objective::data_rows(other, &x0, length, (shape.mask, shape.vocab), config.order.order(length), rng) {

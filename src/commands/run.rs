@@ -15,7 +15,7 @@ use crate::data::Data;
 use crate::error::{Error, Result};
 use crate::export::{self, Extras, LoadedModel, ModelCard, origin};
 use crate::model::params;
-use crate::process::Corruption;
+use crate::process::{Corruption, Order};
 use crate::recipe::{Loaded, ModelConfig, Recipe, parse};
 use crate::term::{self, Interrupt};
 use crate::train::{self, Job, Trained};
@@ -165,7 +165,8 @@ impl Study {
                 config: &model.train,
                 objective: &model.objective,
                 network: &shape.network,
-                order: model.order.order(length),
+                orders: &model.order.all(length),
+                teacher_orders: &self.teacher_orders(model)?,
                 vocab: shape.vocab,
                 mask: shape.mask,
                 tokens: shape.tokens,
@@ -209,6 +210,12 @@ impl Study {
         Ok(())
     }
 
+    /// The orders that a model's teacher was trained over; of a model without one, its own.
+    fn teacher_orders(&self, model: &ModelConfig) -> Result<Vec<Order>> {
+        let teacher = Recipe::teacher(model).map(|name| self.recipe.model(name)).transpose()?;
+        Ok(teacher.unwrap_or(model).order.all(self.data.length()))
+    }
+
     fn shape(&self, name: &str) -> Result<Shape> {
         shape(&self.recipe, name, &self.data, &self.base)
     }
@@ -224,7 +231,7 @@ impl Study {
             excluded_token_ids: shape.rows.as_ref().map_or_else(Vec::new, |(rows, _)| rows.missing()),
             max_position_embeddings: shape.length,
             network: shape.network.clone(),
-            order: model.order,
+            order: model.order.clone(),
             schedule: self.recipe.schedule(model),
             corruption: Corruption::Absorb,
             objective: model.objective.clone(),

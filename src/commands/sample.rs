@@ -14,7 +14,7 @@ use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
 use crate::export;
 use crate::model::draw::Filter;
-use crate::model::{Transformer, family};
+use crate::model::{Denoise, Transformer, family};
 use crate::sample::{Process, SampleSpec, Samples, beam, sample};
 use crate::term;
 
@@ -111,7 +111,8 @@ pub fn run(request: &Request, device: &Device) -> Result<()> {
         let search = beam::Search::new(width, request.length_penalty);
         return beams(request, &loaded.model, &process, &decode, &pinned, &search);
     }
-    let steps = steps(request, &process, loaded.card.generation.map_or(16, |g| g.steps))?;
+    let usual = loaded.card.generation.map_or(16, |g| g.steps);
+    let steps = steps(request, &process, usual, loaded.model.over_blocks())?;
     let spec = SampleSpec {
         steps,
         filter: request.filter,
@@ -126,15 +127,16 @@ pub fn run(request: &Request, device: &Device) -> Result<()> {
 
 /// The steps that were asked for; else `usual`, or as few more as give each block the same number and at least one. A
 /// model that writes token by token takes one a token.
-fn steps(request: &Request, process: &Process, usual: usize) -> Result<usize> {
+fn steps(request: &Request, process: &Process, usual: usize, over_blocks: bool) -> Result<usize> {
+    let by_token = process.cached && !over_blocks;
     match request.steps {
-        Some(k) if process.cached && k != process.length => Err(Error::usage(format!(
+        Some(k) if by_token && k != process.length => Err(Error::usage(format!(
             "`--steps {k}`: an autoregressive model takes one step a token ({})",
             process.length
         ))
         .hint("leave `--steps` out, or sample a diffusion model")),
         Some(k) => Ok(k),
-        None if process.cached => Ok(process.length),
+        None if by_token => Ok(process.length),
         None => {
             let blocks = process.order.blocks(process.length);
             Ok(blocks * usual.min(process.length).div_ceil(blocks))

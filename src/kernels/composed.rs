@@ -89,6 +89,10 @@ type Rope = (Tensor<4>, Tensor<4>);
 /// The tables' rows `from .. from + l`, or those of the input's own positions, as [B or 1, 1, l, d] in the type of `like`.
 fn rope_rows(spec: &BlockSpec, (from, l): (usize, usize), like: &Tensor<3>) -> Rope {
     let rows = |table: &Tensor<2>| match &spec.extra.positions {
+        None if matches!(spec.visible, Visible::Streams(_)) => {
+            let half = table.clone().narrow(0, 0, l / 2);
+            Tensor::cat(vec![half.clone(), half], 0).cast(like.dtype()).unsqueeze()
+        }
         None => table.clone().narrow(0, from, l).cast(like.dtype()).unsqueeze(),
         Some(positions) => {
             let at: Vec<usize> = positions.iter().map(|p| *p as usize).collect();
@@ -135,45 +139,26 @@ fn repeat(x: Tensor<4>, heads: usize) -> Tensor<4> {
     x.unsqueeze_dim::<5>(2).expand([b, h, heads / h, l, d]).reshape([b, heads, l, d])
 }
 
-/// Whether the query at `i` sees the key at `j` in [x_t ; x_0] of `length` positions in blocks (BD3-LM's training mask).
-fn streams_see(length: usize, size: usize, i: usize, j: usize) -> bool {
-    let half = length / 2;
-    let (clean_q, clean_k) = (i >= half, j >= half);
-    let (q, k) = (i % half / size, j % half / size);
-    match (clean_q, clean_k) {
-        (false, true) => q > k,
-        (true, true) => q >= k,
-        (false, false) => q == k,
-        (true, false) => false,
-    }
-}
-
 /// True where a query must not look: [B or 1, 1, L, L]; nothing where every query sees everything.
 fn hidden(spec: &BlockSpec, shape: &Shape, device: &Device) -> Option<Tensor<4, Bool>> {
-    let (window, streams) = (spec.extra.window, spec.extra.two_streams);
-    if window.is_some() || streams.is_some() {
-        let (b, l) = (if shape.keys.is_some() { shape.batch } else { 1 }, shape.length);
-        let sees = |row: usize, j: usize| {
-            let i = row % l;
-            let near = window.is_none_or(|w| i.abs_diff(j) <= w);
-            near && match streams {
-                Some(size) => streams_see(l, size, i, j),
-                None => shape.seen(row / l, i).contains(&j),
-            }
-        };
-        let mask: Vec<bool> = (0..b * l * l).map(|at| !sees(at / l, at % l)).collect();
-        return Some(Tensor::from_data(TensorData::new(mask, [b, 1, l, l]), device));
-    }
-    if shape.keys.is_none() && shape.visible == Visible::Full {
+    let window = spec.extra.window;
+    if window.is_none() && shape.keys.is_none() && shape.visible == Visible::Full {
         return None;
     }
-    if shape.keys.is_none() && shape.visible == Visible::Causal {
+    if window.is_none() && shape.keys.is_none() && shape.visible == Visible::Causal {
         return Some(Tensor::<2, Bool>::tril_mask([shape.length; 2], 0, device).unsqueeze());
     }
     let (b, l) = (if shape.keys.is_some() { shape.batch } else { 1 }, shape.length);
     let mut mask = vec![true; b * l * l];
-    for (i, row) in mask.chunks_exact_mut(l).enumerate() {
-        row[shape.seen(i / l, i % l)].fill(false);
+    for (at, row) in mask.chunks_exact_mut(l).enumerate() {
+        let i = at % l;
+        let near = window.map_or(0..l, |w| i.saturating_sub(w)..(i + w + 1).min(l));
+        for seen in shape.seen(at / l, i) {
+            let seen = seen.start.max(near.start)..seen.end.min(near.end);
+            if !seen.is_empty() {
+                row[seen].fill(false);
+            }
+        }
     }
     Some(Tensor::from_data(TensorData::new(mask, [b, 1, l, l]), device))
 }
@@ -310,16 +295,33 @@ pub fn block_cached(
     let at = [0..b, 0..hkv, filled..filled + l, 0..d];
     let keys = keys.slice_assign(at.clone(), k);
     let values = values.slice_assign(at, unpack(&qkv, h + hkv, hkv, d));
-    let causal = spec.visible == Visible::Causal;
-    let end = if causal { filled + l } else { keys.dims()[2] };
+    let end = if spec.visible == Visible::Full { keys.dims()[2] } else { filled + l };
     let read = |slab: &Tensor<4>| repeat(slab.clone().narrow(2, 0, end), h);
-    let future = (causal && l > 1).then(|| {
-        let mask = Tensor::<2, Bool>::tril_mask([l, filled + l], filled as i64, &qkv.device());
-        mask.unsqueeze::<4>()
+    let future = (filled..filled + l).any(|i| shape.seen_cached(i, end) < end).then(|| {
+        let hidden = |i: usize| (0..end).map(move |j| j >= shape.seen_cached(i, end));
+        let mask: Vec<bool> = (filled..filled + l).flat_map(hidden).collect();
+        Tensor::<2, Bool>::from_data(TensorData::new(mask, [l, end]), &qkv.device()).unsqueeze::<4>()
     });
     let y = attention(q, read(&keys), read(&values), future);
     let attended = y.swap_dims(1, 2).reshape([b, l, h * d]);
     (second_half(x, attended, p, m, spec), (keys, values))
+}
+
+/// The slab of [`super::keys_values`].
+pub fn keys_values(
+    x: Tensor<3>,
+    p: &BlockParameters,
+    modulation: Option<Tensor<3>>,
+    (keys, values): Slab,
+    (spec, shape): (&BlockSpec, &Shape),
+    filled: usize,
+) -> Slab {
+    let (b, l, h, hkv, d) = (shape.batch, shape.length, shape.heads, shape.kv_heads, shape.head_dim);
+    let qkv = first_half(x, p, &six(modulation), spec);
+    let (_, k_norm) = qk_norms(spec);
+    let k = rotate(head_norm(unpack(&qkv, h, hkv, d), k_norm, spec.norm), rope_rows(spec, (filled, l), &qkv));
+    let at = [0..b, 0..hkv, filled..filled + l, 0..d];
+    (keys.slice_assign(at.clone(), k), values.slice_assign(at, unpack(&qkv, h + hkv, hkv, d)))
 }
 
 /// Rows [n, D] of `table` [V, D].

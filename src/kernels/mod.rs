@@ -71,9 +71,7 @@ pub struct Extra {
     pub qk_norm: Option<(Tensor<1>, Tensor<1>)>,
     /// Keys further away than that are hidden (ModernBERT's local blocks).
     pub window: Option<usize>,
-    /// The input is [x_t ; x_0] in blocks of that many positions: noise sees its own block and the clean ones before it.
-    pub two_streams: Option<usize>,
-    /// Rotary positions [B L] where they are not 0 .. L: behind left padding, or twice over for two streams.
+    /// Rotary positions [B L] where they are not those where the tokens lie: behind left padding.
     pub positions: Option<Arc<[u32]>>,
     /// Low-rank terms beside the projections (LoRA).
     pub low_rank: LowRanks,
@@ -110,7 +108,6 @@ impl Extra {
         !self.no_norm1
             && self.qk_norm.is_none()
             && self.window.is_none()
-            && self.two_streams.is_none()
             && self.positions.is_none()
             && self.low_rank.is_empty()
     }
@@ -153,8 +150,8 @@ pub fn block(x: Tensor<3>, p: BlockParameters, modulation: Option<Tensor<3>>, sp
 /// Keys and values [B, Hkv, capacity, d] of the positions a block has read.
 pub type Slab = (Tensor<4>, Tensor<4>);
 
-/// y [B, l, D] of x [B, l, D] at positions `filled ..`, whose keys and values are put into the slab. Each sees itself and what
-/// is before it, or under full visibility the whole slab.
+/// y [B, l, D] of x [B, l, D] at positions `filled ..`, whose keys and values are put into the slab. Each sees what is before
+/// it, and itself or its block, or under full visibility the whole slab.
 pub fn block_cached(
     x: Tensor<3>,
     p: BlockParameters,
@@ -163,15 +160,30 @@ pub fn block_cached(
     spec: &BlockSpec,
     filled: usize,
 ) -> (Tensor<3>, Slab) {
-    assert!(!matches!(spec.visible, Visible::Blocks(_)), "blocks are read whole");
+    assert!(!matches!(spec.visible, Visible::Streams(_)), "two streams are read whole");
     let [b, l, _] = x.dims();
     let shape = spec.shape([b, l], p.qkv.0.dims()[1]);
     #[cfg(feature = "flex")]
-    if spec.known(p.gate.is_some()) && spec.visible == Visible::Causal && flex::takes(&x) {
+    if spec.known(p.gate.is_some()) && spec.visible != Visible::Full && flex::takes(&x) {
         let spec = flex::spec(shape, spec.norm, spec.tables.clone(), None, false);
         return flex::block_cached(x, p, modulation, slab, spec, filled);
     }
     composed::block_cached(x, p, modulation, slab, (spec, &shape), filled)
+}
+
+/// The slab with the keys and values of x [B, l, D] at positions `filled ..`: what later positions see of text that this block
+/// computes nothing else of.
+pub fn keys_values(
+    x: Tensor<3>,
+    p: BlockParameters,
+    modulation: Option<Tensor<3>>,
+    slab: Slab,
+    spec: &BlockSpec,
+    filled: usize,
+) -> Slab {
+    let [b, l, _] = x.dims();
+    let shape = spec.shape([b, l], p.qkv.0.dims()[1]);
+    composed::keys_values(x, &p, modulation, slab, (spec, &shape), filled)
 }
 
 /// Layer norm (`kind.centred`) or root-mean-square norm over the last dimension of x [B, L, D].

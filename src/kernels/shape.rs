@@ -5,6 +5,8 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use crate::process::Layout;
+
 /// A layer norm (`centred`) or a root-mean-square norm.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct NormKind {
@@ -45,15 +47,18 @@ impl Tables {
     }
 }
 
-/// Which keys a query may see; each is a prefix of the sequence.
+/// Which keys a query may see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Visible {
     /// Every position.
     Full,
     /// Itself and everything to its left.
     Causal,
-    /// Its own block of that many positions and every block before it.
-    Blocks(usize),
+    /// Its own block and every block before it.
+    Blocks(Layout),
+    /// The input is [x_t ; x_0], each half as long as the text: noise sees its own block and the clean ones before it, and
+    /// clean text its own block and those before it (BD3-LM's training mask; Arriola et al. 2025, section 3.1).
+    Streams(Layout),
 }
 
 /// The shape of an attention: B, L, query and key heads, d, and what a position sees.
@@ -81,16 +86,46 @@ impl Shape {
         self.heads * self.head_dim
     }
 
-    /// Keys that the query at position `i` of sequence `b` sees.
-    pub fn seen(&self, b: usize, i: usize) -> Range<usize> {
-        let end = match self.visible {
-            Visible::Full => self.length,
-            Visible::Causal => i + 1,
-            Visible::Blocks(size) => ((i / size + 1) * size).min(self.length),
+    /// Keys that the query at position `i` of sequence `b` sees: one range, or two that rise.
+    pub fn seen(&self, b: usize, i: usize) -> [Range<usize>; 2] {
+        let none = self.length..self.length;
+        let seen = match self.visible {
+            Visible::Full => [0..self.length, none],
+            Visible::Causal => [0..i + 1, none],
+            Visible::Blocks(layout) => [0..layout.range(i).end.min(self.length), none],
+            Visible::Streams(layout) => {
+                let half = self.length / 2;
+                let block = layout.range(i % half);
+                match i < half {
+                    true => [block.start..block.end.min(half), half..half + block.start],
+                    false => [half..half + block.end.min(half), none],
+                }
+            }
         };
-        match &self.keys {
-            Some(keys) => keys[b].start.min(end)..keys[b].end.min(end),
-            None => 0..end,
+        let Some(keys) = &self.keys else { return seen };
+        seen.map(|r| r.start.max(keys[b].start).min(keys[b].end.max(r.start))..r.end.min(keys[b].end).max(r.start))
+    }
+
+    /// Whether that query sees the key at `j`.
+    pub fn sees(&self, b: usize, i: usize, j: usize) -> bool {
+        self.seen(b, i).iter().any(|r| r.contains(&j))
+    }
+
+    /// The end of what position `i` sees behind a cache, of `end` positions that are there.
+    pub fn seen_cached(&self, i: usize, end: usize) -> usize {
+        match self.visible {
+            Visible::Full => end,
+            Visible::Causal => i + 1,
+            Visible::Blocks(layout) => layout.range(i).end.min(end),
+            Visible::Streams(_) => panic!("two streams are read whole"),
+        }
+    }
+
+    /// The place that position `i` is turned to: both streams count from 0.
+    pub fn place(&self, i: usize) -> usize {
+        match self.visible {
+            Visible::Streams(_) => i % (self.length / 2),
+            _ => i,
         }
     }
 }
@@ -167,13 +202,26 @@ mod tests {
 
     #[test]
     fn each_visibility_sees_its_prefix_and_padding_is_never_seen() {
-        assert_eq!(shape(Visible::Full, None).seen(0, 2), 0..7);
-        assert_eq!(shape(Visible::Causal, None).seen(1, 2), 0..3);
-        let blocks: Vec<usize> = (0..7).map(|i| shape(Visible::Blocks(3), None).seen(0, i).end).collect();
+        assert_eq!(shape(Visible::Full, None).seen(0, 2)[0], 0..7);
+        assert_eq!(shape(Visible::Causal, None).seen(1, 2)[0], 0..3);
+        let three = Visible::Blocks(Layout::blocks(3));
+        let blocks: Vec<usize> = (0..7).map(|i| shape(three, None).seen(0, i)[0].end).collect();
         assert_eq!(blocks, [3, 3, 3, 6, 6, 6, 7]);
+        let segments = Visible::Blocks(Layout { text: 2, size: 3 });
+        let blocks: Vec<usize> = (0..7).map(|i| shape(segments, None).seen(0, i)[0].end).collect();
+        assert_eq!(blocks, [1, 2, 5, 5, 5, 6, 7]);
         let padded = shape(Visible::Causal, Some(vec![0..2, 3..7]));
-        assert_eq!((padded.seen(0, 5), padded.seen(1, 5)), (0..2, 3..6));
-        assert!(padded.seen(1, 1).is_empty());
+        let seen = |b: usize, i: usize| (0..7).filter(|j| padded.sees(b, i, *j)).collect::<Vec<_>>();
+        assert_eq!((seen(0, 5), seen(1, 5), seen(1, 1)), (vec![0, 1], vec![3, 4, 5], vec![]));
+    }
+
+    #[test]
+    fn noise_sees_its_own_block_and_the_clean_ones_before_it_and_clean_text_sees_no_noise() {
+        let shape = Shape { length: 10, ..shape(Visible::Streams(Layout::blocks(2)), None) };
+        let seen = |i: usize| (0..10).filter(|j| shape.sees(0, i, *j)).collect::<Vec<_>>();
+        assert_eq!((seen(0), seen(3), seen(4)), (vec![0, 1], vec![2, 3, 5, 6], vec![4, 5, 6, 7, 8]));
+        assert_eq!((seen(5), seen(8), seen(9)), (vec![5, 6], vec![5, 6, 7, 8], vec![5, 6, 7, 8, 9]));
+        assert_eq!((shape.place(3), shape.place(8)), (3, 3));
     }
 
     #[test]

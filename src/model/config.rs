@@ -18,6 +18,8 @@ pub enum Visibility {
     Causal,
     /// Its own block of that many positions and every block before it.
     Blocks(usize),
+    /// Its own block and every block before it, in the blocks of the order that it is trained or sampled in.
+    Order,
 }
 
 /// The pre-normalisation of each half block.
@@ -160,8 +162,12 @@ pub struct TransformerConfig {
     /// Width of the feed-forward half; default 4 x dim (gelu) or 8/3 x dim (swiglu).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hidden: Option<usize>,
-    /// full | causal
+    /// full | causal | { blocks = N } | order
     pub visibility: Visibility,
+    /// The first so many layers read finished text alone, once a block, and only the others iterate over noise (E2D2,
+    /// Arriola et al. 2025): they see, of finished blocks, what these layers made of them.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub encoder_layers: usize,
     /// rms | layer
     #[serde(default = "default_norm")]
     pub norm: NormKind,
@@ -273,6 +279,7 @@ impl TransformerConfig {
             kv_heads: None,
             hidden: None,
             visibility,
+            encoder_layers: 0,
             norm: default_norm(),
             activation: default_activation(),
             bias: false,
@@ -402,6 +409,25 @@ impl TransformerConfig {
         rows * d + positions + time + self.layers as u128 * block + norm + modulation(2) + transform + head
     }
 
+    fn validate_encoder(&self, key: &str) -> Result<()> {
+        let at = format!("{key}.encoder_layers = {}", self.encoder_layers);
+        let needs = |other: &str, wants: &str| Err(Error::usage(format!("`{at}` needs `{key}.{other}` = {wants}")));
+        if self.encoder_layers >= self.layers {
+            return Err(Error::usage(format!("`{at}` leaves none of `{key}.layers = {}`", self.layers))
+                .hint("the layers behind the encoder's iterate over noise"));
+        }
+        if !matches!(self.visibility, Visibility::Blocks(_) | Visibility::Order) {
+            return needs("visibility", "{ blocks = N } or \"order\"");
+        }
+        if self.time != TimeInput::None {
+            return needs("time", "\"none\"");
+        }
+        match self.checkpoint {
+            true => needs("checkpoint", "false"),
+            false => Ok(()),
+        }
+    }
+
     /// Checks ranges and contradictions; `key` is the dotted place of this table in the recipe.
     pub fn validate(&self, key: &str) -> Result<()> {
         for (name, value, max) in [
@@ -444,6 +470,9 @@ impl TransformerConfig {
                 self.layers,
                 self.parameters(0, 0)
             )));
+        }
+        if self.encoder_layers > 0 {
+            self.validate_encoder(key)?;
         }
         if self.shift && self.visibility != Visibility::Causal {
             return Err(Error::usage(format!("`{key}.shift = true` needs `{key}.visibility = \"causal\"`"))

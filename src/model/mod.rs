@@ -17,6 +17,7 @@ use std::sync::Arc;
 use burn::prelude::*;
 
 pub use crate::kernels::index_tensor;
+use crate::process::Layout;
 pub use config::TransformerConfig;
 pub use oracle::Oracle;
 pub use transformer::Transformer;
@@ -43,6 +44,8 @@ pub struct Noised {
     pub clean: Option<State>,
     pub length: usize,
     pub padding: Padding,
+    /// The blocks of the order it is in, for a network whose visibility is that of the order.
+    pub blocks: Option<Layout>,
 }
 
 /// What of a batch is no text: positions nobody may look at, and the places that the others count from.
@@ -75,13 +78,26 @@ impl Noised {
         assert!(x.len().is_multiple_of(length), "whole rows of tokens");
         assert_eq!(x.len(), t.len(), "one time for each token");
         let x = State::Tokens(x.to_vec());
-        Noised { x, t: t.to_vec(), s: None, clean: None, length, padding: Padding::default() }
+        Noised { x, t: t.to_vec(), s: None, clean: None, length, padding: Padding::default(), blocks: None }
     }
 
     /// Token ids [B, L] that are on the device, with their times [B L].
     pub fn ids(x: Tensor<2, Int>, t: &[f64], length: usize) -> Self {
         assert_eq!(x.dims(), [t.len() / length, length], "one time for each token");
-        Noised { x: State::Ids(x), t: t.to_vec(), s: None, clean: None, length, padding: Padding::default() }
+        Noised {
+            x: State::Ids(x),
+            t: t.to_vec(),
+            s: None,
+            clean: None,
+            length,
+            padding: Padding::default(),
+            blocks: None,
+        }
+    }
+
+    /// The same input in the blocks of an order.
+    pub fn in_blocks(self, layout: Layout) -> Self {
+        Noised { blocks: Some(layout), ..self }
     }
 
     /// The token ids [B L], fetched from the device where they are there.
@@ -115,6 +131,14 @@ impl Noised {
     }
 }
 
+/// Layers that a position passes: one of finished text and one of noise behind a cache, and one of a sequence read whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Layers {
+    pub text: usize,
+    pub noise: usize,
+    pub whole: usize,
+}
+
 /// Keys and values of the positions already read, one slab per block.
 #[derive(Debug, Clone, Default)]
 pub struct Cache {
@@ -145,7 +169,11 @@ pub trait Denoise {
     fn features_at(&self, input: &Noised, rows: &[usize]) -> Tensor<2> {
         select_rows(self.features(input), rows)
     }
-    /// Features [B, |active|, D] of the active positions, with everything left of them in the cache (causal networks).
+    /// Features [B, |active|, D] of the active positions, with everything left of them in the cache (causal networks, and
+    /// those over blocks, which are asked for whole blocks).
+    ///
+    /// Afterwards `cache.filled` is the end of `active`. A caller that has read noise sets it back to the end of the text: what
+    /// lies behind is written anew by the next call.
     fn features_cached(&self, input: &Noised, active: Range<usize>, cache: &mut Cache) -> Tensor<3>;
     /// Log-probabilities [n, V] of feature rows [n, D], up to a constant in each row.
     fn scores(&self, rows: Tensor<2>) -> Tensor<2> {
@@ -158,6 +186,14 @@ pub trait Denoise {
     /// The id of the mask: V, or of networks with a place for it in their vocabulary one of the V, never predicted.
     fn mask(&self) -> u32 {
         self.vocab() as u32
+    }
+    /// Whether each position sees its own block and all before it, so that finished blocks can be kept.
+    fn over_blocks(&self) -> bool {
+        false
+    }
+    /// How many layers a position passes.
+    fn layers(&self) -> Layers {
+        Layers { text: 1, noise: 1, whole: 1 }
     }
     /// Where its tensors live.
     fn device(&self) -> Device;

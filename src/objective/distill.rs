@@ -4,19 +4,24 @@
 //! teacher's distribution at the step where it was revealed; positions still masked at the end take the last step's.
 //! Rounds: in round r the step is dt_r = k^r / steps, and the student of round r is the teacher of round r + 1, so that
 //! student r is a model of steps / k^(r + 1) steps. (The reference code evaluates the teacher at other times than these;
-//! methods A1 d.) B batch, L length, D width.
+//! methods A1 d.)
+//!
+//! Other orders than the parallel one: over blocks behind finished text a step is one of a block's own, every block of a
+//! sequence at the same time. Where the context is noisy (AR-Diffusion, pipelined blocks), t is what is left of the whole
+//! table, each position has the time of that column, and a row is a masked position whose time falls in the student's step.
+//! A teacher may have another order than its student (D2F, Wang et al. 2025: everything sees everything, the student only
+//! its blocks); with `steps_per_step = 1` both then predict the same x_t. B batch, L length, D width.
 
 use burn::prelude::*;
 use rand::Rng;
 use serde::{Deserialize, Serialize};
 
-use super::{Divergence, RowLoss, Target};
+use super::{Divergence, RowLoss, Target, beside};
 use crate::error::Result;
 use crate::model::canvas::{Canvas, shares_host};
-use crate::model::config::Visibility;
 use crate::model::draw::Filter;
 use crate::model::{Denoise, Noised, State, Transformer, index_tensor};
-use crate::process::{Corruption, Schedule};
+use crate::process::{Context, Corruption, Order, Schedule};
 use crate::rng::{StepRng, Stream};
 
 /// Which weights become the next round's teacher.
@@ -94,43 +99,67 @@ pub fn rows<'a>(
     x0: &[u32],
     length: usize,
     dt: f64,
+    orders: Orders,
     rng: (StepRng, u64),
 ) -> Result<RowLoss<'a>> {
-    rows_at(config, teacher, x0, length, dt, rng, !shares_host(&teacher.device()))
+    rows_at(config, teacher, x0, length, dt, orders, rng, !shares_host(&teacher.device()))
+}
+
+/// The orders of a distillation step.
+#[derive(Debug, Clone, Copy)]
+pub struct Orders {
+    pub student: Order,
+    pub teacher: Order,
+}
+
+impl Orders {
+    /// Student and teacher in the same order.
+    pub fn same(order: Order) -> Self {
+        Orders { student: order, teacher: order }
+    }
 }
 
 /// [`rows`] with the teacher's canvas on its device, or on the host.
+#[allow(clippy::too_many_arguments)]
 fn rows_at<'a>(
     config: &SdttConfig,
     teacher: &'a Transformer,
     x0: &[u32],
     length: usize,
     dt: f64,
+    orders: Orders,
     (rng, step): (StepRng, u64),
     on_device: bool,
 ) -> Result<RowLoss<'a>> {
-    let (batch, mask) = (x0.len() / length, teacher.mask());
-    // A network over blocks reads the finished text beside the noise.
-    let in_blocks = matches!(teacher.config().visibility, Visibility::Blocks(_));
-    let beside = |input: Noised, clean: Vec<u32>| Noised { clean: in_blocks.then_some(State::Tokens(clean)), ..input };
+    let (batch, mask, order) = (x0.len() / length, teacher.mask(), orders.student);
+    // Over blocks the finished text stands beside the noise.
+    let reads = |order: Order, input: Noised, clean: Vec<u32>| {
+        let clean = beside(order, length).then_some(State::Tokens(clean));
+        Noised { clean, ..input.in_blocks(order.layout()) }
+    };
     let offset = rng.at(step, Stream::Times).random::<f64>();
     let t: Vec<f64> = (0..batch).map(|i| 1.0 - (offset + i as f64 / batch as f64).fract()).collect();
-    let spread = |t: &[f64]| -> Vec<f64> { t.iter().flat_map(|t| std::iter::repeat_n(*t, length)).collect() };
-    let t_row = spread(&t);
+    let k = config.steps_per_step;
+    // What is left of the whole table before each of the teacher's steps, and then the time of a position.
+    let left: Vec<Vec<f64>> = t.iter().map(|t| teacher_times(*t, dt, k)).collect();
+    let one_time = order.context == Context::Clean || order.blocks(length) == 1;
+    let time = |left: f64, l: usize| if one_time { left } else { order.time(length, 1.0 - left, l) };
+    let times = |i: usize, j: usize| (0..length).map(move |l| (i, j, l));
+    let times = |i: usize, j: usize| times(i, j).map(|(i, j, l)| time(left[i][j], l)).collect::<Vec<f64>>();
+    let t_row: Vec<f64> = (0..batch).flat_map(|i| times(i, 0)).collect();
     let xt = Corruption::Absorb.corrupt(x0, &t_row, config.schedule, mask, &mut rng.at(step, Stream::Corrupt));
-    let rows: Vec<usize> = (0..xt.len()).filter(|i| xt[*i] == mask).collect();
+    let falls = |r: usize| one_time || time(left[r / length][k], r % length) < t_row[r];
+    let rows: Vec<usize> = (0..xt.len()).filter(|i| xt[*i] == mask && falls(*i)).collect();
 
     if rows.is_empty() {
         // A small batch at times near 0 can lose no token at all: then there is nothing to learn from it.
         let (input, target) = (Noised::tokens(&xt, &t_row, length), Target::Tokens(Vec::new()));
-        return Ok(RowLoss { input: beside(input, x0.to_vec()), rows, weights: Vec::new(), target });
+        return Ok(RowLoss { input: reads(order, input, x0.to_vec()), rows, weights: Vec::new(), target });
     }
 
-    let k = config.steps_per_step;
-    let grid: Vec<Vec<f64>> = t.iter().map(|t| teacher_times(*t, dt, k)).collect();
     let mut draws = rng.at(step, Stream::Teacher);
     // The text beside the noise is on the host.
-    let device = (on_device && !in_blocks).then(|| teacher.device().inner());
+    let device = (on_device && !beside(orders.teacher, length)).then(|| teacher.device().inner());
     let mut canvas = Canvas::new(xt.clone(), length, device.as_ref());
     let mut masked = rows.clone();
     // Per flat position: where the features of its target stand among all feature rows computed so far.
@@ -143,9 +172,12 @@ fn rows_at<'a>(
         let wanted: Vec<usize> = if j + 1 == k {
             std::mem::take(&mut masked)
         } else {
-            let chance = |g: &[f64]| Corruption::Absorb.reveal_probability(config.schedule, g[j], g[j + 1]);
-            let chance: Vec<f64> = grid.iter().map(|g| chance(g)).collect();
-            let (wanted, rest) = masked.into_iter().partition(|r| draws.random::<f64>() < chance[r / length]);
+            let chance = |i: usize, l: usize| {
+                let (now, next) = (time(left[i][j], l), time(left[i][j + 1], l));
+                if next < now { Corruption::Absorb.reveal_probability(config.schedule, now, next) } else { 0.0 }
+            };
+            let revealed = |r: &usize| draws.random::<f64>() < chance(r / length, r % length);
+            let (wanted, rest) = masked.into_iter().partition(revealed);
             masked = rest;
             wanted
         };
@@ -153,13 +185,13 @@ fn rows_at<'a>(
             continue;
         }
         let (sequences, part_rows) = sequences_of(&wanted, length);
-        let times: Vec<f64> = sequences.iter().flat_map(|i| std::iter::repeat_n(grid[*i][j], length)).collect();
-        let clean = if in_blocks {
+        let now: Vec<f64> = sequences.iter().flat_map(|i| times(*i, j)).collect();
+        let clean = if beside(orders.teacher, length) {
             sequences.iter().flat_map(|i| &x0[i * length..][..length]).copied().collect()
         } else {
             Vec::new()
         };
-        let input = beside(canvas.input(&sequences, &times, length), clean);
+        let input = reads(orders.teacher, canvas.input(&sequences, &now, length), clean);
         let features = teacher.features_at(&input, &part_rows);
         wanted.iter().enumerate().for_each(|(n, r)| target_of[*r] = total + n);
         total += wanted.len();
@@ -171,7 +203,7 @@ fn rows_at<'a>(
         computed.push(features);
     }
     Ok(RowLoss {
-        input: beside(Noised::tokens(&xt, &t_row, length), x0.to_vec()),
+        input: reads(order, Noised::tokens(&xt, &t_row, length), x0.to_vec()),
         weights: vec![1.0 / rows.len() as f64; rows.len()],
         target: Target::Teacher(teacher, pick(computed, rows.iter().map(|r| target_of[*r])), config.divergence),
         rows,
@@ -221,6 +253,10 @@ mod tests {
         }
     }
 
+    fn parallel() -> Orders {
+        Orders::same(Order::parallel(12))
+    }
+
     /// A network over 11 tokens whose tensors were changed by `change`.
     fn teacher(change: impl Fn(&str, &mut HostTensor)) -> Transformer {
         let config = TransformerConfig { bias: true, ..TransformerConfig::new(16, 2, 2, Visibility::Full) };
@@ -258,7 +294,7 @@ mod tests {
         let x0: Vec<u32> = (0..60).map(|i| i % 11).collect();
         let of = |on_device: bool| {
             let at = (StepRng::new(3), 7);
-            let rows = rows_at(&sdtt, &teacher, &x0, 12, 0.25, at, on_device).unwrap();
+            let rows = rows_at(&sdtt, &teacher, &x0, 12, 0.25, parallel(), at, on_device).unwrap();
             let Target::Teacher(_, features, _) = rows.target else { panic!("a teacher's target") };
             (rows.rows, params::floats(features))
         };
@@ -269,8 +305,9 @@ mod tests {
     #[test]
     fn a_teacher_without_finite_predictions_is_an_error() {
         let teacher = teacher(|_, t| t.data.fill(f32::NAN));
-        let error = rows(&sdtt(2, 2, 1), &teacher, &[1; 24], 12, 0.5, (StepRng::new(3), 7)).unwrap_err();
-        let there = rows_at(&sdtt(2, 2, 1), &teacher, &[1; 24], 12, 0.5, (StepRng::new(3), 7), true).unwrap();
+        let error = rows(&sdtt(2, 2, 1), &teacher, &[1; 24], 12, 0.5, parallel(), (StepRng::new(3), 7)).unwrap_err();
+        let there =
+            rows_at(&sdtt(2, 2, 1), &teacher, &[1; 24], 12, 0.5, parallel(), (StepRng::new(3), 7), true).unwrap();
         assert!(crate::objective::evaluate(&self::teacher(|_, _| ()), &there).0.is_nan());
         assert_eq!(error.kind.exit_code(), 5, "{error}");
     }

@@ -114,7 +114,9 @@ pub const T_MIN: f64 = 1e-3;
 /// -alpha'/(1 - alpha) / (B L), in nats per token.
 ///
 /// An order over blocks with finished text before them (BD3-LM, Arriola et al. 2025, eq. 8) has a time for each block,
-/// and the text is read beside the noise.
+/// and the text is read beside the noise. A block of one position is always masked: its bound is its likelihood, without
+/// variance. Where the context is noisy (AR-Diffusion, pipelined blocks) a sequence is a column of the order's table; its
+/// positions lose their noise -dt/dprogress times as fast, which is one more factor of the weight.
 pub fn elbo<'a>(
     x0: &[u32],
     length: usize,
@@ -124,20 +126,41 @@ pub fn elbo<'a>(
     (mut times, mut noise): (impl Rng, impl Rng),
 ) -> RowLoss<'a> {
     let (batch, offset) = (x0.len() / length, times.random::<f64>());
-    let in_blocks = order.context == Context::Clean;
-    let t = match in_blocks {
-        true => order.block_times(batch, length, offset),
-        false => order.training_times(batch, length, offset),
+    let (layout, in_blocks) = (order.layout(), order.context == Context::Clean);
+    let floor = |t: f64| T_MIN + (1.0 - T_MIN) * t;
+    let single = |l: usize| in_blocks && layout.range(l).len() == 1;
+    // Per position its time, and how fast that falls.
+    let t: Vec<(f64, f64)> = match in_blocks {
+        true => {
+            let times = order.block_times(batch, length, offset).into_iter().enumerate();
+            times.map(|(i, t)| (if single(i % length) { 1.0 } else { floor(t) }, 1.0)).collect()
+        }
+        false => {
+            let at = |p: f64, l: usize| (order.time(length, p, l), order.rate(length, p, l));
+            let columns = order.training_progress(batch, offset).into_iter();
+            columns
+                .flat_map(|p| (0..length).map(move |l| at(p, l)))
+                .map(|(t, rate)| (if rate > 0.0 { floor(t) } else { t }, rate))
+                .collect()
+        }
     };
-    let t: Vec<f64> = t.into_iter().map(|t| T_MIN + (1.0 - T_MIN) * t).collect();
+    let (t, rate): (Vec<f64>, Vec<f64>) = t.into_iter().unzip();
     let xt = Corruption::Absorb.corrupt(x0, &t, schedule, mask, &mut noise);
-    let rows: Vec<usize> = (0..xt.len()).filter(|i| xt[*i] == mask).collect();
+    let rows: Vec<usize> = (0..xt.len()).filter(|i| xt[*i] == mask && rate[*i] > 0.0).collect();
+    let weight = |r: usize| if single(r % length) { 1.0 } else { schedule.elbo_weight(t[r]) * rate[r] };
+    let weights = rows.iter().map(|r| weight(*r) / x0.len() as f64).collect();
+    let input = Noised::tokens(&xt, &t, length).in_blocks(layout);
     RowLoss {
-        input: Noised { clean: in_blocks.then(|| State::Tokens(x0.to_vec())), ..Noised::tokens(&xt, &t, length) },
-        weights: rows.iter().map(|r| schedule.elbo_weight(t[*r]) / x0.len() as f64).collect(),
+        input: Noised { clean: beside(order, length).then(|| State::Tokens(x0.to_vec())), ..input },
+        weights,
         target: Target::Tokens(rows.iter().map(|r| x0[*r]).collect()),
         rows,
     }
+}
+
+/// Whether a training input of this order has the finished text beside the noise: where there are blocks before others.
+pub fn beside(order: Order, length: usize) -> bool {
+    order.context == Context::Clean && order.blocks(length) > 1
 }
 
 /// One draw of SEDD's denoising score entropy, a bound of the negative log-likelihood in nats per token.

@@ -5,5 +5,5 @@ pub mod order;
 pub mod schedule;
 
 pub use corruption::Corruption;
-pub use order::{Context, Grid, Order};
+pub use order::{Context, Grid, Layout, Order, Reading};
 pub use schedule::Schedule;

@@ -24,16 +24,61 @@ pub enum Context {
     Noisy,
 }
 
-/// A generation order: block size in tokens, window in blocks, and the context while training.
+/// How a sequence falls into blocks: periods of `text` single positions with one block of `size` positions behind them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Layout {
+    pub text: usize,
+    pub size: usize,
+}
+
+impl Layout {
+    /// Blocks of `size` positions and nothing else.
+    pub fn blocks(size: usize) -> Self {
+        assert!(size > 0, "a block has a position");
+        Layout { text: 0, size }
+    }
+
+    /// The number of the block that position `l` is in.
+    pub fn index(self, l: usize) -> usize {
+        let (period, at) = (l / (self.text + self.size), l % (self.text + self.size));
+        period * (self.text + 1) + at.min(self.text)
+    }
+
+    /// The positions of the block that position `l` is in, in a sequence without end.
+    pub fn range(self, l: usize) -> Range<usize> {
+        let (from, at) = (l - l % (self.text + self.size), l % (self.text + self.size));
+        if at < self.text { l..l + 1 } else { from + self.text..from + self.text + self.size }
+    }
+
+    /// Number of blocks of `length` positions.
+    pub fn count(self, length: usize) -> usize {
+        if length == 0 { 0 } else { self.index(length - 1) + 1 }
+    }
+
+    /// The blocks of `length` positions, from left to right.
+    pub fn ranges(self, length: usize) -> Vec<Range<usize>> {
+        let mut all: Vec<Range<usize>> = Vec::new();
+        while all.last().map_or(0, |r| r.end) < length {
+            let next = self.range(all.last().map_or(0, |r| r.end));
+            all.push(next.start..next.end.min(length));
+        }
+        all
+    }
+}
+
+/// A generation order: how the sequence falls into blocks, the window in blocks, and the context while training.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Order {
+    /// Positions of a block.
     pub block: usize,
     pub window: usize,
     pub context: Context,
+    /// Positions before each block that are blocks of their own: a left-to-right segment (0: there is none).
+    pub text: usize,
 }
 
 /// The orders a recipe can name; each becomes an [`Order`] once the length is known.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum OrderConfig {
     /// All positions at once: one block of the whole length.
@@ -42,15 +87,84 @@ pub enum OrderConfig {
     LeftToRight,
     /// Blocks of so many tokens, one after the other over finished text; within a block all positions at once.
     Blocks(usize),
+    /// Blocks of `block` tokens of which `window` are under way at the same time, each behind the one before it (D2F).
+    Pipelined { block: usize, window: usize },
+    /// Segments that take turns: `text` tokens from left to right, then `block` tokens at once over the finished text.
+    Segments { text: usize, block: usize },
+    /// One network trained over several orders, one of them a step; it is sampled in the first unless told otherwise.
+    Mixture(Vec<OrderConfig>),
 }
 
 impl OrderConfig {
-    /// The order at `length` tokens.
-    pub fn order(self, length: usize) -> Order {
+    /// The order at `length` tokens; of a mixture the first.
+    pub fn order(&self, length: usize) -> Order {
         match self {
             OrderConfig::Parallel => Order::parallel(length),
             OrderConfig::LeftToRight => Order::left_to_right(),
-            OrderConfig::Blocks(size) => Order::in_blocks(size.clamp(1, length.max(1))),
+            OrderConfig::Blocks(size) => Order::in_blocks((*size).clamp(1, length.max(1))),
+            OrderConfig::Pipelined { block, window } => {
+                let context = if *window > 1 { Context::Noisy } else { Context::Clean };
+                Order { window: (*window).max(1), context, ..Order::in_blocks((*block).clamp(1, length.max(1))) }
+            }
+            OrderConfig::Segments { text, block } => Order { text: *text, ..Order::in_blocks((*block).max(1)) },
+            OrderConfig::Mixture(all) => all.first().map_or(Order::parallel(length), |first| first.order(length)),
+        }
+    }
+
+    /// Every order that a network is trained over.
+    pub fn all(&self, length: usize) -> Vec<Order> {
+        match self {
+            OrderConfig::Mixture(all) => all.iter().flat_map(|order| order.all(length)).collect(),
+            one => vec![one.order(length)],
+        }
+    }
+
+    /// Checks that it can be walked; `key` names it in errors.
+    pub fn validate(&self, key: &str) -> Result<()> {
+        let wrong = |why: &str| Err(Error::usage(format!("`{key} = {}` {why}", self.shown())));
+        match self {
+            OrderConfig::Parallel | OrderConfig::LeftToRight => Ok(()),
+            OrderConfig::Blocks(0) => wrong("needs blocks of at least 1"),
+            OrderConfig::Blocks(_) => Ok(()),
+            OrderConfig::Pipelined { block, window } if *block == 0 || *window == 0 => {
+                wrong("needs a block and a window of at least 1")
+            }
+            OrderConfig::Pipelined { .. } => Ok(()),
+            OrderConfig::Segments { block: 0, .. } => wrong("needs a block of at least 1"),
+            OrderConfig::Segments { .. } => Ok(()),
+            OrderConfig::Mixture(all) if all.is_empty() => wrong("needs at least one order"),
+            OrderConfig::Mixture(all) => all.iter().try_for_each(|order| match order {
+                OrderConfig::Mixture(_) => wrong("has a mixture inside"),
+                one => one.validate(key),
+            }),
+        }
+    }
+
+    /// As a recipe spells it.
+    pub fn shown(&self) -> String {
+        match self {
+            OrderConfig::Parallel => "\"parallel\"".into(),
+            OrderConfig::LeftToRight => "\"left_to_right\"".into(),
+            OrderConfig::Blocks(size) => format!("{{ blocks = {size} }}"),
+            OrderConfig::Pipelined { block, window } => {
+                format!("{{ pipelined = {{ block = {block}, window = {window} }} }}")
+            }
+            OrderConfig::Segments { text, block } => format!("{{ segments = {{ text = {text}, block = {block} }} }}"),
+            OrderConfig::Mixture(all) => {
+                format!("{{ mixture = [{}] }}", all.iter().map(OrderConfig::shown).collect::<Vec<_>>().join(", "))
+            }
+        }
+    }
+
+    /// As a table has it, on one line.
+    pub fn name(&self) -> String {
+        match self {
+            OrderConfig::Parallel => "parallel".into(),
+            OrderConfig::LeftToRight => "left_to_right".into(),
+            OrderConfig::Blocks(size) => format!("blocks {size}"),
+            OrderConfig::Pipelined { block, window } => format!("pipelined {block} x {window}"),
+            OrderConfig::Segments { text, block } => format!("segments {text} + {block}"),
+            OrderConfig::Mixture(all) => all.iter().map(OrderConfig::name).collect::<Vec<_>>().join(", "),
         }
     }
 }
@@ -58,42 +172,52 @@ impl OrderConfig {
 impl Order {
     /// One block of `length` tokens, all denoised together.
     pub fn parallel(length: usize) -> Self {
-        Order { block: length, window: 1, context: Context::Noisy }
+        Order { block: length, window: 1, context: Context::Noisy, text: 0 }
     }
 
     /// One token at a time over finished text.
     pub fn left_to_right() -> Self {
-        Order { block: 1, window: 1, context: Context::Clean }
+        Order::in_blocks(1)
     }
 
     /// Blocks of `size` tokens over finished text.
     pub fn in_blocks(size: usize) -> Self {
-        Order { block: size, window: 1, context: Context::Clean }
+        Order { block: size, window: 1, context: Context::Clean, text: 0 }
+    }
+
+    /// How the sequence falls into blocks.
+    pub fn layout(&self) -> Layout {
+        Layout { text: self.text, size: self.block }
     }
 
     /// Number of blocks P of `length` tokens.
     pub fn blocks(&self, length: usize) -> usize {
-        length.div_ceil(self.block)
+        self.layout().count(length)
+    }
+
+    /// How far position `pos` is on its way, in windows: below 0 it is noise, from 1 on text.
+    fn way(&self, length: usize, progress: f64, pos: usize) -> f64 {
+        let (w, p) = (self.window as f64, self.blocks(length) as f64);
+        (progress * (p - 1.0 + w) - self.layout().index(pos) as f64) / w
     }
 
     /// Time of position `pos` at `progress` in [0, 1] through the whole generation (1 = all noise, 0 = text).
     pub fn time(&self, length: usize, progress: f64, pos: usize) -> f64 {
-        let (w, p) = (self.window as f64, self.blocks(length) as f64);
-        let front = progress * (p - 1.0 + w);
-        (1.0 - (front - (pos / self.block) as f64) / w).clamp(0.0, 1.0)
+        (1.0 - self.way(length, progress, pos)).clamp(0.0, 1.0)
     }
 
-    /// Per-position training times of `batch` sequences [batch x length], stratified over the batch.
+    /// How fast the time of position `pos` falls with progress, -dt/dprogress: (P - 1 + w)/w on its way, else 0.
+    pub fn rate(&self, length: usize, progress: f64, pos: usize) -> f64 {
+        let (w, p) = (self.window as f64, self.blocks(length) as f64);
+        if (0.0..=1.0).contains(&self.way(length, progress, pos)) { (p - 1.0 + w) / w } else { 0.0 }
+    }
+
+    /// Progress of each of `batch` sequences, stratified over the batch.
     ///
-    /// `offset` in [0, 1) is the one uniform draw of the batch: sequence i sits at progress ((offset + i/batch) mod 1),
-    /// so its times are a column of the same table that sampling walks through (antithetic times for the parallel order).
-    pub fn training_times(&self, batch: usize, length: usize, offset: f64) -> Vec<f64> {
-        (0..batch)
-            .flat_map(|i| {
-                let progress = 1.0 - (offset + i as f64 / batch as f64).fract();
-                (0..length).map(move |l| self.time(length, progress, l))
-            })
-            .collect()
+    /// `offset` in [0, 1) is the one uniform draw of the batch: sequence i sits at 1 - ((offset + i/batch) mod 1), so that
+    /// its times are a column of the same table that sampling walks through (antithetic times for the parallel order).
+    pub fn training_progress(&self, batch: usize, offset: f64) -> Vec<f64> {
+        (0..batch).map(|i| 1.0 - (offset + i as f64 / batch as f64).fract()).collect()
     }
 
     /// Training times [batch x length] where every block has finished text before it, so that all are trained at once:
@@ -101,7 +225,8 @@ impl Order {
     pub fn block_times(&self, batch: usize, length: usize, offset: f64) -> Vec<f64> {
         let n = (batch * self.blocks(length)) as f64;
         let time = |i: usize, block: usize| 1.0 - (offset + (block * batch + i) as f64 / n).fract();
-        (0..batch).flat_map(|i| (0..length).map(move |l| time(i, l / self.block))).collect()
+        let layout = self.layout();
+        (0..batch).flat_map(|i| (0..length).map(move |l| time(i, layout.index(l)))).collect()
     }
 
     /// The sampling table for `steps` steps over `length` positions.
@@ -151,14 +276,32 @@ impl Grid {
         match k {
             0 => vec![1.0; self.length],
             k if k == self.steps => vec![0.0; self.length],
-            k => {
-                let progress = k as f64 / self.steps as f64;
-                (0..self.length).map(|l| self.order.time(self.length, progress, l)).collect()
-            }
+            k => (0..self.length).map(|l| self.time(k, l)).collect(),
         }
     }
 
-    /// The positions whose time changes in step k: the ones a cached network computes.
+    /// t(k, l); where blocks follow text, a position of text takes one step and the blocks share the rest.
+    fn time(&self, k: usize, l: usize) -> f64 {
+        if self.order.text == 0 {
+            return self.order.time(self.length, k as f64 / self.steps as f64, l);
+        }
+        let (singles, blocks) = self.segments(self.length);
+        let each = (self.steps - singles) as f64 / blocks.max(1) as f64;
+        let from = self.order.layout().range(l).start;
+        let (singles, blocks) = self.segments(from);
+        let start = singles as f64 + each * blocks as f64;
+        let steps = if l - l % (self.order.text + self.order.block) + self.order.text > l { 1.0 } else { each };
+        (1.0 - (k as f64 - start) / steps).clamp(0.0, 1.0)
+    }
+
+    /// Positions of text, and blocks, among the first `length` positions.
+    fn segments(&self, length: usize) -> (usize, usize) {
+        let (text, period) = (self.order.text, self.order.text + self.order.block);
+        let singles = length / period * text + (length % period).min(text);
+        (singles, self.order.blocks(length) - singles)
+    }
+
+    /// The positions whose time changes in step k.
     pub fn active(&self, k: usize) -> Range<usize> {
         changed(&self.row(k), &self.row(k + 1))
     }
@@ -168,10 +311,60 @@ impl Grid {
         (0..self.steps()).filter(|k| !self.active(*k).is_empty()).count()
     }
 
-    /// Positions computed with a cache for finished text on the left and none for untouched noise on the right.
-    pub fn positions(&self) -> u64 {
-        (0..self.steps()).map(|k| self.active(k).len() as u64).sum()
+    /// Steps a block takes: K of its own for a window of 1, and more for a wider one, which it shares with others.
+    pub fn steps_per_block(&self) -> f64 {
+        if self.order.text > 0 {
+            let (singles, blocks) = self.segments(self.length);
+            return (self.steps - singles) as f64 / blocks.max(1) as f64;
+        }
+        let (w, p) = (self.order.window as f64, self.order.blocks(self.length) as f64);
+        self.steps as f64 * w / (p - 1.0 + w)
     }
+
+    /// The positions that the pass of step k computes, and how many of them, from the left, are text that the cache keeps
+    /// from then on; `filled` positions are in it already.
+    pub fn read(&self, k: usize, reading: Reading, filled: usize) -> (Range<usize>, usize) {
+        let active = self.active(k);
+        if active.is_empty() {
+            return (filled..filled, filled);
+        }
+        match reading {
+            Reading::Whole => (0..self.length, 0),
+            Reading::Shifted => (filled..active.end, active.end),
+            Reading::Blocks => {
+                let end = self.order.layout().range(active.end - 1).end.min(self.length);
+                (filled..end, self.finished(&self.row(k)))
+            }
+        }
+    }
+
+    /// The end of the whole blocks of text at the left of a row.
+    fn finished(&self, row: &[f64]) -> usize {
+        let text = row.iter().take_while(|t| **t == 0.0).count();
+        if text == self.length { text } else { self.order.layout().range(text).start }
+    }
+
+    /// Positions computed where every step reveals something; one that reveals nothing needs no pass.
+    pub fn positions(&self, reading: Reading) -> u64 {
+        let mut filled = 0;
+        let mut positions = 0;
+        for k in 0..self.steps() {
+            let (read, kept) = self.read(k, reading, filled);
+            (positions, filled) = (positions + read.len() as u64, kept);
+        }
+        positions
+    }
+}
+
+/// What a pass of a network computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reading {
+    /// The whole sequence: everything sees everything.
+    Whole,
+    /// The tokens before the asked ones, each once: a causal network that predicts the next token.
+    Shifted,
+    /// Blocks that are not finished and, once more, each that was finished since: a network over blocks keeps the others.
+    Blocks,
 }
 
 /// From the first to the last position whose time differs between two rows.
@@ -188,6 +381,10 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn pipelined(block: usize, window: usize) -> Order {
+        Order { window, context: Context::Noisy, ..Order::in_blocks(block) }
+    }
+
     fn table(order: Order, length: usize, steps: usize) -> Vec<Vec<f64>> {
         {
             let grid = order.grid(length, steps).unwrap();
@@ -202,7 +399,7 @@ mod tests {
             let want: Vec<f64> = (0..5).map(|l| if l < k { 0.0 } else { 1.0 }).collect();
             assert_eq!(g.row(k), want);
         }
-        assert_eq!((g.nfe(), g.positions(), g.active(2)), (5, 5, 2..3));
+        assert_eq!((g.nfe(), g.positions(Reading::Shifted), g.active(2)), (5, 5, 2..3));
     }
 
     #[test]
@@ -211,12 +408,12 @@ mod tests {
         for k in 0..=4 {
             assert!(g.row(k).iter().all(|t| (t - (1.0 - k as f64 / 4.0)).abs() < 1e-15));
         }
-        assert_eq!((g.nfe(), g.positions(), g.active(3)), (4, 24, 0..6));
+        assert_eq!((g.nfe(), g.positions(Reading::Whole), g.active(3)), (4, 24, 0..6));
     }
 
     #[test]
     fn block_diffusion_denoises_one_block_after_the_other_over_finished_text() {
-        let t = table(Order { block: 2, window: 1, context: Context::Clean }, 6, 6);
+        let t = table(Order::in_blocks(2), 6, 6);
         assert_eq!(t[1], [0.5, 0.5, 1.0, 1.0, 1.0, 1.0]);
         assert_eq!(t[2], [0.0, 0.0, 1.0, 1.0, 1.0, 1.0]);
         assert_eq!(t[5], [0.0, 0.0, 0.0, 0.0, 0.5, 0.5]);
@@ -224,7 +421,7 @@ mod tests {
 
     #[test]
     fn ar_diffusion_keeps_left_tokens_ahead_of_right_ones_within_the_window() {
-        let t = table(Order { block: 1, window: 2, context: Context::Noisy }, 3, 8);
+        let t = table(pipelined(1, 2), 3, 8);
         assert_eq!(t[2], [0.5, 1.0, 1.0]);
         assert_eq!(t[4], [0.0, 0.5, 1.0]);
         assert_eq!(t[6], [0.0, 0.0, 0.5]);
@@ -232,7 +429,7 @@ mod tests {
 
     #[test]
     fn pipelined_blocks_overlap_while_the_first_is_still_unfinished() {
-        let t = table(Order { block: 2, window: 2, context: Context::Noisy }, 4, 6);
+        let t = table(pipelined(2, 2), 4, 6);
         assert_eq!(t[2], [0.5, 0.5, 1.0, 1.0]);
         assert_eq!(t[3], [0.25, 0.25, 0.75, 0.75]);
         assert_eq!(t[4], [0.0, 0.0, 0.5, 0.5]);
@@ -245,14 +442,46 @@ mod tests {
     }
 
     #[test]
-    fn training_times_are_stratified_over_the_batch() {
-        let t = Order::parallel(3).training_times(4, 3, 0.1);
-        let mut firsts: Vec<f64> = t.chunks(3).map(|r| r[0]).collect();
-        firsts.sort_by(f64::total_cmp);
-        for (got, want) in firsts.iter().zip([0.1, 0.35, 0.6, 0.85]) {
+    fn training_times_are_columns_of_the_table_stratified_over_the_batch() {
+        let order = Order::parallel(3);
+        let mut times: Vec<f64> = order.training_progress(4, 0.1).iter().map(|p| order.time(3, *p, 0)).collect();
+        times.sort_by(f64::total_cmp);
+        for (got, want) in times.iter().zip([0.1, 0.35, 0.6, 0.85]) {
             assert!((got - want).abs() < 1e-12);
         }
-        assert!(t.chunks(3).all(|r| r[0] == r[1] && r[1] == r[2]));
+    }
+
+    #[test]
+    fn segments_are_single_positions_before_each_block() {
+        let layout = Layout { text: 2, size: 3 };
+        assert_eq!(layout.ranges(9), [0..1, 1..2, 2..5, 5..6, 6..7, 7..9]);
+        assert_eq!((layout.count(5), layout.count(9), layout.count(0)), (3, 6, 0));
+        let g = OrderConfig::Segments { text: 2, block: 3 }.order(5).grid(5, 6).unwrap();
+        assert_eq!(g.row(1), [0.0, 1.0, 1.0, 1.0, 1.0]);
+        assert_eq!(g.row(2), [0.0, 0.0, 1.0, 1.0, 1.0]);
+        assert_eq!(g.row(4), [0.0, 0.0, 0.5, 0.5, 0.5]);
+        assert_eq!(g.steps_per_block(), 4.0);
+    }
+
+    #[test]
+    fn a_network_over_blocks_reads_each_finished_block_once_more_with_the_next_one() {
+        let g = Order::in_blocks(2).grid(4, 4).unwrap();
+        let mut filled = 0;
+        let reads: Vec<_> = (0..4)
+            .map(|k| {
+                let (read, kept) = g.read(k, Reading::Blocks, filled);
+                filled = kept;
+                (read, kept)
+            })
+            .collect();
+        assert_eq!(reads, [(0..2, 0), (0..2, 0), (0..4, 2), (2..4, 2)]);
+        assert_eq!(g.positions(Reading::Blocks), 10);
+        assert_eq!(g.steps_per_block(), 2.0);
+        // K steps of b positions for each of P blocks, and every block but the last once more.
+        for (block, blocks, each) in [(1, 5, 1), (4, 3, 2), (8, 4, 8)] {
+            let g = Order::in_blocks(block).grid(block * blocks, blocks * each).unwrap();
+            assert_eq!(g.positions(Reading::Blocks), (block * (blocks * each + blocks - 1)) as u64);
+        }
     }
 
     #[test]
@@ -274,10 +503,39 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(2000))]
         #[test]
+        fn the_rate_is_the_derivative_of_the_time(
+            length in 1usize..40, block in 1usize..40, window in 1usize..8, text in 0usize..3, progress in 0.001f64..0.999, pos in 0usize..40
+        ) {
+            let (order, h) = (Order { text, ..pipelined(block.min(length), window) }, 1e-7);
+            let pos = pos % length;
+            let rate = |p: f64| order.rate(length, p, pos);
+            if rate(progress - h) == rate(progress + h) {
+                let slope = (order.time(length, progress - h, pos) - order.time(length, progress + h, pos)) / (2.0 * h);
+                prop_assert!((slope - rate(progress)).abs() < 1e-5, "{slope} for {}", rate(progress));
+            }
+        }
+
+        #[test]
+        fn blocks_of_a_layout_cover_the_sequence_and_agree_with_their_numbers(
+            text in 0usize..5, size in 1usize..9, length in 1usize..60
+        ) {
+            let layout = Layout { text, size };
+            let all = layout.ranges(length);
+            prop_assert_eq!(all.len(), layout.count(length));
+            for (n, range) in all.iter().enumerate() {
+                for l in range.clone() {
+                    prop_assert_eq!(layout.index(l), n);
+                    prop_assert_eq!(layout.range(l).start, range.start);
+                }
+            }
+            prop_assert_eq!(all.iter().map(|r| r.len()).sum::<usize>(), length);
+        }
+
+        #[test]
         fn a_grid_runs_from_noise_to_text_never_rising_in_k_and_never_falling_in_l(
             length in 1usize..40, block in 1usize..40, window in 1usize..8, extra in 0usize..50
         ) {
-            let order = Order { block: block.min(length), window, context: Context::Noisy };
+            let order = pipelined(block.min(length), window);
             let g = order.grid(length, order.blocks(length) + extra).unwrap();
             prop_assert!(g.row(0).iter().all(|t| *t == 1.0));
             prop_assert!(g.row(g.steps()).iter().all(|t| *t == 0.0));

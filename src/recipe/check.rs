@@ -125,10 +125,10 @@ impl Recipe {
     pub fn check_network(&self, name: &str, network: &TransformerConfig) -> Result<()> {
         let model = self.model(name)?;
         let key = |k: &str| format!("model.{name}.{k}");
-        let (order, visibility) = (model.order, network.visibility);
+        let (order, visibility) = (&model.order, network.visibility);
         match &model.objective {
             Objective::ArNll {} => {
-                if order != OrderConfig::LeftToRight {
+                if *order != OrderConfig::LeftToRight {
                     return Err(contradiction(&key("objective"), "\"ar_nll\"", &key("order"), "\"left_to_right\""));
                 }
                 if visibility != Visibility::Causal {
@@ -144,7 +144,7 @@ impl Recipe {
                         .hint("without it position l reads the token it is asked for"));
                 }
             }
-            Objective::Elbo { .. } | Objective::Sdtt(_) => self.check_parallel(name, model, network)?,
+            Objective::Elbo { .. } | Objective::Sdtt(_) => self.check_diffusion(name, model, network)?,
             Objective::ScoreEntropy { .. } => {
                 if network.time != TimeInput::Sigma {
                     return Err(contradiction(
@@ -155,7 +155,7 @@ impl Recipe {
                     )
                     .hint("scores depend on the noise"));
                 }
-                self.check_parallel(name, model, network)?;
+                self.check_diffusion(name, model, network)?;
             }
         }
         Ok(())
@@ -184,9 +184,14 @@ impl Recipe {
                 .hint("a student starts from its teacher's weights: leave its `network` out"));
         }
         let k = c.steps_per_step;
-        if !(2..=64).contains(&k) || !(1..=32).contains(&c.rounds) {
+        // One teacher step is its own prediction of what the student reads.
+        if k == 1 && c.rounds > 1 {
+            return Err(contradiction(&at("steps_per_step"), "1", &at("rounds"), "1")
+                .hint("one step of the teacher does not grow from round to round"));
+        }
+        if !(1..=64).contains(&k) || !(1..=32).contains(&c.rounds) {
             return Err(Error::usage(format!(
-                "`{}` must be between 2 and 64 and `{}` between 1 and 32, but they are {k} and {}",
+                "`{}` must be between 1 and 64 and `{}` between 1 and 32, but they are {k} and {}",
                 at("steps_per_step"),
                 at("rounds"),
                 c.rounds
@@ -218,48 +223,53 @@ impl Recipe {
         Ok(())
     }
 
-    fn check_parallel(&self, name: &str, model: &ModelConfig, network: &TransformerConfig) -> Result<()> {
+    /// Checks that a diffusion model's order and its network see the same blocks.
+    fn check_diffusion(&self, name: &str, model: &ModelConfig, network: &TransformerConfig) -> Result<()> {
         let key = |k: &str| format!("model.{name}.{k}");
-        let objective = format!("\"{}\"", model.objective.name());
-        match (model.order, network.visibility) {
+        let (objective, shown) = (format!("\"{}\"", model.objective.name()), model.order.shown());
+        let sees = |wants: &str| contradiction(&key("order"), &shown, &key("network.visibility"), wants);
+        if matches!(model.objective, Objective::ScoreEntropy { .. }) && model.order != OrderConfig::Parallel {
+            return Err(contradiction(&key("objective"), &objective, &key("order"), "\"parallel\""));
+        }
+        model.order.validate(&key("order"))?;
+        if network.visibility == Visibility::Order {
+            return self.check_steps(name, &model.order);
+        }
+        match (&model.order, network.visibility) {
             (OrderConfig::LeftToRight, _) => {
-                Err(contradiction(&key("objective"), &objective, &key("order"), "\"parallel\" or { blocks = N }"))
+                Err(contradiction(&key("objective"), &objective, &key("order"), "\"parallel\" or { blocks = N }")
+                    .hint("a diffusion model goes token by token where `network.visibility` is \"order\""))
             }
             (OrderConfig::Parallel, Visibility::Blocks(size)) => {
                 let wants = format!("{{ blocks = {size} }}");
-                Err(contradiction(&key("network.visibility"), &format!("{{ blocks = {size} }}"), &key("order"), &wants))
-            }
-            (OrderConfig::Parallel, Visibility::Causal) => {
-                Err(contradiction(&key("order"), "\"parallel\"", &key("network.visibility"), "\"full\""))
+                Err(contradiction(&key("network.visibility"), &wants, &key("order"), &wants))
             }
             (OrderConfig::Parallel, Visibility::Full) => Ok(()),
-            (OrderConfig::Blocks(size), visibility) => {
-                let shown = format!("{{ blocks = {size} }}");
-                if size == 0 || visibility != Visibility::Blocks(size) {
-                    return Err(contradiction(&key("order"), &shown, &key("network.visibility"), &shown)
+            (OrderConfig::Parallel, _) => Err(sees("\"full\"")),
+            (OrderConfig::Pipelined { .. }, Visibility::Full) => self.check_steps(name, &model.order),
+            (OrderConfig::Blocks(size) | OrderConfig::Pipelined { block: size, .. }, visibility) => {
+                if visibility != Visibility::Blocks(*size) {
+                    return Err(sees(&format!("{{ blocks = {size} }}"))
                         .hint("blocks are of one size, at least 1, in the order and in the network"));
                 }
-                if matches!(model.objective, Objective::ScoreEntropy { .. }) {
-                    return Err(contradiction(&key("objective"), &objective, &key("order"), "\"parallel\""));
-                }
-                self.check_blocks(name, size)
+                self.check_steps(name, &model.order)
             }
+            (OrderConfig::Segments { .. } | OrderConfig::Mixture(_), _) => Err(sees("\"order\"")),
         }
     }
 
     /// Checks that sampling can walk the blocks of a model.
-    fn check_blocks(&self, name: &str, size: usize) -> Result<()> {
+    fn check_steps(&self, name: &str, order: &OrderConfig) -> Result<()> {
         let length = match &self.data {
             DataConfig::Text(text) => text.length,
             DataConfig::Story(_) => return Ok(()),
         };
-        match self.eval.steps.iter().find(|k| **k < length.div_ceil(size)) {
+        let order = order.order(length);
+        let blocks = order.blocks(length);
+        match self.eval.steps.iter().find(|k| order.window == 1 && **k < blocks) {
             None => Ok(()),
-            Some(k) => Err(Error::usage(format!(
-                "`eval.steps` has {k}, and `model.{name}.order` has {} blocks",
-                length.div_ceil(size)
-            ))
-            .hint("every block takes at least one step")),
+            Some(k) => Err(Error::usage(format!("`eval.steps` has {k}, and `model.{name}.order` has {blocks} blocks"))
+                .hint("every block takes at least one step")),
         }
     }
 

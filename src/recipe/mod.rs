@@ -54,7 +54,8 @@ pub struct ModelConfig {
     /// Its own seed; default: the study's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seed: Option<u64>,
-    /// parallel | left_to_right
+    /// parallel | left_to_right | { blocks = N } | { pipelined = { block = N, window = W } } |
+    /// { segments = { text = N, block = M } } | { mixture = [...] }
     pub order: OrderConfig,
     /// A directory with a public checkpoint to start from: its weights and its network. With `train.steps = 0` it stays as
     /// it is.

@@ -26,7 +26,7 @@ use crate::model::canvas::{Canvas, shares_host};
 use crate::model::draw::{self, Filter};
 use crate::model::{Cache, Denoise, select_rows};
 use crate::process::order::changed;
-use crate::process::{Corruption, Order, Schedule};
+use crate::process::{Corruption, Order, Reading, Schedule};
 use crate::rng::{StepRng, Stream};
 
 /// The process a model was trained for, as its sampler needs it.
@@ -36,7 +36,7 @@ pub struct Process {
     pub schedule: Schedule,
     pub corruption: Corruption,
     pub length: usize,
-    /// The network is causal and may keep what it has read.
+    /// The network looks back only, and keeps what it has read: token by token, or the finished blocks of its order.
     pub cached: bool,
 }
 
@@ -73,6 +73,8 @@ pub struct Samples {
     pub nfe: Vec<usize>,
     /// Positions computed for each sample.
     pub positions: Vec<u64>,
+    /// Positions computed times the layers that each of them passed.
+    pub layer_positions: Vec<u64>,
     pub seconds: f64,
 }
 
@@ -86,7 +88,7 @@ pub fn sample(model: &dyn Denoise, process: &Process, spec: &SampleSpec, n: usiz
         return Err(Error::usage(format!("{} pinned positions for a length of {l}", spec.pinned.len())));
     }
     let prefix = spec.pinned.iter().take_while(|p| p.is_some()).count();
-    if process.cached && spec.pinned.iter().skip(prefix).any(Option::is_some) {
+    if process.cached && !model.over_blocks() && spec.pinned.iter().skip(prefix).any(Option::is_some) {
         return Err(Error::usage("an autoregressive model can continue a prompt but not fill a gap")
             .hint("use a diffusion model of the recipe, or pin a prefix only"));
     }
@@ -108,6 +110,7 @@ fn sample_at(model: &dyn Denoise, process: &Process, spec: &SampleSpec, n: usize
         out.trace.extend(batch.traces(process.length));
         out.nfe.extend(batch.nfe);
         out.positions.extend(batch.positions);
+        out.layer_positions.extend(batch.layer_positions);
     }
     out.seconds = start.elapsed().as_secs_f64();
     Ok(out)
@@ -122,6 +125,7 @@ struct Batch {
     token: Vec<ChaCha8Rng>,
     nfe: Vec<usize>,
     positions: Vec<u64>,
+    layer_positions: Vec<u64>,
     trace: Vec<Canvas>,
     /// Whether all predictions so far were finite, for draws that do not come back to the host.
     finite: Vec<Tensor<1, Bool>>,
@@ -151,6 +155,7 @@ impl Batch {
             token: generators(Stream::Token),
             nfe: vec![0; size],
             positions: vec![0; size],
+            layer_positions: vec![0; size],
             finite: Vec::new(),
         }
     }
@@ -165,6 +170,7 @@ impl Batch {
     fn run(&mut self, model: &dyn Denoise, process: &Process, spec: &SampleSpec) -> Result<()> {
         let l = process.length;
         let grid = process.order.grid(l, spec.steps)?;
+        let reading = reading(model, process);
         let mut cache = Cache::default();
         let mut now = grid.row(0);
         for k in 0..grid.steps() {
@@ -184,9 +190,12 @@ impl Batch {
                 }
             }
             if !opened.is_empty() {
-                match process.cached {
-                    true => self.step_cached(model, process, spec, &opened, &mut cache)?,
-                    false => self.step_full(model, process, spec, &now, &opened)?,
+                match reading {
+                    Reading::Whole => self.step_full(model, process, spec, &now, &opened)?,
+                    _ => {
+                        let read = grid.read(k, reading, cache.filled);
+                        self.step_cached(model, process, spec, &now, read, &opened, &mut cache)?
+                    }
                 }
             }
             if spec.trace {
@@ -219,16 +228,16 @@ impl Batch {
         for i in &samples {
             self.nfe[*i] += 1;
             self.positions[*i] += l as u64;
+            self.layer_positions[*i] += (l * model.layers().whole) as u64;
         }
         let (read, slot_of) = self.different(&samples, spec, l);
-        let t: Vec<f64> = (0..read.len() * l)
-            .map(|p| if spec.pinned.get(p % l).is_some_and(Option::is_some) { 0.0 } else { now[p % l] })
-            .collect();
+        let t = times(spec, now, read.len());
         let at = |r: &usize| slot_of[r / l] * l + r % l;
         let mut rows: Vec<usize> = opened.iter().map(at).collect();
         rows.sort_unstable();
         rows.dedup();
-        let features = model.features_at(&self.canvas.input(&read, &t, l), &rows);
+        let input = self.canvas.input(&read, &t, l).in_blocks(process.order.layout());
+        let features = model.features_at(&input, &rows);
         let row_of: Vec<usize> = opened.iter().map(|r| rows.partition_point(|row| *row < at(r))).collect();
         self.put(model, features, &row_of, opened, spec, l)
     }
@@ -258,27 +267,46 @@ impl Batch {
         (read, slot_of)
     }
 
-    /// One pass over the positions not yet in the cache, up to the last one to be revealed.
+    /// One pass over the positions not yet in the cache, of which those before `kept` are text that stays in it.
+    ///
+    /// A sample that reveals nothing is passed over, unless the cache of all is to grow.
+    #[allow(clippy::too_many_arguments)]
     fn step_cached(
         &mut self,
         model: &dyn Denoise,
         process: &Process,
         spec: &SampleSpec,
+        now: &[f64],
+        (read, kept): (Range<usize>, usize),
         opened: &[usize],
         cache: &mut Cache,
     ) -> Result<()> {
-        let l = process.length;
-        let end = opened.iter().map(|r| r % l + 1).max().unwrap_or(0);
-        let active = cache.filled..end;
-        // What is read is text already: the times of teacher forcing, whatever is still to come.
-        let t = vec![0.0; self.masked.len()];
-        let all: Vec<usize> = (0..self.nfe.len()).collect();
-        let features = model.features_cached(&self.canvas.input(&all, &t, l), active.clone(), cache);
-        for i in 0..self.nfe.len() {
-            self.nfe[i] += 1;
-            self.positions[i] += active.len() as u64;
+        let (l, all) = (process.length, self.nfe.len());
+        let mut samples: Vec<usize> = (0..all).collect();
+        if model.over_blocks() && kept == cache.filled {
+            samples = opened.iter().map(|r| r / l).collect();
+            samples.dedup();
         }
-        let rows: Vec<usize> = opened.iter().map(|r| (r / l) * active.len() + r % l - active.start).collect();
+        // A network that predicts the next token reads text: the times of teacher forcing, whatever is still to come.
+        let t = if model.over_blocks() { times(spec, now, samples.len()) } else { vec![0.0; samples.len() * l] };
+        let input = self.canvas.input(&samples, &t, l).in_blocks(process.order.layout());
+        let text = kept - cache.filled;
+        let features = if samples.len() == all {
+            let features = model.features_cached(&input, read.clone(), cache);
+            cache.filled = kept;
+            features
+        } else {
+            model.features_cached(&input, read.clone(), &mut cache.select(&samples, &model.device().inner()))
+        };
+        let layers = model.layers();
+        let mut slot_of = vec![usize::MAX; all];
+        for (slot, i) in samples.iter().enumerate() {
+            slot_of[*i] = slot;
+            self.nfe[*i] += 1;
+            self.positions[*i] += read.len() as u64;
+            self.layer_positions[*i] += (text * layers.text + (read.len() - text) * layers.noise) as u64;
+        }
+        let rows: Vec<usize> = opened.iter().map(|r| slot_of[r / l] * read.len() + r % l - read.start).collect();
         let row_of: Vec<usize> = (0..rows.len()).collect();
         self.put(model, select_rows(features, &rows), &row_of, opened, spec, l)
     }
@@ -302,6 +330,22 @@ impl Batch {
         self.finite.extend(self.canvas.reveal(model, features, &pairs, &at, spec.filter)?);
         Ok(())
     }
+}
+
+/// What a pass of the sampler computes.
+pub fn reading(model: &dyn Denoise, process: &Process) -> Reading {
+    match (process.cached, model.over_blocks()) {
+        (false, _) => Reading::Whole,
+        (true, false) => Reading::Shifted,
+        (true, true) => Reading::Blocks,
+    }
+}
+
+/// The times [n L] of a row of the table for `n` samples: what is given has none.
+fn times(spec: &SampleSpec, now: &[f64], n: usize) -> Vec<f64> {
+    let given = |p: usize| spec.pinned.get(p).is_some_and(Option::is_some);
+    let row: Vec<f64> = now.iter().enumerate().map(|(p, t)| if given(p) { 0.0 } else { *t }).collect();
+    std::iter::repeat_n(row, n).flatten().collect()
 }
 
 #[cfg(test)]

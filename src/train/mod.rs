@@ -12,6 +12,7 @@ use std::time::Instant;
 use burn::module::Module;
 use burn::optim::GradientsAccumulator;
 use burn::prelude::*;
+use rand::Rng;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Kind, Result};
@@ -20,7 +21,7 @@ use crate::model::transformer::lora::Plan;
 use crate::model::{Transformer, TransformerConfig};
 use crate::objective::{self, Objective, RowLoss, distill};
 use crate::process::Order;
-use crate::rng::StepRng;
+use crate::rng::{StepRng, Stream};
 use crate::term::{self, Interrupt};
 use crate::weights::Weights;
 pub use lr::Decay;
@@ -135,7 +136,10 @@ pub struct Job<'a> {
     pub config: &'a TrainConfig,
     pub objective: &'a Objective,
     pub network: &'a TransformerConfig,
-    pub order: Order,
+    /// The orders it is trained over, one of them a step.
+    pub orders: &'a [Order],
+    /// The orders that its first teacher was trained over; later ones are the student so far.
+    pub teacher_orders: &'a [Order],
     pub vocab: usize,
     /// The id of the mask, and the number of ids that have text: V and V, unless the network has its own.
     pub mask: u32,
@@ -227,15 +231,26 @@ fn refresh_teacher(job: &Job, state: &mut TrainState) {
 fn rows<'a>(job: &Job, state: &'a TrainState, part: u64) -> Result<RowLoss<'a>> {
     let x0 = (job.batch)(part);
     let rng = (StepRng::new(job.seed), part);
+    let order = order_of(job.orders, rng);
     match (job.objective, &state.teacher) {
         (Objective::Sdtt(sdtt), Some(teacher)) => {
-            distill::rows(sdtt, teacher, &x0, job.length, sdtt.dt(state.round), rng)
+            let teachers = if state.round == 0 { job.teacher_orders } else { job.orders };
+            let same = teachers.iter().any(|o| *o == order);
+            let orders = distill::Orders { student: order, teacher: if same { order } else { teachers[0] } };
+            distill::rows(sdtt, teacher, &x0, job.length, sdtt.dt(state.round), orders, rng)
         }
-        (objective, _) => match objective::data_rows(objective, &x0, job.length, (job.mask, job.vocab), job.order, rng)
-        {
+        (objective, _) => match objective::data_rows(objective, &x0, job.length, (job.mask, job.vocab), order, rng) {
             Some(rows) => Ok(rows),
             None => panic!("a distilling state has a teacher"),
         },
+    }
+}
+
+/// The order of a mixture that a step is in.
+pub fn order_of(orders: &[Order], (rng, step): (StepRng, u64)) -> Order {
+    match orders {
+        [one] => *one,
+        several => several[rng.at(step, Stream::Order).random_range(0..several.len())],
     }
 }
 

@@ -41,6 +41,7 @@ fn visibility(d: &Description) -> String {
         Visibility::Full => "full".into(),
         Visibility::Causal => "causal".into(),
         Visibility::Blocks(size) => format!("blocks of {size}"),
+        Visibility::Order => "blocks of its order".into(),
     }
 }
 

@@ -12,10 +12,10 @@ use rand::Rng;
 use super::{Request, beams, filled, given, show, steps};
 use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
+use crate::export;
 use crate::model::config::Visibility;
 use crate::model::family::{self, Description, Family, LoadOptions, Loaded, Prediction};
 use crate::model::{Denoise, Transformer};
-use crate::process::order::Context;
 use crate::process::{Corruption, Order, Schedule};
 use crate::rng::{StepRng, Stream};
 use crate::sample::family::{Draws, Sampler, Settings, walk};
@@ -139,7 +139,7 @@ pub fn run(request: &Request, dir: &Path, device: &Device) -> Result<()> {
         }
         (None, None) => {
             let process = process(&d, length, options.block)?;
-            let steps = steps(request, &process, STEPS)?;
+            let steps = steps(request, &process, STEPS, model.over_blocks())?;
             let batch = request.n.clamp(1, 16);
             let spec =
                 SampleSpec { steps, filter: request.filter, seed: request.seed, batch, pinned, trace: request.trace };
@@ -203,8 +203,8 @@ fn process(d: &Description, length: usize, block: Option<usize>) -> Result<Proce
         (_, Some(block)) => block.min(length),
         (_, None) => length,
     };
-    let context = if block < length { Context::Clean } else { Context::Noisy };
-    let order = Order { block, window: 1, context };
+    let order = if block < length { Order::in_blocks(block) } else { Order::parallel(length) };
+    let cached = cached || export::keeps_blocks(&d.network);
     Ok(Process { order, schedule: Schedule::LogLinear, corruption: Corruption::Absorb, length, cached })
 }
 

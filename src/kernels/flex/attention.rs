@@ -186,6 +186,17 @@ pub fn rotate_row(row: &mut [f32], (cos, sin): (&[f32], &[f32]), (turn, scale): 
     }
 }
 
+/// What of the first `last` keys lies outside of the seen ranges, which rise.
+fn hidden(seen: &[Range<usize>; 2], last: usize) -> [Range<usize>; 3] {
+    let [a, b] = seen;
+    if b.is_empty() {
+        let end = a.end.min(last);
+        return [0..a.start.min(end), end..last, last..last];
+    }
+    let first = if a.is_empty() { 0..0 } else { a.clone() };
+    [0..first.start, first.end..b.start, b.end.min(last)..last]
+}
+
 /// One sequence of an attention: its packed rows [L, packed], its number, and the positions that are wanted.
 struct Sequence<'a> {
     packed: &'a [f32],
@@ -200,12 +211,17 @@ impl Sequence<'_> {
         self.positions.iter().map(|p| *p as usize)
     }
 
+    /// The places that the wanted positions are turned to.
+    fn places(&self) -> impl Iterator<Item = usize> + Clone {
+        self.at().map(|i| self.shape.place(i))
+    }
+
     /// Rotated queries of `head` at the wanted positions, times 1 / sqrt d: [rows, d].
     #[inline(always)]
     fn queries(&self, head: usize) -> Vec<f32> {
         let d = self.shape.head_dim;
         let mut q = gather(self.packed, self.shape.packed(), head * d, d, self.at());
-        rotate(&mut q, d, self.tables, self.at(), (1.0, 1.0 / (d as f32).sqrt()));
+        rotate(&mut q, d, self.tables, self.places(), (1.0, 1.0 / (d as f32).sqrt()));
         q
     }
 
@@ -215,7 +231,7 @@ impl Sequence<'_> {
         let (s, l) = (self.shape, self.shape.length);
         let d = s.head_dim;
         let mut k = gather(self.packed, s.packed(), (s.heads + group) * d, d, 0..l);
-        rotate(&mut k, d, self.tables, 0..l, (1.0, 1.0));
+        rotate(&mut k, d, self.tables, (0..l).map(|i| s.place(i)), (1.0, 1.0));
         (k, gather(self.packed, s.packed(), (s.heads + s.kv_heads + group) * d, d, 0..l))
     }
 
@@ -225,9 +241,15 @@ impl Sequence<'_> {
         group * each..(group + 1) * each
     }
 
+    /// What the query at wanted position `i` sees.
+    fn seen(&self, i: usize) -> [Range<usize>; 2] {
+        self.shape.seen(self.number, self.positions[i] as usize)
+    }
+
     /// The end of what rows `from ..` of a block of `rows` wanted positions see.
     fn last(&self, from: usize, rows: usize) -> usize {
-        self.shape.seen(self.number, self.positions[from + rows - 1] as usize).end
+        let end = |i: usize| self.seen(i).iter().filter(|r| !r.is_empty()).map(|r| r.end).max().unwrap_or(0);
+        (from..from + rows).map(end).max().unwrap_or(0)
     }
 
     /// For each query head of `group`: O [rows, d] and the log-sum-exp of every score row [rows].
@@ -248,18 +270,28 @@ impl Sequence<'_> {
                 product(Left::Rows(&q[from * d..], d), &keys, (rows, d, last), &mut scores, stride, false);
                 let mut inverse = [0.0; BLOCK];
                 for i in 0..rows {
-                    let seen = self.shape.seen(self.number, self.positions[from + i] as usize);
+                    let seen = self.seen(from + i);
                     let row = &mut scores[i * stride..][..last];
-                    row[..seen.start].fill(0.0);
-                    row[seen.end..].fill(0.0);
-                    if seen.is_empty() {
+                    for hidden in hidden(&seen, last) {
+                        row[hidden].fill(0.0);
+                    }
+                    if seen.iter().all(|r| r.is_empty()) {
                         // A row that sees nothing is zero, and its exponentials in the backward pass too.
                         lse[from + i] = f32::INFINITY;
                         continue;
                     }
-                    let row = &mut row[seen];
-                    let m = max(row);
-                    let total = map_sum(row, |s| exp(s - m));
+                    let mut m = f32::NEG_INFINITY;
+                    for seen in &seen {
+                        if !seen.is_empty() {
+                            m = m.max(max(&row[seen.clone()]));
+                        }
+                    }
+                    let mut total = 0.0;
+                    for seen in seen {
+                        if !seen.is_empty() {
+                            total += map_sum(&mut row[seen], |s| exp(s - m));
+                        }
+                    }
                     lse[from + i] = m + total.ln();
                     inverse[i] = 1.0 / total;
                 }
@@ -306,14 +338,16 @@ impl Sequence<'_> {
                 let grads = &grad_out[block.clone()];
                 product(Left::Rows(grads, d), &value_columns, (rows, d, last), &mut ds, stride, false);
                 for i in 0..rows {
-                    let seen = s.seen(self.number, self.positions[from + i] as usize);
+                    let seen = self.seen(from + i);
                     let (lse, along) = (lse[(from + i) * s.heads + head], along[from + i]);
                     let (p, ds) = (&mut p[i * stride..][..last], &mut ds[i * stride..][..last]);
-                    for (p, ds) in p[seen.clone()].iter_mut().zip(&mut ds[seen.clone()]) {
-                        *p = exp(*p - lse);
-                        *ds = *p * (*ds - along);
+                    for seen in seen.iter().filter(|r| !r.is_empty()) {
+                        for (p, ds) in p[seen.clone()].iter_mut().zip(&mut ds[seen.clone()]) {
+                            *p = exp(*p - lse);
+                            *ds = *p * (*ds - along);
+                        }
                     }
-                    for hidden in [0..seen.start, seen.end..last] {
+                    for hidden in hidden(&seen, last) {
                         p[hidden.clone()].fill(0.0);
                         ds[hidden].fill(0.0);
                     }
@@ -324,10 +358,10 @@ impl Sequence<'_> {
                 product(Left::Columns(&ds, stride), &queries, (last, rows, d), &mut dk, d, true);
                 product(Left::Rows(&ds, stride), &keys, (rows, last, d), &mut dq[block], d, false);
             }
-            rotate(&mut dq, d, self.tables, self.at(), (-1.0, 1.0 / (d as f32).sqrt()));
+            rotate(&mut dq, d, self.tables, self.places(), (-1.0, 1.0 / (d as f32).sqrt()));
             queries.push(dq);
         }
-        rotate(&mut dk, d, self.tables, 0..l, (-1.0, 1.0));
+        rotate(&mut dk, d, self.tables, (0..l).map(|i| s.place(i)), (-1.0, 1.0));
         Grads { queries, keys: dk, values: dv }
     }
 }

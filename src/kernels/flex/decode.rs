@@ -1,4 +1,4 @@
-//! One block over new positions behind a cache of keys and values: the step of autoregressive decoding.
+//! One block over new positions behind a cache of keys and values: the step of autoregressive and block decoding.
 //!
 //! Keys are kept rotated, head by head, so that a query reads them in one sweep. B batch, l new positions, H query heads,
 //! Hkv key heads, d head width, D width.
@@ -12,7 +12,7 @@ use crate::kernels::simd::{exp, map_sum, max, sum2, wide};
 
 /// y [B, l, D] of x [B, l, D] at positions `filled ..`; keys and values [B, Hkv, capacity, d] get the new ones.
 ///
-/// `shape.length` is l; a position sees itself and everything before it.
+/// `shape.length` is l; a position sees everything before it, and itself or its block.
 pub fn block(block: &Block, x: &[f32], keys: &mut [f32], values: &mut [f32], filled: usize) -> Vec<f32> {
     let (qkv, _) = block.project(x);
     let tables = (&block.spec.tables.cos[..], &block.spec.tables.sin[..]);
@@ -43,32 +43,37 @@ fn attend(
         wide(
             #[inline(always)]
             || {
-                let mut scores = vec![0.0; filled + l];
-                let mut query = vec![0.0; d];
+                let turn = |at: usize| (&tables.0[at * d..], &tables.1[at * d..]);
+                // Positions of one block see one another, so that all keys are there first.
                 for (i, packed) in packed.chunks_exact(width).enumerate() {
                     let at = filled + i;
-                    let turn = (&tables.0[at * d..], &tables.1[at * d..]);
                     for group in 0..shape.kv_heads {
                         let slot = (group * capacity + at) * d;
                         let key = &mut keys[slot..slot + d];
                         key.copy_from_slice(&packed[(shape.heads + group) * d..][..d]);
-                        rotate_row(key, turn, (1.0, 1.0));
+                        rotate_row(key, turn(at), (1.0, 1.0));
                         let value = &packed[(shape.heads + shape.kv_heads + group) * d..][..d];
                         values[slot..slot + d].copy_from_slice(value);
                     }
+                }
+                let mut scores = vec![0.0; filled + l];
+                let mut query = vec![0.0; d];
+                for (i, packed) in packed.chunks_exact(width).enumerate() {
+                    let at = filled + i;
+                    let end = shape.seen_cached(at, filled + l);
                     for head in 0..shape.heads {
                         let group = head * shape.kv_heads / shape.heads;
                         query.copy_from_slice(&packed[head * d..][..d]);
-                        rotate_row(&mut query, turn, (1.0, 1.0 / (d as f32).sqrt()));
-                        let scores = &mut scores[..=at];
-                        let keys = &keys[group * capacity * d..][..(at + 1) * d];
+                        rotate_row(&mut query, turn(at), (1.0, 1.0 / (d as f32).sqrt()));
+                        let scores = &mut scores[..end];
+                        let keys = &keys[group * capacity * d..][..end * d];
                         for (score, key) in scores.iter_mut().zip(keys.chunks_exact(d)) {
                             *score = sum2(&query, key, |q, k| q * k);
                         }
                         let m = max(scores);
                         let total = map_sum(scores, |s| exp(s - m));
                         let out = &mut out[i * shape.width() + head * d..][..d];
-                        let values = &values[group * capacity * d..][..(at + 1) * d];
+                        let values = &values[group * capacity * d..][..end * d];
                         for (score, value) in scores.iter().zip(values.chunks_exact(d)) {
                             let p = score / total;
                             out.iter_mut().zip(value).for_each(|(o, v)| *o = p.mul_add(*v, *o));

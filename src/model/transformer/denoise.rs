@@ -7,9 +7,10 @@ use std::ops::Range;
 use burn::prelude::*;
 
 use super::super::config::Visibility;
-use super::super::{Cache, Denoise, Noised, select_rows};
+use super::super::{Cache, Denoise, Layers, Noised, select_rows};
 use super::Transformer;
-use crate::kernels::{self, composed};
+use super::read::Read;
+use crate::kernels::{self, Visible, composed};
 
 impl Denoise for Transformer {
     fn features(&self, input: &Noised) -> Tensor<3> {
@@ -30,25 +31,24 @@ impl Denoise for Transformer {
     }
 
     fn features_cached(&self, input: &Noised, active: Range<usize>, cache: &mut Cache) -> Tensor<3> {
-        assert!(self.causal(), "only a causal network can keep what it has read");
+        assert!(self.causal() || self.over_blocks(), "only a network that looks back can keep what it has read");
         assert_eq!(cache.filled, active.start, "the cache ends where the active positions start");
         let (read, [b, l]) = (self.read(input), input.dims());
+        if self.config.encoder_layers > 0 {
+            return self.deeper_cached(input, &read, active, cache);
+        }
         // Position l is described by what is behind token l - 1: one token less is read, and the first has nobody's.
         let late = usize::from(self.config.shift_output);
         let (from, to) = (active.start.saturating_sub(late), (active.end - late).max(1));
         let new = read.ids.columns(l, from..to);
-        let condition = self.condition(input, from..to);
+        let condition = self.condition(input, from..to, false);
         let mut x = self.placed(self.embed(&new, b), from, None);
         let mut slabs = std::mem::take(&mut cache.slabs).into_iter();
         for (i, block) in self.blocks.iter().enumerate() {
-            let slab = slabs.next().unwrap_or_else(|| {
-                let shape = [b, self.config.kv_heads(), self.length, self.config.head_dim()];
-                let empty = || Tensor::zeros(shape, (&self.device().inner(), x.dtype()));
-                (empty(), empty())
-            });
+            let slab = slabs.next().unwrap_or_else(|| self.slab(b, &x));
             let modulation = block.modulation.as_ref().zip(condition.clone()).map(|(m, c)| m.forward(c));
             let slab_grown;
-            let spec = self.spec(i, None, None);
+            let spec = self.spec(i, None, self.visible(read.layout), None);
             (x, slab_grown) = kernels::block_cached(x, block.parameters(), modulation, slab, &spec, from);
             cache.slabs.push(slab_grown);
         }
@@ -79,12 +79,77 @@ impl Denoise for Transformer {
         self.vocab
     }
 
+    fn over_blocks(&self) -> bool {
+        matches!(self.config.visibility, Visibility::Blocks(_) | Visibility::Order)
+    }
+
+    fn layers(&self) -> Layers {
+        let (whole, encoder) = (self.config.layers, self.config.encoder_layers);
+        match encoder {
+            0 => Layers { text: whole, noise: whole, whole },
+            _ => Layers { text: encoder, noise: whole - encoder, whole },
+        }
+    }
+
     fn device(&self) -> Device {
         self.embed.val().device()
     }
 }
 
 impl Transformer {
+    /// Room for the keys and values of every position, in the type of `like`.
+    fn slab(&self, batch: usize, like: &Tensor<3>) -> kernels::Slab {
+        let shape = [batch, self.config.kv_heads(), self.length, self.config.head_dim()];
+        let empty = || Tensor::zeros(shape, (&self.device().inner(), like.dtype()));
+        (empty(), empty())
+    }
+
+    /// [`Denoise::features_cached`] of a network whose first layers read finished text alone: the blocks of text among the
+    /// active positions pass those once, and the others keep only their keys and values; noise passes the others alone.
+    ///
+    /// Features of text are zero: nobody asks for them.
+    fn deeper_cached(&self, input: &Noised, read: &Read, active: Range<usize>, cache: &mut Cache) -> Tensor<3> {
+        let (b, l, layout) = (read.batch, input.length, self.layout(input));
+        let finished = |p: usize| (0..b).all(|i| input.t[i * l + p] == 0.0);
+        let text = layout.map_or(active.start, |layout| {
+            let blocks = layout.ranges(l).into_iter().filter(|r| active.contains(&r.start));
+            let text = blocks.take_while(|r| r.clone().all(finished));
+            text.last().map_or(active.start, |r| r.end.min(active.end))
+        });
+        let embed = |range: Range<usize>| {
+            let ids = read.ids.columns(read.wide, range.clone());
+            self.placed(self.embed(&ids, b), range.start, None)
+        };
+        let mut slabs = std::mem::take(&mut cache.slabs).into_iter();
+        assert!(text < active.end, "something is asked for");
+        let mut clean = (text > active.start).then(|| embed(active.start..text));
+        let mut noise = embed(text..active.end);
+        for (i, block) in self.blocks.iter().enumerate() {
+            let mut slab = slabs.next().unwrap_or_else(|| self.slab(b, &noise));
+            let spec = self.spec(i, None, self.visible(layout), None);
+            let encodes = i < self.config.encoder_layers;
+            if let Some(x) = clean.take() {
+                if encodes {
+                    let y;
+                    (y, slab) = kernels::block_cached(x, block.parameters(), None, slab, &spec, active.start);
+                    clean = Some(y);
+                } else {
+                    slab = kernels::keys_values(x.clone(), block.parameters(), None, slab, &spec, active.start);
+                    clean = Some(x);
+                }
+            }
+            if !encodes {
+                (noise, slab) = kernels::block_cached(noise, block.parameters(), None, slab, &spec, text);
+            }
+            cache.slabs.push(slab);
+        }
+        cache.filled = active.end;
+        let d = self.config.dim;
+        let noise = self.finish(noise, None);
+        let nothing = Tensor::zeros([b, text - active.start, d], (&noise.device(), noise.dtype()));
+        if text == active.start { noise } else { Tensor::cat(vec![nothing, noise], 1) }
+    }
+
     /// Features [B, w, D] of the positions of `window` alone, in a network that sees everything: the keys and values of all
     /// others are as the cache has them, and those of the window are renewed in it. The first window is the whole canvas.
     pub fn features_window(&self, input: &Noised, window: Range<usize>, cache: &mut Cache) -> Tensor<3> {
@@ -93,16 +158,18 @@ impl Transformer {
         let (read, [b, l]) = (self.read(input), input.dims());
         assert!(cache.filled == l || window == (0..l), "the first window is the whole canvas");
         let new = read.ids.columns(l, window.clone());
-        let condition = self.condition(input, window.clone());
+        let condition = self.condition(input, window.clone(), false);
         let mut x = self.placed(self.embed(&new, b), window.start, None);
         let mut slabs = std::mem::take(&mut cache.slabs).into_iter();
         for (i, block) in self.blocks.iter().enumerate() {
-            let shape = [b, self.config.kv_heads(), l, self.config.head_dim()];
-            let empty = || Tensor::zeros(shape, (&self.device().inner(), x.dtype()));
-            let slab = slabs.next().unwrap_or_else(|| (empty(), empty()));
+            let slab = slabs.next().unwrap_or_else(|| {
+                let shape = [b, self.config.kv_heads(), l, self.config.head_dim()];
+                let empty = || Tensor::zeros(shape, (&self.device().inner(), x.dtype()));
+                (empty(), empty())
+            });
             let modulation = block.modulation.as_ref().zip(condition.clone()).map(|(m, c)| m.forward(c));
             let renewed;
-            let spec = self.spec(i, None, None);
+            let spec = self.spec(i, None, Visible::Full, None);
             (x, renewed) = kernels::block_cached(x, block.parameters(), modulation, slab, &spec, window.start);
             cache.slabs.push(renewed);
         }

@@ -23,6 +23,7 @@ use super::config::{Activation, NormKind, TimeInput, TransformerConfig, Visibili
 use super::{Denoise, Noised, params, select_rows};
 use crate::error::{Error, Result};
 use crate::kernels::{self, BlockSpec, Extra, Head, Rows, Tables, Visible, composed};
+use crate::process::Layout;
 use crate::rng::{StepRng, Stream};
 use crate::weights::{Weights, match_names};
 use read::{Ids, Read};
@@ -245,13 +246,17 @@ impl Transformer {
     }
 
     /// Condition vectors [B, L or 1, C] of an input's times, of its `active` positions, or none for a network without time.
-    fn condition(&self, input: &Noised, active: Range<usize>) -> Option<Tensor<3>> {
+    ///
+    /// Beside noise, finished text has time 0 where each position has its own.
+    fn condition(&self, input: &Noised, active: Range<usize>, two_streams: bool) -> Option<Tensor<3>> {
         let time = self.time.as_ref()?;
         let [b, length] = input.dims();
         let latest = |row: &[f64]| row.iter().copied().fold(f64::MIN, f64::max);
         let (values, l, scale): (Vec<f64>, usize, f64) = match self.config.time {
             TimeInput::Position => {
-                (input.t.chunks(length).flat_map(|row| row[active.clone()].to_vec()).collect(), active.len(), 1000.0)
+                let text = if two_streams { active.len() } else { 0 };
+                let own = |row: &[f64]| [&row[active.clone()], &vec![0.0; text]].concat();
+                (input.t.chunks(length).flat_map(own).collect(), active.len() + text, 1000.0)
             }
             TimeInput::Sigma => (input.t.chunks(length).map(|row| sigma(latest(row))).collect(), 1, 1.0),
             TimeInput::ZeroSigma => (vec![0.0; b], 1, 1.0),
@@ -273,8 +278,17 @@ impl Transformer {
         kernels::NormKind { centred: self.config.norm == NormKind::Layer, eps: self.config.norm_eps as f32 }
     }
 
+    /// Who sees whom in one stream.
+    fn visible(&self, layout: Option<Layout>) -> Visible {
+        match (self.config.visibility, layout) {
+            (_, Some(layout)) => Visible::Blocks(layout),
+            (Visibility::Causal, None) => Visible::Causal,
+            (_, None) => Visible::Full,
+        }
+    }
+
     /// What block `i` is told, the wanted rows among it.
-    fn spec(&self, i: usize, read: Option<&Read>, rows: Option<Arc<Rows>>) -> BlockSpec {
+    fn spec(&self, i: usize, read: Option<&Read>, visible: Visible, rows: Option<Arc<Rows>>) -> BlockSpec {
         let config = &self.config;
         let local = config.local.filter(|l| !i.is_multiple_of(l.every));
         let attention = &self.blocks[i].attention;
@@ -282,11 +296,7 @@ impl Transformer {
         BlockSpec {
             heads: config.heads,
             kv_heads: config.kv_heads(),
-            visible: match config.visibility {
-                Visibility::Full => Visible::Full,
-                Visibility::Causal => Visible::Causal,
-                Visibility::Blocks(size) => Visible::Blocks(size),
-            },
+            visible,
             keys: read.and_then(|r| r.keys.clone()),
             norm: self.norm_kind(),
             tables: self.tables.clone(),
@@ -307,8 +317,7 @@ impl Transformer {
                 no_norm1: self.blocks[i].norm1.is_none(),
                 qk_norm: scale(&attention.q_norm).zip(scale(&attention.k_norm)),
                 window: local.map(|l| l.window),
-                two_streams: read.and_then(|r| r.two_streams),
-                positions: read.and_then(|r| r.positions.clone()),
+                positions: read.filter(|r| !r.two_streams).and_then(|r| r.positions.clone()),
                 low_rank: self.blocks[i].low_rank(),
             },
         }
@@ -351,12 +360,44 @@ impl Transformer {
 
     /// The network's own features [B, l, D] of a batch, or [1, r, D] of wanted rows of it.
     fn run(&self, input: &Noised, read: &Read, rows: Option<Arc<Rows>>) -> Tensor<3> {
-        let condition = self.condition(input, 0..input.length);
+        let condition = self.condition(input, 0..input.length, read.two_streams);
         let mut x = self.placed(self.embed(&read.ids, read.batch), 0, read.positions.as_deref());
+        if self.config.encoder_layers > 0 {
+            return self.finish(self.run_deeper(x, read, rows), None);
+        }
         for i in 0..self.blocks.len() {
             x = self.block(i, x, condition.clone(), read, &rows);
         }
         self.finish_rows(x, condition, &rows, read.wide)
+    }
+
+    /// [x_t ; x_0] through the layers of a network whose first ones read x_0 alone: the others see what came of it.
+    fn run_deeper(&self, x: Tensor<3>, read: &Read, rows: Option<Arc<Rows>>) -> Tensor<3> {
+        let (l, d) = (read.length, x.dims()[2]);
+        let mut text = x.clone().narrow(1, l, l);
+        let mut noise = x.narrow(1, 0, l);
+        for (i, block) in self.blocks.iter().enumerate() {
+            if i < self.config.encoder_layers {
+                let spec = self.spec(i, Some(read), self.visible(read.layout), None);
+                text = kernels::block(text, block.parameters(), None, &spec);
+                continue;
+            }
+            let last = i + 1 == self.blocks.len();
+            let wanted = if last { rows.clone() } else { None }.unwrap_or_else(|| Self::noise_rows(read));
+            let both = Tensor::cat(vec![noise, text.clone()], 1);
+            noise = self.block_of(i, both, None, read, Some(wanted));
+            if !last {
+                noise = noise.reshape([read.batch, l, d]);
+            }
+        }
+        match rows {
+            Some(_) => noise,
+            // All rows of both streams are asked for: those of the text have no use, and stand for nothing.
+            None => {
+                let noise = noise.reshape([read.batch, l, d]);
+                Tensor::cat(vec![noise.clone(), noise.zeros_like()], 1)
+            }
+        }
     }
 
     /// Block `i` over x [B, L, D]; the last one gives the wanted rows alone.
@@ -368,8 +409,24 @@ impl Transformer {
         read: &Read,
         rows: &Option<Arc<Rows>>,
     ) -> Tensor<3> {
-        let (block, last) = (&self.blocks[i], i + 1 == self.blocks.len());
-        let spec = self.spec(i, Some(read), if last { rows.clone() } else { None });
+        let last = i + 1 == self.blocks.len();
+        self.block_of(i, x, condition, read, if last { rows.clone() } else { None })
+    }
+
+    fn block_of(
+        &self,
+        i: usize,
+        x: Tensor<3>,
+        condition: Option<Tensor<3>>,
+        read: &Read,
+        rows: Option<Arc<Rows>>,
+    ) -> Tensor<3> {
+        let block = &self.blocks[i];
+        let visible = match read.layout {
+            Some(layout) if read.two_streams => Visible::Streams(layout),
+            layout => self.visible(layout),
+        };
+        let spec = self.spec(i, Some(read), visible, rows);
         let modulation = block.modulation.as_ref().zip(condition).map(|(m, c)| m.forward(c));
         kernels::block(x, block.parameters(), modulation, &spec)
     }
@@ -400,7 +457,7 @@ impl Transformer {
     ) -> GradientsParams {
         let read = self.read(input);
         let (wanted, at) = self.wanted(rows, &read);
-        let condition = || self.condition(input, 0..input.length);
+        let condition = || self.condition(input, 0..input.length, read.two_streams);
         let embedded = || self.placed(self.embed(&read.ids, read.batch), 0, read.positions.as_deref());
         let mut inputs = vec![embedded().inner()];
         for i in 0..self.blocks.len() {

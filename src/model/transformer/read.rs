@@ -11,6 +11,7 @@ use super::super::config::Visibility;
 use super::super::{Noised, State};
 use super::Transformer;
 use crate::kernels::Rows;
+use crate::process::Layout;
 
 /// Token ids [B, l] as a network reads them, on the host or where it computes.
 #[allow(clippy::large_enum_variant)] // one a network pass: boxing would only hide it
@@ -38,55 +39,70 @@ pub(super) struct Read {
     pub wide: usize,
     pub keys: Option<Arc<[Range<usize>]>>,
     pub positions: Option<Arc<[u32]>>,
-    pub two_streams: Option<usize>,
+    /// The blocks that are seen, of a network over blocks.
+    pub layout: Option<Layout>,
+    /// Whether the clean stream is read beside the noise.
+    pub two_streams: bool,
 }
 
 impl Transformer {
+    /// The blocks that positions see, of a network over blocks.
+    pub(super) fn layout(&self, input: &Noised) -> Option<Layout> {
+        match (self.config.visibility, input.blocks) {
+            (Visibility::Blocks(size), _) => Some(Layout::blocks(size)),
+            (Visibility::Order, Some(layout)) => Some(layout),
+            (Visibility::Order, None) => panic!("a network over the blocks of its order is told them"),
+            (Visibility::Full | Visibility::Causal, _) => None,
+        }
+    }
+
     /// The batch as the network reads it: shifted right behind the start token for a shifted network, and with the clean
-    /// text behind the noise where there is any.
+    /// text behind the noise where there is any. A network whose first layers read text alone always has both: finished
+    /// blocks are the same in either.
     pub(super) fn read(&self, input: &Noised) -> Read {
         let [batch, length] = input.dims();
         let padding = input.padding.clone();
-        let read = Read {
-            ids: match &input.x {
-                State::Ids(ids) => Ids::Device(self.behind_the_start(ids)),
-                _ => Ids::Host(Vec::new()),
-            },
+        let two_streams = input.clean.is_some() || self.config.encoder_layers > 0;
+        let layout = self.layout(input);
+        assert!(!two_streams || layout.is_some(), "only a network over blocks reads clean text beside the noise");
+        let unpadded = padding.keys.is_none() && padding.positions.is_none();
+        assert!(!two_streams || unpadded, "two streams have no padding");
+        let ids = match (&input.x, &input.clean) {
+            (State::Ids(ids), None) if two_streams => Ids::Device(Tensor::cat(vec![ids.clone(), ids.clone()], 1)),
+            (State::Ids(ids), None) => Ids::Device(self.behind_the_start(ids)),
+            (State::Ids(_), Some(_)) => panic!("a clean stream is read beside tokens on the host"),
+            (_, clean) => {
+                let x = input.token_ids();
+                let clean = match clean {
+                    Some(State::Tokens(clean)) => &clean[..],
+                    Some(_) => panic!("this network reads clean tokens on the host"),
+                    None => x,
+                };
+                Ids::Host(match (two_streams, self.config.shift) {
+                    (true, _) => {
+                        let rows = x.chunks(length).zip(clean.chunks(length));
+                        rows.flat_map(|(x, c)| x.iter().chain(c).copied()).collect()
+                    }
+                    (false, true) => {
+                        let start = self.mask as u32;
+                        let behind =
+                            |row: &[u32]| std::iter::once(start).chain(row[..length - 1].to_vec()).collect::<Vec<_>>();
+                        x.chunks(length).flat_map(behind).collect()
+                    }
+                    (false, false) => x.to_vec(),
+                })
+            }
+        };
+        let twice = || (0..2 * batch).flat_map(|_| 0..length as u32).collect();
+        Read {
+            ids,
             batch,
             length,
-            wide: length,
+            wide: if two_streams { 2 * length } else { length },
             keys: padding.keys,
-            positions: padding.positions,
-            two_streams: None,
-        };
-        if matches!(input.x, State::Ids(_)) {
-            assert!(input.clean.is_none(), "a clean stream is read beside tokens on the host");
-            return read;
-        }
-        let ids = input.token_ids();
-        match &input.clean {
-            Some(State::Tokens(clean)) => {
-                let Visibility::Blocks(size) = self.config.visibility else {
-                    panic!("only a network over blocks reads clean text beside the noise")
-                };
-                assert!(read.keys.is_none() && read.positions.is_none(), "two streams have no padding");
-                let rows = ids.chunks(length).zip(clean.chunks(length));
-                let places = (0..2 * batch).flat_map(|_| 0..length as u32);
-                Read {
-                    ids: Ids::Host(rows.flat_map(|(x, c)| x.iter().chain(c).copied()).collect()),
-                    wide: 2 * length,
-                    positions: Some(places.collect()),
-                    two_streams: Some(size),
-                    ..read
-                }
-            }
-            Some(_) => panic!("this network reads clean tokens on the host"),
-            None if self.config.shift => {
-                let start = self.mask as u32;
-                let behind = |row: &[u32]| std::iter::once(start).chain(row[..length - 1].to_vec()).collect::<Vec<_>>();
-                Read { ids: Ids::Host(ids.chunks(length).flat_map(behind).collect()), ..read }
-            }
-            None => Read { ids: Ids::Host(ids.to_vec()), ..read },
+            positions: if two_streams { Some(twice()) } else { padding.positions },
+            layout,
+            two_streams,
         }
     }
 
@@ -106,6 +122,12 @@ impl Transformer {
     pub(super) fn source(&self, row: usize, read: &Read) -> usize {
         let (b, l) = (row / read.length, row % read.length);
         b * read.wide + if self.config.shift_output { l.saturating_sub(1) } else { l }
+    }
+
+    /// The rows of the noise in a batch [B, 2 L] of two streams.
+    pub(super) fn noise_rows(read: &Read) -> Arc<Rows> {
+        let rows: Vec<usize> = (0..read.batch).flat_map(|b| b * read.wide..b * read.wide + read.length).collect();
+        Arc::new(Rows::of(&rows, read.batch, read.wide))
     }
 
     /// The network's own rows that describe flat positions `rows`: those to compute (none: all of them), and where each

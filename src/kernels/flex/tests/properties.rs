@@ -11,6 +11,7 @@ use super::super::*;
 use super::{Case, Form, case, compare, constant, each, leaf, random, twins};
 use crate::kernels::{self, Target, Visible};
 use crate::model::params::floats;
+use crate::process::Layout;
 
 fn config(cases: u32) -> ProptestConfig {
     ProptestConfig { cases, rng_seed: RngSeed::Fixed(7), ..ProptestConfig::default() }
@@ -177,6 +178,23 @@ proptest! {
         for (i, what) in ["y", "keys", "values"].into_iter().enumerate() {
             twins(&format!("{what} of {case:?} cut at {cuts:?}"), &fused[i], &composed[i], &reference[i]);
         }
+    }
+    #[test]
+    fn a_cached_network_over_blocks_is_the_block_over_the_whole_sequence(case in case(), text in 0usize..3, size in 1usize..5, cuts: u64) {
+        let layout = Layout { text, size };
+        let case = Case { visible: Visible::Blocks(layout), keys: None, rows: None, ..case };
+        // Whole blocks at a time, one or several.
+        let ends = layout.ranges(case.length).into_iter().map(|r| r.end).filter(|e| *e < case.length);
+        let ends: Vec<usize> = ends.enumerate().filter(|(i, _)| cuts >> (i % 64) & 1 == 1).map(|(_, e)| e).collect();
+        let cuts: Vec<usize> = [0].into_iter().chain(ends).chain([case.length]).collect();
+        let [fused, composed, reference] = [Form::Fused, Form::Composed, Form::Reference].map(|f| cached(&case, &cuts, f));
+        for (i, what) in ["y", "keys", "values"].into_iter().enumerate() {
+            twins(&format!("{what} of {case:?} cut at {cuts:?}"), &fused[i], &composed[i], &reference[i]);
+        }
+        let parameters = each(&case.parameters(FloatDType::F64), |w| w.clone().inner(), |b| b.clone().inner());
+        let modulation = case.modulation(FloatDType::F64).map(Tensor::inner);
+        let whole = kernels::block(case.x(FloatDType::F64).inner(), parameters, modulation, &case.spec(true));
+        twins("the whole sequence", &reference[0], &composed[0], &floats(whole));
     }
 }
 
