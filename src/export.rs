@@ -21,7 +21,7 @@ use crate::model::{Transformer, TransformerConfig};
 use crate::objective::Objective;
 use crate::process::order::OrderConfig;
 use crate::process::{Corruption, Schedule};
-use crate::sample::Process;
+use crate::sample::{Decode, Process};
 use crate::weights::{self, Dtype, NonFinite, Outputs, Planned, SCALE, SHARD, SINGLE, Storage};
 
 /// The content of config.json.
@@ -67,6 +67,7 @@ impl ModelCard {
             corruption: self.corruption,
             length,
             cached: matches!(self.objective, Objective::ArNll {}) || keeps_blocks(&self.network),
+            decode: Decode::Table,
         }
     }
 }
@@ -252,7 +253,8 @@ fn fits_objective(card: &ModelCard) -> std::result::Result<(), String> {
         }
         _ => match (&card.order, card.network.visibility) {
             (_, Visibility::Order) => true,
-            (OrderConfig::Parallel | OrderConfig::Pipelined { .. }, Visibility::Full) => true,
+            (OrderConfig::Parallel | OrderConfig::Pipelined { .. } | OrderConfig::ArDiffusion { .. }, Visibility::Full) => true,
+            (OrderConfig::ArDiffusion { .. }, visibility) => visibility == Visibility::Blocks(1),
             (OrderConfig::Blocks(size), visibility) => visibility == Visibility::Blocks(*size),
             (OrderConfig::Pipelined { block, .. }, visibility) => visibility == Visibility::Blocks(*block),
             _ => false,

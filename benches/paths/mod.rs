@@ -14,7 +14,7 @@ use fewstep::model::{Transformer, TransformerConfig, params};
 use fewstep::objective::{self, RowLoss, SdttConfig, distill};
 use fewstep::process::{Corruption, Order, Schedule};
 use fewstep::rng::{StepRng, Stream};
-use fewstep::sample::{Process, SampleSpec, sample};
+use fewstep::sample::{Decode, Process, SampleSpec, sample};
 use fewstep::train::TrainConfig;
 use fewstep::train::optim::Optimizer;
 use rand::Rng;
@@ -209,6 +209,7 @@ pub fn measure(s: &Sizes, name: &str) -> (Spread, f64) {
                 corruption: Corruption::Absorb,
                 length: s.length,
                 cached: false,
+                decode: Decode::Table,
             };
             let teacher = s.teacher();
             let spread = time(s, s.repeats, |i| {

@@ -21,7 +21,7 @@ use crate::model::{Denoise, Transformer};
 use crate::objective::{self, Objective};
 use crate::process::Schedule;
 use crate::rng::{StepRng, Stream};
-use crate::sample::{Process, SampleSpec, sample};
+use crate::sample::{Decode, Process, SampleSpec, sample};
 use results::{Bound, DataKind, DataSummary, Likelihood, Row, SweepRow};
 use stats::{Estimate, mean_interval};
 
@@ -159,7 +159,12 @@ pub fn nelbo(model: &Transformer, schedule: Schedule, process: &Process, texts: 
 pub fn losses(model: &Transformer, objective: &Objective, process: &Process, texts: &[Vec<u32>]) -> (Vec<f64>, Bound) {
     match objective {
         Objective::ArNll {} => (ar_nll(model, texts), Bound::Exact),
-        _ => (nelbo(model, process.schedule, process, texts, 8), Bound::Elbo),
+        _ => {
+            // Where every block is one position nothing is left to chance, and the bound is the likelihood.
+            let exact = process.order.blocks(process.length) == process.length && process.order.window == 1;
+            let (draws, kind) = if exact { (1, Bound::Exact) } else { (8, Bound::Elbo) };
+            (nelbo(model, process.schedule, process, texts, draws), kind)
+        }
     }
 }
 
@@ -219,6 +224,15 @@ pub fn row(
         steps,
         nfe: drawn.nfe.iter().sum::<usize>() as f64 / n as f64,
         positions: drawn.positions.iter().sum::<u64>() as f64 / n as f64,
+        layer_positions: Some(drawn.layer_positions.iter().sum::<u64>() as f64 / n as f64),
+        steps_per_block: match process.decode {
+            Decode::Table => Some(process.order.grid(process.length, steps)?.steps_per_block()),
+            // What it took.
+            _ => {
+                let blocks = process.decode.layout(process).count(process.length);
+                Some(drawn.nfe.iter().sum::<usize>() as f64 / (n * blocks) as f64)
+            }
+        },
         n,
         seed: config.seed,
         scores: estimates(&samples),

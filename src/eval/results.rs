@@ -110,6 +110,9 @@ pub struct ModelResult {
     pub name: String,
     pub role: Role,
     pub objective: String,
+    /// The order it is sampled in, or the rule, in words; files from before there were several have none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub order: String,
     /// Name of the teacher that it was distilled from.
     pub teacher: Option<String>,
     /// Number of weights.
@@ -160,6 +163,12 @@ pub struct Row {
     pub nfe: f64,
     /// Mean positions computed per sample.
     pub positions: f64,
+    /// Mean positions computed times the layers each of them passed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layer_positions: Option<f64>,
+    /// Steps that a block takes, where steps are shared by blocks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub steps_per_block: Option<f64>,
     /// Samples.
     pub n: usize,
     /// Sampling seed; sample i draws from (seed, i).

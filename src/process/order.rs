@@ -12,6 +12,7 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
+use super::ar_diffusion::{END, anchored_time};
 use crate::error::{Error, Result};
 
 /// What stands to the left of a block while the model trains on it.
@@ -75,6 +76,8 @@ pub struct Order {
     pub context: Context,
     /// Positions before each block that are blocks of their own: a left-to-right segment (0: there is none).
     pub text: usize,
+    /// Levels T of AR-Diffusion's path, which the positions then follow and not the window (0: they do not).
+    pub levels: usize,
 }
 
 /// The orders a recipe can name; each becomes an [`Order`] once the length is known.
@@ -89,6 +92,9 @@ pub enum OrderConfig {
     Blocks(usize),
     /// Blocks of `block` tokens of which `window` are under way at the same time, each behind the one before it (D2F).
     Pipelined { block: usize, window: usize },
+    /// Every position at its own time, left ones ahead: AR-Diffusion's path of so many levels, without rounding. Few levels
+    /// are near autoregression; with many most of the path is spent on all positions at once.
+    ArDiffusion { levels: usize },
     /// Segments that take turns: `text` tokens from left to right, then `block` tokens at once over the finished text.
     Segments { text: usize, block: usize },
     /// One network trained over several orders, one of them a step; it is sampled in the first unless told otherwise.
@@ -106,6 +112,12 @@ impl OrderConfig {
                 let context = if *window > 1 { Context::Noisy } else { Context::Clean };
                 Order { window: (*window).max(1), context, ..Order::in_blocks((*block).clamp(1, length.max(1))) }
             }
+            OrderConfig::ArDiffusion { levels } => Order {
+                window: length.max(2),
+                context: Context::Noisy,
+                levels: (*levels).max(2),
+                ..Order::left_to_right()
+            },
             OrderConfig::Segments { text, block } => Order { text: *text, ..Order::in_blocks((*block).max(1)) },
             OrderConfig::Mixture(all) => all.first().map_or(Order::parallel(length), |first| first.order(length)),
         }
@@ -130,6 +142,8 @@ impl OrderConfig {
                 wrong("needs a block and a window of at least 1")
             }
             OrderConfig::Pipelined { .. } => Ok(()),
+            OrderConfig::ArDiffusion { levels: 0 | 1 } => wrong("needs at least 2 levels"),
+            OrderConfig::ArDiffusion { .. } => Ok(()),
             OrderConfig::Segments { block: 0, .. } => wrong("needs a block of at least 1"),
             OrderConfig::Segments { .. } => Ok(()),
             OrderConfig::Mixture(all) if all.is_empty() => wrong("needs at least one order"),
@@ -149,6 +163,7 @@ impl OrderConfig {
             OrderConfig::Pipelined { block, window } => {
                 format!("{{ pipelined = {{ block = {block}, window = {window} }} }}")
             }
+            OrderConfig::ArDiffusion { levels } => format!("{{ ar_diffusion = {{ levels = {levels} }} }}"),
             OrderConfig::Segments { text, block } => format!("{{ segments = {{ text = {text}, block = {block} }} }}"),
             OrderConfig::Mixture(all) => {
                 format!("{{ mixture = [{}] }}", all.iter().map(OrderConfig::shown).collect::<Vec<_>>().join(", "))
@@ -163,6 +178,7 @@ impl OrderConfig {
             OrderConfig::LeftToRight => "left_to_right".into(),
             OrderConfig::Blocks(size) => format!("blocks {size}"),
             OrderConfig::Pipelined { block, window } => format!("pipelined {block} x {window}"),
+            OrderConfig::ArDiffusion { levels } => format!("AR-Diffusion, {levels} levels"),
             OrderConfig::Segments { text, block } => format!("segments {text} + {block}"),
             OrderConfig::Mixture(all) => all.iter().map(OrderConfig::name).collect::<Vec<_>>().join(", "),
         }
@@ -172,7 +188,7 @@ impl OrderConfig {
 impl Order {
     /// One block of `length` tokens, all denoised together.
     pub fn parallel(length: usize) -> Self {
-        Order { block: length, window: 1, context: Context::Noisy, text: 0 }
+        Order { block: length, window: 1, context: Context::Noisy, text: 0, levels: 0 }
     }
 
     /// One token at a time over finished text.
@@ -182,7 +198,7 @@ impl Order {
 
     /// Blocks of `size` tokens over finished text.
     pub fn in_blocks(size: usize) -> Self {
-        Order { block: size, window: 1, context: Context::Clean, text: 0 }
+        Order { block: size, window: 1, context: Context::Clean, text: 0, levels: 0 }
     }
 
     /// How the sequence falls into blocks.
@@ -203,11 +219,18 @@ impl Order {
 
     /// Time of position `pos` at `progress` in [0, 1] through the whole generation (1 = all noise, 0 = text).
     pub fn time(&self, length: usize, progress: f64, pos: usize) -> f64 {
+        if self.levels > 0 {
+            return anchored_time(length, progress, pos, self.levels, END).0;
+        }
         (1.0 - self.way(length, progress, pos)).clamp(0.0, 1.0)
     }
 
-    /// How fast the time of position `pos` falls with progress, -dt/dprogress: (P - 1 + w)/w on its way, else 0.
+    /// How fast the time of position `pos` falls with progress, -dt/dprogress: (P - 1 + w)/w on its way through the window, and
+    /// 0 before and behind it.
     pub fn rate(&self, length: usize, progress: f64, pos: usize) -> f64 {
+        if self.levels > 0 {
+            return -anchored_time(length, progress, pos, self.levels, END).1;
+        }
         let (w, p) = (self.window as f64, self.blocks(length) as f64);
         if (0.0..=1.0).contains(&self.way(length, progress, pos)) { (p - 1.0 + w) / w } else { 0.0 }
     }
@@ -316,6 +339,11 @@ impl Grid {
         if self.order.text > 0 {
             let (singles, blocks) = self.segments(self.length);
             return (self.steps - singles) as f64 / blocks.max(1) as f64;
+        }
+        if self.order.levels > 0 {
+            let rows: Vec<Vec<f64>> = (0..=self.steps).map(|k| self.row(k)).collect();
+            let changes = rows.windows(2).map(|r| r[0].iter().zip(&r[1]).filter(|(a, b)| a != b).count());
+            return changes.sum::<usize>() as f64 / self.length as f64;
         }
         let (w, p) = (self.order.window as f64, self.order.blocks(self.length) as f64);
         self.steps as f64 * w / (p - 1.0 + w)

@@ -8,7 +8,9 @@ use crate::model::config::{TimeInput, Visibility};
 use crate::model::family::Vocabulary;
 use crate::objective::distill::Refresh;
 use crate::objective::{Objective, SdttConfig};
+use crate::process::Layout;
 use crate::process::order::OrderConfig;
+use crate::sample::DecodeConfig;
 use crate::train::TrainConfig;
 
 fn contradiction(key: &str, has: &str, other: &str, wants: &str) -> Error {
@@ -126,6 +128,7 @@ impl Recipe {
         let model = self.model(name)?;
         let key = |k: &str| format!("model.{name}.{k}");
         let (order, visibility) = (&model.order, network.visibility);
+        self.check_decode(name, model, network)?;
         match &model.objective {
             Objective::ArNll {} => {
                 if *order != OrderConfig::LeftToRight {
@@ -232,8 +235,20 @@ impl Recipe {
             return Err(contradiction(&key("objective"), &objective, &key("order"), "\"parallel\""));
         }
         model.order.validate(&key("order"))?;
+        let noisy = |order: &OrderConfig| matches!(order, OrderConfig::Pipelined { .. } | OrderConfig::ArDiffusion { .. });
+        let pipelined = |decode: &DecodeConfig| match decode {
+            DecodeConfig::Order(order) => noisy(order),
+            DecodeConfig::Pipelined(_) => true,
+            DecodeConfig::Switch(_) => false,
+        };
+        if network.encoder_layers > 0 && (noisy(&model.order) || model.decode.iter().any(pipelined)) {
+            let at = format!("{} = {}", key("network.encoder_layers"), network.encoder_layers);
+            return Err(Error::usage(format!("`{at}` is for finished text before a block"))
+                .cause("under this order noise sees blocks that are not finished")
+                .hint("use { blocks = N }"));
+        }
         if network.visibility == Visibility::Order {
-            return self.check_steps(name, &model.order);
+            return Ok(());
         }
         match (&model.order, network.visibility) {
             (OrderConfig::LeftToRight, _) => {
@@ -246,30 +261,47 @@ impl Recipe {
             }
             (OrderConfig::Parallel, Visibility::Full) => Ok(()),
             (OrderConfig::Parallel, _) => Err(sees("\"full\"")),
-            (OrderConfig::Pipelined { .. }, Visibility::Full) => self.check_steps(name, &model.order),
+            (OrderConfig::Pipelined { .. } | OrderConfig::ArDiffusion { .. }, Visibility::Full) => Ok(()),
+            (OrderConfig::ArDiffusion { .. }, Visibility::Blocks(1)) => Ok(()),
+            (OrderConfig::ArDiffusion { .. }, _) => Err(sees("{ blocks = 1 }, \"order\" or \"full\"")),
             (OrderConfig::Blocks(size) | OrderConfig::Pipelined { block: size, .. }, visibility) => {
                 if visibility != Visibility::Blocks(*size) {
                     return Err(sees(&format!("{{ blocks = {size} }}"))
                         .hint("blocks are of one size, at least 1, in the order and in the network"));
                 }
-                self.check_steps(name, &model.order)
+                Ok(())
             }
             (OrderConfig::Segments { .. } | OrderConfig::Mixture(_), _) => Err(sees("\"order\"")),
         }
     }
 
-    /// Checks that sampling can walk the blocks of a model.
-    fn check_steps(&self, name: &str, order: &OrderConfig) -> Result<()> {
-        let length = match &self.data {
-            DataConfig::Text(text) => text.length,
-            DataConfig::Story(_) => return Ok(()),
-        };
-        let order = order.order(length);
-        let blocks = order.blocks(length);
-        match self.eval.steps.iter().find(|k| order.window == 1 && **k < blocks) {
+    /// Checks that the ways a model is sampled in are of blocks that its network sees.
+    fn check_decode(&self, name: &str, model: &ModelConfig, network: &TransformerConfig) -> Result<()> {
+        for (i, decode) in model.decode.iter().enumerate() {
+            let key = format!("model.{name}.decode[{i}]");
+            decode.validate(&key)?;
+            let long = 1 << 20;
+            let fits = match network.visibility {
+                Visibility::Order => true,
+                Visibility::Causal => matches!(decode, DecodeConfig::Order(OrderConfig::LeftToRight)),
+                Visibility::Blocks(size) => decode.layout(long) == Layout::blocks(size),
+                Visibility::Full => !matches!(decode, DecodeConfig::Order(OrderConfig::Segments { .. })),
+            };
+            if !fits {
+                return Err(contradiction(
+                    &key,
+                    &decode.name(),
+                    &format!("model.{name}.network.visibility"),
+                    "\"order\"",
+                )
+                .hint("a network of another visibility is sampled in its own blocks alone"));
+            }
+        }
+        let mut names: Vec<String> = model.decode.iter().map(DecodeConfig::name).collect();
+        names.sort();
+        match names.windows(2).find(|pair| pair[0] == pair[1]) {
+            Some(pair) => Err(Error::usage(format!("`model.{name}.decode` has `{}` twice", pair[0]))),
             None => Ok(()),
-            Some(k) => Err(Error::usage(format!("`eval.steps` has {k}, and `model.{name}.order` has {blocks} blocks"))
-                .hint("every block takes at least one step")),
         }
     }
 

@@ -25,6 +25,7 @@ use crate::model::transformer::lora::LoraConfig;
 use crate::objective::Objective;
 use crate::process::Schedule;
 use crate::process::order::OrderConfig;
+use crate::sample::DecodeConfig;
 use crate::train::TrainConfig;
 use crate::weights::Storage;
 
@@ -55,7 +56,7 @@ pub struct ModelConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seed: Option<u64>,
     /// parallel | left_to_right | { blocks = N } | { pipelined = { block = N, window = W } } |
-    /// { segments = { text = N, block = M } } | { mixture = [...] }
+    /// { ar_diffusion = { levels = T } } | { segments = { text = N, block = M } } | { mixture = [...] }
     pub order: OrderConfig,
     /// A directory with a public checkpoint to start from: its weights and its network. With `train.steps = 0` it stays as
     /// it is.
@@ -88,6 +89,10 @@ pub struct ModelConfig {
     pub network: Option<TransformerConfig>,
     pub objective: Objective,
     pub train: TrainConfig,
+    /// The ways it is sampled in the evaluation: { order = ... } | { pipelined = ... } | { switch = ... }; default: its own
+    /// order, or each order of a mixture.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub decode: Vec<DecodeConfig>,
 }
 
 /// Types of a network that comes from a checkpoint.
@@ -240,6 +245,16 @@ impl Recipe {
         }
     }
 
+    /// The ways a model is sampled, each with what distinguishes it from the others (nothing where there is one).
+    pub fn decodings(model: &ModelConfig) -> Vec<(String, DecodeConfig)> {
+        let several = |all: Vec<DecodeConfig>| all.into_iter().map(|d| (d.name(), d)).collect();
+        match (&model.decode[..], &model.order) {
+            ([], OrderConfig::Mixture(all)) => several(all.iter().cloned().map(DecodeConfig::Order).collect()),
+            ([], one) => vec![(String::new(), DecodeConfig::Order(one.clone()))],
+            (all, _) => several(all.to_vec()),
+        }
+    }
+
     /// What a model is in the study.
     pub fn role(&self, name: &str, model: &ModelConfig) -> Role {
         match &model.objective {
@@ -280,6 +295,7 @@ impl Recipe {
     pub fn fingerprint(&self, name: &str) -> Result<String> {
         let model = self.model(name)?;
         let mut decisive = model.clone();
+        decisive.decode.clear();
         decisive.seed = Some(self.seed(model));
         // How often to log and save, and how much to keep, changes no number.
         (decisive.train.log_every, decisive.train.save_every, decisive.train.keep) = (1, 0, 2);

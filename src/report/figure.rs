@@ -180,16 +180,77 @@ pub fn figures(results: &Results) -> Vec<Figure> {
             bars: INTERVAL,
         });
     }
+    if several_orders(results) {
+        figures.extend(by_cost(results, &quality));
+    }
     for figure in &mut figures {
         let values = || figure.series.iter().flat_map(|s| &s.points).map(|p| p.y.mean);
         let (low, high) = values().fold((f64::MAX, f64::MIN), |(a, b), y| (a.min(y), b.max(y)));
-        if low > 0.0 && high > 2.5 * low && figure.name != "validity_steps" {
+        if low > 0.0 && high > 2.5 * low && !figure.name.starts_with("validity") {
             // One step can cost many nats; a logarithmic axis keeps the few hundredths between good models visible.
             figure.y.scale = Scale::Log10;
         }
     }
     figures.retain(|f| f.series.iter().any(|s| s.marker != Marker::Star && !s.points.is_empty()));
     figures
+}
+
+/// Whether the study compares orders, so that a step of one model is not a step of another.
+pub fn several_orders(results: &Results) -> bool {
+    let mut orders: Vec<&str> = results.models.iter().map(|m| m.order.as_str()).filter(|o| !o.is_empty()).collect();
+    orders.sort_unstable();
+    orders.dedup();
+    orders.len() > 2
+}
+
+/// Quality against what every order pays in: passes, positions computed, positions times layers, and measured time.
+fn by_cost(results: &Results, quality: &str) -> Vec<Figure> {
+    type Cost = fn(&Row) -> Option<Estimate>;
+    let costs: [(&'static str, &str, Cost); 4] = [
+        ("passes", "network passes a sample (NFE)", |r| Some(Estimate::exact(r.nfe))),
+        ("positions", "positions computed a sample", |r| Some(Estimate::exact(r.positions))),
+        ("layer_positions", "positions computed, times the layers each passed", |r| {
+            r.layer_positions.map(Estimate::exact)
+        }),
+        ("latency", "milliseconds a sample at batch 1, measured", |r| {
+            let ms = r.speed?.latency_ms;
+            Some(Estimate { mean: ms.median, low: ms.q1, high: ms.q3 })
+        }),
+    ];
+    let story = results.data.kind == DataKind::Story;
+    let mut all = Vec::new();
+    for (name, label, cost) in costs {
+        let mut add = |kind: &str, metric: Metric, y: Axis| {
+            all.push(Figure {
+                name: file_name(kind, name),
+                title: format!("{}: {kind} against {} (numbers beside points: steps)", results.study, name.replace('_', " ")),
+                x: Axis { label: label.into(), scale: Scale::Log10 },
+                y,
+                series: series(results, true, |_, row| Some((cost(row)?, results.score(row, metric)?))),
+                guides: level_guides(results, metric),
+                bars: INTERVAL,
+            });
+        };
+        add("quality", Metric::Nll, Axis { label: quality.into(), scale: Scale::Linear });
+        if story {
+            let label = "share of valid stories (higher is better)";
+            add("validity", Metric::Valid, Axis { label: label.into(), scale: Scale::Linear });
+        }
+    }
+    all
+}
+
+fn file_name(kind: &str, cost: &str) -> &'static str {
+    match (kind, cost) {
+        ("quality", "passes") => "quality_passes",
+        ("quality", "positions") => "quality_positions",
+        ("quality", "layer_positions") => "quality_layer_positions",
+        ("quality", _) => "quality_latency",
+        (_, "passes") => "validity_passes",
+        (_, "positions") => "validity_positions",
+        (_, "layer_positions") => "validity_layer_positions",
+        (_, _) => "validity_latency",
+    }
 }
 
 fn at_steps(row: &Row) -> Estimate {
@@ -203,14 +264,15 @@ fn series(
     point: impl Fn(&ModelResult, &Row) -> Option<(Estimate, Estimate)>,
 ) -> Vec<Series> {
     let mut student = 0;
+    let teachers = results.models.iter().filter(|m| m.role == Role::Teacher).count();
     shown(results)
         .into_iter()
         .filter_map(|model| {
             let (color, marker) = match model.role {
                 Role::Ar | Role::Judge => (BLACK, Marker::Square),
-                Role::Teacher => (BLUE, Marker::Circle),
+                Role::Teacher if teachers == 1 => (BLUE, Marker::Circle),
                 Role::Oracle => (GRAY, Marker::Cross),
-                Role::Student => {
+                Role::Teacher | Role::Student => {
                     student += 1;
                     let index = student - 1;
                     (STUDENTS[index % STUDENTS.len()], STUDENT_MARKERS[index % STUDENT_MARKERS.len()])

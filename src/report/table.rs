@@ -1,5 +1,6 @@
 //! The tables of a report as text cells, for Markdown and HTML alike.
 
+use super::figure::several_orders;
 use crate::eval::matched;
 use crate::eval::results::{Bound, DataKind, Metric, ModelResult, Results, Role, Row};
 use crate::eval::stats::{Estimate, Spread};
@@ -65,7 +66,13 @@ pub fn tables(results: &Results) -> Vec<Table> {
 /// The main table: one row per model and number of steps.
 fn quality(results: &Results) -> Table {
     let story = results.data.kind == DataKind::Story;
+    let orders = several_orders(results);
     let mut header = names(["model", "objective", "steps", "NFE", "positions"]);
+    if orders {
+        header.splice(2..2, names(["order"]));
+        header.splice(4..4, names(["steps per block"]));
+        header.push("positions × layers".into());
+    }
     header.extend(names([Metric::Nll.label(), Metric::Entropy.label(), "ELBO/NLL ↓"]));
     if story {
         header.push(Metric::Valid.label().into());
@@ -80,7 +87,17 @@ fn quality(results: &Results) -> Table {
             let score = |metric| results.score(row, metric).map_or(NOTHING.into(), interval);
             let collapse = if collapsed(results, model, row) { " *collapse*" } else { "" };
             let mut cells = vec![format!("{}{collapse}", model.name), model.objective.clone()];
-            cells.extend([row.steps.to_string(), short(row.nfe), short(row.positions)]);
+            if orders {
+                cells.push(if model.order.is_empty() { NOTHING.into() } else { model.order.clone() });
+            }
+            cells.push(row.steps.to_string());
+            if orders {
+                cells.push(row.steps_per_block.map_or(NOTHING.into(), short));
+            }
+            cells.extend([short(row.nfe), short(row.positions)]);
+            if orders {
+                cells.push(row.layer_positions.map_or(NOTHING.into(), short));
+            }
             cells.extend([score(Metric::Nll), score(Metric::Entropy), likelihood(model)]);
             if story {
                 cells.push(score(Metric::Valid));

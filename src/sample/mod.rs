@@ -10,6 +10,7 @@
 //! network is ([`Canvas::Device`]): tokens are drawn there too, and the only way back to the host is at the end.
 //! B batch, L length, K steps.
 
+pub mod adaptive;
 pub mod beam;
 pub mod family;
 
@@ -28,6 +29,7 @@ use crate::model::{Cache, Denoise, select_rows};
 use crate::process::order::changed;
 use crate::process::{Corruption, Order, Reading, Schedule};
 use crate::rng::{StepRng, Stream};
+pub use adaptive::{Decode, DecodeConfig};
 
 /// The process a model was trained for, as its sampler needs it.
 #[derive(Debug, Clone, Copy)]
@@ -38,6 +40,8 @@ pub struct Process {
     pub length: usize,
     /// The network looks back only, and keeps what it has read: token by token, or the finished blocks of its order.
     pub cached: bool,
+    /// How it is walked.
+    pub decode: Decode,
 }
 
 /// What to draw.
@@ -91,6 +95,9 @@ pub fn sample(model: &dyn Denoise, process: &Process, spec: &SampleSpec, n: usiz
     if process.cached && !model.over_blocks() && spec.pinned.iter().skip(prefix).any(Option::is_some) {
         return Err(Error::usage("an autoregressive model can continue a prompt but not fill a gap")
             .hint("use a diffusion model of the recipe, or pin a prefix only"));
+    }
+    if process.decode != Decode::Table {
+        return adaptive::sample(model, process, spec, n);
     }
     // A filter that sorts is made for the host.
     let draws_there = spec.filter.top_k.is_none() && spec.filter.top_p.is_none();
@@ -369,6 +376,7 @@ mod tests {
             corruption: Corruption::Absorb,
             length: 12,
             cached: causal,
+            decode: Decode::Table,
         }
     }
 

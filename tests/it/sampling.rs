@@ -11,7 +11,7 @@ use fewstep::model::{Oracle, Transformer};
 use fewstep::objective;
 use fewstep::process::{Corruption, Order, Schedule};
 use fewstep::rng::{StepRng, Stream};
-use fewstep::sample::{Process, SampleSpec, beam, sample};
+use fewstep::sample::{Decode, Process, SampleSpec, beam, sample};
 
 const V: u32 = 3;
 const L: usize = 4;
@@ -29,7 +29,7 @@ fn micro() -> Arc<Chain> {
 }
 
 fn process(order: Order, schedule: Schedule, cached: bool) -> Process {
-    Process { order, schedule, corruption: Corruption::Absorb, length: L, cached }
+    Process { order, schedule, corruption: Corruption::Absorb, length: L, cached, decode: Decode::Table }
 }
 
 /// The exact distribution over texts of ancestral sampling in `steps` steps from `start`: every canvas' probability is

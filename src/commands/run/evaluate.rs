@@ -13,8 +13,8 @@ use crate::eval::{self, Scorer};
 use crate::model::{Denoise, Oracle, params};
 use crate::objective::Objective;
 use crate::process::Corruption;
-use crate::recipe::Recipe;
-use crate::sample::Process;
+use crate::recipe::{ModelConfig, Recipe};
+use crate::sample::{Decode, Process, adaptive};
 use crate::{fs, term};
 
 impl Study {
@@ -50,47 +50,55 @@ impl Study {
         let judge_hash = judge.as_ref().map_or("", |j| j.weights_sha256.as_str());
         let mut models = Vec::new();
         for (name, model) in &self.recipe.model {
-            if only.is_some_and(|o| o != name) && !self.model_dir(name).join("eval.json").exists() {
+            if only.is_some_and(|o| o != name) && !self.is_evaluated(name, model) {
                 continue;
             }
             let done = self.finished(name)?;
-            let key = self.eval_key(&[&summary.sha256, &done.weights_sha256, judge_hash])?;
-            models.push(self.cached(name, &key, || {
-                let role = self.recipe.role(name, model);
-                let process = done.card.process();
-                // A public judge reads other tokens than the held-out ones.
-                let likelihood = (role != Role::Judge || !public)
-                    .then(|| eval::likelihood(&done.model, &model.objective, &process, &held_out));
-                let ar = matches!(model.objective, Objective::ArNll {});
-                let steps = if ar { vec![process.length] } else { config.steps.clone() };
-                let (rows, sweep) = match role {
-                    Role::Judge => (Vec::new(), Vec::new()),
-                    _ => (
-                        self.rows(name, &done.model, &process, &steps, &scorer, true)?,
-                        self.sweep(name, &done.model, &process, &steps, &scorer)?,
-                    ),
-                };
-                let extra = fs::verify_manifest(&self.final_dir(name))?.extra;
-                Ok(ModelResult {
-                    name: name.clone(),
-                    role,
-                    objective: model.objective.name().into(),
-                    teacher: Recipe::teacher(model).map(str::to_string),
-                    parameters: params::count(&done.model) as u64,
-                    weights_sha256: done.weights_sha256.clone(),
-                    seed: done.card.seed,
-                    train_steps: done.card.train_steps as u64,
-                    train_tokens: done.card.train_tokens,
-                    train_seconds: extra["seconds"].as_f64().unwrap_or(0.0),
-                    likelihood,
-                    rows,
-                    sweep,
-                })
-            })?);
+            for (label, decode) in Recipe::decodings(model) {
+                let how = format!("{decode:?}");
+                let key = self.eval_key(&[&summary.sha256, &done.weights_sha256, judge_hash, &how])?;
+                let shown = if label.is_empty() { name.clone() } else { format!("{name}: {label}") };
+                // Of several ways each has a file of its own.
+                let file = eval_file(&label);
+                models.push(self.cached((name, &file), &key, || {
+                    let role = self.recipe.role(name, model);
+                    let process = decode.process(done.card.process());
+                    // A public judge reads other tokens than the held-out ones, and a rule has no likelihood of its own.
+                    let likely = (role != Role::Judge || !public) && process.decode == Decode::Table;
+                    let likelihood =
+                        likely.then(|| eval::likelihood(&done.model, &model.objective, &process, &held_out));
+                    let ar = matches!(model.objective, Objective::ArNll {});
+                    let steps = if ar { vec![process.length] } else { adaptive::walkable(&process, &config.steps) };
+                    let (rows, sweep) = match role {
+                        Role::Judge => (Vec::new(), Vec::new()),
+                        _ => (
+                            self.rows((name, &shown), &done.model, &process, &steps, &scorer, true)?,
+                            self.sweep(&shown, &done.model, &process, &steps, &scorer)?,
+                        ),
+                    };
+                    let extra = fs::verify_manifest(&self.final_dir(name))?.extra;
+                    Ok(ModelResult {
+                        name: shown.clone(),
+                        role,
+                        objective: model.objective.name().into(),
+                        order: decode.name(),
+                        teacher: Recipe::teacher(model).map(str::to_string),
+                        parameters: params::count(&done.model) as u64,
+                        weights_sha256: done.weights_sha256.clone(),
+                        seed: done.card.seed,
+                        train_steps: done.card.train_steps as u64,
+                        train_tokens: done.card.train_tokens,
+                        train_seconds: extra["seconds"].as_f64().unwrap_or(0.0),
+                        likelihood,
+                        rows,
+                        sweep,
+                    })
+                })?);
+            }
         }
         if let (Data::Story(story), true) = (&self.data, config.oracle) {
             let key = self.eval_key(&[&summary.sha256, "oracle"])?;
-            models.push(self.cached("oracle", &key, || {
+            models.push(self.cached(("oracle", "eval"), &key, || {
                 let oracle = Oracle::new(Arc::clone(story.chain()), self.device.clone());
                 let process = Process {
                     order: crate::process::Order::parallel(story.length()),
@@ -98,11 +106,13 @@ impl Study {
                     corruption: Corruption::Absorb,
                     length: story.length(),
                     cached: false,
+                    decode: Decode::Table,
                 };
                 Ok(ModelResult {
                     name: "oracle".into(),
                     role: Role::Oracle,
                     objective: "exact".into(),
+                    order: "parallel".into(),
                     teacher: None,
                     parameters: 0,
                     weights_sha256: summary.sha256.clone(),
@@ -111,7 +121,7 @@ impl Study {
                     train_tokens: 0,
                     train_seconds: 0.0,
                     likelihood: None,
-                    rows: self.rows("oracle", &oracle, &process, &config.steps, &scorer, false)?,
+                    rows: self.rows(("oracle", "oracle"), &oracle, &process, &config.steps, &scorer, false)?,
                     sweep: self.sweep("oracle", &oracle, &process, &config.steps, &scorer)?,
                 })
             })?);
@@ -130,6 +140,12 @@ impl Study {
         Ok(results)
     }
 
+    /// Whether something was evaluated of a model already.
+    fn is_evaluated(&self, name: &str, model: &ModelConfig) -> bool {
+        let files = Recipe::decodings(model).into_iter().map(|(label, _)| format!("{}.json", eval_file(&label)));
+        files.into_iter().any(|file| self.model_dir(name).join(file).exists())
+    }
+
     fn eval_key(&self, parts: &[&str]) -> Result<String> {
         // Timings are part of what is kept, so the machine and the code are part of the key.
         let environment = format!("{:?} {}", self.environment(), env!("FEWSTEP_COMMIT"));
@@ -139,14 +155,19 @@ impl Study {
         ))
     }
 
-    fn cached(&self, name: &str, key: &str, make: impl FnOnce() -> Result<ModelResult>) -> Result<ModelResult> {
+    fn cached(
+        &self,
+        (name, file): (&str, &str),
+        key: &str,
+        make: impl FnOnce() -> Result<ModelResult>,
+    ) -> Result<ModelResult> {
         #[derive(Serialize, Deserialize)]
         struct Cached {
             key: String,
             result: ModelResult,
         }
         let dir = self.model_dir(name);
-        let path = dir.join("eval.json");
+        let path = dir.join(format!("{file}.json"));
         if let Ok(bytes) = std::fs::read(&path)
             && let Ok(cached) = serde_json::from_slice::<Cached>(&bytes)
             && cached.key == key
@@ -163,7 +184,7 @@ impl Study {
 
     fn rows(
         &self,
-        name: &str,
+        (name, shown): (&str, &str),
         model: &dyn Denoise,
         process: &Process,
         steps: &[usize],
@@ -178,16 +199,17 @@ impl Study {
             let nll = &row.scores[scorer.name()];
             let valid = row.scores.get("valid").map_or(String::new(), |v| format!("  valid {:5.1} %", 100.0 * v.mean));
             term::note(&format!(
-                "eval {name:<10} {k:>5} steps  nfe {:>6.1}  nll {:.4}  entropy {:.3}{valid}",
+                "eval {shown:<10} {k:>5} steps  nfe {:>6.1}  nll {:.4}  entropy {:.3}{valid}",
                 row.nfe, nll.mean, row.scores["entropy"].mean
             ));
-            texts.push_str(&format!("==== {name}, {k} steps\n"));
+            texts.push_str(&format!("==== {shown}, {k} steps\n"));
             tokens.iter().take(5).for_each(|t| texts.push_str(&format!("{}\n----\n", self.data.decode(t))));
             rows.push(row);
         }
         let dir = self.model_dir(name);
         std::fs::create_dir_all(&dir).map_err(|e| Error::io("create", &dir, &e))?;
-        fs::write_atomic(&dir.join("samples.txt"), texts.as_bytes())?;
+        let file = if name == shown { "samples.txt".to_string() } else { format!("samples-{}.txt", slug(shown)) };
+        fs::write_atomic(&dir.join(file), texts.as_bytes())?;
         Ok(rows)
     }
 
@@ -235,6 +257,16 @@ impl Study {
             cpu_features: cpu_features(),
         }
     }
+}
+
+/// Where what is kept of a way of sampling lies.
+fn eval_file(label: &str) -> String {
+    if label.is_empty() { "eval".to_string() } else { format!("eval-{}", slug(label)) }
+}
+
+/// A label as part of a file's name.
+fn slug(label: &str) -> String {
+    label.chars().map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' }).collect()
 }
 
 fn cpu_features() -> String {

@@ -19,7 +19,7 @@ use crate::model::{Denoise, Transformer};
 use crate::process::{Corruption, Order, Schedule};
 use crate::rng::{StepRng, Stream};
 use crate::sample::family::{Draws, Sampler, Settings, walk};
-use crate::sample::{Process, SampleSpec, Samples, beam, sample};
+use crate::sample::{Decode, Process, SampleSpec, Samples, beam, sample};
 use crate::weights::NonFinite;
 
 /// Tokens that are written behind a prompt unless a length is asked for, and steps unless their number is.
@@ -205,7 +205,14 @@ fn process(d: &Description, length: usize, block: Option<usize>) -> Result<Proce
     };
     let order = if block < length { Order::in_blocks(block) } else { Order::parallel(length) };
     let cached = cached || export::keeps_blocks(&d.network);
-    Ok(Process { order, schedule: Schedule::LogLinear, corruption: Corruption::Absorb, length, cached })
+    Ok(Process {
+        order,
+        schedule: Schedule::LogLinear,
+        corruption: Corruption::Absorb,
+        length,
+        cached,
+        decode: Decode::Table,
+    })
 }
 
 /// Texts by a published sampler, each with its own uniforms.

@@ -43,7 +43,19 @@ pub fn row(level: Level, nll_name: &str, steps: usize, n: usize, seed: u64) -> R
     }
     let scores = samples.iter().map(|(k, v)| (k.clone(), mean_interval(v, 1))).collect();
     let corpus = IndexMap::from([("self_distinct_2".to_string(), 0.12 + 0.01 * level.entropy)]);
-    Row { steps, nfe: steps as f64, positions: (steps * LENGTH) as f64, n, seed, scores, samples, corpus, speed: None }
+    Row {
+        steps,
+        nfe: steps as f64,
+        positions: (steps * LENGTH) as f64,
+        layer_positions: None,
+        steps_per_block: None,
+        n,
+        seed,
+        scores,
+        samples,
+        corpus,
+        speed: None,
+    }
 }
 
 /// A measured time: `ms` milliseconds for one sample, 5 % apart between quartiles.
@@ -95,6 +107,7 @@ fn model(name: &str, role: Role, objective: &str, nll_name: &str, seed: u64, ste
     };
     let around = |x: f64| Estimate { mean: x, low: x - 0.02, high: x + 0.02 };
     ModelResult {
+        order: String::new(),
         name: name.into(),
         role,
         objective: objective.into(),
@@ -170,6 +183,8 @@ pub fn bare() -> Results {
     student.rows = STEPS
         .iter()
         .map(|&steps| Row {
+            layer_positions: None,
+            steps_per_block: None,
             steps,
             nfe: steps as f64,
             positions: (steps * LENGTH) as f64,

@@ -1,0 +1,436 @@
+//! Decoding by confidence: what a pass reveals is decided by the predictions it makes, and not by the order's table.
+//!
+//! * **Pipelined blocks** (D2F; Wang et al. 2025, section 3.3): a block is opened when enough of the one before it is text.
+//!   Every pass commits the tokens whose probability is high enough; a block whose predecessor is nearly done also commits
+//!   its surest token, so that there is progress.
+//! * **Switching**: each block is drawn at once where the model's own predictions say that this costs little, and token by
+//!   token from the left where they do not, within a budget of passes. What drawing n positions at once from their marginals
+//!   costs is their total correlation, sum H(X_i) - H(X_1 .. X_n), and H(X_1 .. X_n) is at least the largest H(X_i): so
+//!   sum H(X_i) - max H(X_i) bounds the error in nats, and `tolerance` is how much of it a block may have.
+//!
+//! Samples are drawn one by one: their passes differ. L length, V vocabulary, b positions of a block.
+
+use std::ops::Range;
+
+use rand::Rng;
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+
+use super::{Process, SampleSpec, Samples, reading};
+use crate::error::{Error, Result};
+use crate::model::{Cache, Denoise, Noised, draw, params, select_rows};
+use crate::process::order::OrderConfig;
+use crate::process::{Layout, Reading};
+use crate::rng::{StepRng, Stream};
+
+/// How a process is walked from noise to text.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub enum Decode {
+    /// In the steps of the order's table.
+    #[default]
+    Table,
+    /// Blocks that are opened and committed by confidence.
+    Pipelined(Pipelined),
+    /// Each block at once or token by token; the steps are the budget of passes.
+    Switch(Switch),
+}
+
+/// The thresholds of pipelined decoding, shares and probabilities.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pipelined {
+    /// Positions of a block.
+    pub block: usize,
+    /// Blocks that are open at the same time, at most.
+    pub window: usize,
+    /// The next block is opened when this share of the last one is text.
+    #[serde(default = "default_add")]
+    pub add: f64,
+    /// A block commits its surest token in each pass once this share of the one before it is text.
+    #[serde(default = "default_activate")]
+    pub activate: f64,
+    /// A drawn token of at least this probability is committed.
+    #[serde(default = "default_commit")]
+    pub commit: f64,
+}
+
+fn default_add() -> f64 {
+    0.1
+}
+fn default_activate() -> f64 {
+    0.95
+}
+fn default_commit() -> f64 {
+    0.9
+}
+
+/// The rule of switching.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Switch {
+    /// Positions of a block.
+    pub block: usize,
+    /// Nats of error, as the model's own predictions bound it, that drawing a block at once may cost.
+    pub tolerance: f64,
+}
+
+impl Decode {
+    /// The blocks it works on, where it does not follow the order.
+    pub fn layout(&self, process: &Process) -> Layout {
+        match self {
+            Decode::Table => process.order.layout(),
+            Decode::Pipelined(p) => Layout::blocks(p.block.min(process.length)),
+            Decode::Switch(s) => Layout::blocks(s.block.min(process.length)),
+        }
+    }
+}
+
+/// The ways a recipe can name to draw from a model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum DecodeConfig {
+    /// In the steps of this order's table.
+    Order(OrderConfig),
+    Pipelined(Pipelined),
+    /// The step counts of `eval.steps` are budgets of passes.
+    Switch(Switch),
+}
+
+impl DecodeConfig {
+    /// As a table has it, on one line.
+    pub fn name(&self) -> String {
+        match self {
+            DecodeConfig::Order(order) => order.name(),
+            DecodeConfig::Pipelined(p) => format!("pipelined {} x {}, p > {}", p.block, p.window, p.commit),
+            DecodeConfig::Switch(s) => format!("switch {}, {} nats", s.block, s.tolerance),
+        }
+    }
+
+    /// The process of a model that is sampled in this way.
+    pub fn process(&self, of: Process) -> Process {
+        match self {
+            DecodeConfig::Order(order) => Process { order: order.order(of.length), decode: Decode::Table, ..of },
+            DecodeConfig::Pipelined(p) => Process { decode: Decode::Pipelined(*p), ..of },
+            DecodeConfig::Switch(s) => Process { decode: Decode::Switch(*s), ..of },
+        }
+    }
+
+    /// The blocks that it works on, in a sequence of `length`.
+    pub fn layout(&self, length: usize) -> Layout {
+        match self {
+            DecodeConfig::Order(order) => order.order(length).layout(),
+            DecodeConfig::Pipelined(Pipelined { block, .. }) | DecodeConfig::Switch(Switch { block, .. }) => {
+                Layout::blocks((*block).clamp(1, length))
+            }
+        }
+    }
+
+    /// Checks ranges; `key` names it in errors.
+    pub fn validate(&self, key: &str) -> Result<()> {
+        let within = |name: &str, value: f64, low: f64, high: f64| match (low..=high).contains(&value) {
+            true => Ok(()),
+            false => Err(Error::usage(format!("`{key}.{name}` must be between {low} and {high}, but it is {value}"))),
+        };
+        match self {
+            DecodeConfig::Order(order) => order.validate(key),
+            DecodeConfig::Pipelined(p) => {
+                within("pipelined.block", p.block as f64, 1.0, 1e6)?;
+                within("pipelined.window", p.window as f64, 1.0, 1e6)?;
+                within("pipelined.add", p.add, 0.0, 1.0)?;
+                within("pipelined.activate", p.activate, 0.0, 1.0)?;
+                within("pipelined.commit", p.commit, 0.0, 1.0)
+            }
+            DecodeConfig::Switch(s) => {
+                within("switch.block", s.block as f64, 1.0, 1e6)?;
+                within("switch.tolerance", s.tolerance, 0.0, 1e6)
+            }
+        }
+    }
+}
+
+/// Those of the step counts that a process can be walked in; where there are none, the fewest it can be.
+///
+/// Token by token there is one step a token, and decoding by thresholds takes as many passes as it needs, at most one a token.
+pub fn walkable(process: &Process, steps: &[usize]) -> Vec<usize> {
+    let (length, blocks) = (process.length, process.decode.layout(process).count(process.length));
+    match process.decode {
+        Decode::Pipelined(_) => vec![length],
+        Decode::Table if blocks == length && process.order.window == 1 => vec![length],
+        Decode::Table if process.order.window > 1 => steps.to_vec(),
+        Decode::Table | Decode::Switch(_) => {
+            let walked: Vec<usize> = steps.iter().copied().filter(|k| *k >= blocks).collect();
+            if walked.is_empty() { vec![blocks] } else { walked }
+        }
+    }
+}
+
+/// Draws `n` samples by confidence.
+///
+/// Errors where a budget is below one pass a block, and as [`super::sample`].
+pub fn sample(model: &dyn Denoise, process: &Process, spec: &SampleSpec, n: usize) -> Result<Samples> {
+    let start = std::time::Instant::now();
+    let layout = process.decode.layout(process);
+    let blocks = layout.count(process.length);
+    if matches!(process.decode, Decode::Switch(_)) && spec.steps < blocks {
+        return Err(Error::usage(format!(
+            "a budget of {} passes is below one for each of {blocks} blocks",
+            spec.steps
+        ))
+        .hint(format!("use at least {blocks}, or larger blocks")));
+    }
+    let mut out = Samples::default();
+    for i in 0..n {
+        let mut one = One::new(model, process, spec, layout, i);
+        match process.decode {
+            Decode::Table => panic!("the table is walked by `sample`"),
+            Decode::Pipelined(rule) => one.pipelined(rule)?,
+            Decode::Switch(rule) => one.switch(rule)?,
+        }
+        if spec.trace {
+            out.trace.push(one.trace);
+        }
+        out.tokens.push(one.x);
+        out.nfe.push(one.nfe);
+        out.positions.push(one.positions);
+        out.layer_positions.push(one.layer_positions);
+    }
+    out.seconds = start.elapsed().as_secs_f64();
+    Ok(out)
+}
+
+/// One sample on its way.
+struct One<'a> {
+    model: &'a dyn Denoise,
+    process: &'a Process,
+    spec: &'a SampleSpec,
+    layout: Layout,
+    x: Vec<u32>,
+    masked: Vec<bool>,
+    cache: Cache,
+    token: ChaCha8Rng,
+    nfe: usize,
+    positions: u64,
+    layer_positions: u64,
+    trace: Vec<Vec<u32>>,
+}
+
+/// What a pass says of one masked position: a drawn token, its probability, and the entropy in nats.
+#[derive(Clone, Copy)]
+struct Guess {
+    at: usize,
+    token: u32,
+    probability: f64,
+    entropy: f64,
+}
+
+impl<'a> One<'a> {
+    fn new(model: &'a dyn Denoise, process: &'a Process, spec: &'a SampleSpec, layout: Layout, number: usize) -> Self {
+        let given = |p: usize| spec.pinned.get(p).copied().flatten();
+        let x: Vec<u32> = (0..process.length).map(|p| given(p).unwrap_or(model.mask())).collect();
+        One {
+            masked: (0..process.length).map(|p| given(p).is_none()).collect(),
+            trace: if spec.trace { vec![x.clone()] } else { Vec::new() },
+            x,
+            model,
+            process,
+            spec,
+            layout,
+            cache: Cache::default(),
+            token: StepRng::new(spec.seed).at(number as u64, Stream::Token),
+            nfe: 0,
+            positions: 0,
+            layer_positions: 0,
+        }
+    }
+
+    /// One pass up to position `end`: a guess at every masked position of `wanted`, which lies before it.
+    fn pass(&mut self, wanted: Range<usize>, end: usize) -> Result<Vec<Guess>> {
+        let l = self.process.length;
+        // A block is as noisy as its share of masks.
+        let share = |r: Range<usize>| r.clone().filter(|p| self.masked[*p]).count() as f64 / r.len() as f64;
+        let blocks = self.layout.ranges(l);
+        let t: Vec<f64> = blocks.iter().flat_map(|r| std::iter::repeat_n(share(r.clone()), r.len())).collect();
+        let input = Noised::tokens(&self.x, &t, l).in_blocks(self.layout);
+        let at: Vec<usize> = wanted.filter(|p| self.masked[*p]).collect();
+        let layers = self.model.layers();
+        self.nfe += 1;
+        let features = match reading(self.model, self.process) {
+            Reading::Blocks => {
+                let (from, text) = (self.cache.filled, self.text());
+                let features = self.model.features_cached(&input, from..end, &mut self.cache);
+                self.cache.filled = text;
+                self.positions += (end - from) as u64;
+                self.layer_positions += ((text - from) * layers.text + (end - text) * layers.noise) as u64;
+                select_rows(features, &at.iter().map(|p| p - from).collect::<Vec<_>>())
+            }
+            _ => {
+                self.positions += l as u64;
+                self.layer_positions += (l * layers.whole) as u64;
+                self.model.features_at(&input, &at)
+            }
+        };
+        let vocab = self.model.vocab();
+        let log_p = params::floats(self.model.predict(features));
+        let mut guesses = Vec::with_capacity(at.len());
+        for (row, at) in log_p.chunks(vocab).zip(at) {
+            if row.iter().any(|v| v.is_nan()) || row.iter().all(|v| *v == f32::NEG_INFINITY) {
+                return Err(draw::not_finite());
+            }
+            let token = self.spec.filter.at(row, self.token.random());
+            let p = |v: f32| f64::from(v).exp();
+            let entropy = row.iter().map(|v| if *v > -80.0 { -p(*v) * f64::from(*v) } else { 0.0 }).sum();
+            guesses.push(Guess { at, token, probability: p(row[token as usize]), entropy });
+        }
+        Ok(guesses)
+    }
+
+    /// The end of the finished blocks on the left.
+    fn text(&self) -> usize {
+        let text = self.masked.iter().take_while(|m| !**m).count();
+        if text == self.x.len() { text } else { self.layout.range(text).start }
+    }
+
+    fn put(&mut self, guess: Guess) {
+        self.x[guess.at] = guess.token;
+        self.masked[guess.at] = false;
+    }
+
+    fn traced(&mut self) {
+        if self.spec.trace {
+            self.trace.push(self.x.clone());
+        }
+    }
+
+    fn pipelined(&mut self, rule: Pipelined) -> Result<()> {
+        let blocks = self.layout.ranges(self.process.length);
+        let mut open = 1;
+        while self.masked.contains(&true) {
+            let end = blocks[open - 1].end;
+            let guesses = self.pass(0..end, end)?;
+            for (n, block) in blocks[..open].iter().enumerate() {
+                let mine = || guesses.iter().filter(|g| block.contains(&g.at));
+                let sure: Vec<Guess> = mine().filter(|g| g.probability >= rule.commit).copied().collect();
+                let active = n == 0 || self.share_of_text(&blocks[n - 1]) >= rule.activate;
+                let surest =
+                    mine().max_by(|a, b| a.probability.total_cmp(&b.probability).then(b.at.cmp(&a.at))).copied();
+                if sure.is_empty() && active {
+                    surest.into_iter().for_each(|g| self.put(g));
+                }
+                sure.into_iter().for_each(|g| self.put(g));
+            }
+            let unfinished = blocks[..open].iter().filter(|b| self.share_of_text(b) < 1.0).count();
+            let last = self.share_of_text(&blocks[open - 1]);
+            if open < blocks.len() && unfinished < rule.window && (last >= rule.add || unfinished == 0) {
+                open += 1;
+            }
+            self.traced();
+        }
+        Ok(())
+    }
+
+    fn share_of_text(&self, block: &Range<usize>) -> f64 {
+        block.clone().filter(|p| !self.masked[*p]).count() as f64 / block.len() as f64
+    }
+
+    fn switch(&mut self, rule: Switch) -> Result<()> {
+        let blocks = self.layout.ranges(self.process.length);
+        for (n, block) in blocks.iter().enumerate() {
+            // What the blocks so far have not used is shared by those that are left.
+            let mut left = (self.spec.steps - self.nfe) / (blocks.len() - n);
+            while block.clone().any(|p| self.masked[p]) {
+                let guesses = self.pass(block.clone(), block.end)?;
+                let total: f64 = guesses.iter().map(|g| g.entropy).sum();
+                let largest = guesses.iter().map(|g| g.entropy).fold(0.0, f64::max);
+                let together = match total - largest <= rule.tolerance {
+                    true => guesses.len(),
+                    // From the left, as many as the budget needs.
+                    false => guesses.len().div_ceil(left.max(1)),
+                };
+                guesses.into_iter().take(together).for_each(|g| self.put(g));
+                left = left.saturating_sub(1);
+                self.traced();
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::prelude::Device;
+    use crate::data::story::{Story, StoryConfig};
+    use crate::model::config::Visibility;
+    use crate::model::{Oracle, Transformer, TransformerConfig};
+    use crate::process::{Corruption, Order, Schedule};
+
+    fn process(decode: Decode, length: usize, cached: bool) -> Process {
+        let order = Order::in_blocks(4);
+        Process { order, schedule: Schedule::LogLinear, corruption: Corruption::Absorb, length, cached, decode }
+    }
+
+    fn network(encoder_layers: usize) -> Transformer {
+        let config = TransformerConfig {
+            encoder_layers,
+            learned_positions: true,
+            ..TransformerConfig::new(16, 3, 2, Visibility::Order)
+        };
+        Transformer::init(&config, 11, 14, 3, &Device::flex())
+    }
+
+    #[test]
+    fn decoding_by_confidence_is_the_same_with_and_without_a_cache() {
+        let rule = Pipelined { block: 4, window: 3, add: 0.25, activate: 0.5, commit: 0.3 };
+        let switch = Decode::Switch(Switch { block: 4, tolerance: 5.0 });
+        for (decode, encoders) in [(Decode::Pipelined(rule), &[0][..]), (switch, &[0, 1, 2])] {
+            for encoder_layers in encoders.iter().copied() {
+                let model = network(encoder_layers);
+                let spec = SampleSpec { trace: true, ..SampleSpec::new(10, 3, 1) };
+                let draw = |cached| sample(&model, &process(decode, 14, cached), &spec, 6).unwrap();
+                let (with, without) = (draw(true), draw(false));
+                assert_eq!((&with.tokens, &with.trace, &with.nfe), (&without.tokens, &without.trace, &without.nfe));
+                assert!(with.positions.iter().zip(&without.positions).all(|(a, b)| a < b));
+                assert!(with.tokens.iter().flatten().all(|t| *t < 11));
+            }
+        }
+    }
+
+    #[test]
+    fn switching_keeps_to_its_budget_and_uses_it_where_the_tolerance_is_zero() {
+        let story = Story::new(&StoryConfig { names: 2, things: 2, places: 1, count: 3, noise: 1e-4 }).unwrap();
+        let oracle = Oracle::new(story.chain().clone(), Device::flex());
+        let length = story.length();
+        for budget in [length.div_ceil(4), 12, 20, length] {
+            for tolerance in [0.0, 0.5, 1e9] {
+                let process = process(Decode::Switch(Switch { block: 4, tolerance }), length, false);
+                let drawn = sample(&oracle, &process, &SampleSpec::new(budget, 7, 1), 20).unwrap();
+                assert!(drawn.nfe.iter().all(|nfe| *nfe <= budget), "{budget}: {:?}", drawn.nfe);
+                if tolerance == 1e9 {
+                    assert!(drawn.nfe.iter().all(|nfe| *nfe == length.div_ceil(4)));
+                }
+                if budget == length && tolerance == 0.0 {
+                    // Token by token the oracle is exact.
+                    assert!(drawn.tokens.iter().filter(|t| story.is_valid(t)).count() >= 19);
+                }
+            }
+        }
+        let process = process(Decode::Switch(Switch { block: 4, tolerance: 1.0 }), length, false);
+        let error = sample(&oracle, &process, &SampleSpec::new(2, 7, 1), 1).unwrap_err();
+        assert!(error.to_string().contains("use at least 8"), "{error}");
+    }
+
+    #[test]
+    fn pipelined_decoding_of_sure_predictions_takes_about_one_pass_a_block_and_of_unsure_ones_one_a_token() {
+        let story = Story::new(&StoryConfig { names: 2, things: 2, places: 1, count: 3, noise: 1e-4 }).unwrap();
+        let oracle = Oracle::new(story.chain().clone(), Device::flex());
+        let length = story.length();
+        let passes = |commit: f64, window: usize| {
+            let rule = Pipelined { block: 4, window, add: 0.1, activate: 0.95, commit };
+            let drawn = sample(&oracle, &process(Decode::Pipelined(rule), length, false), &SampleSpec::new(1, 7, 1), 8);
+            drawn.unwrap().nfe
+        };
+        assert!(passes(0.0, 1).iter().all(|nfe| *nfe == length.div_ceil(4)));
+        assert!(passes(2.0, 1).iter().all(|nfe| *nfe == length));
+        assert!(passes(0.9, 4).iter().sum::<usize>() < passes(0.9, 1).iter().sum::<usize>());
+    }
+}
