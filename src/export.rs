@@ -253,7 +253,10 @@ fn fits_objective(card: &ModelCard) -> std::result::Result<(), String> {
         }
         _ => match (&card.order, card.network.visibility) {
             (_, Visibility::Order) => true,
-            (OrderConfig::Parallel | OrderConfig::Pipelined { .. } | OrderConfig::ArDiffusion { .. }, Visibility::Full) => true,
+            (
+                OrderConfig::Parallel | OrderConfig::Pipelined { .. } | OrderConfig::ArDiffusion { .. },
+                Visibility::Full,
+            ) => true,
             (OrderConfig::ArDiffusion { .. }, visibility) => visibility == Visibility::Blocks(1),
             (OrderConfig::Blocks(size), visibility) => visibility == Visibility::Blocks(*size),
             (OrderConfig::Pipelined { block, .. }, visibility) => visibility == Visibility::Blocks(*block),

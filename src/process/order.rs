@@ -247,7 +247,7 @@ impl Order {
     /// each block of each sequence at its own time, stratified over all of them.
     pub fn block_times(&self, batch: usize, length: usize, offset: f64) -> Vec<f64> {
         let n = (batch * self.blocks(length)) as f64;
-        let time = |i: usize, block: usize| 1.0 - (offset + (block * batch + i) as f64 / n).fract();
+        let time = |i: usize, block: usize| (offset + (block * batch + i) as f64 / n).fract();
         let layout = self.layout();
         (0..batch).flat_map(|i| (0..length).map(move |l| time(i, layout.index(l)))).collect()
     }
@@ -519,7 +519,7 @@ mod tests {
         let mut times = Vec::new();
         for row in t.chunks(length) {
             for block in row.chunks(2) {
-                assert!(block.iter().all(|t| *t == block[0] && *t > 0.0 && *t <= 1.0));
+                assert!(block.iter().all(|t| *t == block[0] && *t >= 0.0 && *t < 1.0));
                 times.push(block[0]);
             }
         }
@@ -541,6 +541,20 @@ mod tests {
                 let slope = (order.time(length, progress - h, pos) - order.time(length, progress + h, pos)) / (2.0 * h);
                 prop_assert!((slope - rate(progress)).abs() < 1e-5, "{slope} for {}", rate(progress));
             }
+        }
+
+        #[test]
+        fn a_path_of_ar_diffusion_runs_from_noise_to_text_with_left_positions_ahead(
+            length in 1usize..20, levels in 2usize..30, steps in 1usize..12
+        ) {
+            let order = OrderConfig::ArDiffusion { levels }.order(length);
+            let g = order.grid(length, steps).unwrap();
+            for k in 0..steps {
+                prop_assert!(g.row(k).iter().zip(&g.row(k + 1)).all(|(a, b)| b <= a));
+                prop_assert!(g.row(k).windows(2).all(|p| p[0] <= p[1]));
+            }
+            prop_assert!(g.row(0).iter().all(|t| *t == 1.0) && g.row(steps).iter().all(|t| *t == 0.0));
+            prop_assert!(g.steps_per_block() <= steps as f64);
         }
 
         #[test]

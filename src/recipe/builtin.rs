@@ -1,7 +1,7 @@
 //! The recipes inside the binary: the same files as `recipes/`, so that they always match the version.
 
 /// Name, text and one line about each built-in recipe.
-pub const ALL: [(&str, &str, &str); 7] = [
+pub const ALL: [(&str, &str, &str); 8] = [
     (
         "quickstart",
         include_str!("../../recipes/quickstart.toml"),
@@ -11,6 +11,11 @@ pub const ALL: [(&str, &str, &str); 7] = [
         "shakespeare",
         include_str!("../../recipes/shakespeare.toml"),
         "characters of a text file of your own, judged by a held-out model",
+    ),
+    (
+        "hybrid",
+        include_str!("../../recipes/hybrid.toml"),
+        "autoregression, parallel, blocks, AR-Diffusion, pipelines, deeper layers and a switch, on one page",
     ),
     (
         "mdlm-owt",

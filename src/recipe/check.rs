@@ -235,7 +235,8 @@ impl Recipe {
             return Err(contradiction(&key("objective"), &objective, &key("order"), "\"parallel\""));
         }
         model.order.validate(&key("order"))?;
-        let noisy = |order: &OrderConfig| matches!(order, OrderConfig::Pipelined { .. } | OrderConfig::ArDiffusion { .. });
+        let noisy =
+            |order: &OrderConfig| matches!(order, OrderConfig::Pipelined { .. } | OrderConfig::ArDiffusion { .. });
         let pipelined = |decode: &DecodeConfig| match decode {
             DecodeConfig::Order(order) => noisy(order),
             DecodeConfig::Pipelined(_) => true,

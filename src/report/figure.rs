@@ -223,7 +223,11 @@ fn by_cost(results: &Results, quality: &str) -> Vec<Figure> {
         let mut add = |kind: &str, metric: Metric, y: Axis| {
             all.push(Figure {
                 name: file_name(kind, name),
-                title: format!("{}: {kind} against {} (numbers beside points: steps)", results.study, name.replace('_', " ")),
+                title: format!(
+                    "{}: {kind} against {} (numbers beside points: steps)",
+                    results.study,
+                    name.replace('_', " ")
+                ),
                 x: Axis { label: label.into(), scale: Scale::Log10 },
                 y,
                 series: series(results, true, |_, row| Some((cost(row)?, results.score(row, metric)?))),

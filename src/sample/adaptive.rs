@@ -358,11 +358,11 @@ impl<'a> One<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use burn::prelude::Device;
     use crate::data::story::{Story, StoryConfig};
     use crate::model::config::Visibility;
     use crate::model::{Oracle, Transformer, TransformerConfig};
     use crate::process::{Corruption, Order, Schedule};
+    use burn::prelude::Device;
 
     fn process(decode: Decode, length: usize, cached: bool) -> Process {
         let order = Order::in_blocks(4);

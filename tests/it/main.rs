@@ -9,6 +9,7 @@ mod hostile;
 mod hub;
 mod layers;
 mod network;
+mod orders;
 mod readme;
 mod resuming;
 mod sampling;
