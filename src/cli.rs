@@ -220,6 +220,10 @@ pub struct Sample {
     /// Denoising steps
     #[arg(long, value_name = "K", value_parser = from_one)]
     pub steps: Option<usize>,
+    /// How the steps are walked, as a recipe has it: left_to_right, parallel, '{ order = { blocks = 8 } }',
+    /// '{ switch = { block = 8, tolerance = 0.1 } }' [default: the order it was trained in]
+    #[arg(long, value_name = "HOW", conflicts_with = "beam")]
+    pub decode: Option<String>,
     /// How many texts
     #[arg(short = 'n', value_name = "N", default_value = "4", value_parser = from_one)]
     pub n: usize,

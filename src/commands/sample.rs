@@ -12,10 +12,11 @@ use super::inspect::family::is_foreign;
 use crate::cli;
 use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
-use crate::export;
+use crate::export::{self, LoadedModel};
+use crate::model::config::Visibility;
 use crate::model::draw::Filter;
 use crate::model::{Denoise, Transformer, family};
-use crate::sample::{Process, SampleSpec, Samples, beam, sample};
+use crate::sample::{DecodeConfig, Process, SampleSpec, Samples, beam, sample};
 use crate::term;
 
 /// What the command line asks for.
@@ -24,6 +25,8 @@ pub struct Request {
     pub path: PathBuf,
     pub model: Option<String>,
     pub steps: Option<usize>,
+    /// How the steps are walked, in the words of a recipe.
+    pub decode: Option<String>,
     pub n: usize,
     pub seed: u64,
     pub prompt: Option<String>,
@@ -88,6 +91,10 @@ pub fn run(request: &Request, device: &Device) -> Result<()> {
     }
     let dir = model_dir(&family::resolve(&request.path)?, request.model.as_deref())?;
     if is_foreign(&dir)? {
+        if request.decode.is_some() {
+            return Err(Error::usage("`--decode` is for models of fewstep's own")
+                .hint("a public checkpoint is sampled by `--sampler NAME` and `--block B`"));
+        }
         return foreign::run(request, &dir, device);
     }
     if let Some(option) = request.public.given() {
@@ -98,7 +105,10 @@ pub fn run(request: &Request, device: &Device) -> Result<()> {
         .hint(format!("leave `{option}` out")));
     }
     let loaded = export::read(&dir, device)?;
-    let process = loaded.card.process();
+    let process = match &request.decode {
+        Some(text) => decoding(text)?.process(allows_decode(&loaded, loaded.card.process())?),
+        None => loaded.card.process(),
+    };
     let Some(tokenizer) = &loaded.tokenizer else {
         return Err(Error::input(format!("{} has no tokenizer.json", dir.display()))
             .hint("put the tokenizer the model was trained with beside config.json"));
@@ -123,6 +133,33 @@ pub fn run(request: &Request, device: &Device) -> Result<()> {
     };
     let drawn = sample(&loaded.model, &process, &spec, request.n)?;
     show(request, &loaded.card.name, &format!("{steps} steps"), &decode, &drawn)
+}
+
+/// What `--decode` says: an order's name, or a table as a recipe has it.
+fn decoding(text: &str) -> Result<DecodeConfig> {
+    #[derive(serde::Deserialize)]
+    struct Given {
+        decode: DecodeConfig,
+    }
+    let word = text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+    let given = if word { format!("decode = {{ order = \"{text}\" }}") } else { format!("decode = {text}") };
+    let parsed: Given = toml::from_str(&given).map_err(|e| {
+        Error::usage(format!("`--decode {text}`: {}", e.message())).hint(
+            "an order such as left_to_right or parallel, or a table such as '{ order = { blocks = 8 } }' or \
+             '{ switch = { block = 8, tolerance = 0.1 } }'",
+        )
+    })?;
+    parsed.decode.validate("--decode")?;
+    Ok(parsed.decode)
+}
+
+/// The model's own process, where its network can be walked in another way.
+fn allows_decode(loaded: &LoadedModel, own: Process) -> Result<Process> {
+    match loaded.card.network.visibility {
+        Visibility::Causal => Err(Error::usage("`--decode`: an autoregressive model writes token by token")
+            .hint("leave `--decode` out, or sample a diffusion model")),
+        _ => Ok(own),
+    }
 }
 
 /// The steps that were asked for; else `usual`, or as few more as give each block the same number and at least one. A

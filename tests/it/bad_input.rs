@@ -47,6 +47,32 @@ fn contradictions_name_both_keys() {
             ["model.teacher.order", "model.teacher.network.visibility"],
         ),
         ("order = \"parallel\"", "order = { blocks = 4 }", ["model.teacher.order", "model.teacher.network.visibility"]),
+        (
+            "order = \"parallel\"",
+            "order = { pipelined = { block = 4, window = 0 } }",
+            ["model.teacher.order", "a window of at least 1"],
+        ),
+        ("order = \"parallel\"", "order = { mixture = [] }", ["model.teacher.order", "at least one order"]),
+        (
+            "order = \"parallel\"",
+            "order = { segments = { text = 2, block = 4 } }",
+            ["model.teacher.order", "model.teacher.network.visibility"],
+        ),
+        (
+            "visibility = \"full\"",
+            "visibility = \"full\", encoder_layers = 1",
+            ["model.teacher.network.encoder_layers", "model.teacher.network.layers"],
+        ),
+        (
+            "order = \"parallel\"",
+            "order = \"parallel\"\ndecode = [{ pipelined = { block = 4, window = 2, commit = 1.5 } }]",
+            ["model.teacher.decode[0].pipelined.commit", "between 0 and 1"],
+        ),
+        (
+            "order = \"left_to_right\"",
+            "order = \"left_to_right\"\ndecode = [{ switch = { block = 4, tolerance = 1.0 } }]",
+            ["model.ar.decode[0]", "model.ar.network.visibility"],
+        ),
         ("teacher = \"teacher\"", "teacher = \"ar\"", ["model.student.objective.sdtt.teacher", "model.ar.objective"]),
         ("teacher = \"teacher\"", "teacher = \"student\"", ["model.student", "teacher"]),
         (

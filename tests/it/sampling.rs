@@ -9,6 +9,7 @@ use fewstep::data::story::{Story, StoryConfig};
 use fewstep::model::draw::Filter;
 use fewstep::model::{Oracle, Transformer};
 use fewstep::objective;
+use fewstep::process::order::OrderConfig;
 use fewstep::process::{Corruption, Order, Schedule};
 use fewstep::rng::{StepRng, Stream};
 use fewstep::sample::{Decode, Process, SampleSpec, beam, sample};
@@ -111,9 +112,13 @@ fn samples_of_the_oracle_follow_the_closed_form_at_1_2_4_and_16_steps_for_every_
     let (chain, n) = (micro(), 60_000);
     for (order, steps) in [
         (Order::parallel(L), vec![1, 2, 4, 16]),
+        // 1, 2 and 4 steps a block.
         (Order { block: 2, ..Order::left_to_right() }, vec![2, 4, 8]),
-        (Order { window: 2, ..Order::left_to_right() }, vec![5, 10]),
-        (Order { block: 2, window: 2, ..Order::left_to_right() }, vec![3, 6]),
+        (OrderConfig::Segments { text: 1, block: 3 }.order(L), vec![2, 3, 5]),
+        // 1, 2, 4 and more steps for all that is under way at the same time.
+        (Order { window: 2, ..Order::left_to_right() }, vec![1, 2, 4, 10]),
+        (Order { block: 2, window: 2, ..Order::left_to_right() }, vec![1, 2, 4, 6]),
+        (OrderConfig::ArDiffusion { levels: 3 }.order(L), vec![1, 2, 4, 10]),
         (Order::left_to_right(), vec![4]),
     ] {
         for schedule in [Schedule::LogLinear, Schedule::Cosine] {
