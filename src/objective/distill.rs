@@ -319,4 +319,53 @@ mod tests {
         assert_eq!(rounds, [0, 0, 0, 1, 1, 1, 2, 2, 2]);
         assert_eq!([c.dt(0), c.dt(1), c.dt(2)], [1.0 / 32.0, 1.0 / 16.0, 1.0 / 8.0]);
     }
+
+    /// A network over the blocks of its order.
+    fn over_blocks() -> Transformer {
+        let config = TransformerConfig { learned_positions: true, ..TransformerConfig::new(16, 2, 2, Visibility::Order) };
+        Transformer::init(&config, 11, 12, 3, &Device::flex())
+    }
+
+    #[test]
+    fn under_a_noisy_order_the_rows_are_the_masked_positions_whose_time_falls_in_the_students_step() {
+        let order = Order { window: 2, context: Context::Noisy, ..Order::in_blocks(3) };
+        let (teacher, config) = (over_blocks(), sdtt(8, 2, 1));
+        let x0: Vec<u32> = (0..120).map(|i| i * 7 % 11).collect();
+        let loss = rows(&config, &teacher, &x0, 12, config.dt(0), Orders::same(order), (StepRng::new(3), 7)).unwrap();
+        assert!(loss.rows.len() > 20);
+        let xt = loss.input.token_ids();
+        for (i, t) in loss.input.t.chunks(12).enumerate() {
+            // A column of the table: left blocks are ahead, and two are under way.
+            assert!(t.windows(2).all(|p| p[0] <= p[1]));
+            let under_way = (0..4).filter(|b| t[b * 3] > 0.0 && t[b * 3] < 1.0).count();
+            assert!(under_way <= 2);
+            // What is left of the table, from a position on its way; two teacher steps later its time is lower.
+            for l in 0..12 {
+                let is_row = loss.rows.contains(&(i * 12 + l));
+                assert!(!is_row || xt[i * 12 + l] == teacher.mask());
+                if t[l] > 0.0 && t[l] < 1.0 && xt[i * 12 + l] == teacher.mask() {
+                    assert!(is_row, "sequence {i}, position {l} at {}", t[l]);
+                }
+            }
+        }
+        // Behind the end of the step nothing is learnt: some masked positions are no rows.
+        assert!(xt.iter().filter(|x| **x == teacher.mask()).count() > loss.rows.len());
+    }
+
+    #[test]
+    fn one_step_of_a_teacher_in_the_same_order_is_the_student_itself_and_in_another_it_sees_more() {
+        let pipelined = Order { window: 2, context: Context::Noisy, ..Order::in_blocks(3) };
+        let ar_diffusion = crate::process::order::OrderConfig::ArDiffusion { levels: 8 }.order(12);
+        let (teacher, config) = (over_blocks(), sdtt(8, 1, 1));
+        let x0: Vec<u32> = (0..120).map(|i| i * 7 % 11).collect();
+        let value = |student: Order, teacher_order: Order| {
+            let orders = Orders { student, teacher: teacher_order };
+            let loss = rows(&config, &teacher, &x0, 12, 0.125, orders, (StepRng::new(3), 7)).unwrap();
+            super::super::evaluate(&teacher, &loss).0
+        };
+        for order in [pipelined, ar_diffusion, Order::in_blocks(3), Order::left_to_right(), Order::parallel(12)] {
+            assert!(value(order, order).abs() < 1e-6, "{order:?}: {}", value(order, order));
+        }
+        assert!(value(pipelined, Order::parallel(12)) > 1e-5);
+    }
 }

@@ -399,6 +399,24 @@ mod tests {
     }
 
     #[test]
+    fn blocks_behind_a_cache_are_drawn_on_the_device_as_on_the_host() {
+        use crate::model::config::Visibility;
+        for (encoder_layers, order) in [(0, Order::in_blocks(4)), (1, Order::in_blocks(4)), (0, Order::in_blocks(1))] {
+            let config = TransformerConfig { encoder_layers, ..TransformerConfig::new(16, 2, 2, Visibility::Order) };
+            let model = Transformer::init(&config, 11, 12, 3, &Device::flex());
+            let filter = Filter { temperature: 0.0, ..Filter::default() };
+            let spec = SampleSpec { filter, trace: true, pinned: pinned(), ..SampleSpec::new(12, 7, 3) };
+            for cached in [false, true] {
+                let process = Process { order, cached, ..process(false) };
+                let host = sample_at(&model, &process, &spec, 5, false).unwrap();
+                let device = sample_at(&model, &process, &spec, 5, true).unwrap();
+                assert_eq!((&host.tokens, &host.trace), (&device.tokens, &device.trace), "{order:?}, {cached}");
+                assert_eq!((host.nfe, host.layer_positions), (device.nfe, device.layer_positions));
+            }
+        }
+    }
+
+    #[test]
     fn the_oracle_samples_from_a_canvas_on_the_device() {
         use crate::data::story::{Story, StoryConfig};
         let story = Story::new(&StoryConfig { names: 2, things: 2, places: 1, count: 3, noise: 1e-4 }).unwrap();
