@@ -1,7 +1,7 @@
 //! The recipes inside the binary: the same files as `recipes/`, so that they always match the version.
 
 /// Name, text and one line about each built-in recipe.
-pub const ALL: [(&str, &str, &str); 8] = [
+pub const ALL: [(&str, &str, &str); 9] = [
     (
         "quickstart",
         include_str!("../../recipes/quickstart.toml"),
@@ -16,6 +16,11 @@ pub const ALL: [(&str, &str, &str); 8] = [
         "hybrid",
         include_str!("../../recipes/hybrid.toml"),
         "autoregression, parallel, blocks, AR-Diffusion, pipelines, deeper layers and a switch, on one page",
+    ),
+    (
+        "hybrid-shakespeare",
+        include_str!("../../recipes/hybrid-shakespeare.toml"),
+        "the orders of `hybrid` on characters of a text file of your own",
     ),
     (
         "mdlm-owt",
