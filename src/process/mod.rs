@@ -1,5 +1,6 @@
 //! What a diffusion process is: in which order positions lose their noise, how fast, and what noise is.
 
+pub mod ar_diffusion;
 pub mod corruption;
 pub mod order;
 pub mod schedule;
