@@ -144,6 +144,7 @@ fn request(args: &cli::Sample, json: bool) -> sample::Request {
         filter: Filter { temperature: args.temperature.unwrap_or(1.0), top_k: args.top_k, top_p: args.top_p },
         temperature: args.temperature,
         beam: args.beam,
+        mbr: args.mbr,
         length_penalty: args.length_penalty.unwrap_or(1.0),
         trace: args.trace,
         public: args.public.clone(),

@@ -12,6 +12,7 @@
 
 pub mod beam;
 pub mod family;
+pub mod mbr;
 
 use std::collections::HashMap;
 use std::ops::Range;
