@@ -25,6 +25,8 @@ pub enum Stream {
     Bootstrap = 8,
     /// Times and masks of the validation NELBO.
     Validation = 9,
+    /// Times and masks with which ranges of noise are compared.
+    Clip = 10,
 }
 
 /// A seed from which generators for any (step, stream) are derived.

@@ -8,6 +8,7 @@
 //! The rows go through the head in chunks, gradients included, so [B, L, V] logits never exist at once.
 //! B batch, L length, D width, V vocabulary, n rows.
 
+pub mod clip;
 pub mod distill;
 
 use burn::optim::{GradientsAccumulator, GradientsParams};
@@ -23,6 +24,7 @@ use crate::model::{Denoise, Noised, State, Transformer};
 use crate::process::order::Context;
 use crate::process::{Corruption, Order, Schedule};
 use crate::rng::{StepRng, Stream};
+pub use clip::{Clip, NoiseRange};
 pub use distill::SdttConfig;
 
 /// What is minimised.
@@ -36,6 +38,9 @@ pub enum Objective {
         /// log_linear | cosine
         #[serde(default)]
         schedule: Schedule,
+        /// The times that a model over blocks is trained on; default: all.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        clip: Option<Clip>,
     },
     /// SEDD's denoising score entropy (Lou et al. 2024, eq. 10) of absorbing diffusion, for networks that give scores.
     ScoreEntropy {
@@ -121,6 +126,19 @@ pub fn elbo<'a>(
     mask: u32,
     order: Order,
     schedule: Schedule,
+    gens: (impl Rng, impl Rng),
+) -> RowLoss<'a> {
+    elbo_within(x0, length, mask, order, schedule, NoiseRange::WHOLE, gens)
+}
+
+/// [`elbo`] with times of a part of the noise only, which bounds nothing ([`clip`]).
+pub fn elbo_within<'a>(
+    x0: &[u32],
+    length: usize,
+    mask: u32,
+    order: Order,
+    schedule: Schedule,
+    range: NoiseRange,
     (mut times, mut noise): (impl Rng, impl Rng),
 ) -> RowLoss<'a> {
     let (batch, offset) = (x0.len() / length, times.random::<f64>());
@@ -129,7 +147,7 @@ pub fn elbo<'a>(
         true => order.block_times(batch, length, offset),
         false => order.training_times(batch, length, offset),
     };
-    let t: Vec<f64> = t.into_iter().map(|t| T_MIN + (1.0 - T_MIN) * t).collect();
+    let t: Vec<f64> = t.into_iter().map(|t| range.time(t)).collect();
     let xt = Corruption::Absorb.corrupt(x0, &t, schedule, mask, &mut noise);
     let rows: Vec<usize> = (0..xt.len()).filter(|i| xt[*i] == mask).collect();
     RowLoss {
@@ -166,15 +184,15 @@ pub fn data_rows<'a>(
     x0: &[u32],
     length: usize,
     (mask, vocab): (u32, usize),
-    order: Order,
+    (order, range): (Order, NoiseRange),
     rng: (StepRng, u64),
 ) -> Option<RowLoss<'a>> {
     let (rng, step) = rng;
     match objective {
         Objective::ArNll {} => Some(ar_nll(x0, length)),
-        Objective::Elbo { schedule } => {
+        Objective::Elbo { schedule, .. } => {
             let draws = (rng.at(step, Stream::Times), rng.at(step, Stream::Corrupt));
-            Some(elbo(x0, length, mask, order, *schedule, draws))
+            Some(elbo_within(x0, length, mask, order, *schedule, range, draws))
         }
         Objective::ScoreEntropy { scaled } => {
             let draws = (rng.at(step, Stream::Times), rng.at(step, Stream::Corrupt));
