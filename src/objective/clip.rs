@@ -1,5 +1,5 @@
-//! Clipped noise: training a model over blocks at times t ~ U[low, high] in place of U(0, 1], and the search for the range
-//! whose loss varies least (BD3-LM, Arriola et al. 2025, section 4.3; the published code's `var_min`).
+//! Clipped noise: training a model over blocks at times t ~ U[low, high] in place of U(0, 1], and the search for the
+//! range whose loss varies least (BD3-LM, Arriola et al. 2025, sections 4.3 and 5; the published code's `var_min`).
 //!
 //! With weights 1/t on masked tokens a block's loss estimates
 //!
@@ -8,10 +8,10 @@
 //! ```
 //!
 //! the mean of the NELBO's integrand over the range. Over the whole range that is the NELBO, a bound of the negative
-//! log-likelihood. Over a part it is no bound by itself: where predictions get worse with noise, as those of a perfect model
-//! do, a range that leaves out little noise gives a larger number, and one that leaves out much noise a smaller one.
-//! Likelihoods are therefore always evaluated over the whole range. For blocks of one token and t = 1 the loss is the
-//! autoregressive one, exactly.
+//! log-likelihood. Over a part it is no bound by itself: where predictions get worse with noise, as those of a perfect
+//! model do, a range without the low noise gives a larger number than the NELBO, and one without the high noise a
+//! smaller one. Likelihoods are therefore always evaluated over the whole range. For blocks of one token and t = 1 the
+//! loss is the autoregressive one, exactly.
 //!
 //! The published training differs in two ways that are not copied: with low > 1/2 it sets all weights to 1, and (with
 //! `resample`) it draws a block's masks again until their share lies in the range.
@@ -129,8 +129,8 @@ fn block_losses(rows: &RowLoss, values: &[f64], size: usize) -> Vec<f64> {
     losses
 }
 
-/// Variance of the loss of a block [G] in each of the `ranges`: over the blocks of a batch, and the mean over the batches
-/// [B L], which are read with the same uniforms in every range. 0 where a batch is one block.
+/// Variance of the loss of a block [G] in each of the `ranges`: over the blocks of a batch, and the mean over the
+/// batches [B L], which are read with the same uniforms in every range. 0 where a batch is one block.
 pub fn variances(
     model: &dyn Denoise,
     batches: &[Vec<u32>],
@@ -210,7 +210,8 @@ mod tests {
         }
     }
 
-    /// A model whose loss does not depend on the noise has the same expected loss in every range: the weights are right.
+    /// A model whose loss does not depend on the noise has the same expected loss in every range: the weights are
+    /// right.
     #[test]
     fn the_weights_of_every_range_sum_to_one_in_expectation() {
         for range in [NoiseRange::WHOLE, NoiseRange { low: 0.3, high: 0.8 }, NoiseRange { low: 0.6, high: 1.0 }] {

@@ -1,14 +1,14 @@
-//! Minimum Bayes risk: of several texts drawn for one, the one that the others resemble most, as AR-Diffusion (Wu et al.
-//! 2023, arXiv 2305.09515) and Diffusion-LM (Li et al. 2022) choose what they report.
+//! Minimum Bayes risk: of several texts drawn for one, the one that the others resemble most, as AR-Diffusion (Wu et
+//! al. 2023, arXiv 2305.09515) and Diffusion-LM (Li et al. 2022) choose what they report.
 //!
 //! ```text
 //! choice = argmax_y mean_{y' != y} BLEU(y'; reference y)
 //! BLEU   = min(1, e^(1 - |y|/|y'|)) prod_{n=1..4} ((hits_n + 1) / (max(|y'| - n + 1, 0) + 1))^(1/4)
 //! ```
 //!
-//! The smoothing adds one to the hits and to the n-grams of every order (after Lin and Och 2004, who leave the unigrams as
-//! they are), as the published selection does; there texts of fewer than three tokens score above 1, which the max forbids
-//! here. It chooses among what was drawn: N candidates cost N times the passes, and that is what is counted.
+//! The smoothing adds one to the hits and to the n-grams of every order (after Lin and Och 2004, who leave the unigrams
+//! as they are), as the published selection does; there texts of fewer than three tokens score above 1, which the max
+//! forbids here. It chooses among what was drawn: N candidates cost N times the passes, and that is what is counted.
 //! N candidates, L length.
 
 use std::collections::HashMap;
@@ -51,7 +51,8 @@ impl<'a> Grams<'a> {
     }
 }
 
-/// Sentence BLEU-4 of the tokens `hypothesis` against `reference`, smoothed by adding one: in [0, 1], and 1 for equal texts.
+/// Sentence BLEU-4 of the tokens `hypothesis` against `reference`, smoothed by adding one: in [0, 1], and 1 for equal
+/// texts.
 pub fn bleu(hypothesis: &[u32], reference: &[u32]) -> f64 {
     Grams::of(hypothesis).bleu(&Grams::of(reference))
 }
@@ -69,8 +70,8 @@ pub fn select<T: AsRef<[u32]>>(candidates: &[T]) -> usize {
     (1..scores.len()).fold(0, |best, i| if scores[i] > scores[best] { i } else { best })
 }
 
-/// Of each `n` consecutive samples the one that the others resemble most, by the part of it that `text` gives; its passes
-/// and positions are those of all `n`.
+/// Of each `n` consecutive samples the one that the others resemble most, by the part of it that `text` gives; its
+/// passes and positions are those of all `n`.
 pub fn choose(drawn: Samples, n: usize, text: &dyn Fn(&[u32]) -> Vec<u32>) -> Samples {
     assert!(n > 0 && drawn.tokens.len().is_multiple_of(n), "{} samples in groups of {n}", drawn.tokens.len());
     let mut out = Samples { seconds: drawn.seconds, ..Samples::default() };
@@ -95,7 +96,8 @@ mod tests {
         // 1 2 3 4 5 against 1 2 3 9 5: hits 4 of 5, 2 of 4, 1 of 3, 0 of 2, each plus one.
         let want = (5.0 / 6.0 * (3.0 / 5.0) * (2.0 / 4.0) * (1.0 / 3.0f64)).powf(0.25);
         assert!((bleu(&[1, 2, 3, 4, 5], &[1, 2, 3, 9, 5]) - want).abs() < 1e-12);
-        // Repeats count as often as the reference has them: 1 1 1 against 1 2: one hit of 3, none of 2, none of 1, of none.
+        // Repeats count as often as the reference has them: 1 1 1 against 1 2: one hit of 3, none of 2, none of 1, of
+        // none.
         let want = (2.0 / 4.0 * (1.0 / 3.0) * (1.0 / 2.0f64)).powf(0.25);
         assert!((bleu(&[1, 1, 1], &[1, 2]) - want).abs() < 1e-12);
         // A text half as long as its reference pays e^(1 - 2); all its n-grams hit.

@@ -1,5 +1,5 @@
-//! When a text has begun to repeat itself: BD3-LM (Arriola et al. 2025) ends a text whose last 256 tokens have a unigram
-//! entropy below 4 nats, and cuts those tokens off.
+//! When a text has begun to repeat itself: BD3-LM (Arriola et al. 2025), writing texts of any length, ends one whose
+//! last 256 tokens have a unigram entropy below 4 nats, and cuts those tokens off.
 
 use std::collections::HashMap;
 

@@ -1,8 +1,8 @@
-//! Texts longer than the network, block by block: BD3-LM's sliding window (Arriola et al. 2025, section 5).
+//! Texts longer than the network, block by block: BD3-LM's sliding window (Arriola et al. 2025).
 //!
-//! A block is drawn behind the last `length - block` tokens before it, which stand at positions 0 and on: the window begins
-//! anew for every block, as the published sampler's does without its cache. (With the cache it keeps keys and values that
-//! were computed while older tokens were still in the window; those are not kept here.)
+//! A block of b tokens is drawn behind the last W - b tokens before it, which stand at positions 0 and on: the window
+//! is read anew for every block, as the published sampler does without its cache. (With the cache it keeps keys and
+//! values that were computed while older tokens were still in the window; those are not kept here.)
 //! B batch, L length of the text, W length of the network.
 
 use super::{Draws, Plan, Rule, Walked, walk};
