@@ -252,6 +252,9 @@ pub struct Sample {
     /// Exponent of the length that beam scores are divided by
     #[arg(long, value_name = "A", allow_negative_numbers = true, value_parser = finite, requires = "beam")]
     pub length_penalty: Option<f64>,
+    /// Of N texts drawn for each one print the one that the others resemble most; it costs N times the passes
+    #[arg(long, value_name = "N", value_parser = candidates, conflicts_with = "beam")]
+    pub mbr: Option<usize>,
     /// Show the text after every step, and write trace.html (or the next free name)
     #[arg(long)]
     pub trace: bool,
@@ -278,6 +281,12 @@ pub struct Public {
     /// How readily the remdm samplers mask again
     #[arg(long, value_name = "X", value_parser = probability, requires = "sampler")]
     pub eta: Option<f64>,
+    /// End a text of bd3lm's when its last tokens have less unigram entropy than this, in nats (published: 4)
+    #[arg(long, value_name = "NATS", value_parser = positive, requires = "sampler")]
+    pub stop_entropy: Option<f64>,
+    /// How many tokens those are [default: 256]
+    #[arg(long, value_name = "W", value_parser = from_one, requires = "stop_entropy")]
+    pub stop_window: Option<usize>,
     /// Tokenizer, where the checkpoint has none: a tokenizer.json, or a directory that holds one
     #[arg(long, value_name = "PATH")]
     pub tokenizer: Option<PathBuf>,
@@ -301,6 +310,8 @@ impl Public {
             ("--block", self.block.is_some()),
             ("--threshold", self.threshold.is_some()),
             ("--eta", self.eta.is_some()),
+            ("--stop-entropy", self.stop_entropy.is_some()),
+            ("--stop-window", self.stop_window.is_some()),
             ("--tokenizer", self.tokenizer.is_some()),
             ("--ids", self.ids),
             ("--allow-non-finite", self.allow_non_finite),
@@ -337,6 +348,10 @@ fn beams(text: &str) -> Result<usize, String> {
         .ok()
         .filter(|n| (1..=1024).contains(n))
         .ok_or_else(|| "it must be a whole number from 1 to 1024".to_string())
+}
+
+fn candidates(text: &str) -> Result<usize, String> {
+    beams(text).ok().filter(|n| *n > 1).ok_or_else(|| "it must be a whole number from 2 to 1024".to_string())
 }
 
 fn finite(text: &str) -> Result<f64, String> {

@@ -27,6 +27,8 @@ pub enum Stream {
     Validation = 9,
     /// Which order of a mixture a training step is in.
     Order = 10,
+    /// Times and masks with which ranges of noise are compared.
+    Clip = 11,
 }
 
 /// A seed from which generators for any (step, stream) are derived.

@@ -145,6 +145,7 @@ fn request(args: &cli::Sample, json: bool) -> sample::Request {
         temperature: args.temperature,
         beam: args.beam,
         decode: args.decode.clone(),
+        mbr: args.mbr,
         length_penalty: args.length_penalty.unwrap_or(1.0),
         trace: args.trace,
         public: args.public.clone(),

@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::model::config::Compute;
 use crate::model::family::memory;
 use crate::model::{Transformer, TransformerConfig, params};
-use crate::objective::{self, Objective, distill};
+use crate::objective::{self, NoiseRange, Objective, distill};
 use crate::recipe::{self as recipes, Recipe, builtin, parse};
 use crate::rng::StepRng;
 use crate::term;
@@ -154,7 +154,8 @@ fn dry_run(recipe: &Recipe, name: &str, (data, base): (&Data, &Path), device: &D
             }
         }
         other => {
-            match objective::data_rows(other, &x0, length, (shape.mask, shape.vocab), config.order.order(length), rng) {
+            let order = (config.order.order(length), NoiseRange::WHOLE);
+            match objective::data_rows(other, &x0, length, (shape.mask, shape.vocab), order, rng) {
                 Some(rows) => rows,
                 None => panic!("only distillation needs a teacher"),
             }

@@ -16,7 +16,7 @@ use crate::export::{self, LoadedModel};
 use crate::model::config::Visibility;
 use crate::model::draw::Filter;
 use crate::model::{Denoise, Transformer, family};
-use crate::sample::{DecodeConfig, Process, SampleSpec, Samples, beam, sample};
+use crate::sample::{DecodeConfig, Process, SampleSpec, Samples, beam, mbr, sample};
 use crate::term;
 
 /// What the command line asks for.
@@ -35,10 +35,27 @@ pub struct Request {
     /// The temperature where it was given: some samplers have another default than 1, and some have none.
     pub temperature: Option<f64>,
     pub beam: Option<usize>,
+    /// Candidates of which each printed text is the one that the others resemble most.
+    pub mbr: Option<usize>,
     pub length_penalty: f64,
     pub trace: bool,
     pub public: cli::Public,
     pub json: bool,
+}
+
+impl Request {
+    /// How many texts are drawn: those that are printed, or all their candidates.
+    fn drawn(&self) -> usize {
+        self.n.saturating_mul(self.mbr.unwrap_or(1))
+    }
+
+    /// What is printed of what was drawn, where candidates are compared by the part of them that `text` gives.
+    fn chosen(&self, drawn: Samples, text: &dyn Fn(&[u32]) -> Vec<u32>) -> Samples {
+        match self.mbr {
+            Some(candidates) => mbr::choose(drawn, candidates, text),
+            None => drawn,
+        }
+    }
 }
 
 /// How token ids are shown.
@@ -127,11 +144,13 @@ pub fn run(request: &Request, device: &Device) -> Result<()> {
         steps,
         filter: request.filter,
         seed: request.seed,
-        batch: request.n.clamp(1, 16),
+        batch: request.drawn().clamp(1, 16),
         pinned,
         trace: request.trace,
     };
-    let drawn = sample(&loaded.model, &process, &spec, request.n)?;
+    let prompt = spec.pinned.iter().take_while(|p| p.is_some()).count();
+    let drawn = sample(&loaded.model, &process, &spec, request.drawn())?;
+    let drawn = request.chosen(drawn, &|tokens| tokens[prompt..].to_vec());
     show(request, &loaded.card.name, &format!("{steps} steps"), &decode, &drawn)
 }
 
@@ -183,8 +202,9 @@ fn steps(request: &Request, process: &Process, usual: usize, over_blocks: bool) 
 
 /// Says what was drawn and prints it, with its trace where that is asked for.
 fn show(request: &Request, name: &str, how: &str, decode: Decode, drawn: &Samples) -> Result<()> {
+    let best = request.mbr.map_or(String::new(), |n| format!(", the best of {n} each"));
     term::note(&format!(
-        "{} of {name}: {how}, {:.1} passes, {:.2} s",
+        "{} of {name}: {how}{best}, {:.1} passes, {:.2} s",
         request.n,
         drawn.nfe.iter().sum::<usize>() as f64 / request.n.max(1) as f64,
         drawn.seconds

@@ -3,21 +3,9 @@
 //! Unigram entropy is the one published next to generative perplexity (e.g. Zheng et al. 2024, arXiv 2409.02908); it sees
 //! repetition inside a sample only, so distinct bigrams over all samples stand beside it. L is the length of a sample.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
-/// Entropy in nats of the empirical token distribution of one sample [L]; 0 for constant or empty text, at most ln L.
-pub fn unigram_entropy(tokens: &[u32]) -> f64 {
-    let mut counts: HashMap<u32, usize> = HashMap::new();
-    for &token in tokens {
-        *counts.entry(token).or_default() += 1;
-    }
-    // Sorted counts make the order of summation, and so the last bit, independent of the hash map.
-    let mut counts: Vec<usize> = counts.into_values().collect();
-    counts.sort_unstable();
-    let n = tokens.len() as f64;
-    let plogp = |&c: &usize| (c as f64 / n) * (c as f64 / n).ln();
-    (-counts.iter().map(plogp).sum::<f64>()).max(0.0)
-}
+pub use crate::sample::family::unigram_entropy;
 
 /// Share of distinct bigrams among the bigrams of one sample [L]; 1 when the sample has no bigram.
 pub fn distinct_2(tokens: &[u32]) -> f64 {

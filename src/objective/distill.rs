@@ -322,7 +322,8 @@ mod tests {
 
     /// A network over the blocks of its order.
     fn over_blocks() -> Transformer {
-        let config = TransformerConfig { learned_positions: true, ..TransformerConfig::new(16, 2, 2, Visibility::Order) };
+        let config =
+            TransformerConfig { learned_positions: true, ..TransformerConfig::new(16, 2, 2, Visibility::Order) };
         Transformer::init(&config, 11, 12, 3, &Device::flex())
     }
 

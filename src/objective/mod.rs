@@ -8,6 +8,7 @@
 //! The rows go through the head in chunks, gradients included, so [B, L, V] logits never exist at once.
 //! B batch, L length, D width, V vocabulary, n rows.
 
+pub mod clip;
 pub mod distill;
 
 use burn::optim::{GradientsAccumulator, GradientsParams};
@@ -23,6 +24,7 @@ use crate::model::{Denoise, Noised, State, Transformer};
 use crate::process::order::Context;
 use crate::process::{Corruption, Order, Schedule};
 use crate::rng::{StepRng, Stream};
+pub use clip::{Clip, NoiseRange};
 pub use distill::SdttConfig;
 
 /// What is minimised.
@@ -36,6 +38,9 @@ pub enum Objective {
         /// log_linear | cosine
         #[serde(default)]
         schedule: Schedule,
+        /// The times that a model over blocks is trained on; default: all.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        clip: Option<Clip>,
     },
     /// SEDD's denoising score entropy (Lou et al. 2024, eq. 10) of absorbing diffusion, for networks that give scores.
     ScoreEntropy {
@@ -123,24 +128,36 @@ pub fn elbo<'a>(
     mask: u32,
     order: Order,
     schedule: Schedule,
+    gens: (impl Rng, impl Rng),
+) -> RowLoss<'a> {
+    elbo_within(x0, length, mask, order, schedule, NoiseRange::WHOLE, gens)
+}
+
+/// [`elbo`] with times of a part of the noise only, which bounds nothing ([`clip`]).
+pub fn elbo_within<'a>(
+    x0: &[u32],
+    length: usize,
+    mask: u32,
+    order: Order,
+    schedule: Schedule,
+    range: NoiseRange,
     (mut times, mut noise): (impl Rng, impl Rng),
 ) -> RowLoss<'a> {
     let (batch, offset) = (x0.len() / length, times.random::<f64>());
     let (layout, in_blocks) = (order.layout(), order.context == Context::Clean);
-    let floor = |t: f64| T_MIN + (1.0 - T_MIN) * t;
     let single = |l: usize| in_blocks && layout.range(l).len() == 1;
     // Per position its time, and how fast that falls.
     let t: Vec<(f64, f64)> = match in_blocks {
         true => {
             let times = order.block_times(batch, length, offset).into_iter().enumerate();
-            times.map(|(i, t)| (if single(i % length) { 1.0 } else { floor(t) }, 1.0)).collect()
+            times.map(|(i, t)| (if single(i % length) { 1.0 } else { range.time(t) }, 1.0)).collect()
         }
         false => {
             let at = |p: f64, l: usize| (order.time(length, p, l), order.rate(length, p, l));
             let columns = order.training_progress(batch, offset).into_iter();
             columns
                 .flat_map(|p| (0..length).map(move |l| at(p, l)))
-                .map(|(t, rate)| (if rate > 0.0 { floor(t) } else { t }, rate))
+                .map(|(t, rate)| (if rate > 0.0 { range.time(t) } else { t }, rate))
                 .collect()
         }
     };
@@ -189,15 +206,15 @@ pub fn data_rows<'a>(
     x0: &[u32],
     length: usize,
     (mask, vocab): (u32, usize),
-    order: Order,
+    (order, range): (Order, NoiseRange),
     rng: (StepRng, u64),
 ) -> Option<RowLoss<'a>> {
     let (rng, step) = rng;
     match objective {
         Objective::ArNll {} => Some(ar_nll(x0, length)),
-        Objective::Elbo { schedule } => {
+        Objective::Elbo { schedule, .. } => {
             let draws = (rng.at(step, Stream::Times), rng.at(step, Stream::Corrupt));
-            Some(elbo(x0, length, mask, order, *schedule, draws))
+            Some(elbo_within(x0, length, mask, order, *schedule, range, draws))
         }
         Objective::ScoreEntropy { scaled } => {
             let draws = (rng.at(step, Stream::Times), rng.at(step, Stream::Corrupt));

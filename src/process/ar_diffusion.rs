@@ -1,9 +1,9 @@
-//! AR-Diffusion (Wu et al. 2023, arXiv 2305.09515): Gaussian diffusion in which every position has its own timestep, and
-//! left positions are always cleaner than right ones.
+//! AR-Diffusion (Wu et al. 2023, arXiv 2305.09515): Gaussian diffusion in which every position has its own timestep,
+//! and left positions are always cleaner than right ones.
 //!
-//! One index s runs from noise, N + T - 1, to text, 0. It moves an anchor first down the left edge of the (position, timestep)
-//! plane, then along its floor; timesteps lie on the line from that anchor to a fixed one on the right (token-level diffusion
-//! with dynamic movement speed; the published code's `XYUniform`):
+//! One index s runs from noise, N + T - 1, to text, 0. It moves an anchor first down the left edge of the (position,
+//! timestep) plane, then along its floor; timesteps lie on the line from that anchor to a fixed one on the right
+//! (token-level diffusion with dynamic movement speed; the published code's `XYUniform`):
 //!
 //! ```text
 //! start (n_s, t_s) = (max(N-1-s, 0), max(s-(N-1), 0))      end (n_e, t_e) = (floor(scale N), T-1)
@@ -11,7 +11,7 @@
 //! ```
 //!
 //! Here are the path, the steps over it, and one Gaussian step of a token's vector from a given x0. The network that
-//! predicts x0 from (x, [`network_time`]) and the tokens' vectors are not here: [`GaussianStep::apply`] takes what it gave.
+//! predicts x0 from (x, [`network_time`]) and the tokens' vectors are not here: [`GaussianStep::apply`] takes its x0.
 //! [`anchored_time`] is the same path without rounding, for processes whose states are tokens.
 //! N length, T levels, K steps, D width.
 
@@ -61,8 +61,8 @@ pub fn steps(length: usize, levels: usize, end: f64, steps: usize) -> Result<Vec
 /// The time in [0, 1] of position `pos` at `progress` in [0, 1] (0 = noise, s = N + T - 1; 1 = text, s = 0), and its
 /// derivative with respect to progress.
 ///
-/// t = f/(T - 1) without rounding, for T = `levels`; it never rises with progress and never falls with the position. The
-/// derivative is 0 where the clamp holds t, and at the one bend (s = N - 1) the right-hand one.
+/// t = f/(T - 1) without rounding, for T = `levels`; it never rises with progress and never falls with the position.
+/// The derivative is 0 where the clamp holds t, and at the one bend (s = N - 1) the right-hand one.
 pub fn anchored_time(length: usize, progress: f64, pos: usize, levels: usize, end: f64) -> (f64, f64) {
     assert!(levels > 1 && pos < length, "position {pos} of {length}, {levels} levels");
     let n_e = end_anchor(length, end);
@@ -117,8 +117,8 @@ pub struct GaussianStep {
 }
 
 impl GaussianStep {
-    /// The step from level `from` to the lower or equal level `to` of a path with these alpha_bar [T]; one to level 0 draws
-    /// no noise.
+    /// The step from level `from` to the lower or equal level `to` of a path with these alpha_bar [T]; one to level 0
+    /// draws no noise.
     pub fn new(kind: Kind, alphas_cumprod: &[f64], from: usize, to: usize) -> Self {
         assert!(to <= from, "a step goes down, not from {from} to {to}");
         let (at, an) = (alphas_cumprod[from], alphas_cumprod[to]);

@@ -147,7 +147,13 @@ impl Recipe {
                         .hint("without it position l reads the token it is asked for"));
                 }
             }
-            Objective::Elbo { .. } | Objective::Sdtt(_) => self.check_diffusion(name, model, network)?,
+            Objective::Elbo { schedule, clip } => {
+                if let Some(clip) = clip {
+                    clip.validate(&key("objective.elbo.clip"), (&key("order"), order), *schedule)?;
+                }
+                self.check_diffusion(name, model, network)?;
+            }
+            Objective::Sdtt(_) => self.check_diffusion(name, model, network)?,
             Objective::ScoreEntropy { .. } => {
                 if network.time != TimeInput::Sigma {
                     return Err(contradiction(

@@ -240,7 +240,7 @@ impl Recipe {
     pub fn schedule(&self, model: &ModelConfig) -> Schedule {
         match &model.objective {
             Objective::ArNll {} | Objective::ScoreEntropy { .. } => Schedule::LogLinear,
-            Objective::Elbo { schedule } => *schedule,
+            Objective::Elbo { schedule, .. } => *schedule,
             Objective::Sdtt(c) => c.schedule,
         }
     }

@@ -13,6 +13,7 @@
 pub mod adaptive;
 pub mod beam;
 pub mod family;
+pub mod mbr;
 
 use std::collections::HashMap;
 use std::ops::Range;

@@ -19,7 +19,7 @@ use crate::error::{Error, Kind, Result};
 use crate::model::params::{self, Named};
 use crate::model::transformer::lora::Plan;
 use crate::model::{Transformer, TransformerConfig};
-use crate::objective::{self, Objective, RowLoss, distill};
+use crate::objective::{self, Clip, Objective, RowLoss, clip, distill};
 use crate::process::Order;
 use crate::rng::{StepRng, Stream};
 use crate::term::{self, Interrupt};
@@ -183,6 +183,7 @@ pub fn train(job: &Job) -> Result<Trained> {
     let before = state.seconds;
     while state.step < config.steps {
         refresh_teacher(job, &mut state);
+        refresh_range(job, &mut state);
         let (loss, norm);
         (state, loss, norm) = step(job, state)?;
         state.step += 1;
@@ -227,6 +228,25 @@ fn refresh_teacher(job: &Job, state: &mut TrainState) {
     }
 }
 
+/// The first part of the data that a search reads: no training comes so far.
+const SEARCHED: u64 = 1 << 62;
+
+/// Searches the range of noise anew where that is due, with the weights that are evaluated.
+fn refresh_range(job: &Job, state: &mut TrainState) {
+    let Objective::Elbo { clip: Some(Clip::Search(search)), .. } = job.objective else { return };
+    if state.step == 0 || !state.step.is_multiple_of(search.every) {
+        return;
+    }
+    let model = state.optimizer.averaged(&state.model).unwrap_or_else(|| state.model.valid());
+    let part = (state.step / search.every * search.batches) as u64;
+    let batches: Vec<Vec<u32>> = (part..part + search.batches as u64).map(|i| (job.batch)(SEARCHED + i)).collect();
+    let range = clip::search(&model, &batches, job.length, job.orders[0], (StepRng::new(job.seed), part));
+    if range != state.range {
+        term::note(&format!("{}: step {}, noise from {:.2} to {:.2}", job.name, state.step, range.low, range.high));
+    }
+    state.range = range;
+}
+
 /// The rows of one part of a step.
 fn rows<'a>(job: &Job, state: &'a TrainState, part: u64) -> Result<RowLoss<'a>> {
     let x0 = (job.batch)(part);
@@ -241,10 +261,12 @@ fn rows<'a>(job: &Job, state: &'a TrainState, part: u64) -> Result<RowLoss<'a>> 
             let orders = distill::Orders { student: order, teacher: teacher_order };
             distill::rows(sdtt, teacher, &x0, job.length, sdtt.dt(state.round), orders, rng)
         }
-        (objective, _) => match objective::data_rows(objective, &x0, job.length, (job.mask, job.vocab), order, rng) {
-            Some(rows) => Ok(rows),
-            None => panic!("a distilling state has a teacher"),
-        },
+        (objective, _) => {
+            match objective::data_rows(objective, &x0, job.length, (job.mask, job.vocab), (order, state.range), rng) {
+                Some(rows) => Ok(rows),
+                None => panic!("a distilling state has a teacher"),
+            }
+        }
     }
 }
 

@@ -1,7 +1,8 @@
 //! What a training must remember, and its checkpoints: a directory written whole or not at all.
 //!
 //! `step-000812/{model,ema,teacher,optim}.safetensors, manifest.json`; under adapters these alone. Randomness, data order and learning rate are
-//! functions of the step, so nothing about them is stored; the teacher and the round of a distillation are.
+//! functions of the step, so nothing about them is stored; the teacher and the round of a distillation are, and the range of
+//! noise that was searched.
 
 use std::path::{Path, PathBuf};
 
@@ -13,7 +14,7 @@ use super::optim::Optimizer;
 use crate::error::{Error, Kind, Result};
 use crate::fs;
 use crate::model::Transformer;
-use crate::objective::Objective;
+use crate::objective::{NoiseRange, Objective};
 use crate::term;
 use crate::weights::{self, NonFinite, Weights};
 
@@ -27,6 +28,8 @@ pub struct TrainState {
     pub teacher: Option<Transformer>,
     /// Distillation round the teacher belongs to.
     pub round: usize,
+    /// Times that are trained on, as the last search left them.
+    pub range: NoiseRange,
     pub tokens: u64,
     pub seconds: f64,
     pub last_loss: f64,
@@ -40,6 +43,9 @@ struct Record {
     fewstep: String,
     step: usize,
     round: usize,
+    /// None: the one that a training begins with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    range: Option<NoiseRange>,
     tokens: u64,
     seconds: f64,
     last_loss: f64,
@@ -99,6 +105,7 @@ impl TrainState {
             teacher,
             model,
             round: 0,
+            range: first_range(job),
             tokens: 0,
             seconds: 0.0,
             last_loss: f64::NAN,
@@ -181,6 +188,7 @@ impl TrainState {
             optimizer,
             teacher,
             round: record.round,
+            range: record.range.unwrap_or_else(|| first_range(job)),
             tokens: record.tokens,
             seconds: record.seconds,
             last_loss: record.last_loss,
@@ -200,6 +208,7 @@ impl TrainState {
             fewstep: env!("CARGO_PKG_VERSION").to_string(),
             step: self.step,
             round: self.round,
+            range: Some(self.range).filter(|r| *r != first_range(job)),
             tokens: self.tokens,
             seconds: self.seconds,
             last_loss: self.last_loss,
@@ -234,6 +243,14 @@ impl TrainState {
             fs::remove_dir(&old)?;
         }
         Ok(())
+    }
+}
+
+/// The times that a training begins with.
+fn first_range(job: &Job) -> NoiseRange {
+    match job.objective {
+        Objective::Elbo { clip: Some(clip), .. } => clip.start(),
+        _ => NoiseRange::WHOLE,
     }
 }
 

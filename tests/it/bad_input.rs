@@ -91,6 +91,16 @@ fn contradictions_name_both_keys() {
         ("names = 2", "names = 1", ["data.story.names", "between 2 and 8"]),
         ("steps = [2, 4, 8]", "steps = []", ["eval.steps", "at least 1"]),
         ("clip = 1.0", "clip = 0.0", ["clip", "between"]),
+        (
+            "objective.elbo = {}",
+            "objective.elbo = { clip = { range = { low = 0.3, high = 0.8 } } }",
+            ["model.teacher.objective.elbo.clip", "model.teacher.order = { blocks = N }"],
+        ),
+        (
+            "objective.elbo = {}",
+            "objective.elbo = { clip = { search = { evry = 100 } } }",
+            ["unknown key `evry`", "did you mean `every`?"],
+        ),
     ] {
         check(from, to, 2, &words);
     }

@@ -115,6 +115,39 @@ fn resume_inside_a_round_keeps_the_stored_teacher() {
     assert!(outcome(&place, "cut") == want);
 }
 
+/// The range of noise comes from a search in the past, so it must be in the checkpoint.
+#[test]
+fn resume_between_two_searches_of_the_noise_keeps_the_range_that_was_found() {
+    let place = Place::new();
+    let recipe =
+        RECIPE.split("[model.student]").next().unwrap().to_string() + &RECIPE[RECIPE.find("[eval]").unwrap()..];
+    let recipe = recipe
+        .replace("order = \"parallel\"", "order = { blocks = 4 }")
+        .replace("objective.elbo = {}", "objective.elbo = { clip = { search = { every = 8, batches = 2 } } }")
+        .replace("visibility = \"full\"", "visibility = { blocks = 4 }")
+        .replace("steps = 40,", "steps = 30,")
+        .replace("steps = [2]", "steps = [16]");
+    place.write("small.toml", recipe);
+    let run = |out: &str| {
+        place.run(&["run", "small.toml", "--only", "teacher", "--out", out, "--threads", "1"]).ok();
+        let model = place.path(out).join("models/teacher");
+        let read = |name: &str| std::fs::read(model.join(name)).unwrap();
+        (read("final/model.safetensors"), read("metrics.jsonl"))
+    };
+    let want = run("whole");
+    assert!(run("cut") == want);
+    let teacher = place.path("cut/models/teacher");
+    std::fs::remove_dir_all(teacher.join("final")).unwrap();
+    let last = checkpoints(&teacher).pop().unwrap();
+    std::fs::remove_dir_all(last).unwrap();
+    // Step 25 lies behind the search at 24.
+    let text = std::fs::read_to_string(checkpoints(&teacher).pop().unwrap().join("manifest.json")).unwrap();
+    let manifest: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(manifest["extra"]["step"], 25);
+    assert!(manifest["extra"]["range"]["low"].as_f64().unwrap() > 0.001, "{manifest}");
+    assert!(run("cut") == want);
+}
+
 #[cfg(unix)]
 #[test]
 fn ctrl_c_saves_exits_130_and_the_same_command_resumes() {

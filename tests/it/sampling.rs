@@ -344,3 +344,52 @@ fn an_autoregressive_network_that_reads_the_time_is_sampled_at_the_time_it_was_t
         assert_eq!(sampled, one.tokens, "{time:?}");
     }
 }
+
+#[test]
+fn the_best_of_several_texts_is_printed_with_the_passes_of_all_and_the_prompt_is_not_compared() {
+    let place = super::binary::Place::new();
+    let recipe = r#"
+name = "small"
+[data.story]
+names = 2
+things = 2
+places = 1
+count = 3
+[model.teacher]
+order = "parallel"
+objective.elbo = {}
+network = { dim = 16, layers = 1, heads = 2, visibility = "full" }
+train = { steps = 2, batch = 8, lr = 5e-3 }
+[eval]
+samples = 2
+batch = 2
+steps = [2]
+held_out = 2
+speed_repeats = 0
+"#;
+    place.write("small.toml", recipe);
+    place.run(&["run", "small.toml", "--only", "teacher"]).ok();
+    let drawn = |args: &[&str]| -> Vec<(String, u64)> {
+        let base = ["sample", "runs/small", "--json", "--steps", "4", "--prompt", "mia has"];
+        let out = place.run(&[&base, args].concat()).ok().out;
+        let of = |line: &str| {
+            let value: serde_json::Value = serde_json::from_str(line).unwrap();
+            (value["text"].as_str().unwrap().to_string(), value["nfe"].as_u64().unwrap())
+        };
+        out.lines().map(of).collect()
+    };
+    let (all, best) = (drawn(&["-n", "8"]), drawn(&["-n", "2", "--mbr", "4"]));
+    for (group, best) in all.chunks(4).zip(&best) {
+        assert_eq!(best.1, group.iter().map(|c| c.1).sum::<u64>());
+        // Words are tokens here; the prompt's two are left out.
+        let ids = |text: &String| -> Vec<u32> {
+            let mut known: Vec<&str> = group.iter().flat_map(|c| c.0.split(' ')).collect();
+            known.sort_unstable();
+            text.split(' ').skip(2).map(|w| known.iter().position(|k| *k == w).unwrap() as u32).collect()
+        };
+        let texts: Vec<Vec<u32>> = group.iter().map(|c| ids(&c.0)).collect();
+        assert_eq!(best.0, group[fewstep::sample::mbr::select(&texts)].0);
+    }
+    place.run(&["sample", "runs/small", "--mbr", "1"]).fails(2, &["`--mbr` cannot be `1`", "from 2 to 1024"]);
+    place.run(&["sample", "runs/small", "--mbr", "4", "--beam", "2"]).fails(2, &["--mbr", "--beam"]);
+}

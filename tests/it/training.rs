@@ -67,7 +67,7 @@ fn train_in(
 }
 
 fn elbo() -> Objective {
-    Objective::Elbo { schedule: Schedule::LogLinear }
+    Objective::Elbo { schedule: Schedule::LogLinear, clip: None }
 }
 
 fn sdtt(divergence: Divergence) -> Objective {

@@ -18,7 +18,7 @@ use crate::model::family::{self, Description, Family, LoadOptions, Loaded, Predi
 use crate::model::{Denoise, Transformer};
 use crate::process::{Corruption, Order, Schedule};
 use crate::rng::{StepRng, Stream};
-use crate::sample::family::{Draws, Sampler, Settings, walk};
+use crate::sample::family::{Draws, Plan, Sampler, Settings, walk};
 use crate::sample::{Decode, Process, SampleSpec, Samples, beam, sample};
 use crate::weights::NonFinite;
 
@@ -99,22 +99,32 @@ pub fn run(request: &Request, dir: &Path, device: &Device) -> Result<()> {
     }
     let mut pinned = given(request, &|text| speech.encode(text), matches!(speech, Speech::Ids(_)))?;
     let start = beginning(&d, matches!(speech, Speech::Ids(_)), &mut pinned)?;
+    let slides = sampler.is_some_and(Sampler::slides);
     let length = match options.length {
-        Some(length) if length > d.length => {
+        Some(length) if length > d.length && !slides => {
+            let blocks = matches!(d.network.visibility, Visibility::Blocks(_));
+            let more = if blocks { ", or `--sampler bd3lm`, which writes longer texts" } else { "" };
             return Err(Error::usage(format!(
                 "`--length {length}`: the model in {} reads {}",
                 dir.display(),
                 d.length
             ))
-            .hint(format!("at most `--length {}`", d.length)));
+            .hint(format!("at most `--length {}`{more}", d.length)));
+        }
+        Some(length) if length > 1 << 20 => {
+            return Err(Error::usage(format!("`--length {length}` is more than {}", 1 << 20)));
         }
         Some(length) => length,
         None => d.length.min(pinned.len() + WRITTEN),
     };
     let pinned = filled(pinned, length)?;
     let non_finite = if options.allow_non_finite { NonFinite::Allow } else { NonFinite::Refuse };
-    let load =
-        LoadOptions { non_finite, ignore_extra: options.ignore_extra, length: Some(length), ..LoadOptions::default() };
+    let load = LoadOptions {
+        non_finite,
+        ignore_extra: options.ignore_extra,
+        length: Some(length.min(d.length)),
+        ..LoadOptions::default()
+    };
     let Loaded { model, .. } = family::load(dir, &load, device)?;
     let model = match d.special.mask {
         Some(mask) => model.with_mask(mask as usize),
@@ -126,6 +136,7 @@ pub fn run(request: &Request, dir: &Path, device: &Device) -> Result<()> {
     };
     let prompt = pinned.iter().take_while(|p| p.is_some()).count();
     let decode = |ids: &[u32]| speech.decode(written(&d, ids, start, prompt));
+    let answer = |ids: &[u32]| written(&d, ids, prompt, prompt).to_vec();
     if let Some(width) = request.beam {
         let search = beam::Search { end: d.special.eos, ..beam::Search::new(width, request.length_penalty) };
         return beams(request, &model, &process(&d, length, None)?, &decode, &pinned, &search);
@@ -134,16 +145,16 @@ pub fn run(request: &Request, dir: &Path, device: &Device) -> Result<()> {
     let uniform = d.special.mask.is_none() && d.family.prediction() != Prediction::NextToken;
     match (sampler, Sampler::published(d.family).filter(|_| uniform)) {
         (Some(sampler), _) | (None, Some(sampler)) => {
-            let drawn = published(request, &d, &model, sampler, pinned, length)?;
+            let drawn = request.chosen(published(request, &d, &model, sampler, pinned, length)?, &answer);
             show(request, d.family.name(), &format!("sampler {}", sampler.name()), &decode, &drawn)
         }
         (None, None) => {
             let process = process(&d, length, options.block)?;
             let steps = steps(request, &process, STEPS, model.over_blocks())?;
-            let batch = request.n.clamp(1, 16);
+            let batch = request.drawn().clamp(1, 16);
             let spec =
                 SampleSpec { steps, filter: request.filter, seed: request.seed, batch, pinned, trace: request.trace };
-            let drawn = sample(&model, &process, &spec, request.n)?;
+            let drawn = request.chosen(sample(&model, &process, &spec, request.drawn())?, &answer);
             show(request, d.family.name(), &format!("{steps} steps"), &decode, &drawn)
         }
     }
@@ -235,12 +246,14 @@ fn published(
         threshold: request.public.threshold,
         eta: request.public.eta,
         top_p: request.filter.top_p,
+        stop_entropy: request.public.stop_entropy,
+        stop_window: request.public.stop_window,
     };
     let start = pinned.iter().take_while(|p| p.is_some()).count();
-    let plan = sampler.plan(d, start, length, &settings)?;
+    let plan = Plan { states: request.trace, ..sampler.plan(d, start, length, &settings)? };
     let begin = Instant::now();
     let mut out = Samples::default();
-    for i in 0..request.n {
+    for i in 0..request.drawn() {
         let mut rng = StepRng::new(request.seed).at(i as u64, Stream::Token);
         let x: Vec<u32> = match d.special.mask {
             Some(_) if pinned.is_empty() => vec![model.mask(); length],
@@ -250,7 +263,7 @@ fn published(
         };
         let walked = walk(model, &x, &plan, &mut Draws::Seeded(Box::new(rng)))?;
         out.trace.extend(request.trace.then(|| [vec![x], walked.states].concat()));
-        out.tokens.push(walked.tokens);
+        out.tokens.push(walked.tokens[..walked.ends[0]].to_vec());
         out.nfe.push(walked.nfe);
         out.positions.push(walked.positions);
     }

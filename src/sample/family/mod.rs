@@ -7,9 +7,11 @@
 //! B batch, L length, V vocabulary, w window length.
 
 mod draws;
+mod entropy;
 mod named;
 mod reader;
 mod reveal;
+mod slide;
 mod transition;
 
 use std::ops::Range;
@@ -19,6 +21,7 @@ use crate::model::config::{TimeInput, Visibility};
 use crate::model::{Denoise, Padding, Transformer};
 
 pub use draws::Draws;
+pub use entropy::{EntropyStop, STOP_ENTROPY, STOP_WINDOW, unigram_entropy};
 pub use named::{Sampler, Settings};
 use reader::Reader;
 pub use reveal::{Confidence, Count, Reveal, even_counts, scheduled_counts};
@@ -66,6 +69,12 @@ pub struct Plan {
     pub padding: Padding,
     /// Ends after a block in which every sequence holds this token behind the first block's start.
     pub stop: Option<u32>,
+    /// Ends after a block in which every sequence has begun to repeat itself, or holds the token above.
+    pub entropy: Option<EntropyStop>,
+    /// A canvas longer than the network is written through a window that slides over it, block by block.
+    pub slides: bool,
+    /// Keep the canvas after each step.
+    pub states: bool,
 }
 
 impl Plan {
@@ -79,6 +88,9 @@ impl Plan {
             guidance: None,
             padding: Padding::default(),
             stop: None,
+            entropy: None,
+            slides: false,
+            states: true,
         }
     }
 
@@ -89,6 +101,21 @@ impl Plan {
         let blocks = (start..end).step_by(size.max(1)).map(|s| vec![s..(s + size).min(end); batch]);
         Plan { blocks: blocks.collect(), ..self }
     }
+
+    /// Whether every sequence of the canvas `x` [B L] has ended with this block; `ends` [B] are where those do that repeat
+    /// themselves.
+    fn ended(&self, x: &[u32], block: &[Range<usize>], ends: &mut [usize]) -> bool {
+        let length = x.len() / block.len();
+        let mut all = true;
+        for (b, row) in x.chunks(length).enumerate() {
+            let stopped = self.stop.is_some_and(|eos| row[self.blocks[0][b].start..].contains(&eos));
+            if let Some(kept) = self.entropy.and_then(|rule| rule.kept(&row[..block[b].end])) {
+                ends[b] = ends[b].min(kept);
+            }
+            all &= stopped || ends[b] < length;
+        }
+        all
+    }
 }
 
 /// What a walk made.
@@ -96,8 +123,10 @@ impl Plan {
 pub struct Walked {
     /// Tokens [B L].
     pub tokens: Vec<u32>,
-    /// The canvas [B L] after each step.
+    /// The canvas [B L] after each step, where the plan keeps them.
     pub states: Vec<Vec<u32>>,
+    /// How many tokens of each sequence are its text: all L, or those before it began to repeat itself.
+    pub ends: Vec<usize>,
     /// Network passes.
     pub nfe: usize,
     /// Positions computed, over all sequences.
@@ -113,6 +142,9 @@ pub fn walk(model: &Transformer, x: &[u32], plan: &Plan, draws: &mut Draws) -> R
         return Err(Error::usage("a sampler needs at least one sequence, one block and one step"));
     }
     let length = x.len() / batch;
+    if length > model.length() && plan.slides {
+        return slide::run(model, x, plan, draws);
+    }
     if length > model.length() {
         return Err(Error::usage(format!(
             "a canvas of {length} positions is longer than the network's {}",
@@ -122,21 +154,21 @@ pub fn walk(model: &Transformer, x: &[u32], plan: &Plan, draws: &mut Draws) -> R
     }
     check(model, plan, batch)?;
     let mut walk = Walk::new(model, x, length, plan.padding.clone());
+    walk.keeps = plan.states;
+    let mut ends = vec![length; batch];
     match &plan.rule {
         Rule::Transition(rule) => transition::run(&mut walk, rule, plan.steps, draws)?,
         Rule::Reveal(rule) => {
             for block in &plan.blocks {
                 reveal::run(&mut walk, rule, plan, block, draws)?;
-                let ended = |row: &[u32], from: usize| plan.stop.is_some_and(|eos| row[from..].contains(&eos));
-                let mut rows = walk.x.chunks(length).zip(&plan.blocks[0]);
-                if rows.all(|(row, first)| ended(row, first.start)) {
+                if plan.ended(&walk.x, block, &mut ends) {
                     break;
                 }
             }
         }
     }
     let Walk { x, states, reader, .. } = walk;
-    Ok(Walked { tokens: x, states, nfe: reader.nfe, positions: reader.positions })
+    Ok(Walked { tokens: x, states, ends, nfe: reader.nfe, positions: reader.positions })
 }
 
 /// What a plan cannot ask for.
@@ -170,6 +202,7 @@ struct Walk {
     length: usize,
     /// The network reads the time, so that an unchanged canvas must be read again.
     timed: bool,
+    keeps: bool,
     states: Vec<Vec<u32>>,
 }
 
@@ -182,12 +215,15 @@ impl Walk {
             vocab: model.vocab(),
             length,
             timed: model.config().time == TimeInput::Sigma,
+            keeps: true,
             states: Vec::new(),
         }
     }
 
     fn keep_state(&mut self) {
-        self.states.push(self.x.clone());
+        if self.keeps {
+            self.states.push(self.x.clone());
+        }
     }
 
     fn batch(&self) -> usize {

@@ -2,7 +2,7 @@
 //!
 //! L length, K steps.
 
-use super::{Confidence, Count, Ending, Plan, Remask, Reveal, Rule, Transition};
+use super::{Confidence, Count, Ending, EntropyStop, Plan, Remask, Reveal, Rule, STOP_WINDOW, Transition};
 use crate::error::{Error, Result, nearest};
 use crate::model::config::Visibility;
 use crate::model::family::{Description, Family, Prediction};
@@ -57,6 +57,10 @@ pub struct Settings {
     pub eta: Option<f64>,
     /// ReMDM's nucleus.
     pub top_p: Option<f64>,
+    /// BD3-LM: end a text whose last tokens have less entropy than this, in nats (published: 4); absent: never.
+    pub stop_entropy: Option<f64>,
+    /// How many tokens those are.
+    pub stop_window: Option<usize>,
 }
 
 use Sampler::*;
@@ -161,6 +165,11 @@ impl Sampler {
         matches!(self, FastDllm | FastDllmFactor | Bd3lm)
     }
 
+    /// Whether it writes texts longer than the model, through a sliding window.
+    pub fn slides(self) -> bool {
+        self == Bd3lm
+    }
+
     fn dream(self) -> bool {
         matches!(self, Dream | DreamMargin | DreamEntropy | DreamOrigin)
     }
@@ -192,7 +201,12 @@ impl Sampler {
             return Err(Error::usage(format!("{steps} steps cannot be shared by {blocks} blocks"))
                 .hint(format!("`--steps` must be a multiple of {blocks}")));
         }
-        let plan = Plan::whole(Rule::Reveal(self.reveal(settings)), steps / blocks, 1, length);
+        let window = settings.stop_window.unwrap_or(STOP_WINDOW);
+        let plan = Plan {
+            entropy: settings.stop_entropy.map(|nats| EntropyStop { nats, window }),
+            slides: self.slides(),
+            ..Plan::whole(Rule::Reveal(self.reveal(settings)), steps / blocks, 1, length)
+        };
         // A model over blocks has its borders where it was trained to have them.
         Ok(if self == Bd3lm { plan.in_blocks(0, length, block) } else { plan.in_blocks(start, written, block) })
     }
@@ -210,6 +224,7 @@ impl Sampler {
         has("--threshold", settings.threshold.is_some(), matches!(self, FastDllm | FastDllmFactor))?;
         has("--eta", settings.eta.is_some(), matches!(self, RemdmCap | RemdmRescale | RemdmLoop))?;
         has("--top-p", settings.top_p.is_some(), self.remasks())?;
+        has("--stop-entropy", settings.stop_entropy.is_some(), self == Bd3lm)?;
         has("--temperature", settings.temperature.is_some(), !self.transits())?;
         if start > 0 && (self.remasks() || self.uniform() || (self.scores() && d.special.mask.is_none())) {
             return Err(Error::usage(format!("`--sampler {name}` changes every token, and would change a prompt"))
