@@ -152,7 +152,7 @@ fn reading(results: &Results) -> Vec<String> {
          does; two intervals that overlap here may still differ in pairs."
             .into(),
     ];
-    lines.extend(flexibility::reading(results));
+    lines.extend(flexibility::reading(results).into_iter().chain(survey::reading(results)));
     if results.models.iter().any(|m| !m.sweep.is_empty()) {
         lines.insert(
             1,

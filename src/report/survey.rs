@@ -39,6 +39,16 @@ pub fn table(results: &Results) -> Option<Table> {
     Some(Table { title: "Autoregression and diffusion, property by property".into(), header, rows })
 }
 
+/// How the rows of the bench are read; none where there are none.
+pub fn reading(results: &Results) -> Option<String> {
+    let points = results.context.as_ref()?;
+    let repeats = points.iter().map(|p| p.repeats).min()?;
+    Some(format!(
+        "Long outputs are those of `cargo bench --bench context`: networks of one size with random weights, medians and quartiles of \
+         {repeats} runs or more. They tell how cost grows with length, and nothing of this study's quality."
+    ))
+}
+
 /// Adds a row: its property, the cell of each model, and the numbers that it rests on.
 type Add<'a> = dyn FnMut(&str, &dyn Fn(&Compared) -> String, &str) + 'a;
 
@@ -62,22 +72,35 @@ impl<'a> Compared<'a> {
 /// What the recipe says about a model's way of generating.
 struct Setup {
     order: Option<OrderConfig>,
-    encoder_layers: bool,
-    learned_positions: bool,
+    /// Its own or its teachers'; none: it is in a checkpoint.
+    network: Option<toml::Table>,
 }
 
 impl Setup {
-    /// From the recipe in the results; a student has its teacher's network.
+    /// From the recipe in the results.
     fn of(results: &Results, model: &ModelResult) -> Setup {
         let recipe: Option<toml::Table> = toml::from_str(&results.recipe).ok();
         // A model that is sampled in several ways is named `model: way`.
         let entry = |name: &str| recipe.as_ref()?.get("model")?.get(name.split(": ").next()?)?.as_table();
-        let own = entry(&model.name);
-        let network = own.and_then(|m| m.get("network")).or_else(|| entry(model.teacher.as_deref()?)?.get("network"));
-        let order = own.and_then(|m| m.get("order")).and_then(|order| order.clone().try_into().ok());
-        let encoder = network.and_then(|n| n.get("encoder_layers")).and_then(toml::Value::as_integer);
-        let learned = network.and_then(|n| n.get("learned_positions")).and_then(toml::Value::as_bool);
-        Setup { order, encoder_layers: encoder.unwrap_or(0) > 0, learned_positions: learned == Some(true) }
+        let order = entry(&model.name).and_then(|m| m.get("order")?.clone().try_into().ok());
+        let (mut at, mut network) = (Some(model.name.as_str()), None);
+        for _ in 0..=results.models.len() {
+            network = at.and_then(|name| entry(name)?.get("network")?.as_table());
+            at = at.filter(|_| network.is_none()).and_then(|name| results.model(name)?.teacher.as_deref());
+            if at.is_none() {
+                break;
+            }
+        }
+        Setup { order, network: network.cloned() }
+    }
+
+    /// Whether the network has that key, above 0 or true.
+    fn has(&self, key: &str) -> bool {
+        match self.network.as_ref().and_then(|network| network.get(key)) {
+            Some(toml::Value::Integer(n)) => *n > 0,
+            Some(toml::Value::Boolean(is)) => *is,
+            _ => false,
+        }
     }
 
     /// What it is in the bench of context lengths; none for orders that it does not have.
@@ -85,7 +108,7 @@ impl Setup {
         match &self.order {
             _ if role == Role::Ar => Some(Paradigm::Ar),
             Some(OrderConfig::Parallel) => Some(Paradigm::Parallel),
-            Some(OrderConfig::Blocks(_)) if self.encoder_layers => Some(Paradigm::Deeper),
+            Some(OrderConfig::Blocks(_)) if self.has("encoder_layers") => Some(Paradigm::Deeper),
             Some(OrderConfig::Blocks(_)) => Some(Paradigm::Blocks),
             _ => None,
         }
@@ -94,7 +117,8 @@ impl Setup {
     /// How text longer than the trained one is made.
     fn beyond(&self, role: Role) -> &'static str {
         match &self.order {
-            _ if self.learned_positions => "none: its positions are learned",
+            _ if self.network.is_none() => NOTHING,
+            _ if self.has("learned_positions") => "none: its positions are learned",
             _ if role == Role::Ar => "one token after the other",
             None => NOTHING,
             Some(OrderConfig::Parallel) => "none: one canvas of that length",
@@ -103,6 +127,7 @@ impl Setup {
     }
 }
 
+/// How text is made, and how fast.
 fn process(results: &Results, add: &mut Add) {
     let l = results.data.length as f64;
     let order = |c: &Compared| c.setup.order.as_ref().map_or(NOTHING.into(), OrderConfig::name);
@@ -132,7 +157,7 @@ fn lengths(results: &Results, add: &mut Add) {
     let ms = |s: Spread| spread(Spread { median: 1e3 * s.median, q1: 1e3 * s.q1, q3: 1e3 * s.q3 });
     let cost = |p: &ContextPoint| format!("{} at {}, {} steps", ms(p.seconds_per_token), p.length, p.steps);
     add(
-        "ms per token of long outputs",
+        "long outputs (bench): ms per token",
         &|c| of(c).last().map_or(NOT_MEASURED.into(), |p| cost(p)),
         "context[paradigm, length].seconds_per_token",
     );
@@ -143,13 +168,13 @@ fn lengths(results: &Results, add: &mut Add) {
         Some(format!("{times} times from {} to {}", first.length, last.length))
     };
     add(
-        "growth of that with length",
+        "long outputs (bench): growth with length",
         &|c| growth(c).unwrap_or(NOT_MEASURED.into()),
         "context[paradigm, length].seconds_per_token",
     );
     let memory = |p: &ContextPoint| format!("{} MiB at {}", measured(p.peak_kib as f64 / 1024.0), p.length);
     add(
-        "memory of long outputs",
+        "long outputs (bench): peak memory",
         &|c| of(c).last().map_or(NOT_MEASURED.into(), |p| memory(p)),
         "context[paradigm, length].peak_kib",
     );
@@ -157,6 +182,7 @@ fn lengths(results: &Results, add: &mut Add) {
     add("text beyond it", &|c| c.setup.beyond(c.model.role).into(), "recipe: model.NAME.order, network");
 }
 
+/// Quality and variety, both of the same samples.
 fn quality(results: &Results, add: &mut Add) {
     for metric in [Metric::Nll, Metric::Valid, Metric::Entropy, Metric::Distinct2] {
         let key = metric.key(&results.data.nll_name);
@@ -173,6 +199,7 @@ fn quality(results: &Results, add: &mut Add) {
     }
 }
 
+/// What can be asked of a model beside a continuation.
 fn flexibility(add: &mut Add) {
     add("infill: sees", &|c| c.flexibility.sees.words().into(), "flexibility.sees");
     for (property, key) in [
@@ -261,7 +288,11 @@ mod tests {
     #[test]
     fn what_was_not_measured_says_so() {
         let mut results = study();
-        let properties = ["ms per token of long outputs", "growth of that with length", "memory of long outputs"];
+        let properties = [
+            "long outputs (bench): ms per token",
+            "long outputs (bench): growth with length",
+            "long outputs (bench): peak memory",
+        ];
         for property in properties {
             assert!(row(&table(&results).unwrap(), property)[1..5].iter().all(|c| c == NOT_MEASURED), "{property}");
         }
