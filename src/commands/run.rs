@@ -20,12 +20,13 @@ use crate::recipe::{Loaded, ModelConfig, Recipe, parse};
 use crate::term::{self, Interrupt};
 use crate::train::{self, Job, Trained};
 use crate::weights::Weights;
-use crate::{alloc, fs, report};
+use crate::{alloc, eval, fs, report};
 pub use shape::{Shape, shape};
 
 /// Recipe parts that may change between two runs in the same directory: they decide no trained weight.
-const FREE: [&str; 8] = [
+const FREE: [&str; 9] = [
     "eval.*",
+    "eval.*.*",
     "gate.*",
     "gate.*.*",
     "export.*",
@@ -78,6 +79,9 @@ impl Study {
         let absolute = std::path::absolute(&base).map_err(|e| Error::io("find", &base, &e))?;
         fs::write_atomic(&dir.join(BASE), absolute.to_string_lossy().as_bytes())?;
         let data = Data::prepare(&recipe.data, &base, &dir.join("data"))?;
+        // What the evaluation will need is missed before anything is trained.
+        recipe.eval.context.as_ref().map(|path| eval::context::load(&base.join(path))).transpose()?;
+        recipe.eval.flexibility.as_ref().map_or(Ok(()), |config| config.fits(data.length()))?;
         let (device, device_name) = device;
         let device_name = device_name.to_string();
         Ok(Study { recipe, text, dir, data, device, base, device_name, interrupt, _lock: lock })

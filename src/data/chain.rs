@@ -162,8 +162,20 @@ impl Chain {
     ///
     /// With noise that is only a text with a token outside the vocabulary.
     pub fn log_likelihood(&self, tokens: &[u32]) -> f64 {
-        assert_eq!(tokens.len(), self.length(), "a text of the chain's length");
-        if tokens.iter().any(|t| *t as usize >= self.vocab) {
+        self.forward(tokens.len(), |p| Some(tokens[p]))
+    }
+
+    /// Log-probability of the visible words [L] of a text whose other words may be anything, nats; 0 where none is visible.
+    ///
+    /// What is hidden is summed over, so that ln p(hidden | visible) = `log_likelihood` of the whole text minus this.
+    pub fn log_marginal(&self, visible: &[Option<u32>]) -> f64 {
+        self.forward(visible.len(), |p| visible[p])
+    }
+
+    /// The forward algorithm over words of which some are visible.
+    fn forward(&self, length: usize, visible: impl Fn(usize) -> Option<u32>) -> f64 {
+        assert_eq!(length, self.length(), "a text of the chain's length");
+        if (0..length).any(|p| visible(p).is_some_and(|t| t as usize >= self.vocab)) {
             return f64::NEG_INFINITY;
         }
         let widest = self.sizes.iter().copied().max().unwrap_or(1);
@@ -173,7 +185,7 @@ impl Chain {
         // Each layer's sum scales the next layer's factors, which saves a pass over the states.
         let (mut log, mut sum) = (0.0, 1.0);
         for (p, edges) in self.layers.iter().enumerate() {
-            self.show(Some(tokens[p]), 1.0 / sum, &mut factors);
+            self.show(visible(p), 1.0 / sum, &mut factors);
             let next_states = &mut next[..self.sizes[p + 1]];
             next_states.fill(0.0);
             for e in edges {
@@ -362,6 +374,19 @@ mod tests {
                         assert!((got[l * 3 + v] - want[l * 3 + v] / sum).abs() < 1e-9, "{visible:?}");
                     }
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn the_probability_of_what_is_visible_is_the_sum_over_all_completions() {
+        let (chain, stories) = micro(0.05);
+        for truth in texts(3, 4) {
+            for shown in 0..16u32 {
+                let visible: Vec<Option<u32>> = (0..4).map(|p| (shown >> p & 1 == 1).then(|| truth[p])).collect();
+                let agrees = |t: &Vec<u32>| visible.iter().zip(t).all(|(v, t)| v.is_none_or(|v| v == *t));
+                let want: f64 = texts(3, 4).iter().filter(|t| agrees(t)).map(|t| brute(&stories, 3, 0.05, t)).sum();
+                assert!((chain.log_marginal(&visible) - want.ln()).abs() < 1e-9, "{visible:?}");
             }
         }
     }

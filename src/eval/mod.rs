@@ -3,12 +3,16 @@
 //! B batch, L length, K steps, n samples. All text metrics come from the same samples.
 
 pub mod change;
+pub mod context;
+pub mod flexibility;
 pub mod judge;
 pub mod matched;
 pub mod quality;
 pub mod results;
 pub mod speed;
 pub mod stats;
+
+use std::path::PathBuf;
 
 use burn::prelude::*;
 use indexmap::IndexMap;
@@ -22,6 +26,7 @@ use crate::objective::{self, Objective};
 use crate::process::Schedule;
 use crate::rng::{StepRng, Stream};
 use crate::sample::{Decode, Process, SampleSpec, sample};
+pub use flexibility::FlexibilityConfig;
 use results::{Bound, DataKind, DataSummary, Likelihood, Row, SweepRow};
 use stats::{Estimate, mean_interval};
 
@@ -53,6 +58,12 @@ pub struct EvalConfig {
     /// Story data: also sample from the exact oracle.
     #[serde(default = "yes")]
     pub oracle: bool,
+    /// Infilling and recovery from wrong words, measured where this table stands.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flexibility: Option<FlexibilityConfig>,
+    /// A context.json of the bench `context`: cost against length, shown beside the models.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub context: Option<PathBuf>,
 }
 
 fn default_held_out() -> usize {
@@ -93,7 +104,7 @@ impl EvalConfig {
         if self.temperatures.windows(2).any(|p| p[0] >= p[1]) {
             return Err(Error::usage(format!("`eval.temperatures` must rise, but it is {:?}", self.temperatures)));
         }
-        Ok(())
+        self.flexibility.as_ref().map_or(Ok(()), FlexibilityConfig::validate)
     }
 }
 

@@ -4,6 +4,8 @@
 //! Sample i of a row has the same seed in every row with the same `seed` and `n`, so comparisons can be paired. The file
 //! is a pure function of its content: object keys in a fixed order, shortest exact decimal numbers, no date, no path.
 
+use super::context::ContextPoint;
+use super::flexibility::Flexibility;
 use super::stats::{Estimate, Spread};
 use crate::error::{Error, Kind, Result};
 use indexmap::IndexMap;
@@ -37,6 +39,9 @@ pub struct Results {
     pub environment: Environment,
     pub data: DataSummary,
     pub models: Vec<ModelResult>,
+    /// Cost against length, measured by the bench `context`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub context: Option<Vec<ContextPoint>>,
 }
 
 /// What the numbers were computed with.
@@ -130,6 +135,9 @@ pub struct ModelResult {
     /// Sampled at other temperatures, for comparisons at equal entropy.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sweep: Vec<SweepRow>,
+    /// Infilling and recovery, where `eval.flexibility` asks for them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flexibility: Option<Flexibility>,
 }
 
 /// Likelihoods differ in kind and are never compared unmarked.
@@ -371,6 +379,14 @@ impl Results {
                     return Err(Error::input(format!("{place}: n is {}, but `{key}` has {count} scores", row.n)));
                 }
             }
+            for (task, found) in model.flexibility.iter().flat_map(Flexibility::tasks) {
+                if let Some((key, scores)) = found.samples.iter().find(|(_, s)| s.len() != found.n) {
+                    let (n, count) = (found.n, scores.len());
+                    return Err(Error::input(format!(
+                        "model `{name}`, {task}: n is {n}, but `{key}` has {count} scores"
+                    )));
+                }
+            }
             let mut swept = HashSet::new();
             for row in &model.sweep {
                 let place = format!("model `{name}`, steps {}, temperature {}", row.steps, row.temperature);
@@ -419,6 +435,14 @@ impl Results {
                     return Some(format!("model `{}`, steps {}: `{key}`", m.name, r.steps));
                 }
             }
+            for (task, found) in m.flexibility.iter().flat_map(Flexibility::tasks) {
+                let score = found.scores.iter().find(|(_, e)| bad(e)).map(|(k, _)| k.as_str());
+                let sample = found.samples.iter().find(|(_, s)| s.iter().any(|x| !x.is_finite()));
+                let nfe = (!found.nfe.is_finite()).then_some("nfe");
+                if let Some(key) = score.or(sample.map(|(k, _)| k.as_str())).or(nfe) {
+                    return Some(format!("model `{}`, {task}: `{key}`", m.name));
+                }
+            }
             for r in &m.sweep {
                 let score = r.scores.iter().find(|(_, e)| bad(e)).map(|(k, _)| k.as_str());
                 let sample = r.samples.iter().find(|(_, s)| s.iter().any(|x| !x.is_finite())).map(|(k, _)| k.as_str());
@@ -430,7 +454,8 @@ impl Results {
                 }
             }
         }
-        None
+        let points = self.context.iter().flatten();
+        points.filter(|p| bad_spread(&p.seconds_per_token)).map(|p| format!("context, length {}", p.length)).next()
     }
 
     /// The model of that name.

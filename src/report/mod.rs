@@ -3,10 +3,12 @@
 //! A pure function of the results: no date, host or path goes in, so equal results give equal bytes.
 
 pub mod figure;
+pub mod flexibility;
 pub mod html;
 pub mod markdown;
 pub mod plot;
 pub mod summary;
+pub mod survey;
 pub mod table;
 pub mod trace;
 
@@ -150,6 +152,7 @@ fn reading(results: &Results) -> Vec<String> {
          does; two intervals that overlap here may still differ in pairs."
             .into(),
     ];
+    lines.extend(flexibility::reading(results).into_iter().chain(survey::reading(results)));
     if results.models.iter().any(|m| !m.sweep.is_empty()) {
         lines.insert(
             1,

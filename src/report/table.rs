@@ -14,7 +14,7 @@ pub struct Table {
     pub rows: Vec<Vec<String>>,
 }
 
-const NOTHING: &str = "–";
+pub const NOTHING: &str = "–";
 
 /// The models with rows in a report's order: AR, teachers, oracle, then students as in the recipe.
 pub fn shown(results: &Results) -> Vec<&ModelResult> {
@@ -52,15 +52,9 @@ pub fn collapsed(results: &Results, model: &ModelResult, row: &Row) -> bool {
 
 /// All tables of the report.
 pub fn tables(results: &Results) -> Vec<Table> {
-    let all = [
-        Some(quality(results)),
-        matched(results),
-        gap(results),
-        Some(reference(results)),
-        corpus(results),
-        Some(models(results)),
-    ];
-    all.into_iter().flatten().filter(|t| !t.rows.is_empty()).collect()
+    let all = [Some(quality(results)), matched(results), gap(results), Some(reference(results)), corpus(results)];
+    let flexible = super::flexibility::tables(results).into_iter().chain(super::survey::table(results));
+    all.into_iter().flatten().chain(flexible).chain([models(results)]).filter(|t| !t.rows.is_empty()).collect()
 }
 
 /// The main table: one row per model and number of steps.
@@ -272,7 +266,7 @@ fn likelihood(model: &ModelResult) -> String {
     })
 }
 
-fn names<const N: usize>(names: [&str; N]) -> Vec<String> {
+pub(super) fn names<const N: usize>(names: [&str; N]) -> Vec<String> {
     names.map(str::to_string).to_vec()
 }
 
@@ -281,22 +275,22 @@ pub fn interval(e: Estimate) -> String {
     format!("{} [{}, {}]", fixed(e.mean), fixed(e.low), fixed(e.high))
 }
 
-fn spread(s: Spread) -> String {
+pub(super) fn spread(s: Spread) -> String {
     format!("{} [{}, {}]", measured(s.median), measured(s.q1), measured(s.q3))
 }
 
-fn fixed(x: f64) -> String {
+pub(super) fn fixed(x: f64) -> String {
     let text = format!("{x:.3}");
     if text == "-0.000" { "0.000".into() } else { text }
 }
 
 /// A count or a mean of counts: whole where it is whole.
-fn short(x: f64) -> String {
+pub(super) fn short(x: f64) -> String {
     if x.fract() == 0.0 && x.abs() < 100.0 { format!("{x}") } else { measured(x) }
 }
 
 /// Three digits that matter; whole numbers from 100 on, with groups of thousands.
-fn measured(x: f64) -> String {
+pub(super) fn measured(x: f64) -> String {
     match x.abs() {
         a if a >= 99.95 => grouped(x.round().max(0.0) as u64),
         a if a >= 9.995 => format!("{x:.1}"),

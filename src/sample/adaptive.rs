@@ -110,8 +110,13 @@ impl DecodeConfig {
     pub fn process(&self, of: Process) -> Process {
         match self {
             DecodeConfig::Order(order) => Process { order: order.order(of.length), decode: Decode::Table, ..of },
-            DecodeConfig::Pipelined(p) => Process { decode: Decode::Pipelined(*p), ..of },
-            DecodeConfig::Switch(s) => Process { decode: Decode::Switch(*s), ..of },
+            DecodeConfig::Pipelined(p) => {
+                let order = OrderConfig::Pipelined { block: p.block, window: p.window };
+                Process { order: order.order(of.length), decode: Decode::Pipelined(*p), ..of }
+            }
+            DecodeConfig::Switch(s) => {
+                Process { order: OrderConfig::Blocks(s.block).order(of.length), decode: Decode::Switch(*s), ..of }
+            }
         }
     }
 

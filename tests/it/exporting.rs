@@ -120,9 +120,20 @@ fn the_tiny_study_runs_to_a_report_and_its_export_samples_inspects_and_passes_it
 
     // Temperatures: a second evaluation of the same models, compared at the entropy of the data, machine-readable too.
     let text = std::fs::read_to_string(place.path("runs/tiny/recipe.toml")).unwrap();
-    let swept = text.replace("speed_repeats = 1", "speed_repeats = 0\ntemperatures = [0.5, 2.0]");
+    let swept = text.replace(
+        "speed_repeats = 1",
+        "speed_repeats = 0\ntemperatures = [0.5, 2.0]\n\
+         context = \"context.json\"\nflexibility = { samples = 6, gap = 4, errors = 2, steps = 4 }",
+    );
     assert_ne!(swept, text);
     place.write("swept/recipe.toml", swept);
+    place.run(&["eval", "swept"]).fails(3, &["context.json", "cargo bench --bench context"]);
+    place.write(
+        "swept/context.json",
+        r#"[{"paradigm": "ar", "length": 64, "steps": 64, "block": 1, "seconds_per_token": {"median": 0.002, "q1": 0.002,
+        "q3": 0.002}, "repeats": 3, "peak_kib": 2048, "nfe": 64, "positions_per_token": 1, "layer_positions_per_token": 8,
+        "table_positions_per_token": 1, "table_layer_positions_per_token": 8}]"#,
+    );
     let copy = std::process::Command::new("cp");
     let copied = { copy }.arg("-r").arg(place.path("runs/tiny/models")).arg(place.path("swept")).status().unwrap();
     assert!(copied.success());
@@ -138,6 +149,18 @@ fn the_tiny_study_runs_to_a_report_and_its_export_samples_inspects_and_passes_it
     place.run(&["report", "swept"]).ok();
     let report = std::fs::read_to_string(place.path("swept/report/report.md")).unwrap();
     assert!(report.contains("oracle_nll at the data's entropy"), "{report}");
+    // Flexibility, in the same evaluation: the gap is filled exactly as well as the model is, and the survey rests on it.
+    let flexibility = |name: &str| results.model(name).unwrap().flexibility.as_ref().unwrap();
+    assert!(flexibility("ar").remasked.is_none() && flexibility("teacher").infill.n == 6);
+    assert!(flexibility("oracle").infill.scores["nll"].mean < flexibility("ar").infill.scores["nll"].mean);
+    for part in [
+        "## Flexibility: filling a gap of 4 words",
+        "## Flexibility: recovery from 2 wrong words in a given half",
+        "## Autoregression and diffusion, property by property",
+        "2.00 [2.00, 2.00] at 64, 64 steps",
+    ] {
+        assert!(report.contains(part), "{part}: {report}");
+    }
 
     // Gate: the run against its own results passes; against a better baseline it does not.
     let gate = ["gate", "runs/tiny", "--baseline", "runs/tiny", "--junit", "gate.xml"];

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::Study;
 use crate::data::Data;
 use crate::error::{Error, Kind, Result};
+use crate::eval::flexibility::{self, Flexibility};
 use crate::eval::judge::TextJudge;
 use crate::eval::results::{Environment, ModelResult, Results, Role};
 use crate::eval::{self, Scorer};
@@ -76,6 +77,10 @@ impl Study {
                             self.sweep(&shown, &done.model, &process, &steps, &scorer)?,
                         ),
                     };
+                    let flexibility = match role {
+                        Role::Judge => None,
+                        _ => self.flexibility(&shown, &done.model, &process)?,
+                    };
                     let extra = fs::verify_manifest(&self.final_dir(name))?.extra;
                     Ok(ModelResult {
                         name: shown.clone(),
@@ -92,6 +97,7 @@ impl Study {
                         likelihood,
                         rows,
                         sweep,
+                        flexibility,
                     })
                 })?);
             }
@@ -123,6 +129,7 @@ impl Study {
                     likelihood: None,
                     rows: self.rows(("oracle", "oracle"), &oracle, &process, &config.steps, &scorer, false)?,
                     sweep: self.sweep("oracle", &oracle, &process, &config.steps, &scorer)?,
+                    flexibility: self.flexibility("oracle", &oracle, &process)?,
                 })
             })?);
         }
@@ -135,6 +142,7 @@ impl Study {
             environment: self.environment(),
             data: summary,
             models,
+            context: config.context.as_ref().map(|p| eval::context::load(&self.base.join(p))).transpose()?,
         };
         results.save(&self.dir.join("results.json"))?;
         Ok(results)
@@ -149,7 +157,9 @@ impl Study {
     fn eval_key(&self, parts: &[&str]) -> Result<String> {
         // Timings are part of what is kept, so the machine and the code are part of the key.
         let environment = format!("{:?} {}", self.environment(), env!("FEWSTEP_COMMIT"));
-        let config = toml::to_string(&self.recipe.eval).map_err(|e| Error::usage(format!("`eval`: {e}")))?;
+        // What was measured elsewhere decides nothing that is kept here.
+        let own = eval::EvalConfig { context: None, ..self.recipe.eval.clone() };
+        let config = toml::to_string(&own).map_err(|e| Error::usage(format!("`eval`: {e}")))?;
         Ok(fs::sha256_hex(
             format!("{}\n{config}\n{environment}\n{}", parts.join("\n"), env!("CARGO_PKG_VERSION")).as_bytes(),
         ))
@@ -237,6 +247,20 @@ impl Study {
             }
         }
         Ok(rows)
+    }
+
+    /// The tasks of `eval.flexibility`, where the recipe has them.
+    fn flexibility(&self, name: &str, model: &dyn Denoise, process: &Process) -> Result<Option<Flexibility>> {
+        let Some(config) = &self.recipe.eval.flexibility else { return Ok(None) };
+        self.not_stopped(name)?;
+        let story = if let Data::Story(story) = &self.data { Some(story.as_ref()) } else { None };
+        let texts = self.data.held_out(config.samples);
+        let (seed, batch) = (self.recipe.eval.seed, self.recipe.eval.batch);
+        let found = flexibility::measure(model, process, config, (seed, batch), &texts, story)?;
+        let gone =
+            found.remasked.as_ref().map_or(String::new(), |r| format!("  errors gone {:.3}", r.scores["gone"].mean));
+        term::note(&format!("eval {name:<10} infill accuracy {:.3}{gone}", found.infill.scores["accuracy"].mean));
+        Ok(Some(found))
     }
 
     fn not_stopped(&self, name: &str) -> Result<()> {

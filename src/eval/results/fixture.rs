@@ -2,6 +2,7 @@
 //! oracle at 1 to 256 steps.
 
 use super::*;
+use crate::eval::flexibility::{Sees, Task};
 use crate::eval::stats::{mean, mean_interval};
 use crate::rng::{StepRng, Stream};
 use rand::Rng;
@@ -121,6 +122,7 @@ fn model(name: &str, role: Role, objective: &str, nll_name: &str, seed: u64, ste
         likelihood: likelihood.map(|(x, kind)| Likelihood { estimate: around(x), kind, n: 512 }),
         rows,
         sweep: Vec::new(),
+        flexibility: None,
     }
 }
 
@@ -173,6 +175,7 @@ fn study(seed: u64) -> Results {
             corpus: IndexMap::new(),
         },
         models: Vec::new(),
+        context: None,
     }
 }
 
@@ -230,6 +233,31 @@ pub fn with_sweep(mut results: Results) -> Results {
                 model.sweep.push(SweepRow { steps, temperature, n, seed, scores, samples });
             }
         }
+    }
+    results
+}
+
+/// The same study with flexibility measured: the autoregressive model sees less and cannot take back.
+pub fn with_flexibility(mut results: Results) -> Results {
+    let task = |level: f64, keys: &[&str]| {
+        let values = |key: &&str| (key.to_string(), (0..N).map(|i| level + 0.1 * (i % 2) as f64).collect::<Vec<f64>>());
+        let samples: IndexMap<String, Vec<f64>> = keys.iter().map(values).collect();
+        let scores = samples.iter().map(|(k, v)| (k.clone(), mean_interval(v, 1))).collect();
+        Task { n: N, nfe: 8.0, scores, samples }
+    };
+    for model in results.models.iter_mut().filter(|m| m.role != Role::Judge) {
+        let ar = model.role == Role::Ar;
+        let repaired = ["nll", "valid", "gone", "restored", "kept"];
+        model.flexibility = Some(Flexibility {
+            seed: 1,
+            gap: 8,
+            errors: 2,
+            steps: 16,
+            sees: if ar { Sees::Left } else { Sees::Whole },
+            infill: task(0.4, &["nll", "posterior_entropy", "valid", "oracle_accuracy", "accuracy"]),
+            recovery: task(0.1, &repaired),
+            remasked: (!ar).then(|| task(0.6, &repaired)),
+        });
     }
     results
 }
