@@ -29,6 +29,7 @@ impl Recipe {
         }
         match &self.data {
             DataConfig::Story(s) => s.validate()?,
+            DataConfig::Pictures(p) => p.validate()?,
             DataConfig::Text(t) => {
                 if t.length < 2 || t.length > 1 << 20 {
                     return Err(Error::usage(format!(
@@ -232,6 +233,7 @@ impl Recipe {
             return Err(contradiction(&key("objective"), &objective, &key("order"), "\"parallel\""));
         }
         model.order.validate(&key("order"))?;
+        self.check_segments(name, &model.order)?;
         if network.visibility == Visibility::Order {
             return self.check_steps(name, &model.order);
         }
@@ -258,10 +260,33 @@ impl Recipe {
         }
     }
 
+    /// Checks that the segments of an order are the caption and the picture, where the data has them.
+    fn check_segments(&self, name: &str, order: &OrderConfig) -> Result<()> {
+        match (order, &self.data) {
+            (OrderConfig::Mixture(all), _) => all.iter().try_for_each(|order| self.check_segments(name, order)),
+            (OrderConfig::Segments { text, block }, DataConfig::Pictures(pictures)) => {
+                let shape = pictures.shape();
+                if (*text, *block) == (shape.text, shape.cells()) {
+                    return Ok(());
+                }
+                let wants = OrderConfig::Segments { text: shape.text, block: shape.cells() }.shown();
+                Err(Error::usage(format!(
+                    "`model.{name}.order = {}` does not fit `data.pictures`: a caption has {} words and a picture {} cells",
+                    order.shown(),
+                    shape.text,
+                    shape.cells()
+                ))
+                .hint(format!("write `order = {wants}`")))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Checks that sampling can walk the blocks of a model.
     fn check_steps(&self, name: &str, order: &OrderConfig) -> Result<()> {
         let length = match &self.data {
             DataConfig::Text(text) => text.length,
+            DataConfig::Pictures(pictures) => pictures.shape().length(),
             DataConfig::Story(_) => return Ok(()),
         };
         let order = order.order(length);
@@ -280,12 +305,16 @@ impl Recipe {
                     Err(Error::usage("`data.text` needs `eval.judge`, the model that scores samples")
                         .hint("train a second autoregressive model with its own seed and name it there"))
                 }
-                DataConfig::Story(_) => Ok(()),
+                DataConfig::Story(_) | DataConfig::Pictures(_) => Ok(()),
             };
         };
-        if matches!(self.data, DataConfig::Story(_)) {
-            return Err(Error::usage("`eval.judge` is for `data.text`; on `data.story` the exact oracle is the judge")
-                .hint("remove `eval.judge`"));
+        let exact = match self.data {
+            DataConfig::Story(_) => Some("on `data.story` the exact oracle is the judge"),
+            DataConfig::Pictures(_) => Some("on `data.pictures` the likelihood is exact"),
+            DataConfig::Text(_) => None,
+        };
+        if let Some(exact) = exact {
+            return Err(Error::usage(format!("`eval.judge` is for `data.text`; {exact}")).hint("remove `eval.judge`"));
         }
         let model = self.model(judge).map_err(|e| Error { message: format!("`eval.judge`: {}", e.message), ..e })?;
         if !matches!(model.objective, Objective::ArNll {}) {

@@ -169,21 +169,26 @@ pub fn figures(results: &Results) -> Vec<Figure> {
             },
         );
     }
-    if results.data.kind == DataKind::Story {
+    let share = match results.data.kind {
+        DataKind::Story => Some(("validity_steps", Metric::Valid, "valid stories")),
+        DataKind::Pictures => Some(("agreement_steps", Metric::Agreement, "pictures that agree with their captions")),
+        DataKind::Text => None,
+    };
+    if let Some((name, metric, what)) = share {
         figures.push(Figure {
-            name: "validity_steps",
-            title: format!("{study}: valid stories against sampling steps"),
+            name,
+            title: format!("{study}: {what} against sampling steps"),
             x: steps(),
-            y: axis("share of valid stories (higher is better)", Scale::Linear),
-            series: series(results, false, |_, row| Some((at_steps(row), results.score(row, Metric::Valid)?))),
-            guides: level_guides(results, Metric::Valid),
+            y: axis(&format!("share of {what} (higher is better)"), Scale::Linear),
+            series: series(results, false, |_, row| Some((at_steps(row), results.score(row, metric)?))),
+            guides: level_guides(results, metric),
             bars: INTERVAL,
         });
     }
     for figure in &mut figures {
         let values = || figure.series.iter().flat_map(|s| &s.points).map(|p| p.y.mean);
         let (low, high) = values().fold((f64::MAX, f64::MIN), |(a, b), y| (a.min(y), b.max(y)));
-        if low > 0.0 && high > 2.5 * low && figure.name != "validity_steps" {
+        if low > 0.0 && high > 2.5 * low && share.is_none_or(|s| s.0 != figure.name) {
             // One step can cost many nats; a logarithmic axis keeps the few hundredths between good models visible.
             figure.y.scale = Scale::Log10;
         }
@@ -202,15 +207,19 @@ fn series(
     with_ar: bool,
     point: impl Fn(&ModelResult, &Row) -> Option<(Estimate, Estimate)>,
 ) -> Vec<Series> {
-    let mut student = 0;
+    let (mut teachers, mut student) = (0, 0);
     shown(results)
         .into_iter()
         .filter_map(|model| {
             let (color, marker) = match model.role {
                 Role::Ar | Role::Judge => (BLACK, Marker::Square),
-                Role::Teacher => (BLUE, Marker::Circle),
+                // Where several models were trained from data, the others look like students: different.
+                Role::Teacher if teachers == 0 => {
+                    teachers += 1;
+                    (BLUE, Marker::Circle)
+                }
                 Role::Oracle => (GRAY, Marker::Cross),
-                Role::Student => {
+                Role::Teacher | Role::Student => {
                     student += 1;
                     let index = student - 1;
                     (STUDENTS[index % STUDENTS.len()], STUDENT_MARKERS[index % STUDENT_MARKERS.len()])
