@@ -11,6 +11,7 @@ use std::path::Path;
 use burn::prelude::Device;
 use serde::{Deserialize, Serialize};
 
+use crate::data::picture;
 use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
 use crate::fs;
@@ -52,6 +53,9 @@ pub struct ModelCard {
     /// How it is meant to be sampled, where its training says so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub generation: Option<Generation>,
+    /// Where text and picture lie in what it writes, if that is both.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub picture: Option<picture::Shape>,
     /// There where the weights are int8 with scales.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quantization_config: Option<serde_json::Value>,
@@ -190,6 +194,16 @@ fn read_nested(dir: &Path, device: &Device, depth: usize) -> Result<LoadedModel>
             path.display(),
             card.mask_token_id,
             card.network.rows(card.vocab_size)
+        )));
+    }
+    // Multiplied without overflow: the numbers are a stranger's.
+    if let Some(p) = card.picture
+        && p.rows.checked_mul(p.columns).and_then(|n| n.checked_add(p.text)) != Some(card.max_position_embeddings)
+    {
+        return Err(Error::input(format!(
+            "{}: `picture` does not have the {} tokens of `max_position_embeddings`",
+            path.display(),
+            card.max_position_embeddings
         )));
     }
     fits_objective(&card).map_err(|e| Error::input(format!("{}: {e}", path.display())))?;

@@ -48,7 +48,7 @@ pub struct GateRule {
 
 impl Default for GateConfig {
     fn default() -> Self {
-        let metrics = [Metric::Nll, Metric::Valid, Metric::Entropy, Metric::Latency];
+        let metrics = [Metric::Nll, Metric::Valid, Metric::Agreement, Metric::Entropy, Metric::Latency];
         GateConfig { rules: metrics.map(GateRule::of).to_vec(), resamples: RESAMPLES, seed: 0 }
     }
 }
@@ -64,7 +64,9 @@ impl GateRule {
         match (self.relative, self.absolute, self.metric) {
             (Some(size), _, _) => Limit { change: Change::Relative, size },
             (None, Some(size), _) => Limit { change: Change::Absolute, size },
-            (None, None, Metric::Valid) => Limit { change: Change::Absolute, size: 0.05 },
+            (None, None, Metric::Valid | Metric::CaptionValid | Metric::Clauses | Metric::Agreement) => {
+                Limit { change: Change::Absolute, size: 0.05 }
+            }
             (None, None, Metric::Repetition) => Limit { change: Change::Absolute, size: 0.02 },
             (None, None, Metric::Entropy) => Limit { change: Change::Relative, size: 0.02 },
             (None, None, Metric::Nll | Metric::Distinct2) => Limit { change: Change::Relative, size: 0.05 },
@@ -471,7 +473,11 @@ fn known_names(baseline: &Results, config: &GateConfig) -> Result<()> {
 /// Differences that make scores incomparable: an error, or warnings where allowed.
 fn mismatches(baseline: &Results, candidate: &Results, allow: bool) -> Result<Vec<String>> {
     let (a, b) = (&baseline.data, &candidate.data);
-    let kind = |k| if k == DataKind::Story { "story" } else { "text" };
+    let kind = |k| match k {
+        DataKind::Story => "story",
+        DataKind::Pictures => "pictures",
+        DataKind::Text => "text",
+    };
     let judge = |r: &Results| -> Vec<String> {
         r.models.iter().filter(|m| m.role == Role::Judge).map(|m| brief(&m.weights_sha256)).collect()
     };

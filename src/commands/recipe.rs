@@ -7,7 +7,7 @@ use burn::prelude::Device;
 use serde_json::json;
 
 use super::run::shape;
-use crate::data::{Data, DataConfig};
+use crate::data::Data;
 use crate::error::{Error, Result};
 use crate::model::config::Compute;
 use crate::model::family::memory;
@@ -78,9 +78,8 @@ pub fn check(place: &str, sets: &[String], device: &Device, as_json: bool) -> Re
     let data = Data::prepare(&recipe.data, &loaded.base, &cache);
     let _ = std::fs::remove_dir_all(&cache);
     let data = data?;
-    let kind = if matches!(recipe.data, DataConfig::Story(_)) { "story" } else { "text" };
     if !as_json {
-        term::out(format!("data     {kind}, vocabulary {}, length {}", data.vocab(), data.length()))?;
+        term::out(format!("data     {}, vocabulary {}, length {}", data.kind(), data.vocab(), data.length()))?;
     }
     let mut total = 0.0;
     for name in recipe.training_order()? {

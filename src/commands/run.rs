@@ -244,6 +244,7 @@ impl Study {
             train_tokens: tokens,
             train_seconds: seconds,
             generation: self.recipe.generation(model),
+            picture: self.data.picture(),
             quantization_config: None,
         }
     }
@@ -253,10 +254,7 @@ impl Study {
         term::note(&format!(
             "study {}: {} data, vocabulary {}, length {}; {} on {} with {} threads",
             self.recipe.name,
-            match self.data {
-                Data::Story(_) => "story",
-                Data::Text { .. } => "text",
-            },
+            self.data.kind(),
             self.data.vocab(),
             self.data.length(),
             self.recipe.model.keys().cloned().collect::<Vec<_>>().join(" + "),

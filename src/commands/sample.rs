@@ -132,7 +132,15 @@ pub fn run(request: &Request, device: &Device) -> Result<()> {
     };
     let words = matches!(tokenizer, Tokenizer::Words(_));
     let encode = |text: &str| tokenizer.encode(text.as_bytes());
-    let decode = |ids: &[u32]| tokenizer.decode(ids);
+    let picture = loaded.card.picture;
+    let decode = |ids: &[u32]| {
+        let text = tokenizer.decode(ids);
+        picture.map_or_else(|| text.clone(), |shape| shape.lines(&text))
+    };
+    let mut request = request.clone();
+    // What follows a whole caption is its picture, which begins at a fixed place.
+    request.prompt = request.prompt.map(|prompt| picture.map_or_else(|| prompt.clone(), |shape| shape.padded(&prompt)));
+    let request = &request;
     let pinned = filled(given(request, &encode, words)?, process.length)?;
     if let Some(width) = request.beam {
         let search = beam::Search::new(width, request.length_penalty);
@@ -195,6 +203,12 @@ fn steps(request: &Request, process: &Process, usual: usize, over_blocks: bool) 
         None if by_token => Ok(process.length),
         None => {
             let blocks = process.order.blocks(process.length);
+            let text = process.order.text;
+            if text > 0 {
+                // A word takes one step, and a block among words as many as the usual.
+                let among = process.length.div_ceil(text + process.order.block);
+                return Ok(blocks - among + among * usual.min(process.order.block));
+            }
             Ok(blocks * usual.min(process.length).div_ceil(blocks))
         }
     }

@@ -1,9 +1,10 @@
-//! Data: the built-in story language or any text, behind one set of pure functions.
+//! Data: the built-in story language, captions with pictures, or any text, behind one set of pure functions.
 //!
 //! A batch is a function of (seed, step). B batch, L length, V vocabulary (the mask is not in it; its id is V).
 
 pub mod chain;
 pub mod corpus;
+pub mod picture;
 mod row_corpus;
 pub mod rows;
 pub mod story;
@@ -18,6 +19,7 @@ use crate::error::Result;
 use crate::fs;
 use crate::rng::{StepRng, Stream};
 use corpus::{Corpus, TextConfig};
+use picture::{Pictures, PicturesConfig};
 use story::{Story, StoryConfig};
 pub use tokenizer::Tokenizer;
 
@@ -27,6 +29,8 @@ pub use tokenizer::Tokenizer;
 pub enum DataConfig {
     /// The built-in language with its exact likelihood.
     Story(StoryConfig),
+    /// Captions with pictures that draw them, with their exact likelihood.
+    Pictures(PicturesConfig),
     /// A file of text, or of rows of text.
     Text(TextConfig),
 }
@@ -34,10 +38,11 @@ pub enum DataConfig {
 /// Prepared data.
 pub enum Data {
     Story(Arc<Story>),
+    Pictures(Arc<Pictures>),
     Text { corpus: Corpus, tokenizer: Tokenizer, length: usize },
 }
 
-/// Held-out stories come from this seed, which no recipe's training uses.
+/// Held-out stories and pictures come from this seed, which no recipe's training uses.
 const HELD_OUT_SEED: u64 = 0x5eed_0f7e_5700;
 
 impl Data {
@@ -45,6 +50,7 @@ impl Data {
     pub fn prepare(config: &DataConfig, base: &Path, cache: &Path) -> Result<Data> {
         Ok(match config {
             DataConfig::Story(story) => Data::Story(Arc::new(Story::new(story)?)),
+            DataConfig::Pictures(pictures) => Data::Pictures(Arc::new(Pictures::new(pictures)?)),
             DataConfig::Text(text) => {
                 let (corpus, tokenizer) = Corpus::prepare(text, base, cache)?;
                 Data::Text { corpus, tokenizer, length: text.length }
@@ -56,6 +62,7 @@ impl Data {
     pub fn vocab(&self) -> usize {
         match self {
             Data::Story(s) => s.vocab(),
+            Data::Pictures(p) => p.vocab(),
             Data::Text { tokenizer, .. } => tokenizer.vocab_size(),
         }
     }
@@ -64,6 +71,7 @@ impl Data {
     pub fn length(&self) -> usize {
         match self {
             Data::Story(s) => s.length(),
+            Data::Pictures(p) => p.shape().length(),
             Data::Text { length, .. } => *length,
         }
     }
@@ -74,6 +82,10 @@ impl Data {
             Data::Story(s) => {
                 let mut rng = StepRng::new(seed).at(part, Stream::Batch);
                 (0..batch).flat_map(|_| s.sample(&mut rng)).collect()
+            }
+            Data::Pictures(p) => {
+                let mut rng = StepRng::new(seed).at(part, Stream::Batch);
+                (0..batch).flat_map(|_| p.sample(&mut rng)).collect()
             }
             Data::Text { corpus, length, .. } => corpus.batch(seed, part, batch, *length),
         }
@@ -86,6 +98,10 @@ impl Data {
                 let rng = StepRng::new(HELD_OUT_SEED);
                 (0..n).map(|i| s.sample(&mut rng.at(i as u64, Stream::Validation))).collect()
             }
+            Data::Pictures(p) => {
+                let rng = StepRng::new(HELD_OUT_SEED);
+                (0..n).map(|i| p.sample(&mut rng.at(i as u64, Stream::Validation))).collect()
+            }
             Data::Text { corpus, length, .. } => {
                 let there = corpus.valid_windows(*length);
                 let n = n.min(there);
@@ -94,11 +110,11 @@ impl Data {
         }
     }
 
-    /// How often each token occurs, by id; of the story language 1 for each.
+    /// How often each token occurs, by id; of the built-in languages 1 for each.
     pub fn counts(&self) -> Vec<u64> {
         let mut counts = vec![0; self.vocab()];
         match self {
-            Data::Story(_) => counts.fill(1),
+            Data::Story(_) | Data::Pictures(_) => counts.fill(1),
             Data::Text { corpus, .. } => {
                 corpus.train.iter().chain(&corpus.valid).for_each(|id| counts[*id as usize] += 1);
             }
@@ -110,7 +126,25 @@ impl Data {
     pub fn decode(&self, tokens: &[u32]) -> String {
         match self {
             Data::Story(s) => s.decode(tokens),
+            Data::Pictures(p) => p.decode(tokens),
             Data::Text { tokenizer, .. } => tokenizer.decode(tokens),
+        }
+    }
+
+    /// Its name in messages.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Data::Story(_) => "story",
+            Data::Pictures(_) => "pictures",
+            Data::Text { .. } => "text",
+        }
+    }
+
+    /// Where text and picture lie in a sequence, of data that has both.
+    pub fn picture(&self) -> Option<picture::Shape> {
+        match self {
+            Data::Pictures(p) => Some(p.shape()),
+            _ => None,
         }
     }
 
@@ -118,14 +152,15 @@ impl Data {
     pub fn tokenizer(&self) -> Tokenizer {
         match self {
             Data::Story(s) => Tokenizer::Words(s.words().to_vec()),
+            Data::Pictures(p) => Tokenizer::Words(p.words().to_vec()),
             Data::Text { tokenizer, .. } => tokenizer.clone(),
         }
     }
 
-    /// Identifies the data: the corpus' token hash, or the hash of the language's held-out stories.
+    /// Identifies the data: the corpus' token hash, or the hash of the built-in language's held-out texts.
     pub fn sha256(&self) -> String {
         match self {
-            Data::Story(_) => {
+            Data::Story(_) | Data::Pictures(_) => {
                 let bytes: Vec<u8> = self.held_out(256).iter().flatten().flat_map(|t| t.to_le_bytes()).collect();
                 fs::sha256_hex(&bytes)
             }

@@ -112,6 +112,8 @@ impl EvalConfig {
 pub enum Scorer<'a> {
     /// The story language itself.
     Story(&'a crate::data::story::Story),
+    /// The picture task itself.
+    Pictures(&'a crate::data::picture::Pictures),
     /// A held-out autoregressive model.
     Judge(&'a Transformer),
     /// A public autoregressive model with a tokenizer of its own.
@@ -122,7 +124,7 @@ impl Scorer<'_> {
     /// The score's key in results.
     pub fn name(&self) -> &'static str {
         match self {
-            Scorer::Story(_) => "oracle_nll",
+            Scorer::Story(_) | Scorer::Pictures(_) => "oracle_nll",
             Scorer::Judge(_) => "judge_nll",
             Scorer::Text(_) => "judge_nll_per_character",
         }
@@ -132,6 +134,7 @@ impl Scorer<'_> {
     pub fn nll(&self, texts: &[Vec<u32>]) -> Vec<f64> {
         match self {
             Scorer::Story(s) => texts.par_iter().map(|t| -s.chain().log_likelihood(t) / t.len() as f64).collect(),
+            Scorer::Pictures(p) => texts.par_iter().map(|t| -p.log_likelihood(t) / t.len() as f64).collect(),
             Scorer::Judge(judge) => ar_nll(judge, texts),
             Scorer::Text(judge) => judge.nll(texts),
         }
@@ -194,6 +197,13 @@ fn scores(texts: &[Vec<u32>], scorer: &Scorer) -> IndexMap<String, Vec<f64>> {
     if let Scorer::Story(s) = scorer {
         out.insert("valid".into(), texts.iter().map(|t| f64::from(u8::from(s.is_valid(t)))).collect());
     }
+    if let Scorer::Pictures(p) = scorer {
+        let readings: Vec<_> = texts.iter().map(|t| p.judge(t)).collect();
+        let flag = |is: bool| f64::from(u8::from(is));
+        out.insert("caption_valid".into(), readings.iter().map(|r| flag(r.valid)).collect());
+        out.insert("clauses".into(), readings.iter().map(|r| r.clauses).collect());
+        out.insert("agreement".into(), readings.iter().map(|r| flag(r.agrees)).collect());
+    }
     out.insert("distinct_2".into(), per(quality::distinct_2));
     out.insert("repetition".into(), per(quality::repetition));
     out
@@ -211,6 +221,9 @@ fn between(texts: &[&[u32]]) -> IndexMap<String, f64> {
 fn estimates(samples: &IndexMap<String, Vec<f64>>) -> IndexMap<String, Estimate> {
     samples.iter().map(|(key, values)| (key.clone(), mean_interval(values, 0))).collect()
 }
+
+/// Sequences of a row that are kept for a report's pictures.
+const EXAMPLES: usize = 4;
 
 /// One row: `model` sampled in `steps` steps, scored, and timed where `config.speed_repeats` asks for it.
 ///
@@ -250,6 +263,10 @@ pub fn row(
         samples,
         corpus: between(&texts),
         speed,
+        examples: match scorer {
+            Scorer::Pictures(_) => drawn.tokens.iter().take(EXAMPLES).cloned().collect(),
+            _ => Vec::new(),
+        },
     };
     Ok((row, drawn.tokens))
 }
@@ -285,10 +302,20 @@ pub fn data_summary(data: &Data, scorer: &Scorer, held_out: &[Vec<u32>]) -> Data
             let mut rng = StepRng::new(17).at(0, Stream::Validation);
             (DataKind::Story, Some(s.chain().mean_nll(20_000, &mut rng).0))
         }
+        Data::Pictures(p) => {
+            let mut rng = StepRng::new(17).at(0, Stream::Validation);
+            let texts: Vec<Vec<u32>> = (0..20_000).map(|_| p.sample(&mut rng)).collect();
+            (DataKind::Pictures, Some(stats::mean(&scorer.nll(&texts))))
+        }
         Data::Text { .. } => (DataKind::Text, None),
+    };
+    let pictures = match data {
+        Data::Pictures(p) => Some(p.config().clone()),
+        _ => None,
     };
     DataSummary {
         kind,
+        pictures,
         vocab: data.vocab(),
         length: data.length(),
         sha256: data.sha256(),

@@ -7,6 +7,7 @@
 use super::context::ContextPoint;
 use super::flexibility::Flexibility;
 use super::stats::{Estimate, Spread};
+use crate::data::picture::{Pictures, PicturesConfig};
 use crate::error::{Error, Kind, Result};
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
@@ -58,12 +59,14 @@ pub struct Environment {
     pub cpu_features: String,
 }
 
-/// The two kinds of data a study can have.
+/// The kinds of data a study can have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DataKind {
     /// The built-in language, whose likelihood is known exactly.
     Story,
+    /// The built-in captions with pictures, whose likelihood is known exactly too.
+    Pictures,
     /// Any text, scored by a judge model.
     Text,
 }
@@ -73,6 +76,9 @@ pub enum DataKind {
 #[serde(deny_unknown_fields)]
 pub struct DataSummary {
     pub kind: DataKind,
+    /// The size of the picture task, of which examples are drawn.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pictures: Option<PicturesConfig>,
     /// Vocabulary size.
     pub vocab: usize,
     /// Tokens per sample.
@@ -82,7 +88,7 @@ pub struct DataSummary {
     pub entropy: Estimate,
     /// Held-out windows behind `entropy` and `reference`.
     pub n_reference: usize,
-    /// Entropy rate of the language, nats per token; known for the story language only.
+    /// Entropy rate of the language, nats per token; known for the built-in languages only.
     pub entropy_rate: Option<f64>,
     /// Score key of the negative log-likelihood: `oracle_nll`, `judge_nll` or `judge_nll_per_character`.
     pub nll_name: String,
@@ -188,6 +194,9 @@ pub struct Row {
     /// Scores of the whole set of samples.
     pub corpus: IndexMap<String, f64>,
     pub speed: Option<Speed>,
+    /// Token ids of the first samples, where a report draws them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub examples: Vec<Vec<u32>>,
 }
 
 /// One model sampled with one number of steps at a temperature other than 1.
@@ -235,6 +244,12 @@ pub enum Metric {
     #[serde(alias = "oracle_nll", alias = "judge_nll", alias = "judge_nll_per_character")]
     Nll,
     Valid,
+    /// Share of captions without a fault.
+    CaptionValid,
+    /// Share of a caption's clauses that its picture agrees with.
+    Clauses,
+    /// Share of pictures that agree with their captions in everything.
+    Agreement,
     Entropy,
     #[serde(rename = "distinct_2")]
     Distinct2,
@@ -245,10 +260,13 @@ pub enum Metric {
 
 impl Metric {
     /// All metrics, in the order of a report's columns.
-    pub const ALL: [Metric; 7] = [
+    pub const ALL: [Metric; 10] = [
         Metric::Nll,
         Metric::Entropy,
         Metric::Valid,
+        Metric::CaptionValid,
+        Metric::Clauses,
+        Metric::Agreement,
         Metric::Distinct2,
         Metric::Repetition,
         Metric::Latency,
@@ -260,6 +278,9 @@ impl Metric {
         match self {
             Metric::Nll => nll_name,
             Metric::Valid => "valid",
+            Metric::CaptionValid => "caption_valid",
+            Metric::Clauses => "clauses",
+            Metric::Agreement => "agreement",
             Metric::Entropy => "entropy",
             Metric::Distinct2 => "distinct_2",
             Metric::Repetition => "repetition",
@@ -273,6 +294,9 @@ impl Metric {
         match self {
             Metric::Nll => "nll ↓",
             Metric::Valid => "valid ↑",
+            Metric::CaptionValid => "caption valid ↑",
+            Metric::Clauses => "clauses ↑",
+            Metric::Agreement => "agreement ↑",
             Metric::Entropy => "entropy",
             Metric::Distinct2 => "distinct-2",
             Metric::Repetition => "repetition",
@@ -285,7 +309,9 @@ impl Metric {
     pub fn better(self) -> Direction {
         match self {
             Metric::Nll | Metric::Latency => Direction::Lower,
-            Metric::Valid | Metric::Throughput => Direction::Higher,
+            Metric::Valid | Metric::CaptionValid | Metric::Clauses | Metric::Agreement | Metric::Throughput => {
+                Direction::Higher
+            }
             Metric::Entropy | Metric::Distinct2 | Metric::Repetition => Direction::Near,
         }
     }
@@ -362,6 +388,7 @@ impl Results {
         if self.recipe_sha256 != sha256_hex(self.recipe.as_bytes()) {
             return Err(Error::input("`recipe_sha256` is not the hash of `recipe`, so the file was edited"));
         }
+        self.check_pictures()?;
         let mut names = HashSet::new();
         for model in &self.models {
             let name = &model.name;
@@ -403,6 +430,24 @@ impl Results {
             Some(place) => Err(Error::new(Kind::NonFinite, format!("{place} is not finite"))),
             None => Ok(()),
         }
+    }
+
+    /// That pictures can be drawn: a task of a known size, and whole sequences of its tokens.
+    fn check_pictures(&self) -> Result<()> {
+        let data = &self.data;
+        if (data.kind == DataKind::Pictures) != data.pictures.is_some() {
+            return Err(Error::input("`data.pictures` does not go with `data.kind`"));
+        }
+        let task = data.pictures.as_ref().map(Pictures::new).transpose();
+        let task = task.map_err(|e| Error::input(format!("the data: {}", e.message)))?;
+        for (model, row) in self.models.iter().flat_map(|m| m.rows.iter().map(move |r| (m, r))) {
+            let whole = |e: &Vec<u32>| task.as_ref().is_some_and(|task| e.len() == task.shape().length());
+            if !row.examples.iter().all(whole) {
+                let place = format!("model `{}`, steps {}", model.name, row.steps);
+                return Err(Error::input(format!("{place}: `examples` are not sequences of the data")));
+            }
+        }
+        Ok(())
     }
 
     /// The place of the first number that JSON could not hold.

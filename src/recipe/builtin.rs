@@ -1,11 +1,16 @@
 //! The recipes inside the binary: the same files as `recipes/`, so that they always match the version.
 
 /// Name, text and one line about each built-in recipe.
-pub const ALL: [(&str, &str, &str); 9] = [
+pub const ALL: [(&str, &str, &str); 10] = [
     (
         "quickstart",
         include_str!("../../recipes/quickstart.toml"),
         "the whole path on the built-in stories, 5 minutes on 2 cores",
+    ),
+    (
+        "pictures",
+        include_str!("../../recipes/pictures.toml"),
+        "captions and pictures from one model: words left to right, then the picture by diffusion",
     ),
     (
         "shakespeare",

@@ -31,6 +31,7 @@ impl Recipe {
         }
         match &self.data {
             DataConfig::Story(s) => s.validate()?,
+            DataConfig::Pictures(p) => p.validate()?,
             DataConfig::Text(t) => {
                 if t.length < 2 || t.length > 1 << 20 {
                     return Err(Error::usage(format!(
@@ -254,6 +255,7 @@ impl Recipe {
                 .cause("under this order noise sees blocks that are not finished")
                 .hint("use { blocks = N }"));
         }
+        self.check_segments(name, &model.order)?;
         if network.visibility == Visibility::Order {
             return Ok(());
         }
@@ -279,6 +281,28 @@ impl Recipe {
                 Ok(())
             }
             (OrderConfig::Segments { .. } | OrderConfig::Mixture(_), _) => Err(sees("\"order\"")),
+        }
+    }
+
+    /// Checks that the segments of an order are the caption and the picture, where the data has them.
+    fn check_segments(&self, name: &str, order: &OrderConfig) -> Result<()> {
+        match (order, &self.data) {
+            (OrderConfig::Mixture(all), _) => all.iter().try_for_each(|order| self.check_segments(name, order)),
+            (OrderConfig::Segments { text, block }, DataConfig::Pictures(pictures)) => {
+                let shape = pictures.shape();
+                if (*text, *block) == (shape.text, shape.cells()) {
+                    return Ok(());
+                }
+                let wants = OrderConfig::Segments { text: shape.text, block: shape.cells() }.shown();
+                Err(Error::usage(format!(
+                    "`model.{name}.order = {}` does not fit `data.pictures`: a caption has {} words and a picture {} cells",
+                    order.shown(),
+                    shape.text,
+                    shape.cells()
+                ))
+                .hint(format!("write `order = {wants}`")))
+            }
+            _ => Ok(()),
         }
     }
 
@@ -319,12 +343,16 @@ impl Recipe {
                     Err(Error::usage("`data.text` needs `eval.judge`, the model that scores samples")
                         .hint("train a second autoregressive model with its own seed and name it there"))
                 }
-                DataConfig::Story(_) => Ok(()),
+                DataConfig::Story(_) | DataConfig::Pictures(_) => Ok(()),
             };
         };
-        if matches!(self.data, DataConfig::Story(_)) {
-            return Err(Error::usage("`eval.judge` is for `data.text`; on `data.story` the exact oracle is the judge")
-                .hint("remove `eval.judge`"));
+        let exact = match self.data {
+            DataConfig::Story(_) => Some("on `data.story` the exact oracle is the judge"),
+            DataConfig::Pictures(_) => Some("on `data.pictures` the likelihood is exact"),
+            DataConfig::Text(_) => None,
+        };
+        if let Some(exact) = exact {
+            return Err(Error::usage(format!("`eval.judge` is for `data.text`; {exact}")).hint("remove `eval.judge`"));
         }
         let model = self.model(judge).map_err(|e| Error { message: format!("`eval.judge`: {}", e.message), ..e })?;
         if !matches!(model.objective, Objective::ArNll {}) {

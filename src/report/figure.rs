@@ -169,14 +169,19 @@ pub fn figures(results: &Results) -> Vec<Figure> {
             },
         );
     }
-    if results.data.kind == DataKind::Story {
+    let share = match results.data.kind {
+        DataKind::Story => Some(("validity_steps", Metric::Valid, "valid stories")),
+        DataKind::Pictures => Some(("agreement_steps", Metric::Agreement, "pictures that agree with their captions")),
+        DataKind::Text => None,
+    };
+    if let Some((name, metric, what)) = share {
         figures.push(Figure {
-            name: "validity_steps",
-            title: format!("{study}: valid stories against sampling steps"),
+            name,
+            title: format!("{study}: {what} against sampling steps"),
             x: steps(),
-            y: axis("share of valid stories (higher is better)", Scale::Linear),
-            series: series(results, false, |_, row| Some((at_steps(row), results.score(row, Metric::Valid)?))),
-            guides: level_guides(results, Metric::Valid),
+            y: axis(&format!("share of {what} (higher is better)"), Scale::Linear),
+            series: series(results, false, |_, row| Some((at_steps(row), results.score(row, metric)?))),
+            guides: level_guides(results, metric),
             bars: INTERVAL,
         });
     }
@@ -186,7 +191,9 @@ pub fn figures(results: &Results) -> Vec<Figure> {
     for figure in &mut figures {
         let values = || figure.series.iter().flat_map(|s| &s.points).map(|p| p.y.mean);
         let (low, high) = values().fold((f64::MAX, f64::MIN), |(a, b), y| (a.min(y), b.max(y)));
-        if low > 0.0 && high > 2.5 * low && !figure.name.starts_with("validity") {
+        let shares = ["validity", "agreement"].iter().any(|k| figure.name.starts_with(k))
+            || share.is_some_and(|s| s.0 == figure.name);
+        if low > 0.0 && high > 2.5 * low && !shares {
             // One step can cost many nats; a logarithmic axis keeps the few hundredths between good models visible.
             figure.y.scale = Scale::Log10;
         }
@@ -217,7 +224,11 @@ fn by_cost(results: &Results, quality: &str) -> Vec<Figure> {
             Some(Estimate { mean: ms.median, low: ms.q1, high: ms.q3 })
         }),
     ];
-    let story = results.data.kind == DataKind::Story;
+    let truth = match results.data.kind {
+        DataKind::Story => Some(("validity", Metric::Valid, "share of valid stories (higher is better)")),
+        DataKind::Pictures => Some(("agreement", Metric::Agreement, "share of exact pictures (higher is better)")),
+        DataKind::Text => None,
+    };
     let mut all = Vec::new();
     for (name, label, cost) in costs {
         let mut add = |kind: &str, metric: Metric, y: Axis| {
@@ -236,9 +247,8 @@ fn by_cost(results: &Results, quality: &str) -> Vec<Figure> {
             });
         };
         add("quality", Metric::Nll, Axis { label: quality.into(), scale: Scale::Linear });
-        if story {
-            let label = "share of valid stories (higher is better)";
-            add("validity", Metric::Valid, Axis { label: label.into(), scale: Scale::Linear });
+        if let Some((kind, metric, label)) = truth {
+            add(kind, metric, Axis { label: label.into(), scale: Scale::Linear });
         }
     }
     all
@@ -250,10 +260,14 @@ fn file_name(kind: &str, cost: &str) -> &'static str {
         ("quality", "positions") => "quality_positions",
         ("quality", "layer_positions") => "quality_layer_positions",
         ("quality", _) => "quality_latency",
-        (_, "passes") => "validity_passes",
-        (_, "positions") => "validity_positions",
-        (_, "layer_positions") => "validity_layer_positions",
-        (_, _) => "validity_latency",
+        ("validity", "passes") => "validity_passes",
+        ("validity", "positions") => "validity_positions",
+        ("validity", "layer_positions") => "validity_layer_positions",
+        ("validity", _) => "validity_latency",
+        (_, "passes") => "agreement_passes",
+        (_, "positions") => "agreement_positions",
+        (_, "layer_positions") => "agreement_layer_positions",
+        (_, _) => "agreement_latency",
     }
 }
 
@@ -267,14 +281,17 @@ fn series(
     with_ar: bool,
     point: impl Fn(&ModelResult, &Row) -> Option<(Estimate, Estimate)>,
 ) -> Vec<Series> {
-    let mut student = 0;
-    let teachers = results.models.iter().filter(|m| m.role == Role::Teacher).count();
+    let (mut teachers, mut student) = (0, 0);
     shown(results)
         .into_iter()
         .filter_map(|model| {
             let (color, marker) = match model.role {
                 Role::Ar | Role::Judge => (BLACK, Marker::Square),
-                Role::Teacher if teachers == 1 => (BLUE, Marker::Circle),
+                // Where several models were trained from data, the others look like students: different.
+                Role::Teacher if teachers == 0 => {
+                    teachers += 1;
+                    (BLUE, Marker::Circle)
+                }
                 Role::Oracle => (GRAY, Marker::Cross),
                 Role::Teacher | Role::Student => {
                     student += 1;

@@ -1,7 +1,7 @@
 //! The report as one HTML file that needs nothing else: plots inlined, no scripts, light and dark.
 
 use super::table::Table;
-use super::{Page, Part, plot};
+use super::{Page, Part, picture, plot};
 use crate::error::Result;
 use std::fmt::Write as _;
 
@@ -42,6 +42,11 @@ pub fn render(page: &Page) -> Result<String> {
             Part::Figure(figure) => {
                 let label = escape(&figure.title);
                 let _ = writeln!(text, "<figure role=\"img\" aria-label=\"{label}\">\n{}</figure>", plot::svg(figure)?);
+            }
+            Part::Gallery(gallery) => {
+                let label = escape(&gallery.title);
+                let svg = picture::svg(gallery)?;
+                let _ = writeln!(text, "<figure role=\"img\" aria-label=\"{label}\">\n{svg}</figure>");
             }
             Part::Table(table) => text.push_str(&rows(table)),
             Part::Notes { title, lines } => {

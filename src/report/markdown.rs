@@ -1,6 +1,5 @@
 //! The report as Markdown.
 
-use super::figure::Figure;
 use super::table::Table;
 use super::{Page, Part};
 use std::fmt::Write as _;
@@ -16,7 +15,8 @@ pub fn render(page: &Page) -> String {
                     let _ = writeln!(text, "- **{name}** {}", escape(value));
                 }
             }
-            Part::Figure(figure) => text.push_str(&image(figure)),
+            Part::Figure(figure) => text.push_str(&image(figure.name, &figure.title)),
+            Part::Gallery(gallery) => text.push_str(&image(gallery.name, &gallery.title)),
             Part::Table(table) => text.push_str(&rows(table)),
             Part::Notes { title, lines } => {
                 let _ = writeln!(text, "## {title}\n");
@@ -29,8 +29,8 @@ pub fn render(page: &Page) -> String {
     text
 }
 
-fn image(figure: &Figure) -> String {
-    format!("![{}]({}.svg)\n", escape(&figure.title), figure.name)
+fn image(name: &str, title: &str) -> String {
+    format!("![{}]({name}.svg)\n", escape(title))
 }
 
 fn rows(table: &Table) -> String {

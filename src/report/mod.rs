@@ -6,6 +6,7 @@ pub mod figure;
 pub mod flexibility;
 pub mod html;
 pub mod markdown;
+pub mod picture;
 pub mod plot;
 pub mod summary;
 pub mod survey;
@@ -13,8 +14,9 @@ pub mod table;
 pub mod trace;
 
 use crate::error::{Error, Result};
-use crate::eval::results::{Results, Row};
+use crate::eval::results::{DataKind, Results, Row};
 use figure::Figure;
+use picture::Gallery;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use table::Table;
@@ -32,6 +34,7 @@ pub enum Part {
     /// Names with values.
     Facts(Vec<(&'static str, String)>),
     Figure(Figure),
+    Gallery(Gallery),
     Table(Table),
     /// A list of sentences; backticks mark code.
     Notes {
@@ -53,14 +56,26 @@ pub fn write(results: &Results, dir: &Path) -> Result<Vec<PathBuf>> {
     };
     put("report.md".into(), markdown::render(&page))?;
     put("report.html".into(), html::render(&page)?)?;
-    let figures = page.parts.iter().filter_map(|p| if let Part::Figure(f) = p { Some(f) } else { None });
-    for figure in figures.clone() {
-        put(format!("{}.svg", figure.name), plot::svg(figure)?)?;
+    for part in &page.parts {
+        match part {
+            Part::Figure(figure) => put(format!("{}.svg", figure.name), plot::svg(figure)?)?,
+            Part::Gallery(gallery) => put(format!("{}.svg", gallery.name), picture::svg(gallery)?)?,
+            _ => {}
+        }
     }
-    for figure in figures {
-        let path = dir.join(format!("{}.png", figure.name));
-        plot::png(figure, &path)?;
-        files.push(path);
+    for part in &page.parts {
+        let path = |name: &str| dir.join(format!("{name}.png"));
+        match part {
+            Part::Figure(figure) => {
+                plot::png(figure, &path(figure.name))?;
+                files.push(path(figure.name));
+            }
+            Part::Gallery(gallery) => {
+                picture::png(gallery, &path(gallery.name))?;
+                files.push(path(gallery.name));
+            }
+            _ => {}
+        }
     }
     Ok(files)
 }
@@ -74,6 +89,7 @@ pub fn page(results: &Results) -> Page {
     parts.extend(figures.next().map(Part::Figure));
     parts.extend(figures.next().map(Part::Figure));
     parts.extend(tables.next().map(Part::Table));
+    parts.extend(picture::gallery(results).map(Part::Gallery));
     parts.extend(figures.map(Part::Figure));
     parts.extend(tables.map(Part::Table));
     parts.push(Part::Notes { title: "How to read this", lines: reading(results) });
@@ -84,8 +100,9 @@ pub fn page(results: &Results) -> Page {
 fn facts(results: &Results) -> Vec<(&'static str, String)> {
     let (data, env) = (&results.data, &results.environment);
     let kind = match data.kind {
-        crate::eval::results::DataKind::Story => "story language",
-        crate::eval::results::DataKind::Text => "text",
+        DataKind::Story => "story language",
+        DataKind::Pictures => "captions with pictures",
+        DataKind::Text => "text",
     };
     let hash: String = data.sha256.chars().take(16).collect();
     let entropy = table::interval(data.entropy);
@@ -172,6 +189,16 @@ fn reading(results: &Results) -> Vec<String> {
                  better than perfect but mode seeking: it prefers likely texts and has lost variety."
             ),
         );
+    }
+    if results.data.kind == DataKind::Pictures {
+        lines.insert(
+            2,
+            "A picture agrees with its caption if every quadrant holds exactly the things that the caption says and the \
+             others are empty; `clauses` is the share of clauses of which that is true, and 0 where the caption has a fault. \
+             Which cells hold the things is free."
+                .into(),
+        );
+    } else if results.data.entropy_rate.is_some() {
         lines.insert(
             2,
             "The oracle knows the language exactly, so its curve is what parallel decoding alone costs a model that \
@@ -206,6 +233,19 @@ mod tests {
         assert_eq!(story.len(), 2 + 4 * 2, "{story:?}");
         assert!(story.contains(&"validity_steps.png".into()) && story.contains(&"quality_seconds.svg".into()));
         assert_eq!(names(&fixture::text(1)).len(), 2 + 3 * 2);
+    }
+
+    #[test]
+    fn a_picture_study_has_its_samples_drawn_and_agreement_in_plot_table_and_summary() {
+        let results = fixture::pictures(1);
+        results.check().unwrap();
+        let files = written(&results);
+        let names: Vec<&str> = files.iter().map(|(n, _)| n.as_str()).collect();
+        assert!(["pictures.svg", "pictures.png", "agreement_steps.svg"].iter().all(|n| names.contains(n)), "{names:?}");
+        let text = |i: usize| String::from_utf8(files[i].1.clone()).unwrap();
+        assert!(text(0).contains("](pictures.svg)") && text(0).contains("clauses ↑ | agreement ↑"), "{}", text(0));
+        assert!(text(1).contains("likes the") && !text(0).contains("The oracle knows"));
+        assert!(summary::summary(&results).contains("agreement ↑"));
     }
 
     #[test]

@@ -25,34 +25,59 @@ const BITMAP_DROP: f64 = 0.2;
 
 /// The figure as an SVG document.
 pub fn svg(figure: &Figure) -> Result<String> {
-    let mut text = String::new();
-    let (w, h) = SIZE;
-    draw(SVGBackend::with_string(&mut text, (w as u32, h as u32)).into_drawing_area(), 1.0, 0.0, figure)?;
-    Ok(text)
+    drawn_svg(figure.name, SIZE, |canvas| paint(canvas, figure))
 }
 
 /// Writes the figure as a PNG file.
 pub fn png(figure: &Figure, path: &Path) -> Result<()> {
-    let size = ((SIZE.0 * PNG_SCALE) as u32, (SIZE.1 * PNG_SCALE) as u32);
-    draw(BitMapBackend::new(path, size).into_drawing_area(), PNG_SCALE, BITMAP_DROP, figure)
+    drawn_png(figure.name, SIZE, path, |canvas| paint(canvas, figure))
+}
+
+/// What `paint` draws on a canvas of a size in CSS pixels, as an SVG document; `name` is for errors.
+pub(super) fn drawn_svg(
+    name: &str,
+    (width, height): Place,
+    paint: impl for<'a> FnOnce(&Canvas<SVGBackend<'a>>) -> Drawn<SVGBackend<'a>>,
+) -> Result<String> {
+    let mut text = String::new();
+    let area = SVGBackend::with_string(&mut text, (width.ceil() as u32, height.ceil() as u32)).into_drawing_area();
+    draw(area, 1.0, 0.0, name, paint)?;
+    Ok(text)
+}
+
+/// As [`drawn_svg`], into a PNG file.
+pub(super) fn drawn_png(
+    name: &str,
+    (width, height): Place,
+    path: &Path,
+    paint: impl for<'a> FnOnce(&Canvas<BitMapBackend<'a>>) -> Drawn<BitMapBackend<'a>>,
+) -> Result<()> {
+    let size = ((width.ceil() * PNG_SCALE) as u32, (height.ceil() * PNG_SCALE) as u32);
+    draw(BitMapBackend::new(path, size).into_drawing_area(), PNG_SCALE, BITMAP_DROP, name, paint)
         .map_err(|e| Error { message: format!("cannot write {}", path.display()), ..e })
 }
 
-fn draw<B: DrawingBackend>(area: DrawingArea<B, Shift>, scale: f64, drop: f64, figure: &Figure) -> Result<()> {
+fn draw<B: DrawingBackend>(
+    area: DrawingArea<B, Shift>,
+    scale: f64,
+    drop: f64,
+    name: &str,
+    paint: impl FnOnce(&Canvas<B>) -> Drawn<B>,
+) -> Result<()> {
     for (style, face) in [(FontStyle::Normal, dejavu::sans::regular()), (FontStyle::Bold, dejavu::sans::bold())] {
         if plotters::style::register_font(FONT, style, face).is_err() {
             panic!("the bundled font is not a font");
         }
     }
     let canvas = Canvas { area, scale, drop };
-    let failed = |e: Fault<B>| Error::new(Kind::Io, format!("cannot draw {}", figure.name)).cause(e.to_string());
-    paint(&canvas, figure).map_err(failed)?;
+    let failed = |e: Fault<B>| Error::new(Kind::Io, format!("cannot draw {name}")).cause(e.to_string());
+    paint(&canvas).map_err(failed)?;
     canvas.area.present().map_err(failed)
 }
 
 type Fault<B> = DrawingAreaErrorKind<<B as DrawingBackend>::ErrorType>;
-type Drawn<B> = std::result::Result<(), Fault<B>>;
-type Place = (f64, f64);
+pub(super) type Drawn<B> = std::result::Result<(), Fault<B>>;
+pub(super) type Place = (f64, f64);
 
 fn paint<B: DrawingBackend>(canvas: &Canvas<B>, figure: &Figure) -> Drawn<B> {
     let map = Map::new(figure);
@@ -329,7 +354,7 @@ fn number(value: f64) -> String {
 }
 
 /// A drawing area in CSS pixels.
-struct Canvas<B: DrawingBackend> {
+pub(super) struct Canvas<B: DrawingBackend> {
     area: DrawingArea<B, Shift>,
     /// Device pixels per CSS pixel.
     scale: f64,
@@ -342,7 +367,7 @@ impl<B: DrawingBackend> Canvas<B> {
         ((x * self.scale).round() as i32, (y * self.scale).round() as i32)
     }
 
-    fn path(&self, points: &[Place], color: Rgb, width: f64, alpha: f64) -> Drawn<B> {
+    pub(super) fn path(&self, points: &[Place], color: Rgb, width: f64, alpha: f64) -> Drawn<B> {
         let points: Vec<(i32, i32)> = points.iter().map(|p| self.pixel(*p)).collect();
         let width = (width * self.scale).round().max(1.0) as u32;
         let style = ShapeStyle { color: ink(color).mix(alpha), filled: false, stroke_width: width };
@@ -359,8 +384,13 @@ impl<B: DrawingBackend> Canvas<B> {
             .try_for_each(|start| self.path(&[along(start), along((start + dash).min(length))], color, 1.6, 1.0))
     }
 
-    fn rectangle(&self, at: Place, to: Place, color: Rgb, alpha: f64) -> Drawn<B> {
+    pub(super) fn rectangle(&self, at: Place, to: Place, color: Rgb, alpha: f64) -> Drawn<B> {
         self.area.draw(&Rectangle::new([self.pixel(at), self.pixel(to)], ink(color).mix(alpha).filled()))
+    }
+
+    pub(super) fn polygon(&self, outline: &[Place], color: Rgb) -> Drawn<B> {
+        let pixels: Vec<(i32, i32)> = outline.iter().map(|p| self.pixel(*p)).collect();
+        self.area.draw(&Polygon::new(pixels, ink(color).filled()))
     }
 
     fn marker(&self, marker: Marker, (x, y): Place, color: Rgb, open: bool) -> Drawn<B> {
@@ -389,8 +419,7 @@ impl<B: DrawingBackend> Canvas<B> {
             }
         };
         let fill = if open { WHITE_INK } else { color };
-        let pixels: Vec<(i32, i32)> = outline.iter().map(|p| self.pixel(*p)).collect();
-        self.area.draw(&Polygon::new(pixels, ink(fill).filled()))?;
+        self.polygon(&outline, fill)?;
         let closed: Vec<Place> = outline.iter().chain(outline.first()).copied().collect();
         self.path(&closed, if open { color } else { WHITE_INK }, if open { 1.8 } else { 0.8 }, 1.0)
     }
@@ -399,7 +428,7 @@ impl<B: DrawingBackend> Canvas<B> {
         (FONT, size * 1.24 * self.scale).into_font().color(&ink(color))
     }
 
-    fn text(&self, text: &str, at: Place, size: f64, color: Rgb, (h, v): (HPos, VPos)) -> Drawn<B> {
+    pub(super) fn text(&self, text: &str, at: Place, size: f64, color: Rgb, (h, v): (HPos, VPos)) -> Drawn<B> {
         let at = self.pixel((at.0, at.1 + self.drop * size));
         self.area.draw_text(text, &self.style(size, color).pos(Pos::new(h, v)), at)
     }
@@ -411,13 +440,13 @@ impl<B: DrawingBackend> Canvas<B> {
     }
 
     /// Width of `text` in CSS pixels, as the bundled font sets it.
-    fn width(&self, text: &str, size: f64) -> f64 {
+    pub(super) fn width(&self, text: &str, size: f64) -> f64 {
         let measured = self.area.estimate_text_size(text, &self.style(size, INK));
         measured.map_or(0.62 * size * text.chars().count() as f64, |(w, _)| f64::from(w) / self.scale)
     }
 
     /// `text`, cut with an ellipsis where it is wider than `room`.
-    fn fitted(&self, text: &str, size: f64, room: f64) -> String {
+    pub(super) fn fitted(&self, text: &str, size: f64, room: f64) -> String {
         let mut cut = text.to_string();
         while self.width(&cut, size) > room && cut.chars().count() > 2 {
             cut = cut.chars().take(cut.chars().count() - 2).collect::<String>() + "…";

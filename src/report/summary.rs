@@ -1,12 +1,15 @@
 //! The short forms of a study's results: a table for the terminal, and the rows of one model for its model card.
 
-use crate::eval::results::{ModelResult, Results, Row};
+use crate::eval::results::{DataKind, Metric, ModelResult, Results, Row};
 
 /// The scores shown, in order: key and heading.
 fn columns(results: &Results) -> Vec<(String, &'static str)> {
     let mut out = vec![(results.data.nll_name.clone(), "nll ↓"), ("entropy".to_string(), "entropy")];
     if results.models.iter().flat_map(|m| &m.rows).any(|r| r.scores.contains_key("valid")) {
         out.push(("valid".to_string(), "valid ↑"));
+    }
+    if results.data.kind == DataKind::Pictures {
+        out.extend([Metric::CaptionValid, Metric::Agreement].map(|m| (m.key("").to_string(), m.label())));
     }
     out
 }

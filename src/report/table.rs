@@ -57,9 +57,18 @@ pub fn tables(results: &Results) -> Vec<Table> {
     all.into_iter().flatten().chain(flexible).chain([models(results)]).filter(|t| !t.rows.is_empty()).collect()
 }
 
+/// What is known exactly about each sample of a kind of data.
+fn truth(kind: DataKind) -> &'static [Metric] {
+    match kind {
+        DataKind::Story => &[Metric::Valid],
+        DataKind::Pictures => &[Metric::CaptionValid, Metric::Clauses, Metric::Agreement],
+        DataKind::Text => &[],
+    }
+}
+
 /// The main table: one row per model and number of steps.
 fn quality(results: &Results) -> Table {
-    let story = results.data.kind == DataKind::Story;
+    let exact = truth(results.data.kind);
     let orders = several_orders(results);
     let mut header = names(["model", "objective", "steps", "NFE", "positions"]);
     if orders {
@@ -68,9 +77,7 @@ fn quality(results: &Results) -> Table {
         header.push("positions × layers".into());
     }
     header.extend(names([Metric::Nll.label(), Metric::Entropy.label(), "ELBO/NLL ↓"]));
-    if story {
-        header.push(Metric::Valid.label().into());
-    }
+    header.extend(exact.iter().map(|m| m.label().to_string()));
     let tail = [Metric::Distinct2, Metric::Repetition, Metric::Latency, Metric::Throughput];
     header.extend(tail.map(|m| m.label().to_string()));
     header.push("n".into());
@@ -93,9 +100,7 @@ fn quality(results: &Results) -> Table {
                 cells.push(row.layer_positions.map_or(NOTHING.into(), short));
             }
             cells.extend([score(Metric::Nll), score(Metric::Entropy), likelihood(model)]);
-            if story {
-                cells.push(score(Metric::Valid));
-            }
+            cells.extend(exact.iter().map(|m| score(*m)));
             cells.extend([score(Metric::Distinct2), score(Metric::Repetition)]);
             cells.push(row.speed.map_or(NOTHING.into(), |s| spread(s.latency_ms)));
             cells.push(

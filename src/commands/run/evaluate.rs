@@ -28,6 +28,7 @@ impl Study {
         let public = from && judge.as_ref().is_some_and(|judge| !judge.card.network.shift);
         let scorer = match (&self.data, &judge) {
             (Data::Story(story), _) => Scorer::Story(story),
+            (Data::Pictures(pictures), _) => Scorer::Pictures(pictures),
             (data, Some(judge)) => match &judge.tokenizer {
                 // A checkpoint reads the text, whatever it was tokens of.
                 Some(tokenizer) if public => Scorer::Text(TextJudge {
@@ -207,7 +208,9 @@ impl Study {
             self.not_stopped(name)?;
             let (row, tokens) = eval::row(model, process, *k, &self.recipe.eval, scorer, timed)?;
             let nll = &row.scores[scorer.name()];
-            let valid = row.scores.get("valid").map_or(String::new(), |v| format!("  valid {:5.1} %", 100.0 * v.mean));
+            let share =
+                |key: &str| row.scores.get(key).map_or(String::new(), |v| format!("  {key} {:5.1} %", 100.0 * v.mean));
+            let valid = [share("valid"), share("caption_valid"), share("agreement")].concat();
             term::note(&format!(
                 "eval {shown:<10} {k:>5} steps  nfe {:>6.1}  nll {:.4}  entropy {:.3}{valid}",
                 row.nfe, nll.mean, row.scores["entropy"].mean

@@ -2,6 +2,7 @@
 //! oracle at 1 to 256 steps.
 
 use super::*;
+use crate::data::picture::{Pictures, PicturesConfig};
 use crate::eval::flexibility::{Sees, Task};
 use crate::eval::stats::{mean, mean_interval};
 use crate::rng::{StepRng, Stream};
@@ -56,6 +57,7 @@ pub fn row(level: Level, nll_name: &str, steps: usize, n: usize, seed: u64) -> R
         samples,
         corpus,
         speed: None,
+        examples: Vec::new(),
     }
 }
 
@@ -164,6 +166,7 @@ fn study(seed: u64) -> Results {
         },
         data: DataSummary {
             kind: DataKind::Story,
+            pictures: None,
             vocab: 97,
             length: LENGTH,
             sha256: sha256_hex(b"story"),
@@ -177,6 +180,37 @@ fn study(seed: u64) -> Results {
         models: Vec::new(),
         context: None,
     }
+}
+
+/// A study on pictures: an autoregressive model and a hybrid of few and many steps, with samples of which one in four has
+/// lost all its things.
+pub fn pictures(seed: u64) -> Results {
+    let config = PicturesConfig::default();
+    let task = Pictures::new(&config).unwrap_or_else(|e| panic!("{e}"));
+    let length = task.shape().length();
+    let mut results = study(seed);
+    results.study = "tiny_pictures".into();
+    results.data.kind = DataKind::Pictures;
+    results.data.pictures = Some(config);
+    results.data.length = length;
+    let name = "oracle_nll";
+    results.models = vec![
+        model("ar", Role::Ar, "ar_nll", name, seed, &[length]),
+        model("hybrid", Role::Teacher, "elbo", name, seed, &[34, 41, 65]),
+    ];
+    for row in results.models.iter_mut().flat_map(|m| &mut m.rows) {
+        let rng = StepRng::new(seed);
+        row.examples = (0..4).map(|i| task.sample(&mut rng.at(i, Stream::Validation))).collect();
+        let empty = row.examples[3].iter().position(|t| task.is_empty(*t)).map_or(0, |at| row.examples[3][at]);
+        row.examples[3][task.shape().text..].fill(empty);
+        for (key, share) in [("caption_valid", 0.98), ("clauses", 0.9), ("agreement", 0.8)] {
+            row.samples.shift_remove("valid");
+            row.samples
+                .insert(key.into(), (0..N).map(|i| f64::from(u8::from((i as f64) < share * N as f64))).collect());
+        }
+        row.scores = row.samples.iter().map(|(k, v)| (k.clone(), mean_interval(v, 1))).collect();
+    }
+    results
 }
 
 /// The study's student alone, with rows that have no scores: a cheap start for simulations.
@@ -197,6 +231,7 @@ pub fn bare() -> Results {
             samples: IndexMap::new(),
             corpus: IndexMap::new(),
             speed: None,
+            examples: Vec::new(),
         })
         .collect();
     results.models = vec![student];

@@ -1,0 +1,349 @@
+//! The built-in task of long text with a second modality: a caption in words, then a grid of image tokens that draws it.
+//!
+//! ```text
+//! mia paints 2 red stars in the top left , 1 blue disc in the bottom right . mia likes the blue disc best .
+//! .. r★ .. .. .. ..
+//! r★ .. .. .. .. ..
+//! ```
+//!
+//! The caption fills the first positions, with padding behind it, so that the picture begins at a fixed place. A clause is
+//! about one quadrant; which of its cells hold the things is free, so a picture is no function of its caption: it *agrees*
+//! if every quadrant holds exactly what its clause says and the others are empty. Captions are drawn piece by piece,
+//! each choice uniformly, and pictures uniformly among those that agree; every token is then replaced by a uniform one
+//! with a small probability, as in the story language, so that every likelihood is finite. It is exact (`likelihood`).
+//! Q cells of a quadrant, V vocabulary (the mask is not in it).
+
+mod likelihood;
+mod shape;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+
+use rand::Rng;
+use rand::seq::index;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+pub use shape::{PAD, Shape};
+
+const NAMES: [&str; 8] = ["mia", "tom", "ann", "ben", "eva", "leo", "zoe", "max"];
+/// Colours, with the letter that a cell shows.
+const COLOURS: [(&str, &str); 4] = [("red", "r"), ("blue", "b"), ("green", "g"), ("gold", "y")];
+/// Kinds of things: one, several, and the sign that a cell shows.
+const KINDS: [(&str, &str, &str); 4] =
+    [("star", "stars", "★"), ("disc", "discs", "●"), ("square", "squares", "■"), ("triangle", "triangles", "▲")];
+/// The quadrants, row by row.
+const PLACES: [(&str, &str); 4] = [("top", "left"), ("top", "right"), ("bottom", "left"), ("bottom", "right")];
+/// What an empty cell shows.
+const EMPTY: &str = "..";
+/// Words of a clause, with the comma or full stop behind it.
+const CLAUSE: usize = 8;
+/// Words before the first clause, and of the sentence behind the last one.
+const OPENING: usize = 2;
+const CLOSING: usize = 7;
+
+/// The size of the task.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PicturesConfig {
+    /// Names of painters, 1 to 8.
+    pub names: usize,
+    /// Kinds of things, 1 to 4.
+    pub kinds: usize,
+    /// Colours of things, 1 to 4.
+    pub colours: usize,
+    /// Largest count in a clause, 1 to 9 and no more than a quadrant has cells.
+    pub count: usize,
+    /// Most clauses of a caption, 1 to 4; the fewest are half as many, rounded up.
+    pub clauses: usize,
+    /// Rows of the picture, even, 2 to 16.
+    pub rows: usize,
+    /// Columns of the picture, even, 2 to 16.
+    pub columns: usize,
+    /// Probability that a token is replaced by a uniformly drawn one, 1e-12 to 0.5: the floor under every likelihood.
+    pub noise: f64,
+}
+
+impl Default for PicturesConfig {
+    fn default() -> Self {
+        PicturesConfig { names: 4, kinds: 3, colours: 3, count: 3, clauses: 3, rows: 6, columns: 6, noise: 1e-4 }
+    }
+}
+
+impl PicturesConfig {
+    /// Checks ranges.
+    pub fn validate(&self) -> Result<()> {
+        for (key, value, low, high) in [
+            ("names", self.names, 1, NAMES.len()),
+            ("kinds", self.kinds, 1, KINDS.len()),
+            ("colours", self.colours, 1, COLOURS.len()),
+            ("count", self.count, 1, 9),
+            ("clauses", self.clauses, 1, PLACES.len()),
+            ("rows", self.rows, 2, 16),
+            ("columns", self.columns, 2, 16),
+        ] {
+            if value < low || value > high {
+                return Err(Error::usage(format!(
+                    "`data.pictures.{key}` must be between {low} and {high}, but it is {value}"
+                )));
+            }
+        }
+        for (key, value) in [("rows", self.rows), ("columns", self.columns)] {
+            if value % 2 == 1 {
+                return Err(Error::usage(format!("`data.pictures.{key}` must be even, but it is {value}"))
+                    .hint("a caption names quadrants of the picture"));
+            }
+        }
+        let cells = self.rows * self.columns / 4;
+        if self.count > cells {
+            return Err(Error::usage(format!(
+                "`data.pictures.count = {}` does not fit: `data.pictures.rows` and `data.pictures.columns` make quadrants of {cells} cells",
+                self.count
+            )));
+        }
+        if !(1e-12..=0.5).contains(&self.noise) {
+            let message = format!("`data.pictures.noise` must be between 1e-12 and 0.5, but it is {:e}", self.noise);
+            return Err(Error::usage(message).hint("1e-4 keeps likelihoods finite and pictures clean"));
+        }
+        Ok(())
+    }
+
+    /// Where text and picture lie in a sequence.
+    pub fn shape(&self) -> Shape {
+        Shape { text: OPENING + CLAUSE * self.clauses + CLOSING, rows: self.rows, columns: self.columns }
+    }
+}
+
+/// What a clause says: so many things of one kind and colour in one quadrant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Clause {
+    /// From 1.
+    pub count: usize,
+    /// Number of the colour, from 0.
+    pub colour: usize,
+    /// Number of the kind, from 0.
+    pub kind: usize,
+    /// Number of the quadrant, from 0: row by row.
+    pub place: usize,
+}
+
+/// What a caption says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caption {
+    /// Number of the painter, from 0.
+    pub name: usize,
+    pub clauses: Vec<Clause>,
+    /// The first clause with the words that the last sentence repeats.
+    pub liked: usize,
+}
+
+/// What a sequence is found to be.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Reading {
+    /// The caption has no fault.
+    pub valid: bool,
+    /// Share of the caption's clauses whose quadrant holds exactly what they say; 0 where the caption has a fault.
+    pub clauses: f64,
+    /// The caption is valid, all its clauses are drawn and nothing else is.
+    pub agrees: bool,
+}
+
+/// The task with its vocabulary.
+#[derive(Debug, Clone)]
+pub struct Pictures {
+    config: PicturesConfig,
+    words: Vec<String>,
+    ids: HashMap<String, u32>,
+}
+
+impl Pictures {
+    /// Builds the task.
+    pub fn new(config: &PicturesConfig) -> Result<Pictures> {
+        config.validate()?;
+        let c = config;
+        let mut words: Vec<String> = [PAD, "paints", "in", "the", ",", ".", "likes", "best"].map(String::from).to_vec();
+        words.extend(["top", "bottom", "left", "right"].map(String::from));
+        words.extend(NAMES[..c.names].iter().map(|w| w.to_string()));
+        words.extend((1..=c.count).map(|n| n.to_string()));
+        words.extend(COLOURS[..c.colours].iter().map(|w| w.0.to_string()));
+        words.extend(KINDS[..c.kinds].iter().flat_map(|k| [k.0.to_string(), k.1.to_string()]));
+        words.push(EMPTY.into());
+        words.extend(
+            COLOURS[..c.colours]
+                .iter()
+                .flat_map(|c| KINDS.iter().map(move |k| format!("{}{}", c.1, k.2)).take(config.kinds)),
+        );
+        let ids = words.iter().enumerate().map(|(i, w)| (w.clone(), i as u32)).collect();
+        Ok(Pictures { config: config.clone(), words, ids })
+    }
+
+    /// What it was built from.
+    pub fn config(&self) -> &PicturesConfig {
+        &self.config
+    }
+
+    /// Vocabulary size V.
+    pub fn vocab(&self) -> usize {
+        self.words.len()
+    }
+
+    /// Where text and picture lie in a sequence.
+    pub fn shape(&self) -> Shape {
+        self.config.shape()
+    }
+
+    /// All words, those of cells last, in the order of their ids.
+    pub fn words(&self) -> &[String] {
+        &self.words
+    }
+
+    fn id(&self, word: &str) -> u32 {
+        self.ids[word]
+    }
+
+    fn empty(&self) -> u32 {
+        self.id(EMPTY)
+    }
+
+    /// Whether a token is that of an empty cell.
+    pub fn is_empty(&self, token: u32) -> bool {
+        token == self.empty()
+    }
+
+    /// The token of a cell that holds a thing.
+    fn thing(&self, colour: usize, kind: usize) -> u32 {
+        self.empty() + 1 + (colour * self.config.kinds + kind) as u32
+    }
+
+    /// Colour and kind of a token [each from 0], if it is one of a cell that holds a thing.
+    pub fn drawn(&self, token: u32) -> Option<(usize, usize)> {
+        let at = (token as usize).checked_sub(self.empty() as usize + 1)?;
+        (at < self.config.colours * self.config.kinds).then_some((at / self.config.kinds, at % self.config.kinds))
+    }
+
+    /// The numbers of clauses that a caption can have.
+    fn numbers(&self) -> std::ops::RangeInclusive<usize> {
+        self.config.clauses.div_ceil(2)..=self.config.clauses
+    }
+
+    /// A sequence [L]: a caption, a picture that agrees with it, and the noise.
+    pub fn sample(&self, rng: &mut impl Rng) -> Vec<u32> {
+        let mut tokens = self.clean(rng);
+        for token in &mut tokens {
+            if rng.random::<f64>() < self.config.noise {
+                *token = rng.random_range(0..self.vocab() as u32);
+            }
+        }
+        tokens
+    }
+
+    /// A sequence [L] without noise.
+    fn clean(&self, rng: &mut impl Rng) -> Vec<u32> {
+        let c = &self.config;
+        let n = rng.random_range(self.numbers());
+        let places = index::sample(rng, PLACES.len(), n);
+        let clauses: Vec<Clause> = places
+            .into_iter()
+            .map(|place| Clause {
+                count: rng.random_range(1..=c.count),
+                colour: rng.random_range(0..c.colours),
+                kind: rng.random_range(0..c.kinds),
+                place,
+            })
+            .collect();
+        let (name, liked) = (rng.random_range(0..c.names), rng.random_range(0..n));
+        let caption = Caption { name, liked: self.first_alike(&clauses, liked), clauses };
+        let mut tokens = self.write(&caption);
+        let start = tokens.len();
+        tokens.resize(self.shape().length(), self.empty());
+        for clause in &caption.clauses {
+            let cells = self.shape().quadrant(clause.place);
+            for i in index::sample(rng, cells.len(), clause.count) {
+                tokens[start + cells[i]] = self.thing(clause.colour, clause.kind);
+            }
+        }
+        tokens
+    }
+
+    /// The words for what a clause counts.
+    fn named(&self, clause: &Clause) -> (u32, u32) {
+        let (one, several, _) = KINDS[clause.kind];
+        (self.id(COLOURS[clause.colour].0), self.id(if clause.count == 1 { one } else { several }))
+    }
+
+    /// The first clause with the same words for what it counts.
+    fn first_alike(&self, clauses: &[Clause], of: usize) -> usize {
+        let words = self.named(&clauses[of]);
+        clauses.iter().position(|c| self.named(c) == words).unwrap_or(of)
+    }
+
+    /// The tokens [text] of a caption.
+    pub fn write(&self, caption: &Caption) -> Vec<u32> {
+        let id = |word: &str| self.id(word);
+        let mut tokens = vec![id(NAMES[caption.name]), id("paints")];
+        for (i, clause) in caption.clauses.iter().enumerate() {
+            let ((colour, kind), (row, side)) = (self.named(clause), PLACES[clause.place]);
+            let end = if i + 1 == caption.clauses.len() { "." } else { "," };
+            tokens.extend([id(&clause.count.to_string()), colour, kind]);
+            tokens.extend(["in", "the", row, side, end].map(id));
+        }
+        let (colour, kind) = self.named(&caption.clauses[caption.liked]);
+        tokens.extend([id(NAMES[caption.name]), id("likes"), id("the"), colour, kind, id("best"), id(".")]);
+        tokens.resize(self.shape().text, id(PAD));
+        tokens
+    }
+
+    /// The caption at the start of a sequence; nothing where it has a fault.
+    pub fn read(&self, tokens: &[u32]) -> Option<Caption> {
+        let text = tokens.get(..self.shape().text)?;
+        let word = |at: usize| self.words.get(text[at] as usize).map_or("", String::as_str);
+        let clause = |at: usize| {
+            let kind = KINDS[..self.config.kinds].iter().position(|k| [k.0, k.1].contains(&word(at + 2)))?;
+            Some(Clause {
+                count: word(at).parse().ok().filter(|n| (1..=self.config.count).contains(n))?,
+                colour: COLOURS[..self.config.colours].iter().position(|c| c.0 == word(at + 1))?,
+                kind,
+                place: PLACES.iter().position(|p| (p.0, p.1) == (word(at + 5), word(at + 6)))?,
+            })
+        };
+        let name = NAMES[..self.config.names].iter().position(|n| *n == word(0))?;
+        self.numbers().find_map(|n| {
+            let clauses: Vec<Clause> = (0..n).map(|i| clause(OPENING + CLAUSE * i)).collect::<Option<_>>()?;
+            if (0..n).any(|i| clauses[..i].iter().any(|c| c.place == clauses[i].place)) {
+                return None;
+            }
+            let closing = OPENING + CLAUSE * n;
+            let liked = clauses.iter().position(|c| self.named(c) == (text[closing + 3], text[closing + 4]))?;
+            let caption = Caption { name, clauses, liked };
+            // Every word that was not looked at is one that the caption has there.
+            (self.write(&caption) == text).then_some(caption)
+        })
+    }
+
+    /// Whether a quadrant of a picture [rows x columns] holds exactly so many of a token, and else nothing.
+    fn holds(&self, picture: &[u32], place: usize, count: usize, token: u32) -> bool {
+        let cells = self.shape().quadrant(place);
+        let of = |wanted: u32| cells.iter().filter(|c| picture[**c] == wanted).count();
+        of(token) == count && of(self.empty()) == cells.len() - count
+    }
+
+    /// What a sequence [L] is found to be.
+    pub fn judge(&self, tokens: &[u32]) -> Reading {
+        let Some(caption) = self.read(tokens).filter(|_| tokens.len() == self.shape().length()) else {
+            return Reading { valid: false, clauses: 0.0, agrees: false };
+        };
+        let picture = &tokens[self.shape().text..];
+        let drawn = |c: &&Clause| self.holds(picture, c.place, c.count, self.thing(c.colour, c.kind));
+        let right = caption.clauses.iter().filter(drawn).count();
+        let mut others = (0..PLACES.len()).filter(|p| caption.clauses.iter().all(|c| c.place != *p));
+        let agrees = right == caption.clauses.len() && others.all(|p| self.holds(picture, p, 0, self.empty() + 1));
+        Reading { valid: true, clauses: right as f64 / caption.clauses.len() as f64, agrees }
+    }
+
+    /// The caption on one line and the picture on one line a row; the mask prints as `·`.
+    pub fn decode(&self, tokens: &[u32]) -> String {
+        let word = |t: &u32| self.words.get(*t as usize).map_or("·", String::as_str);
+        self.shape().lines(&tokens.iter().map(word).collect::<Vec<_>>().join(" "))
+    }
+}
