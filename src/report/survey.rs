@@ -218,12 +218,12 @@ fn flexibility(add: &mut Add) {
     };
     for (property, key) in [("gone ↑", "gone"), ("restored ↑", "restored"), ("nll ↓", "nll")] {
         add(
-            &format!("wrong words, no remasking: {property}"),
+            &format!("wrong tokens, no remasking: {property}"),
             &|c| score(&c.flexibility.recovery, key),
             &format!("flexibility.recovery.scores.{key}"),
         );
         add(
-            &format!("wrong words, remasking: {property}"),
+            &format!("wrong tokens, remasking: {property}"),
             &|c| remasked(c, key),
             &format!("flexibility.remasked.scores.{key}"),
         );
@@ -286,8 +286,8 @@ mod tests {
         let beyond = row(&table, "text beyond it");
         assert_eq!(beyond[1..3], ["one token after the other", "one block after the other"]);
         assert_eq!(beyond[4], "none: its positions are learned");
-        assert_eq!(row(&table, "wrong words, remasking: gone ↑")[1], "cannot: looks back only");
-        assert!(row(&table, "wrong words, remasking: gone ↑")[2].contains('['));
+        assert_eq!(row(&table, "wrong tokens, remasking: gone ↑")[1], "cannot: looks back only");
+        assert!(row(&table, "wrong tokens, remasking: gone ↑")[2].contains('['));
     }
 
     #[test]
