@@ -4,11 +4,11 @@
 //!   draws what is missing. A network that looks back only is given what stands before the gap, and what stands behind it
 //!   is put there afterwards: that is what looking back costs. A network over blocks sees the blocks before the gap and
 //!   what is given in the gap's own blocks. On the story language the draw has an exact score,
-//!   -ln p(gap | rest)/gap, whose least mean is the entropy of that posterior (the draws of a perfect model have it).
+//!   -ln p(gap | rest)/gap, whose mean is the entropy of that posterior where draws are exact; a mean below it is mode seeking.
 //! * **Recovery.** Of `errors` words in the left half of a held-out text each becomes another one, drawn uniformly; the model
 //!   is given that half and generates the rest. No sampler that only reveals can take a given word back, and that is measured
 //!   too. With remasking the finished text gets one more pass: the 2 `errors` words that the model finds least likely, each
-//!   given all others, are masked and drawn anew. p(x_l | x without l) is the quality of a token in PRISM (Kim et al.
+//!   given all others that it sees, are masked and drawn anew. p(x_l | x without l) is the quality of a token in PRISM (Kim et al.
 //!   2025, arXiv 2510.01384), asked of the network itself and not of a trained head; masking the least likely tokens again
 //!   is the idea of ReMDM's confidence (Wang et al. 2025, arXiv 2503.00307). A network that looks back only cannot.
 //!
@@ -120,11 +120,11 @@ pub struct Task {
 
 /// A model's flexibility.
 ///
-/// Scores of `infill`: `nll` (-ln p(gap | rest)/gap, nats), `posterior_entropy` (its least mean), `valid`, `accuracy` (share of the
-/// held-out words met) and `oracle_accuracy` (what exact draws meet). Of `recovery` and `remasked`: `nll` of the whole
-/// text, nats per token, `valid`, `gone` (share of the planted words that are no longer there), `restored` (share of their
-/// places with the held-out word) and `kept` (share of the other given words that are still there). On text that is
-/// no story there are `accuracy`, `gone`, `restored` and `kept` alone.
+/// Scores of `infill`: `nll` (-ln p(gap | rest)/gap, nats), `posterior_entropy` (its mean over exact draws), `valid`,
+/// `accuracy` (share of the held-out words met) and `oracle_accuracy` (what exact draws meet). Of `recovery` and `remasked`:
+/// `nll` of the whole text, nats per token, `valid`, `gone` (share of the planted words that are no longer there),
+/// `restored` (share of their places with the held-out word) and `kept` (share of the other given words that are still
+/// there). On text that is no story there are `accuracy`, `gone`, `restored` and `kept` alone.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Flexibility {

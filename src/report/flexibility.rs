@@ -26,7 +26,7 @@ fn infill(measured: &[(&ModelResult, &Flexibility)], gap: usize) -> Table {
         cells
     };
     Table {
-        title: format!("Flexibility: filling a gap of {gap} words"),
+        title: format!("Flexibility: filling a gap of {gap} tokens"),
         header: names([
             "model",
             "sees",
@@ -53,13 +53,13 @@ fn recovery(measured: &[(&ModelResult, &Flexibility)], errors: usize) -> Table {
         }
     }
     Table {
-        title: format!("Flexibility: recovery from {errors} wrong words in a given half"),
+        title: format!("Flexibility: recovery from {errors} wrong tokens in a given half"),
         header: names([
             "model",
             "remasking",
-            "wrong words gone ↑",
+            "wrong tokens gone ↑",
             "restored ↑",
-            "right words kept ↑",
+            "right tokens kept ↑",
             "nll ↓",
             "valid ↑",
             "NFE",
@@ -75,7 +75,7 @@ pub fn reading(results: &Results) -> Option<String> {
     Some(format!(
         "Flexibility: every model fills the same gaps of the same held-out texts and starts from the same damaged halves, in \
          {steps} steps for each block. An autoregressive model fills a gap from what is left of it. On stories the nll of a gap \
-         cannot lie below the entropy of the posterior but by mode seeking. Remasking masks the words that the model itself \
+         cannot lie below the entropy of the posterior but by mode seeking. Remasking masks the tokens that the model itself \
          finds least likely, twice as many as are wrong, and draws them anew; its NFE has the passes that look for them."
     ))
 }

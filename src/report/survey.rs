@@ -10,7 +10,6 @@ use crate::eval::context::{ContextPoint, Paradigm};
 use crate::eval::flexibility::{Flexibility, Task};
 use crate::eval::results::{Metric, ModelResult, Results, Role, Row};
 use crate::eval::stats::Spread;
-use crate::process::order::OrderConfig;
 
 /// What a cell without a measurement says.
 const NOT_MEASURED: &str = "not measured";
@@ -57,7 +56,7 @@ struct Compared<'a> {
     model: &'a ModelResult,
     row: &'a Row,
     flexibility: &'a Flexibility,
-    setup: Setup,
+    setup: Setup<'a>,
 }
 
 impl<'a> Compared<'a> {
@@ -69,29 +68,29 @@ impl<'a> Compared<'a> {
     }
 }
 
-/// What the recipe says about a model's way of generating.
-struct Setup {
-    order: Option<OrderConfig>,
+/// How a model generates: its order, in the words of the results, and its network, as the recipe has it.
+struct Setup<'a> {
+    order: &'a str,
     /// Its own or its teachers'; none: it is in a checkpoint.
     network: Option<toml::Table>,
 }
 
-impl Setup {
-    /// From the recipe in the results.
-    fn of(results: &Results, model: &ModelResult) -> Setup {
+impl<'a> Setup<'a> {
+    fn of(results: &Results, model: &'a ModelResult) -> Self {
         let recipe: Option<toml::Table> = toml::from_str(&results.recipe).ok();
         // A model that is sampled in several ways is named `model: way`.
         let entry = |name: &str| recipe.as_ref()?.get("model")?.get(name.split(": ").next()?)?.as_table();
-        let order = entry(&model.name).and_then(|m| m.get("order")?.clone().try_into().ok());
         let (mut at, mut network) = (Some(model.name.as_str()), None);
+        let mut teacher = model.teacher.as_deref();
         for _ in 0..=results.models.len() {
             network = at.and_then(|name| entry(name)?.get("network")?.as_table());
-            at = at.filter(|_| network.is_none()).and_then(|name| results.model(name)?.teacher.as_deref());
-            if at.is_none() {
+            if network.is_some() || teacher.is_none() {
                 break;
             }
+            at = teacher;
+            teacher = at.and_then(|name| results.model(name)?.teacher.as_deref());
         }
-        Setup { order, network: network.cloned() }
+        Setup { order: &model.order, network: network.cloned() }
     }
 
     /// Whether the network has that key, above 0 or true.
@@ -105,24 +104,24 @@ impl Setup {
 
     /// What it is in the bench of context lengths; none for orders that it does not have.
     fn paradigm(&self, role: Role) -> Option<Paradigm> {
-        match &self.order {
+        match self.order.split(' ').next() {
             _ if role == Role::Ar => Some(Paradigm::Ar),
-            Some(OrderConfig::Parallel) => Some(Paradigm::Parallel),
-            Some(OrderConfig::Blocks(_)) if self.has("encoder_layers") => Some(Paradigm::Deeper),
-            Some(OrderConfig::Blocks(_)) => Some(Paradigm::Blocks),
+            Some("parallel") => Some(Paradigm::Parallel),
+            Some("blocks") if self.has("encoder_layers") => Some(Paradigm::Deeper),
+            Some("blocks") => Some(Paradigm::Blocks),
             _ => None,
         }
     }
 
     /// How text longer than the trained one is made.
     fn beyond(&self, role: Role) -> &'static str {
-        match &self.order {
+        match self.order {
             _ if self.network.is_none() => NOTHING,
             _ if self.has("learned_positions") => "none: its positions are learned",
             _ if role == Role::Ar => "one token after the other",
-            None => NOTHING,
-            Some(OrderConfig::Parallel) => "none: one canvas of that length",
-            Some(_) => "one block after the other",
+            "" => NOTHING,
+            "parallel" => "none: one canvas of that length",
+            _ => "one block after the other",
         }
     }
 }
@@ -130,11 +129,13 @@ impl Setup {
 /// How text is made, and how fast.
 fn process(results: &Results, add: &mut Add) {
     let l = results.data.length as f64;
-    let order = |c: &Compared| c.setup.order.as_ref().map_or(NOTHING.into(), OrderConfig::name);
-    add("generation order", &order, "recipe: model.NAME.order");
+    let order = |c: &Compared| if c.setup.order.is_empty() { NOTHING.into() } else { c.setup.order.to_string() };
+    add("generation order", &order, "order");
     add("steps K", &|c| c.row.steps.to_string(), "rows[steps=K]");
     add("passes per text", &|c| short(c.row.nfe), "rows[steps=K].nfe");
     add("positions per token", &|c| short(c.row.positions / l), "rows[steps=K].positions / data.length");
+    let layers = |c: &Compared| c.row.layer_positions.map_or(NOTHING.into(), |n| short(n / l));
+    add("positions × layers per token", &layers, "rows[steps=K].layer_positions / data.length");
     let latency = |s: Spread| spread(Spread { median: s.median / l, q1: s.q1 / l, q3: s.q3 / l });
     add(
         &format!("ms per token at length {}", results.data.length),
@@ -179,7 +180,7 @@ fn lengths(results: &Results, add: &mut Add) {
         "context[paradigm, length].peak_kib",
     );
     add("trained context, tokens", &|_| results.data.length.to_string(), "data.length");
-    add("text beyond it", &|c| c.setup.beyond(c.model.role).into(), "recipe: model.NAME.order, network");
+    add("text beyond it", &|c| c.setup.beyond(c.model.role).into(), "order; recipe: model.NAME.network");
 }
 
 /// Quality and variety, both of the same samples.
@@ -217,12 +218,12 @@ fn flexibility(add: &mut Add) {
     };
     for (property, key) in [("gone ↑", "gone"), ("restored ↑", "restored"), ("nll ↓", "nll")] {
         add(
-            &format!("wrong words, no remasking: {property}"),
+            &format!("wrong tokens, no remasking: {property}"),
             &|c| score(&c.flexibility.recovery, key),
             &format!("flexibility.recovery.scores.{key}"),
         );
         add(
-            &format!("wrong words, remasking: {property}"),
+            &format!("wrong tokens, remasking: {property}"),
             &|c| remasked(c, key),
             &format!("flexibility.remasked.scores.{key}"),
         );
@@ -236,11 +237,14 @@ mod tests {
 
     fn study() -> Results {
         let mut results = fixture::with_flexibility(fixture::story(1));
-        results.recipe = "[model.ar]\norder = \"left_to_right\"\nnetwork = { dim = 8 }\n\
-             [model.teacher]\norder = { blocks = 8 }\nnetwork = { dim = 8, encoder_layers = 2 }\n\
-             [model.student]\norder = { blocks = 8 }\n\
-             [model.eager]\norder = \"parallel\"\nnetwork = { dim = 8, learned_positions = true }\n"
-            .into();
+        results.recipe =
+            "[model.ar]\nnetwork = { dim = 8 }\n[model.teacher]\nnetwork = { dim = 8, encoder_layers = 2 }\n\
+             [model.student]\n[model.eager]\nnetwork = { dim = 8, learned_positions = true }\n"
+                .into();
+        for (model, order) in results.models.iter_mut().zip(["left_to_right", "blocks 8", "blocks 8", "parallel"]) {
+            model.order = order.into();
+            model.rows.iter_mut().for_each(|r| r.layer_positions = Some(4.0 * r.positions));
+        }
         results.recipe_sha256 = sha256_hex(results.recipe.as_bytes());
         results
     }
@@ -275,34 +279,32 @@ mod tests {
         assert!(table.rows.iter().all(|r| r.len() == 6 && !r[5].is_empty()));
         assert_eq!(row(&table, "generation order")[1..5], ["left_to_right", "blocks 8", "blocks 8", "parallel"]);
         assert_eq!(row(&table, "positions per token")[1..3], ["1", "256"]);
+        assert_eq!(row(&table, "positions × layers per token")[1..3], ["4", "1,024"]);
         let nll = row(&table, "nll ↓");
         assert_eq!(nll[5], "rows[steps=K].scores.oracle_nll");
         assert_eq!(nll[2], interval(results.models[1].full().unwrap().scores["oracle_nll"]));
         let beyond = row(&table, "text beyond it");
         assert_eq!(beyond[1..3], ["one token after the other", "one block after the other"]);
         assert_eq!(beyond[4], "none: its positions are learned");
-        assert_eq!(row(&table, "wrong words, remasking: gone ↑")[1], "cannot: looks back only");
-        assert!(row(&table, "wrong words, remasking: gone ↑")[2].contains('['));
+        assert_eq!(row(&table, "wrong tokens, remasking: gone ↑")[1], "cannot: looks back only");
+        assert!(row(&table, "wrong tokens, remasking: gone ↑")[2].contains('['));
     }
 
     #[test]
     fn what_was_not_measured_says_so() {
         let mut results = study();
-        let properties = [
-            "long outputs (bench): ms per token",
-            "long outputs (bench): growth with length",
-            "long outputs (bench): peak memory",
-        ];
-        for property in properties {
+        let properties =
+            ["ms per token", "growth with length", "peak memory"].map(|p| format!("long outputs (bench): {p}"));
+        for property in &properties {
             assert!(row(&table(&results).unwrap(), property)[1..5].iter().all(|c| c == NOT_MEASURED), "{property}");
         }
         results.context =
             Some(vec![point(Paradigm::Ar, 2048, 3.0), point(Paradigm::Ar, 64, 2.0), point(Paradigm::Deeper, 64, 1.0)]);
         let table = table(&results).unwrap();
-        assert_eq!(row(&table, properties[0])[1], "3.00 [3.00, 3.00] at 2048, 32 steps");
-        assert_eq!(row(&table, properties[1])[1..4], ["1.50 times from 64 to 2048", NOT_MEASURED, NOT_MEASURED]);
+        assert_eq!(row(&table, &properties[0])[1], "3.00 [3.00, 3.00] at 2048, 32 steps");
+        assert_eq!(row(&table, &properties[1])[1..4], ["1.50 times from 64 to 2048", NOT_MEASURED, NOT_MEASURED]);
         // The student has its teacher's network, whose first layers read text once.
-        assert_eq!(row(&table, properties[2])[2..5], ["2.00 MiB at 64", "2.00 MiB at 64", NOT_MEASURED]);
+        assert_eq!(row(&table, &properties[2])[2..5], ["2.00 MiB at 64", "2.00 MiB at 64", NOT_MEASURED]);
     }
 
     #[test]
@@ -325,10 +327,7 @@ mod tests {
         let json: serde_json::Value = serde_json::from_str(&results.to_json().unwrap()).unwrap();
         let model = json["models"].as_array().unwrap().iter().find(|m| m["name"] == "teacher").unwrap();
         for source in table(&results).unwrap().rows.iter().map(|r| r.last().unwrap()) {
-            let key = source.split(" / ").next().unwrap().replace("rows[steps=K]", "rows.7");
-            if key.starts_with("recipe: ") {
-                continue;
-            }
+            let key = source.split([';', '/']).next().unwrap().trim().replace("rows[steps=K]", "rows.7");
             let key = key.replace("context[paradigm, length]", "context.0").replace('.', "/");
             let found = model.pointer(&format!("/{key}")).or(json.pointer(&format!("/{key}")));
             assert!(found.is_some_and(|v| !v.is_null()), "{source}");

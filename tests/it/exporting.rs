@@ -154,8 +154,8 @@ fn the_tiny_study_runs_to_a_report_and_its_export_samples_inspects_and_passes_it
     assert!(flexibility("ar").remasked.is_none() && flexibility("teacher").infill.n == 6);
     assert!(flexibility("oracle").infill.scores["nll"].mean < flexibility("ar").infill.scores["nll"].mean);
     for part in [
-        "## Flexibility: filling a gap of 4 words",
-        "## Flexibility: recovery from 2 wrong words in a given half",
+        "## Flexibility: filling a gap of 4 tokens",
+        "## Flexibility: recovery from 2 wrong tokens in a given half",
         "## Autoregression and diffusion, property by property",
         "2.00 [2.00, 2.00] at 64, 64 steps",
     ] {

@@ -227,7 +227,7 @@ fn features_of_all_positions_are_those_of_the_wanted_ones() {
         let model = network(visibility, encoder);
         let x: Vec<u32> =
             texts(2).into_iter().enumerate().map(|(i, t)| if i % 3 == 0 { V as u32 } else { t }).collect();
-        let input = Noised::tokens(&x, &vec![0.5; 2 * L], L).in_blocks(Order::in_blocks(4).layout());
+        let input = Noised::tokens(&x, &[0.5; 2 * L], L).in_blocks(Order::in_blocks(4).layout());
         let rows = [0, 5, 11, 12, 17, 23];
         let all = params::floats(select_rows(model.features(&input), &rows));
         let some = params::floats(model.features_at(&input, &rows));
