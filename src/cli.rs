@@ -269,8 +269,9 @@ pub struct Public {
     /// A published sampler (mdlm, sedd_analytic, duo, llada, fast_dllm, dream, dllm, bd3lm, ...) instead of the exact one
     #[arg(long, value_name = "NAME", conflicts_with = "beam")]
     pub sampler: Option<String>,
-    /// Tokens of a text, the prompt among them [default: the prompt and 128]
-    #[arg(long, value_name = "L", value_parser = from_one)]
+    /// Tokens of a text, the prompt among them [default: the prompt and 128; of a model of fewstep's its training length,
+    /// beyond which a window slides]
+    #[arg(long, value_name = "L", value_parser = from_one, conflicts_with = "beam")]
     pub length: Option<usize>,
     /// Write blocks of so many tokens from left to right
     #[arg(long, value_name = "B", value_parser = from_one, conflicts_with = "beam")]
@@ -281,8 +282,9 @@ pub struct Public {
     /// How readily the remdm samplers mask again
     #[arg(long, value_name = "X", value_parser = probability, requires = "sampler")]
     pub eta: Option<f64>,
-    /// End a text of bd3lm's when its last tokens have less unigram entropy than this, in nats (published: 4)
-    #[arg(long, value_name = "NATS", value_parser = positive, requires = "sampler")]
+    /// End a text of bd3lm's, or of a model of fewstep's, when its last tokens have less unigram entropy than this, in nats
+    /// (published: 4)
+    #[arg(long, value_name = "NATS", value_parser = positive, conflicts_with = "beam")]
     pub stop_entropy: Option<f64>,
     /// How many tokens those are [default: 256]
     #[arg(long, value_name = "W", value_parser = from_one, requires = "stop_entropy")]
@@ -306,12 +308,9 @@ impl Public {
     pub fn given(&self) -> Option<&'static str> {
         [
             ("--sampler", self.sampler.is_some()),
-            ("--length", self.length.is_some()),
             ("--block", self.block.is_some()),
             ("--threshold", self.threshold.is_some()),
             ("--eta", self.eta.is_some()),
-            ("--stop-entropy", self.stop_entropy.is_some()),
-            ("--stop-window", self.stop_window.is_some()),
             ("--tokenizer", self.tokenizer.is_some()),
             ("--ids", self.ids),
             ("--allow-non-finite", self.allow_non_finite),

@@ -16,7 +16,8 @@ use crate::export::{self, LoadedModel};
 use crate::model::config::Visibility;
 use crate::model::draw::Filter;
 use crate::model::{Denoise, Transformer, family};
-use crate::sample::{DecodeConfig, Process, SampleSpec, Samples, beam, mbr, sample};
+use crate::sample::family::{EntropyStop, STOP_WINDOW};
+use crate::sample::{DecodeConfig, Process, SampleSpec, Samples, beam, beyond, mbr};
 use crate::term;
 
 /// What the command line asks for.
@@ -157,9 +158,18 @@ pub fn run(request: &Request, device: &Device) -> Result<()> {
         trace: request.trace,
     };
     let prompt = spec.pinned.iter().take_while(|p| p.is_some()).count();
-    let drawn = sample(&loaded.model, &process, &spec, request.drawn())?;
+    let stop = entropy_stop(request);
+    let total = request.public.length.unwrap_or(process.length);
+    let mut drawn = beyond::sample_beyond(&loaded.model, &process, &spec, request.drawn(), total, stop)?;
+    drawn.tokens.iter_mut().for_each(|text| text.truncate(total));
     let drawn = request.chosen(drawn, &|tokens| tokens[prompt..].to_vec());
     show(request, &loaded.card.name, &format!("{steps} steps"), &decode, &drawn)
+}
+
+/// When a text is ended because it repeats itself.
+fn entropy_stop(request: &Request) -> Option<EntropyStop> {
+    let window = request.public.stop_window.unwrap_or(STOP_WINDOW);
+    request.public.stop_entropy.map(|nats| EntropyStop { nats, window })
 }
 
 /// What `--decode` says: an order's name, or a table as a recipe has it.

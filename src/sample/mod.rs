@@ -12,6 +12,7 @@
 
 pub mod adaptive;
 pub mod beam;
+pub mod beyond;
 pub mod family;
 pub mod mbr;
 

@@ -94,6 +94,9 @@ pub fn run(request: &Request, dir: &Path, device: &Device) -> Result<()> {
             .hint("`mask_token_id` in config.json, or the tokenizer (`--tokenizer PATH`), must name it"));
     }
     let sampler = options.sampler.as_deref().map(Sampler::named).transpose()?;
+    if sampler.is_none() && options.stop_entropy.is_some() {
+        return Err(Error::usage("`--stop-entropy` needs `--sampler bd3lm` on a public checkpoint"));
+    }
     if let Some(sampler) = sampler {
         sampler.plan(&d, 0, d.length.max(1), &Settings::default())?;
     }
@@ -266,6 +269,7 @@ fn published(
         out.tokens.push(walked.tokens[..walked.ends[0]].to_vec());
         out.nfe.push(walked.nfe);
         out.positions.push(walked.positions);
+        out.layer_positions.push(walked.positions * d.network.layers as u64);
     }
     out.seconds = begin.elapsed().as_secs_f64();
     Ok(out)
