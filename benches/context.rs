@@ -293,7 +293,7 @@ fn figure(
         let way = match paradigm {
             Paradigm::Ar => "one token a step".to_string(),
             Paradigm::Parallel => format!("{each} steps"),
-            _ => format!("{each} steps a block"),
+            _ => format!("{each} a block"),
         };
         let point = |p: &&ContextPoint| Point {
             x: Estimate::exact(p.length as f64),

@@ -260,6 +260,7 @@ fn own_weights(dir: &Path, card: &ModelCard, device: &Device) -> Result<(Transfo
 
 /// Whether order, visibility and shift are those that the objective trains.
 fn fits_objective(card: &ModelCard) -> std::result::Result<(), String> {
+    card.order.validate("order").map_err(|e| e.message)?;
     let causal = card.network.visibility == Visibility::Causal;
     let fits = match card.objective {
         Objective::ArNll {} => {

@@ -15,6 +15,9 @@ use serde::{Deserialize, Serialize};
 use super::ar_diffusion::{END, anchored_time};
 use crate::error::{Error, Result};
 
+/// The largest number that an order may have, as the longest sequence: what is above it is no length.
+const MOST: usize = 1 << 20;
+
 /// What stands to the left of a block while the model trains on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -134,6 +137,16 @@ impl OrderConfig {
     /// Checks that it can be walked; `key` names it in errors.
     pub fn validate(&self, key: &str) -> Result<()> {
         let wrong = |why: &str| Err(Error::usage(format!("`{key} = {}` {why}", self.shown())));
+        let largest = match self {
+            OrderConfig::Blocks(size) => *size,
+            OrderConfig::Pipelined { block, window } => *block.max(window),
+            OrderConfig::ArDiffusion { levels } => *levels,
+            OrderConfig::Segments { text, block } => *text.max(block),
+            OrderConfig::Parallel | OrderConfig::LeftToRight | OrderConfig::Mixture(_) => 0,
+        };
+        if largest > MOST {
+            return wrong(&format!("has a number above {MOST}"));
+        }
         match self {
             OrderConfig::Parallel | OrderConfig::LeftToRight => Ok(()),
             OrderConfig::Blocks(0) => wrong("needs blocks of at least 1"),
@@ -476,6 +489,29 @@ mod tests {
         times.sort_by(f64::total_cmp);
         for (got, want) in times.iter().zip([0.1, 0.35, 0.6, 0.85]) {
             assert!((got - want).abs() < 1e-12);
+        }
+    }
+
+    #[test]
+    fn orders_that_cannot_be_walked_are_refused() {
+        use OrderConfig::*;
+        let segments = |text, block| Segments { text, block };
+        for wrong in [
+            Blocks(0),
+            Pipelined { block: 0, window: 2 },
+            Pipelined { block: 2, window: 0 },
+            ArDiffusion { levels: 1 },
+            segments(3, 0),
+            segments(usize::MAX, 3),
+            Blocks(usize::MAX),
+            Mixture(vec![]),
+            Mixture(vec![Mixture(vec![Parallel])]),
+            Mixture(vec![Parallel, Blocks(0)]),
+        ] {
+            assert!(wrong.validate("order").is_err(), "{wrong:?}");
+        }
+        for right in [Parallel, LeftToRight, Blocks(3), segments(0, 3), Mixture(vec![Parallel, Blocks(2)])] {
+            assert!(right.validate("order").is_ok(), "{right:?}");
         }
     }
 
