@@ -9,6 +9,7 @@ mod hostile;
 mod hub;
 mod layers;
 mod network;
+mod pictures;
 mod readme;
 mod resuming;
 mod sampling;

@@ -11,7 +11,7 @@ use super::{CLAUSE, CLOSING, Clause, NAMES, OPENING, PAD, PLACES, Pictures};
 impl Pictures {
     /// ln p of a sequence [L] without noise: caption times drawings; minus infinity where it does not agree.
     pub fn clean_log_likelihood(&self, tokens: &[u32]) -> f64 {
-        let Some(caption) = self.read(tokens).filter(|_| self.judge(tokens).agrees) else {
+        let Some(caption) = self.caption_of(tokens).filter(|_| self.reading(tokens).agrees) else {
             return f64::NEG_INFINITY;
         };
         let n = caption.clauses.len();
@@ -64,12 +64,11 @@ impl Pictures {
             for (i, slot) in slots.iter_mut().enumerate() {
                 let at = OPENING + CLAUSE * i;
                 let end = if i + 1 == n { "." } else { "," };
-                let around = emission.word(at + 3, "in") + emission.word(at + 4, "the") + emission.word(at + 7, end);
+                let around = emission.word(at + 3, "in") + emission.word(at + 4, "the") + emission.word(at + 6, end);
                 let told: Vec<f64> = things.iter().map(|t| emission.clause(at, t)).collect();
                 let liked: Vec<f64> = things.iter().map(|t| emission.named(closing + 3, t)).collect();
                 for (p, value) in slot.iter_mut().enumerate() {
-                    let (row, side) = PLACES[p];
-                    let here = around + emission.word(at + 5, row) + emission.word(at + 6, side) - self.ln_things();
+                    let here = around + emission.word(at + 5, PLACES[p]) - self.ln_things();
                     let all = || told.iter().zip(&shown[p]).map(|(a, b)| here + a + b);
                     *value = (ln_sum(all()), ln_sum(all().zip(&liked).map(|(x, l)| x + l)));
                 }
