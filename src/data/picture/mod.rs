@@ -1,7 +1,7 @@
 //! The built-in task of long text with a second modality: a caption in words, then a grid of image tokens that draws it.
 //!
 //! ```text
-//! mia paints 2 red stars in the northwest , 1 blue disc in the southeast . mia likes the blue disc best .
+//! mia paints 2 red stars in the northwest , 1 blue disc in the southeast . mia likes the southeast best .
 //! .. r★ .. .. .. ..
 //! r★ .. .. .. .. ..
 //! ```
@@ -42,7 +42,7 @@ const EMPTY: &str = "..";
 const CLAUSE: usize = 7;
 /// Words before the first clause, and of the sentence behind the last one.
 const OPENING: usize = 2;
-const CLOSING: usize = 7;
+const CLOSING: usize = 6;
 
 /// What a clause says: so many things of one kind and colour in one quadrant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,7 +63,7 @@ pub struct Caption {
     /// Number of the painter, from 0.
     pub name: usize,
     pub clauses: Vec<Clause>,
-    /// The first clause with the words that the last sentence repeats.
+    /// The number of the clause whose quadrant the last sentence names.
     pub liked: usize,
 }
 
@@ -182,7 +182,7 @@ impl Pictures {
             })
             .collect();
         let (name, liked) = (rng.random_range(0..c.names), rng.random_range(0..n));
-        Caption { name, liked: self.first_alike(&clauses, liked), clauses }
+        Caption { name, clauses, liked }
     }
 
     /// A sequence [L] without noise.
@@ -206,12 +206,6 @@ impl Pictures {
         (self.id(COLOURS[clause.colour].0), self.id(if clause.count == 1 { one } else { several }))
     }
 
-    /// The first clause with the same words for what it counts.
-    fn first_alike(&self, clauses: &[Clause], of: usize) -> usize {
-        let words = self.named(&clauses[of]);
-        clauses.iter().position(|c| self.named(c) == words).unwrap_or(of)
-    }
-
     /// The tokens [text] of a caption.
     pub fn write(&self, caption: &Caption) -> Vec<u32> {
         let id = |word: &str| self.id(word);
@@ -222,8 +216,8 @@ impl Pictures {
             tokens.extend([id(&clause.count.to_string()), colour, kind]);
             tokens.extend(["in", "the", PLACES[clause.place], end].map(id));
         }
-        let (colour, kind) = self.named(&caption.clauses[caption.liked]);
-        tokens.extend([id(NAMES[caption.name]), id("likes"), id("the"), colour, kind, id("best"), id(".")]);
+        let liked = PLACES[caption.clauses[caption.liked].place];
+        tokens.extend([NAMES[caption.name], "likes", "the", liked, "best", "."].map(id));
         tokens.resize(self.shape().text, id(PAD));
         tokens
     }
@@ -248,7 +242,7 @@ impl Pictures {
                 return None;
             }
             let closing = OPENING + CLAUSE * n;
-            let liked = clauses.iter().position(|c| self.named(c) == (text[closing + 3], text[closing + 4]))?;
+            let liked = clauses.iter().position(|c| PLACES[c.place] == word(closing + 3))?;
             let caption = Caption { name, clauses, liked };
             // Every word that was not looked at is one that the caption has there.
             (self.write(&caption) == text).then_some(caption)

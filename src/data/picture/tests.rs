@@ -32,13 +32,9 @@ fn captions(task: &Pictures) -> Vec<(Caption, f64)> {
         for (clauses, p) in beginnings {
             for name in 0..c.names {
                 for liked in 0..n {
-                    let liked = task.first_alike(&clauses, liked);
                     let caption = Caption { name, clauses: clauses.clone(), liked };
                     let share = p / c.names as f64 / n as f64;
-                    match out.iter_mut().rev().take(n).find(|(known, _)| *known == caption) {
-                        Some((_, sum)) => *sum += share,
-                        None => out.push((caption, share)),
-                    }
+                    out.push((caption, share));
                 }
             }
         }
@@ -97,7 +93,7 @@ fn encode(task: &Pictures, text: &str) -> Vec<u32> {
 }
 
 const GOOD: &str = "mia paints 2 red stars in the northwest , 1 blue disc in the southeast . \
-                    mia likes the blue disc best . <pad> <pad> <pad> <pad> <pad> <pad> <pad>\n\
+                    mia likes the southeast best . <pad> <pad> <pad> <pad> <pad> <pad> <pad>\n\
                     .. r★ .. .. .. ..\n\
                     r★ .. .. .. .. ..\n\
                     .. .. .. .. .. ..\n\
@@ -109,7 +105,7 @@ const GOOD: &str = "mia paints 2 red stars in the northwest , 1 blue disc in the
 fn a_caption_is_read_its_picture_agrees_and_both_print_as_lines() {
     let task = Pictures::new(&PicturesConfig::default()).unwrap();
     let tokens = encode(&task, GOOD);
-    assert_eq!((tokens.len(), task.shape().length(), task.vocab()), (66, 66, 38));
+    assert_eq!((tokens.len(), task.shape().length(), task.vocab()), (65, 65, 38));
     let caption = task.caption_of(&tokens).unwrap();
     assert_eq!((caption.clauses[0], caption.liked), (Clause { count: 2, colour: 0, kind: 0, place: 0 }, 1));
     assert_eq!(task.reading(&tokens), Reading { valid: true, clauses: 1.0, agrees: true });
@@ -126,10 +122,10 @@ fn a_caption_with_a_fault_is_not_valid() {
     let task = Pictures::new(&PicturesConfig::default()).unwrap();
     for (from, to) in [
         ("mia likes", "tom likes"),
-        ("the blue disc best", "the red disc best"),
-        ("the blue disc best", "the blue discs best"),
+        ("the southeast best", "the northeast best"),
+        ("the southeast best", "the stars best"),
         ("1 blue disc in", "1 blue discs in"),
-        ("southeast", "northwest"),
+        ("southeast .", "northwest ."),
         ("northwest ,", "northwest ."),
         ("best . <pad>", "best . mia"),
         ("paints 2", "paints in"),
@@ -282,6 +278,6 @@ fn a_whole_caption_is_padded_and_its_beginning_is_not() {
     let shape = PicturesConfig::default().shape();
     let caption = GOOD.lines().next().unwrap().replace(" <pad>", "");
     let words = |text: &str| shape.padded(text).split(' ').count();
-    assert_eq!((words(&caption), words("mia paints"), words(GOOD)), (30, 2, 66));
+    assert_eq!((words(&caption), words("mia paints"), words(GOOD)), (29, 2, 65));
     assert_eq!(shape.lines("mia paints"), "mia paints");
 }
