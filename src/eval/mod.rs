@@ -7,6 +7,7 @@ pub mod context;
 pub mod flexibility;
 pub mod judge;
 pub mod matched;
+pub mod pictures;
 pub mod quality;
 pub mod results;
 pub mod speed;
@@ -198,11 +199,7 @@ fn scores(texts: &[Vec<u32>], scorer: &Scorer) -> IndexMap<String, Vec<f64>> {
         out.insert("valid".into(), texts.iter().map(|t| f64::from(u8::from(s.is_valid(t)))).collect());
     }
     if let Scorer::Pictures(p) = scorer {
-        let readings: Vec<_> = texts.iter().map(|t| p.judge(t)).collect();
-        let flag = |is: bool| f64::from(u8::from(is));
-        out.insert("caption_valid".into(), readings.iter().map(|r| flag(r.valid)).collect());
-        out.insert("clauses".into(), readings.iter().map(|r| r.clauses).collect());
-        out.insert("agreement".into(), readings.iter().map(|r| flag(r.agrees)).collect());
+        out.extend(pictures::scores(p, texts));
     }
     out.insert("distinct_2".into(), per(quality::distinct_2));
     out.insert("repetition".into(), per(quality::repetition));
@@ -244,6 +241,10 @@ pub fn row(
         true => Some(speed::measure(model, process, steps, config.batch, config.speed_repeats, config.seed + 1)?),
         false => None,
     };
+    let mut corpus = between(&texts);
+    if let Scorer::Pictures(task) = scorer {
+        corpus.insert(pictures::GIVEN.into(), pictures::agreement_given(task, model, process, steps, config)?);
+    }
     let row = Row {
         steps,
         nfe: drawn.nfe.iter().sum::<usize>() as f64 / n as f64,
@@ -261,7 +262,7 @@ pub fn row(
         seed: config.seed,
         scores: estimates(&samples),
         samples,
-        corpus: between(&texts),
+        corpus,
         speed,
         examples: match scorer {
             Scorer::Pictures(_) => drawn.tokens.iter().take(EXAMPLES).cloned().collect(),

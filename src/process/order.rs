@@ -259,8 +259,10 @@ impl Order {
     /// Training times [batch x length] where every block has finished text before it, so that all are trained at once:
     /// each block of each sequence at its own time, stratified over all of them.
     pub fn block_times(&self, batch: usize, length: usize, offset: f64) -> Vec<f64> {
-        let n = (batch * self.blocks(length)) as f64;
-        let time = |i: usize, block: usize| (offset + (block * batch + i) as f64 / n).fract();
+        let blocks = self.blocks(length);
+        // Among text the few blocks that have a time at all would otherwise share one stratum in a whole batch.
+        let stratum = |i: usize, block: usize| if self.text > 0 { i * blocks + block } else { block * batch + i };
+        let time = |i: usize, block: usize| (offset + stratum(i, block) as f64 / (batch * blocks) as f64).fract();
         let layout = self.layout();
         (0..batch).flat_map(|i| (0..length).map(move |l| time(i, layout.index(l)))).collect()
     }
@@ -282,6 +284,9 @@ impl Order {
         Ok(Grid { order: *self, length, steps })
     }
 }
+
+/// Far above the rounding of a time in a table of up to 2^20 steps, and far below its smallest one.
+const ROUNDING: f64 = 1e-9;
 
 /// The table of times: row k holds t(k, l) for every position l; row 0 is all 1, row K all 0.
 #[derive(Debug, Clone, PartialEq)]
@@ -309,10 +314,20 @@ impl Grid {
 
     /// Times [L] of every position before step k (row k of the table).
     pub fn row(&self, k: usize) -> Vec<f64> {
+        // What is noise or text but for the rounding of a quotient is that and nothing between: a step would change it again.
+        let exact = |t: f64| {
+            if t < ROUNDING {
+                0.0
+            } else if t > 1.0 - ROUNDING {
+                1.0
+            } else {
+                t
+            }
+        };
         match k {
             0 => vec![1.0; self.length],
             k if k == self.steps => vec![0.0; self.length],
-            k => (0..self.length).map(|l| self.time(k, l)).collect(),
+            k => (0..self.length).map(|l| exact(self.time(k, l))).collect(),
         }
     }
 
@@ -441,6 +456,29 @@ mod tests {
             assert_eq!(g.row(k), want);
         }
         assert_eq!((g.nfe(), g.positions(Reading::Shifted), g.active(2)), (5, 5, 2..3));
+    }
+
+    #[test]
+    fn a_position_of_any_length_is_text_after_its_own_step_and_noise_before_it() {
+        // 22 is the first length of which a multiple of 1/L times L is no whole number.
+        for length in [22, 46, 66, 100, 1000] {
+            let orders = [Order::left_to_right(), Order { text: length - 3, ..Order::in_blocks(3) }];
+            for (order, steps) in orders.iter().zip([length, length - 3 + 7]) {
+                let g = order.grid(length, steps).unwrap();
+                for k in 0..length - 3 {
+                    assert_eq!((g.active(k), g.row(k)[k], g.row(k + 1)[k]), (k..k + 1, 1.0, 0.0), "{length}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_one_block_behind_a_text_has_times_from_the_whole_range_in_every_batch() {
+        let order = Order { text: 30, ..Order::in_blocks(16) };
+        let mut times: Vec<f64> = order.block_times(64, 46, 0.37).chunks(46).map(|row| row[45]).collect();
+        times.sort_by(f64::total_cmp);
+        let gap = |p: &[f64]| (p[1] - p[0] - 1.0 / 64.0).abs() < 1e-12;
+        assert!(times.windows(2).all(gap) && times[0] < 1.0 / 64.0, "{times:?}");
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod hub;
 mod layers;
 mod network;
 mod orders;
+mod pictures;
 mod readme;
 mod resuming;
 mod sampling;

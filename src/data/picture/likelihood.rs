@@ -11,14 +11,12 @@ use super::{CLAUSE, CLOSING, Clause, NAMES, OPENING, PAD, PLACES, Pictures};
 impl Pictures {
     /// ln p of a sequence [L] without noise: caption times drawings; minus infinity where it does not agree.
     pub fn clean_log_likelihood(&self, tokens: &[u32]) -> f64 {
-        let Some(caption) = self.read(tokens).filter(|_| self.judge(tokens).agrees) else {
+        let Some(caption) = self.caption_of(tokens).filter(|_| self.reading(tokens).agrees) else {
             return f64::NEG_INFINITY;
         };
         let n = caption.clauses.len();
-        let liked = self.named(&caption.clauses[caption.liked]);
-        let alike = caption.clauses.iter().filter(|c| self.named(c) == liked).count();
         let drawings: f64 = caption.clauses.iter().map(|c| self.ln_drawings(c.count)).sum();
-        self.ln_start(n) + (alike as f64).ln() - n as f64 * self.ln_things() - drawings
+        self.ln_start(n) - n as f64 * self.ln_things() - drawings
     }
 
     /// ln of the probability of a painter, of n clauses, of their quadrants in their order, and of the one that is liked.
@@ -56,7 +54,7 @@ impl Pictures {
             let closing = OPENING + CLAUSE * n;
             let names = NAMES[..c.names].iter().map(|w| emission.word(0, w) + emission.word(closing, w));
             let fixed = [(1, "paints"), (closing + 1, "likes"), (closing + 2, "the")].into_iter();
-            let fixed = fixed.chain([(closing + 5, "best"), (closing + 6, ".")]);
+            let fixed = fixed.chain([(closing + 4, "best"), (closing + 5, ".")]);
             let padding = (closing + CLOSING..self.shape().text).map(|at| emission.word(at, PAD));
             let frame = fixed.map(|(at, w)| emission.word(at, w)).chain(padding).sum::<f64>() + ln_sum(names);
             // Clause i in quadrant p: as it is, and with the last sentence about it.
@@ -64,14 +62,12 @@ impl Pictures {
             for (i, slot) in slots.iter_mut().enumerate() {
                 let at = OPENING + CLAUSE * i;
                 let end = if i + 1 == n { "." } else { "," };
-                let around = emission.word(at + 3, "in") + emission.word(at + 4, "the") + emission.word(at + 7, end);
+                let around = emission.word(at + 3, "in") + emission.word(at + 4, "the") + emission.word(at + 6, end);
                 let told: Vec<f64> = things.iter().map(|t| emission.clause(at, t)).collect();
-                let liked: Vec<f64> = things.iter().map(|t| emission.named(closing + 3, t)).collect();
                 for (p, value) in slot.iter_mut().enumerate() {
-                    let (row, side) = PLACES[p];
-                    let here = around + emission.word(at + 5, row) + emission.word(at + 6, side) - self.ln_things();
-                    let all = || told.iter().zip(&shown[p]).map(|(a, b)| here + a + b);
-                    *value = (ln_sum(all()), ln_sum(all().zip(&liked).map(|(x, l)| x + l)));
+                    let here = around + emission.word(at + 5, PLACES[p]) - self.ln_things();
+                    let sum = here + ln_sum(told.iter().zip(&shown[p]).map(|(a, b)| a + b));
+                    *value = (sum, sum + emission.word(closing + 3, PLACES[p]));
                 }
             }
             let mut sums = Vec::new();

@@ -1,7 +1,7 @@
 //! The built-in task of long text with a second modality: a caption in words, then a grid of image tokens that draws it.
 //!
 //! ```text
-//! mia paints 2 red stars in the top left , 1 blue disc in the bottom right . mia likes the blue disc best .
+//! mia paints 2 red stars in the northwest , 1 blue disc in the southeast . mia likes the southeast best .
 //! .. r★ .. .. .. ..
 //! r★ .. .. .. .. ..
 //! ```
@@ -13,6 +13,7 @@
 //! with a small probability, as in the story language, so that every likelihood is finite. It is exact (`likelihood`).
 //! Q cells of a quadrant, V vocabulary (the mask is not in it).
 
+mod config;
 mod likelihood;
 mod shape;
 #[cfg(test)]
@@ -22,9 +23,9 @@ use std::collections::HashMap;
 
 use rand::Rng;
 use rand::seq::index;
-use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
+use crate::error::Result;
+pub use config::PicturesConfig;
 pub use shape::{PAD, Shape};
 
 const NAMES: [&str; 8] = ["mia", "tom", "ann", "ben", "eva", "leo", "zoe", "max"];
@@ -34,86 +35,14 @@ const COLOURS: [(&str, &str); 4] = [("red", "r"), ("blue", "b"), ("green", "g"),
 const KINDS: [(&str, &str, &str); 4] =
     [("star", "stars", "★"), ("disc", "discs", "●"), ("square", "squares", "■"), ("triangle", "triangles", "▲")];
 /// The quadrants, row by row.
-const PLACES: [(&str, &str); 4] = [("top", "left"), ("top", "right"), ("bottom", "left"), ("bottom", "right")];
+const PLACES: [&str; 4] = ["northwest", "northeast", "southwest", "southeast"];
 /// What an empty cell shows.
 const EMPTY: &str = "..";
 /// Words of a clause, with the comma or full stop behind it.
-const CLAUSE: usize = 8;
+const CLAUSE: usize = 7;
 /// Words before the first clause, and of the sentence behind the last one.
 const OPENING: usize = 2;
-const CLOSING: usize = 7;
-
-/// The size of the task.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct PicturesConfig {
-    /// Names of painters, 1 to 8.
-    pub names: usize,
-    /// Kinds of things, 1 to 4.
-    pub kinds: usize,
-    /// Colours of things, 1 to 4.
-    pub colours: usize,
-    /// Largest count in a clause, 1 to 9 and no more than a quadrant has cells.
-    pub count: usize,
-    /// Most clauses of a caption, 1 to 4; the fewest are half as many, rounded up.
-    pub clauses: usize,
-    /// Rows of the picture, even, 2 to 16.
-    pub rows: usize,
-    /// Columns of the picture, even, 2 to 16.
-    pub columns: usize,
-    /// Probability that a token is replaced by a uniformly drawn one, 1e-12 to 0.5: the floor under every likelihood.
-    pub noise: f64,
-}
-
-impl Default for PicturesConfig {
-    fn default() -> Self {
-        PicturesConfig { names: 4, kinds: 3, colours: 3, count: 3, clauses: 3, rows: 6, columns: 6, noise: 1e-4 }
-    }
-}
-
-impl PicturesConfig {
-    /// Checks ranges.
-    pub fn validate(&self) -> Result<()> {
-        for (key, value, low, high) in [
-            ("names", self.names, 1, NAMES.len()),
-            ("kinds", self.kinds, 1, KINDS.len()),
-            ("colours", self.colours, 1, COLOURS.len()),
-            ("count", self.count, 1, 9),
-            ("clauses", self.clauses, 1, PLACES.len()),
-            ("rows", self.rows, 2, 16),
-            ("columns", self.columns, 2, 16),
-        ] {
-            if value < low || value > high {
-                return Err(Error::usage(format!(
-                    "`data.pictures.{key}` must be between {low} and {high}, but it is {value}"
-                )));
-            }
-        }
-        for (key, value) in [("rows", self.rows), ("columns", self.columns)] {
-            if value % 2 == 1 {
-                return Err(Error::usage(format!("`data.pictures.{key}` must be even, but it is {value}"))
-                    .hint("a caption names quadrants of the picture"));
-            }
-        }
-        let cells = self.rows * self.columns / 4;
-        if self.count > cells {
-            return Err(Error::usage(format!(
-                "`data.pictures.count = {}` does not fit: `data.pictures.rows` and `data.pictures.columns` make quadrants of {cells} cells",
-                self.count
-            )));
-        }
-        if !(1e-12..=0.5).contains(&self.noise) {
-            let message = format!("`data.pictures.noise` must be between 1e-12 and 0.5, but it is {:e}", self.noise);
-            return Err(Error::usage(message).hint("1e-4 keeps likelihoods finite and pictures clean"));
-        }
-        Ok(())
-    }
-
-    /// Where text and picture lie in a sequence.
-    pub fn shape(&self) -> Shape {
-        Shape { text: OPENING + CLAUSE * self.clauses + CLOSING, rows: self.rows, columns: self.columns }
-    }
-}
+const CLOSING: usize = 6;
 
 /// What a clause says: so many things of one kind and colour in one quadrant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -134,7 +63,7 @@ pub struct Caption {
     /// Number of the painter, from 0.
     pub name: usize,
     pub clauses: Vec<Clause>,
-    /// The first clause with the words that the last sentence repeats.
+    /// The number of the clause whose quadrant the last sentence names.
     pub liked: usize,
 }
 
@@ -163,7 +92,7 @@ impl Pictures {
         config.validate()?;
         let c = config;
         let mut words: Vec<String> = [PAD, "paints", "in", "the", ",", ".", "likes", "best"].map(String::from).to_vec();
-        words.extend(["top", "bottom", "left", "right"].map(String::from));
+        words.extend(PLACES.map(String::from));
         words.extend(NAMES[..c.names].iter().map(|w| w.to_string()));
         words.extend((1..=c.count).map(|n| n.to_string()));
         words.extend(COLOURS[..c.colours].iter().map(|w| w.0.to_string()));
@@ -238,8 +167,8 @@ impl Pictures {
         tokens
     }
 
-    /// A sequence [L] without noise.
-    fn clean(&self, rng: &mut impl Rng) -> Vec<u32> {
+    /// A caption.
+    pub fn caption(&self, rng: &mut impl Rng) -> Caption {
         let c = &self.config;
         let n = rng.random_range(self.numbers());
         let places = index::sample(rng, PLACES.len(), n);
@@ -253,7 +182,12 @@ impl Pictures {
             })
             .collect();
         let (name, liked) = (rng.random_range(0..c.names), rng.random_range(0..n));
-        let caption = Caption { name, liked: self.first_alike(&clauses, liked), clauses };
+        Caption { name, clauses, liked }
+    }
+
+    /// A sequence [L] without noise.
+    fn clean(&self, rng: &mut impl Rng) -> Vec<u32> {
+        let caption = self.caption(rng);
         let mut tokens = self.write(&caption);
         let start = tokens.len();
         tokens.resize(self.shape().length(), self.empty());
@@ -272,30 +206,24 @@ impl Pictures {
         (self.id(COLOURS[clause.colour].0), self.id(if clause.count == 1 { one } else { several }))
     }
 
-    /// The first clause with the same words for what it counts.
-    fn first_alike(&self, clauses: &[Clause], of: usize) -> usize {
-        let words = self.named(&clauses[of]);
-        clauses.iter().position(|c| self.named(c) == words).unwrap_or(of)
-    }
-
     /// The tokens [text] of a caption.
     pub fn write(&self, caption: &Caption) -> Vec<u32> {
         let id = |word: &str| self.id(word);
         let mut tokens = vec![id(NAMES[caption.name]), id("paints")];
         for (i, clause) in caption.clauses.iter().enumerate() {
-            let ((colour, kind), (row, side)) = (self.named(clause), PLACES[clause.place]);
+            let (colour, kind) = self.named(clause);
             let end = if i + 1 == caption.clauses.len() { "." } else { "," };
             tokens.extend([id(&clause.count.to_string()), colour, kind]);
-            tokens.extend(["in", "the", row, side, end].map(id));
+            tokens.extend(["in", "the", PLACES[clause.place], end].map(id));
         }
-        let (colour, kind) = self.named(&caption.clauses[caption.liked]);
-        tokens.extend([id(NAMES[caption.name]), id("likes"), id("the"), colour, kind, id("best"), id(".")]);
+        let liked = PLACES[caption.clauses[caption.liked].place];
+        tokens.extend([NAMES[caption.name], "likes", "the", liked, "best", "."].map(id));
         tokens.resize(self.shape().text, id(PAD));
         tokens
     }
 
     /// The caption at the start of a sequence; nothing where it has a fault.
-    pub fn read(&self, tokens: &[u32]) -> Option<Caption> {
+    pub fn caption_of(&self, tokens: &[u32]) -> Option<Caption> {
         let text = tokens.get(..self.shape().text)?;
         let word = |at: usize| self.words.get(text[at] as usize).map_or("", String::as_str);
         let clause = |at: usize| {
@@ -304,7 +232,7 @@ impl Pictures {
                 count: word(at).parse().ok().filter(|n| (1..=self.config.count).contains(n))?,
                 colour: COLOURS[..self.config.colours].iter().position(|c| c.0 == word(at + 1))?,
                 kind,
-                place: PLACES.iter().position(|p| (p.0, p.1) == (word(at + 5), word(at + 6)))?,
+                place: PLACES.iter().position(|p| *p == word(at + 5))?,
             })
         };
         let name = NAMES[..self.config.names].iter().position(|n| *n == word(0))?;
@@ -314,7 +242,7 @@ impl Pictures {
                 return None;
             }
             let closing = OPENING + CLAUSE * n;
-            let liked = clauses.iter().position(|c| self.named(c) == (text[closing + 3], text[closing + 4]))?;
+            let liked = clauses.iter().position(|c| PLACES[c.place] == word(closing + 3))?;
             let caption = Caption { name, clauses, liked };
             // Every word that was not looked at is one that the caption has there.
             (self.write(&caption) == text).then_some(caption)
@@ -329,8 +257,8 @@ impl Pictures {
     }
 
     /// What a sequence [L] is found to be.
-    pub fn judge(&self, tokens: &[u32]) -> Reading {
-        let Some(caption) = self.read(tokens).filter(|_| tokens.len() == self.shape().length()) else {
+    pub fn reading(&self, tokens: &[u32]) -> Reading {
+        let Some(caption) = self.caption_of(tokens).filter(|_| tokens.len() == self.shape().length()) else {
             return Reading { valid: false, clauses: 0.0, agrees: false };
         };
         let picture = &tokens[self.shape().text..];

@@ -32,13 +32,9 @@ fn captions(task: &Pictures) -> Vec<(Caption, f64)> {
         for (clauses, p) in beginnings {
             for name in 0..c.names {
                 for liked in 0..n {
-                    let liked = task.first_alike(&clauses, liked);
                     let caption = Caption { name, clauses: clauses.clone(), liked };
                     let share = p / c.names as f64 / n as f64;
-                    match out.iter_mut().rev().take(n).find(|(known, _)| *known == caption) {
-                        Some((_, sum)) => *sum += share,
-                        None => out.push((caption, share)),
-                    }
+                    out.push((caption, share));
                 }
             }
         }
@@ -96,8 +92,8 @@ fn encode(task: &Pictures, text: &str) -> Vec<u32> {
     text.split_whitespace().map(|w| task.id(w)).collect()
 }
 
-const GOOD: &str = "mia paints 2 red stars in the top left , 1 blue disc in the bottom right . \
-                    mia likes the blue disc best . <pad> <pad> <pad> <pad> <pad> <pad> <pad> <pad>\n\
+const GOOD: &str = "mia paints 2 red stars in the northwest , 1 blue disc in the southeast . \
+                    mia likes the southeast best . <pad> <pad> <pad> <pad> <pad> <pad> <pad>\n\
                     .. r★ .. .. .. ..\n\
                     r★ .. .. .. .. ..\n\
                     .. .. .. .. .. ..\n\
@@ -109,10 +105,10 @@ const GOOD: &str = "mia paints 2 red stars in the top left , 1 blue disc in the 
 fn a_caption_is_read_its_picture_agrees_and_both_print_as_lines() {
     let task = Pictures::new(&PicturesConfig::default()).unwrap();
     let tokens = encode(&task, GOOD);
-    assert_eq!((tokens.len(), task.shape().length(), task.vocab()), (69, 69, 38));
-    let caption = task.read(&tokens).unwrap();
+    assert_eq!((tokens.len(), task.shape().length(), task.vocab()), (65, 65, 38));
+    let caption = task.caption_of(&tokens).unwrap();
     assert_eq!((caption.clauses[0], caption.liked), (Clause { count: 2, colour: 0, kind: 0, place: 0 }, 1));
-    assert_eq!(task.judge(&tokens), Reading { valid: true, clauses: 1.0, agrees: true });
+    assert_eq!(task.reading(&tokens), Reading { valid: true, clauses: 1.0, agrees: true });
     assert_eq!(task.decode(&tokens), GOOD.replace(" <pad>", ""));
     // names 4, numbers 2, arrangements 12, liked 2, things 27 each, drawings 36 and 9.
     let want = -f64::ln(4.0 * 2.0 * 12.0 * 2.0 * 27.0 * 27.0 * 36.0 * 9.0);
@@ -126,19 +122,19 @@ fn a_caption_with_a_fault_is_not_valid() {
     let task = Pictures::new(&PicturesConfig::default()).unwrap();
     for (from, to) in [
         ("mia likes", "tom likes"),
-        ("the blue disc best", "the red disc best"),
-        ("the blue disc best", "the blue discs best"),
+        ("the southeast best", "the northeast best"),
+        ("the southeast best", "the stars best"),
         ("1 blue disc in", "1 blue discs in"),
-        ("bottom right", "top left"),
-        ("left ,", "left ."),
+        ("southeast .", "northwest ."),
+        ("northwest ,", "northwest ."),
         ("best . <pad>", "best . mia"),
         ("paints 2", "paints in"),
         ("paints", "likes"),
     ] {
-        let reading = task.judge(&encode(&task, &GOOD.replacen(from, to, 1)));
+        let reading = task.reading(&encode(&task, &GOOD.replacen(from, to, 1)));
         assert_eq!(reading, Reading { valid: false, clauses: 0.0, agrees: false }, "{from} to {to}");
     }
-    assert!(!task.judge(&[]).valid && !task.judge(&encode(&task, GOOD)[..40]).valid);
+    assert!(!task.reading(&[]).valid && !task.reading(&encode(&task, GOOD)[..40]).valid);
 }
 
 #[test]
@@ -147,8 +143,8 @@ fn every_sample_parses_agrees_and_has_the_likelihood_of_its_choices() {
     let mut rng = StepRng::new(1).at(0, Stream::Batch);
     for _ in 0..300 {
         let tokens = task.sample(&mut rng);
-        let caption = task.read(&tokens).unwrap();
-        assert!(task.judge(&tokens).agrees && task.write(&caption) == tokens[..task.shape().text]);
+        let caption = task.caption_of(&tokens).unwrap();
+        assert!(task.reading(&tokens).agrees && task.write(&caption) == tokens[..task.shape().text]);
         let (clean, noisy) = (task.clean_log_likelihood(&tokens), task.log_likelihood(&tokens));
         assert!(clean.is_finite() && (clean - noisy).abs() < 1e-6, "{clean} and {noisy}");
     }
@@ -175,7 +171,7 @@ fn a_moved_removed_added_or_repainted_thing_never_agrees() {
         let far = *empty.iter().find(|at| quadrant(**at) != quadrant(from)).unwrap();
         changed[3].swap(from, far);
         for (kind, tokens) in changed.iter().enumerate() {
-            let reading = task.judge(tokens);
+            let reading = task.reading(tokens);
             assert!(reading.valid && !reading.agrees, "change {kind}:\n{}", task.decode(tokens));
             assert!(task.clean_log_likelihood(tokens) == f64::NEG_INFINITY && task.log_likelihood(tokens).is_finite());
         }
@@ -183,7 +179,7 @@ fn a_moved_removed_added_or_repainted_thing_never_agrees() {
         let mut moved = tokens.clone();
         if let Some(near) = empty.iter().find(|at| quadrant(**at) == quadrant(from)) {
             moved.swap(from, *near);
-            assert!(task.judge(&moved).agrees);
+            assert!(task.reading(&moved).agrees);
             assert!((task.log_likelihood(&moved) - task.log_likelihood(&tokens)).abs() < 1e-9);
         }
     }
@@ -282,6 +278,6 @@ fn a_whole_caption_is_padded_and_its_beginning_is_not() {
     let shape = PicturesConfig::default().shape();
     let caption = GOOD.lines().next().unwrap().replace(" <pad>", "");
     let words = |text: &str| shape.padded(text).split(' ').count();
-    assert_eq!((words(&caption), words("mia paints"), words(GOOD)), (33, 2, 69));
+    assert_eq!((words(&caption), words("mia paints"), words(GOOD)), (29, 2, 65));
     assert_eq!(shape.lines("mia paints"), "mia paints");
 }

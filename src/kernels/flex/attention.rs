@@ -76,12 +76,14 @@ enum Left<'a> {
 /// Rows `from .. from + M` of left times one panel.
 #[inline(always)]
 fn tile<const M: usize>(left: Left, from: usize, panel: &[[f32; LANES]]) -> [[f32; LANES]; M] {
-    let mut acc = [[0.0; LANES]; M];
-    let mut add = |b: &[f32; LANES], i: usize, a: f32| {
+    // No closure: one that is called at two places becomes a function of its own, without the wide registers of `wide`.
+    #[inline(always)]
+    fn add(acc: &mut [f32; LANES], b: &[f32; LANES], a: f32) {
         for j in 0..LANES {
-            acc[i][j] = a.mul_add(b[j], acc[i][j]);
+            acc[j] = a.mul_add(b[j], acc[j]);
         }
-    };
+    }
+    let mut acc = [[0.0; LANES]; M];
     match left {
         Left::Rows(data, stride) => {
             let mut rows = [data; M];
@@ -90,14 +92,14 @@ fn tile<const M: usize>(left: Left, from: usize, panel: &[[f32; LANES]]) -> [[f3
             }
             for (k, b) in panel.iter().enumerate() {
                 for (i, row) in rows.iter().enumerate() {
-                    add(b, i, row[k]);
+                    add(&mut acc[i], b, row[k]);
                 }
             }
         }
         Left::Columns(data, stride) => {
             for (b, column) in panel.iter().zip(data.chunks(stride)) {
                 for (i, a) in column[from..from + M].iter().enumerate() {
-                    add(b, i, *a);
+                    add(&mut acc[i], b, *a);
                 }
             }
         }
