@@ -147,8 +147,9 @@ fn dry_run(recipe: &Recipe, name: &str, (data, base): (&Data, &Path), device: &D
                 (None, false) => init(network, device),
             };
             {
-                let theirs = recipe.model(&sdtt.teacher)?.order.order(length);
-                let orders = distill::Orders { student: config.order.order(length), teacher: theirs };
+                let theirs = recipe.model(&sdtt.teacher)?.order.all(length);
+                let orders = distill::Orders::of(config.order.order(length), &theirs, length)
+                    .unwrap_or(distill::Orders::same(config.order.order(length)));
                 distill::rows(sdtt, &teacher, &x0, length, sdtt.dt(0), orders, rng)?
             }
         }

@@ -13,7 +13,6 @@ use crate::cli;
 use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
 use crate::export::{self, LoadedModel};
-use crate::model::config::Visibility;
 use crate::model::draw::Filter;
 use crate::model::{Denoise, Transformer, family};
 use crate::sample::family::{EntropyStop, STOP_WINDOW};
@@ -124,7 +123,7 @@ pub fn run(request: &Request, device: &Device) -> Result<()> {
     }
     let loaded = export::read(&dir, device)?;
     let process = match &request.decode {
-        Some(text) => decoding(text)?.process(allows_decode(&loaded, loaded.card.process())?),
+        Some(text) => decoding(text, &loaded)?.process(loaded.card.process()),
         None => loaded.card.process(),
     };
     let Some(tokenizer) = &loaded.tokenizer else {
@@ -160,9 +159,12 @@ pub fn run(request: &Request, device: &Device) -> Result<()> {
     let prompt = spec.pinned.iter().take_while(|p| p.is_some()).count();
     let stop = entropy_stop(request);
     let total = request.public.length.unwrap_or(process.length);
+    if total > 1 << 20 {
+        return Err(Error::usage(format!("`--length {total}` must be at most {}", 1 << 20)));
+    }
     let mut drawn = beyond::sample_beyond(&loaded.model, &process, &spec, request.drawn(), total, stop)?;
     drawn.tokens.iter_mut().for_each(|text| text.truncate(total));
-    let drawn = request.chosen(drawn, &|tokens| tokens[prompt..].to_vec());
+    let drawn = request.chosen(drawn, &|tokens| tokens[prompt.min(tokens.len())..].to_vec());
     show(request, &loaded.card.name, &format!("{steps} steps"), &decode, &drawn)
 }
 
@@ -173,7 +175,7 @@ fn entropy_stop(request: &Request) -> Option<EntropyStop> {
 }
 
 /// What `--decode` says: an order's name, or a table as a recipe has it.
-fn decoding(text: &str) -> Result<DecodeConfig> {
+fn decoding(text: &str, loaded: &LoadedModel) -> Result<DecodeConfig> {
     #[derive(serde::Deserialize)]
     struct Given {
         decode: DecodeConfig,
@@ -187,15 +189,12 @@ fn decoding(text: &str) -> Result<DecodeConfig> {
         )
     })?;
     parsed.decode.validate("--decode")?;
-    Ok(parsed.decode)
-}
-
-/// The model's own process, where its network can be walked in another way.
-fn allows_decode(loaded: &LoadedModel, own: Process) -> Result<Process> {
-    match loaded.card.network.visibility {
-        Visibility::Causal => Err(Error::usage("`--decode`: an autoregressive model writes token by token")
-            .hint("leave `--decode` out, or sample a diffusion model")),
-        _ => Ok(own),
+    let network = &loaded.card.network;
+    match parsed.decode.misfit(network.visibility, network.encoder_layers > 0) {
+        Some(why) => Err(Error::usage(format!("`--decode {text}` does not fit `{}`", loaded.card.name))
+            .cause(why)
+            .hint(format!("its order is {}; leave `--decode` out", loaded.card.order.shown()))),
+        None => Ok(parsed.decode),
     }
 }
 

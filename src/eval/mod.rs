@@ -237,8 +237,10 @@ pub fn row(
     let drawn = sample(model, process, &SampleSpec::new(steps, config.seed, config.batch), n)?;
     let samples = scores(&drawn.tokens, scorer);
     let texts: Vec<&[u32]> = drawn.tokens.iter().map(Vec::as_slice).collect();
+    // By confidence samples are drawn one by one, whatever the batch.
+    let batch = if matches!(process.decode, Decode::Table | Decode::Mbr(_)) { config.batch } else { 1 };
     let speed = match timed && config.speed_repeats > 0 {
-        true => Some(speed::measure(model, process, steps, config.batch, config.speed_repeats, config.seed + 1)?),
+        true => Some(speed::measure(model, process, steps, batch, config.speed_repeats, config.seed + 1)?),
         false => None,
     };
     let mut corpus = between(&texts);
@@ -251,7 +253,7 @@ pub fn row(
         positions: drawn.positions.iter().sum::<u64>() as f64 / n as f64,
         layer_positions: Some(drawn.layer_positions.iter().sum::<u64>() as f64 / n as f64),
         steps_per_block: match process.decode {
-            Decode::Table => Some(process.order.grid(process.length, steps)?.steps_per_block()),
+            Decode::Table | Decode::Mbr(_) => Some(process.order.grid(process.length, steps)?.steps_per_block()),
             // What it took.
             _ => {
                 let blocks = process.decode.layout(process).count(process.length);

@@ -113,6 +113,14 @@ pub struct Orders {
 }
 
 impl Orders {
+    /// The student's order, and which of those that its teacher knows it is taught in: the same, or for a student that reads noise
+    /// alone all positions at once, so that no text is seen but what the student sees. None: it cannot be.
+    pub fn of(student: Order, teachers: &[Order], length: usize) -> Option<Self> {
+        let same = teachers.iter().find(|o| **o == student);
+        let whole = || teachers.iter().find(|o| o.blocks(length) == 1).filter(|_| !beside(student, length));
+        same.or_else(whole).map(|teacher| Orders { student, teacher: *teacher })
+    }
+
     /// Student and teacher in the same order.
     pub fn same(order: Order) -> Self {
         Orders { student: order, teacher: order }

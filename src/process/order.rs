@@ -184,6 +184,16 @@ impl OrderConfig {
         }
     }
 
+    /// Whether blocks are read while others before them are not finished.
+    pub fn noisy(&self) -> bool {
+        match self {
+            OrderConfig::Pipelined { window, .. } => *window > 1,
+            OrderConfig::ArDiffusion { .. } => true,
+            OrderConfig::Mixture(all) => all.iter().any(OrderConfig::noisy),
+            _ => false,
+        }
+    }
+
     /// As a table has it, on one line.
     pub fn name(&self) -> String {
         match self {
@@ -331,18 +341,21 @@ impl Grid {
         }
     }
 
-    /// t(k, l); where blocks follow text, a position of text takes one step and the blocks share the rest.
+    /// t(k, l). In a window of one, blocks take whole numbers of steps, as even as these can be, so that none begins before
+    /// the one before it is finished; where blocks follow text, a position of text takes one step and the blocks share the rest.
     fn time(&self, k: usize, l: usize) -> f64 {
-        if self.order.text == 0 {
-            return self.order.time(self.length, k as f64 / self.steps as f64, l);
+        let order = &self.order;
+        if order.window > 1 || order.levels > 0 {
+            return order.time(self.length, k as f64 / self.steps as f64, l);
         }
         let (singles, blocks) = self.segments(self.length);
-        let each = (self.steps - singles) as f64 / blocks.max(1) as f64;
-        let from = self.order.layout().range(l).start;
-        let (singles, blocks) = self.segments(from);
-        let start = singles as f64 + each * blocks as f64;
-        let steps = if l - l % (self.order.text + self.order.block) + self.order.text > l { 1.0 } else { each };
-        (1.0 - (k as f64 - start) / steps).clamp(0.0, 1.0)
+        let shared = self.steps - singles;
+        let (before, block) = self.segments(order.layout().range(l).start);
+        let border = |n: usize| before + n * shared / blocks.max(1);
+        let single = l % (order.text + order.block) < order.text;
+        let start = border(block);
+        let end = if single { start + 1 } else { border(block + 1) };
+        (1.0 - (k as f64 - start as f64) / (end - start) as f64).clamp(0.0, 1.0)
     }
 
     /// Positions of text, and blocks, among the first `length` positions.
@@ -563,6 +576,26 @@ mod tests {
         assert_eq!(g.row(2), [0.0, 0.0, 1.0, 1.0, 1.0]);
         assert_eq!(g.row(4), [0.0, 0.0, 0.5, 0.5, 0.5]);
         assert_eq!(g.steps_per_block(), 4.0);
+    }
+
+    #[test]
+    fn no_block_begins_before_the_one_before_it_is_finished_whatever_the_number_of_steps() {
+        for (text, size) in [(0, 4), (0, 1), (0, 5), (2, 3), (1, 4)] {
+            let order = Order { text, ..Order::in_blocks(size) };
+            let ranges = order.layout().ranges(20);
+            for steps in ranges.len()..50 {
+                let g = order.grid(20, steps).unwrap();
+                for k in 0..=steps {
+                    let row = g.row(k);
+                    let under_way = ranges.iter().filter(|r| row[r.start] > 0.0 && row[r.start] < 1.0).count();
+                    assert!(under_way <= 1 && row.windows(2).all(|p| p[0] <= p[1]), "{order:?} {steps} {k}: {row:?}");
+                    if k < steps {
+                        let changed = ranges.iter().filter(|r| row[r.start] != g.row(k + 1)[r.start]).count();
+                        assert_eq!(changed, 1, "{order:?}, {steps} steps, step {k}");
+                    }
+                }
+            }
+        }
     }
 
     #[test]

@@ -6,9 +6,8 @@ use crate::error::{Error, Result};
 use crate::model::TransformerConfig;
 use crate::model::config::{TimeInput, Visibility};
 use crate::model::family::Vocabulary;
-use crate::objective::distill::Refresh;
+use crate::objective::distill::{Orders, Refresh};
 use crate::objective::{Objective, SdttConfig};
-use crate::process::Layout;
 use crate::process::order::OrderConfig;
 use crate::sample::DecodeConfig;
 use crate::train::TrainConfig;
@@ -189,6 +188,20 @@ impl Recipe {
                 c.teacher
             )));
         }
+        // One length stands for any: a whole sequence is one block at each.
+        let long = 1 << 20;
+        let theirs = teacher.order.all(long);
+        if !model.order.all(long).into_iter().all(|order| Orders::of(order, &theirs, long).is_some()) {
+            return Err(Error::usage(format!(
+                "`{} = {}` cannot be learnt from `model.{}.order = {}`",
+                key("order"),
+                model.order.shown(),
+                c.teacher,
+                teacher.order.shown()
+            ))
+            .cause("the teacher would see other text than its student")
+            .hint("give both the same order; pipelined blocks and AR-Diffusion can also learn from \"parallel\""));
+        }
         if self.network(name)? != self.network(&c.teacher)? {
             return Err(Error::usage(format!("`{}` differs from `model.{}.network`", key("network"), c.teacher))
                 .hint("a student starts from its teacher's weights: leave its `network` out"));
@@ -242,14 +255,7 @@ impl Recipe {
             return Err(contradiction(&key("objective"), &objective, &key("order"), "\"parallel\""));
         }
         model.order.validate(&key("order"))?;
-        let noisy =
-            |order: &OrderConfig| matches!(order, OrderConfig::Pipelined { .. } | OrderConfig::ArDiffusion { .. });
-        let pipelined = |decode: &DecodeConfig| match decode {
-            DecodeConfig::Order(order) => noisy(order),
-            DecodeConfig::Pipelined(_) => true,
-            DecodeConfig::Switch(_) => false,
-        };
-        if network.encoder_layers > 0 && (noisy(&model.order) || model.decode.iter().any(pipelined)) {
+        if network.encoder_layers > 0 && model.order.noisy() {
             let at = format!("{} = {}", key("network.encoder_layers"), network.encoder_layers);
             return Err(Error::usage(format!("`{at}` is for finished text before a block"))
                 .cause("under this order noise sees blocks that are not finished")
@@ -311,21 +317,9 @@ impl Recipe {
         for (i, decode) in model.decode.iter().enumerate() {
             let key = format!("model.{name}.decode[{i}]");
             decode.validate(&key)?;
-            let long = 1 << 20;
-            let fits = match network.visibility {
-                Visibility::Order => true,
-                Visibility::Causal => matches!(decode, DecodeConfig::Order(OrderConfig::LeftToRight)),
-                Visibility::Blocks(size) => decode.layout(long) == Layout::blocks(size),
-                Visibility::Full => !matches!(decode, DecodeConfig::Order(OrderConfig::Segments { .. })),
-            };
-            if !fits {
-                return Err(contradiction(
-                    &key,
-                    &decode.name(),
-                    &format!("model.{name}.network.visibility"),
-                    "\"order\"",
-                )
-                .hint("a network of another visibility is sampled in its own blocks alone"));
+            if let Some(why) = decode.misfit(network.visibility, network.encoder_layers > 0) {
+                let other = format!("model.{name}.network.visibility");
+                return Err(contradiction(&key, &decode.name(), &other, "\"order\"").hint(why));
             }
         }
         let mut names: Vec<String> = model.decode.iter().map(DecodeConfig::name).collect();

@@ -8,7 +8,8 @@
 //!   costs is their total correlation, sum H(X_i) - H(X_1 .. X_n), and H(X_1 .. X_n) is at least the largest H(X_i): so
 //!   sum H(X_i) - max H(X_i) bounds the error in nats, and `tolerance` is how much of it a block may have.
 //!
-//! Samples are drawn one by one: their passes differ. L length, V vocabulary, b positions of a block.
+//! The bound is of the distributions that are drawn from, at their temperature. Samples are drawn one by one: their passes differ.
+//! L length, V vocabulary, b positions of a block.
 
 use std::ops::Range;
 
@@ -18,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Process, SampleSpec, Samples, reading};
 use crate::error::{Error, Result};
+use crate::model::config::Visibility;
 use crate::model::{Cache, Denoise, Noised, draw, params, select_rows};
 use crate::process::order::OrderConfig;
 use crate::process::{Layout, Reading};
@@ -33,6 +35,9 @@ pub enum Decode {
     Pipelined(Pipelined),
     /// Each block at once or token by token; the steps are the budget of passes.
     Switch(Switch),
+    /// In the steps of the order's table, so many candidates a sample, of which the one that the others resemble most is kept
+    /// (minimum Bayes risk; AR-Diffusion).
+    Mbr(usize),
 }
 
 /// The thresholds of pipelined decoding, shares and probabilities.
@@ -78,7 +83,7 @@ impl Decode {
     /// The blocks it works on, where it does not follow the order.
     pub fn layout(&self, process: &Process) -> Layout {
         match self {
-            Decode::Table => process.order.layout(),
+            Decode::Table | Decode::Mbr(_) => process.order.layout(),
             Decode::Pipelined(p) => Layout::blocks(p.block.min(process.length)),
             Decode::Switch(s) => Layout::blocks(s.block.min(process.length)),
         }
@@ -94,6 +99,11 @@ pub enum DecodeConfig {
     Pipelined(Pipelined),
     /// The step counts of `eval.steps` are budgets of passes.
     Switch(Switch),
+    /// The best of several candidates in this order, at the cost of all.
+    Mbr {
+        order: OrderConfig,
+        candidates: usize,
+    },
 }
 
 impl DecodeConfig {
@@ -103,6 +113,7 @@ impl DecodeConfig {
             DecodeConfig::Order(order) => order.name(),
             DecodeConfig::Pipelined(p) => format!("pipelined {} x {}, p > {}", p.block, p.window, p.commit),
             DecodeConfig::Switch(s) => format!("switch {}, {} nats", s.block, s.tolerance),
+            DecodeConfig::Mbr { order, candidates } => format!("{}, best of {candidates}", order.name()),
         }
     }
 
@@ -110,6 +121,9 @@ impl DecodeConfig {
     pub fn process(&self, of: Process) -> Process {
         match self {
             DecodeConfig::Order(order) => Process { order: order.order(of.length), decode: Decode::Table, ..of },
+            DecodeConfig::Mbr { order, candidates } => {
+                Process { order: order.order(of.length), decode: Decode::Mbr(*candidates), ..of }
+            }
             DecodeConfig::Pipelined(p) => {
                 let order = OrderConfig::Pipelined { block: p.block, window: p.window };
                 Process { order: order.order(of.length), decode: Decode::Pipelined(*p), ..of }
@@ -120,14 +134,31 @@ impl DecodeConfig {
         }
     }
 
-    /// The blocks that it works on, in a sequence of `length`.
-    pub fn layout(&self, length: usize) -> Layout {
-        match self {
-            DecodeConfig::Order(order) => order.order(length).layout(),
-            DecodeConfig::Pipelined(Pipelined { block, .. }) | DecodeConfig::Switch(Switch { block, .. }) => {
-                Layout::blocks((*block).clamp(1, length))
+    /// Why a network of this visibility cannot be sampled in this way, if it cannot; `encodes` says that some of its layers
+    /// read finished text only.
+    pub fn misfit(&self, visibility: Visibility, encodes: bool) -> Option<&'static str> {
+        let order = match self {
+            DecodeConfig::Order(order) | DecodeConfig::Mbr { order, .. } => order.clone(),
+            DecodeConfig::Pipelined(p) => OrderConfig::Pipelined { block: p.block, window: p.window.max(2) },
+            DecodeConfig::Switch(s) => OrderConfig::Blocks(s.block),
+        };
+        let fits = match (visibility, &order) {
+            (_, OrderConfig::Mixture(_)) => return Some("one order is sampled at a time"),
+            (Visibility::Order, _) => true,
+            (Visibility::Causal, order) => {
+                *order == OrderConfig::LeftToRight && !matches!(self, DecodeConfig::Switch(_))
             }
+            (Visibility::Full, order) => !matches!(order, OrderConfig::Segments { .. }),
+            (Visibility::Blocks(size), OrderConfig::Blocks(block) | OrderConfig::Pipelined { block, .. }) => {
+                *block == size
+            }
+            (Visibility::Blocks(size), OrderConfig::ArDiffusion { .. } | OrderConfig::LeftToRight) => size == 1,
+            (Visibility::Blocks(_), _) => false,
+        };
+        if !fits {
+            return Some("a network of another visibility is sampled in its own blocks alone");
         }
+        (encodes && order.noisy()).then_some("under this order noise sees blocks that are not finished")
     }
 
     /// Checks ranges; `key` names it in errors.
@@ -138,6 +169,10 @@ impl DecodeConfig {
         };
         match self {
             DecodeConfig::Order(order) => order.validate(key),
+            DecodeConfig::Mbr { order, candidates } => {
+                within("mbr.candidates", *candidates as f64, 2.0, 1024.0)?;
+                order.validate(key)
+            }
             DecodeConfig::Pipelined(p) => {
                 within("pipelined.block", p.block as f64, 1.0, 1e6)?;
                 within("pipelined.window", p.window as f64, 1.0, 1e6)?;
@@ -160,9 +195,9 @@ pub fn walkable(process: &Process, steps: &[usize]) -> Vec<usize> {
     let (length, blocks) = (process.length, process.decode.layout(process).count(process.length));
     match process.decode {
         Decode::Pipelined(_) => vec![length],
-        Decode::Table if blocks == length && process.order.window == 1 => vec![length],
-        Decode::Table if process.order.window > 1 => steps.to_vec(),
-        Decode::Table | Decode::Switch(_) => {
+        Decode::Table | Decode::Mbr(_) if blocks == length && process.order.window == 1 => vec![length],
+        Decode::Table | Decode::Mbr(_) if process.order.window > 1 => steps.to_vec(),
+        Decode::Table | Decode::Mbr(_) | Decode::Switch(_) => {
             let walked: Vec<usize> = steps.iter().copied().filter(|k| *k >= blocks).collect();
             if walked.is_empty() { vec![blocks] } else { walked }
         }
@@ -187,7 +222,7 @@ pub fn sample(model: &dyn Denoise, process: &Process, spec: &SampleSpec, n: usiz
     for i in 0..n {
         let mut one = One::new(model, process, spec, layout, i);
         match process.decode {
-            Decode::Table => panic!("the table is walked by `sample`"),
+            Decode::Table | Decode::Mbr(_) => panic!("the table is walked by `sample`"),
             Decode::Pipelined(rule) => one.pipelined(rule)?,
             Decode::Switch(rule) => one.switch(rule)?,
         }
@@ -282,9 +317,8 @@ impl<'a> One<'a> {
                 return Err(draw::not_finite());
             }
             let token = self.spec.filter.at(row, self.token.random());
-            let p = |v: f32| f64::from(v).exp();
-            let entropy = row.iter().map(|v| if *v > -80.0 { -p(*v) * f64::from(*v) } else { 0.0 }).sum();
-            guesses.push(Guess { at, token, probability: p(row[token as usize]), entropy });
+            let entropy = entropy(row, self.spec.filter.temperature);
+            guesses.push(Guess { at, token, probability: f64::from(row[token as usize]).exp(), entropy });
         }
         Ok(guesses)
     }
@@ -308,10 +342,12 @@ impl<'a> One<'a> {
 
     fn pipelined(&mut self, rule: Pipelined) -> Result<()> {
         let blocks = self.layout.ranges(self.process.length);
-        let mut open = 1;
-        while self.masked.contains(&true) {
+        let mut open = 0;
+        while let Some(first) = self.masked.iter().position(|m| *m) {
+            // What is given may cover whole blocks.
+            open = open.max(self.layout.index(first) + 1);
             let end = blocks[open - 1].end;
-            let guesses = self.pass(0..end, end)?;
+            let guesses = self.pass(first..end, end)?;
             for (n, block) in blocks[..open].iter().enumerate() {
                 let mine = || guesses.iter().filter(|g| block.contains(&g.at));
                 let sure: Vec<Guess> = mine().filter(|g| g.probability >= rule.commit).copied().collect();
@@ -360,6 +396,18 @@ impl<'a> One<'a> {
     }
 }
 
+/// Entropy in nats of log-probabilities [V] at the temperature that tokens are drawn at (at 0, of what they are).
+fn entropy(log_p: &[f32], temperature: f64) -> f64 {
+    let scale = if temperature < 1e-30 { 1.0 } else { 1.0 / temperature };
+    let top = log_p.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let (mut total, mut weighted) = (0.0, 0.0);
+    for v in log_p.iter().map(|v| f64::from(v - top) * scale).filter(|v| *v > -80.0) {
+        total += v.exp();
+        weighted += v.exp() * v;
+    }
+    total.ln() - weighted / total
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -398,6 +446,37 @@ mod tests {
                 assert!(with.tokens.iter().flatten().all(|t| *t < 11));
             }
         }
+    }
+
+    #[test]
+    fn what_is_given_stays_and_whole_given_blocks_take_no_pass() {
+        let rule = Pipelined { block: 4, window: 2, add: 0.25, activate: 0.5, commit: 0.3 };
+        for decode in [Decode::Pipelined(rule), Decode::Switch(Switch { block: 4, tolerance: 5.0 })] {
+            let model = network(0);
+            for given in [0..4, 0..9, 2..12, 4..8, 0..13, 0..14] {
+                let pinned: Vec<Option<u32>> = (0..14).map(|p| given.contains(&p).then_some(3)).collect();
+                let spec = SampleSpec { pinned, ..SampleSpec::new(14, 3, 1) };
+                let draw = |cached| sample(&model, &process(decode, 14, cached), &spec, 3).unwrap();
+                let (with, without) = (draw(true), draw(false));
+                assert_eq!((&with.tokens, &with.nfe), (&without.tokens, &without.nfe), "{given:?}");
+                for (text, nfe) in with.tokens.iter().zip(&with.nfe) {
+                    assert!(given.clone().all(|p| text[p] == 3) && text.iter().all(|t| *t < 11));
+                    assert!(*nfe <= 14 - given.len());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn entropy_is_that_of_what_is_drawn_from() {
+        let log_p = |p: [f64; 3]| p.map(|p| p.ln() as f32);
+        let want = -(0.5f64 * 0.5f64.ln() + 0.3 * 0.3f64.ln() + 0.2 * 0.2f64.ln());
+        assert!((entropy(&log_p([0.5, 0.3, 0.2]), 1.0) - want).abs() < 1e-6);
+        assert!((entropy(&log_p([0.5, 0.3, 0.2]), 0.0) - want).abs() < 1e-6);
+        // At temperature 1/2 probabilities are squared.
+        let (a, b) = (0.8f64 * 0.8 / 0.68, 0.2f64 * 0.2 / 0.68);
+        let log = [0.8f32.ln(), 0.2f32.ln(), f32::NEG_INFINITY];
+        assert!((entropy(&log, 0.5) + a * a.ln() + b * b.ln()).abs() < 1e-6);
     }
 
     #[test]

@@ -43,7 +43,7 @@ impl Search {
 /// Hypotheses that have drawn the end token stop there and are filled up with it. Errors without a causal network.
 pub fn search(model: &dyn Denoise, process: &Process, prompt: &[u32], spec: &Search) -> Result<Vec<Hypothesis>> {
     let Search { width, length_penalty, end, early_stopping } = *spec;
-    if !process.cached {
+    if !process.cached || model.over_blocks() {
         return Err(Error::usage("beam search needs an autoregressive model")
             .hint("choose the recipe's autoregressive model with `--model NAME`"));
     }

@@ -98,8 +98,16 @@ pub fn sample(model: &dyn Denoise, process: &Process, spec: &SampleSpec, n: usiz
         return Err(Error::usage("an autoregressive model can continue a prompt but not fill a gap")
             .hint("use a diffusion model of the recipe, or pin a prefix only"));
     }
-    if process.decode != Decode::Table {
-        return adaptive::sample(model, process, spec, n);
+    match process.decode {
+        Decode::Table => {}
+        Decode::Mbr(candidates) => {
+            let drawn = sample(model, &Process { decode: Decode::Table, ..*process }, spec, n * candidates.max(1))?;
+            // What is given is the same in all.
+            let own = |p: usize| spec.pinned.get(p).is_none_or(Option::is_none);
+            let text = |t: &[u32]| (0..t.len()).filter(|p| own(*p)).map(|p| t[p]).collect();
+            return Ok(mbr::choose(drawn, candidates.max(1), &text));
+        }
+        Decode::Pipelined(_) | Decode::Switch(_) => return adaptive::sample(model, process, spec, n),
     }
     // A filter that sorts is made for the host.
     let draws_there = spec.filter.top_k.is_none() && spec.filter.top_p.is_none();

@@ -255,10 +255,9 @@ fn rows<'a>(job: &Job, state: &'a TrainState, part: u64) -> Result<RowLoss<'a>> 
     match (job.objective, &state.teacher) {
         (Objective::Sdtt(sdtt), Some(teacher)) => {
             let teachers = if state.round == 0 { job.teacher_orders } else { job.orders };
-            // Its student's order where it knows that; else everything at once, if it can.
-            let whole = || teachers.iter().find(|o| o.blocks(job.length) == 1).unwrap_or(&teachers[0]);
-            let teacher_order = *teachers.iter().find(|o| **o == order).unwrap_or_else(whole);
-            let orders = distill::Orders { student: order, teacher: teacher_order };
+            let Some(orders) = distill::Orders::of(order, teachers, job.length) else {
+                panic!("a recipe's check leaves no student whose teacher knows none of its orders")
+            };
             distill::rows(sdtt, teacher, &x0, job.length, sdtt.dt(state.round), orders, rng)
         }
         (objective, _) => {

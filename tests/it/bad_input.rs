@@ -52,6 +52,12 @@ fn contradictions_name_both_keys() {
             "order = { pipelined = { block = 4, window = 0 } }",
             ["model.teacher.order", "a window of at least 1"],
         ),
+        ("order = \"parallel\"", "order = { blocks = 1048577 }", ["model.teacher.order", "a number above 1048576"]),
+        (
+            "order = \"parallel\"\nobjective.sdtt",
+            "order = { pipelined = { block = 4, window = 2 } }\ndecode = [{ mbr = { order = \"parallel\", candidates = 1 } }]\nobjective.sdtt",
+            ["model.student.decode[0].mbr.candidates", "between 2 and 1024"],
+        ),
         ("order = \"parallel\"", "order = { mixture = [] }", ["model.teacher.order", "at least one order"]),
         (
             "order = \"parallel\"",

@@ -1,13 +1,14 @@
 //! Where orders meet: their limits are one another, a cache changes nothing, and the table's formula is the cost.
 
 use burn::prelude::Device;
+use fewstep::eval::{FlexibilityConfig, flexibility};
 use fewstep::model::config::Visibility;
-use fewstep::model::{Denoise, Noised, Transformer, TransformerConfig, params, select_rows};
-use fewstep::objective::{self, RowLoss, Target};
+use fewstep::model::{Denoise, Noised, State, Transformer, TransformerConfig, params, select_rows};
+use fewstep::objective::{self, RowLoss, Target, distill};
 use fewstep::process::order::{Context, OrderConfig};
 use fewstep::process::{Corruption, Order, Reading, Schedule};
 use fewstep::rng::{StepRng, Stream};
-use fewstep::sample::{Decode, Process, SampleSpec, Samples, reading, sample};
+use fewstep::sample::{Decode, DecodeConfig, Process, SampleSpec, Samples, reading, sample};
 
 const V: usize = 7;
 const L: usize = 12;
@@ -86,21 +87,29 @@ fn one_block_of_the_whole_length_is_masked_diffusion() {
 }
 
 #[test]
-fn pipelined_blocks_with_a_window_of_one_are_blocks() {
-    let order = |text: &str| -> Order {
-        #[derive(serde::Deserialize)]
-        struct Of {
-            order: OrderConfig,
-        }
-        toml::from_str::<Of>(text).unwrap().order.order(L)
-    };
-    let one = order("order = { pipelined = { block = 4, window = 1 } }");
-    assert_eq!(one, order("order = { blocks = 4 }"));
+fn a_window_of_one_is_blocks_in_table_likelihood_and_samples() {
+    // As a column of the table, in one stream: what is left of the block under way is text, and what is right of it noise.
+    let noisy = Order { context: Context::Noisy, ..Order::in_blocks(4) };
     for steps in [3, 6, 7, 20] {
-        let (a, b) = (one.grid(L, steps).unwrap(), Order::in_blocks(4).grid(L, steps).unwrap());
+        let (a, b) = (noisy.grid(L, steps).unwrap(), Order::in_blocks(4).grid(L, steps).unwrap());
         assert!((0..=steps).all(|k| a.row(k) == b.row(k)));
+        let model = network(Visibility::Order, 0);
+        let draw = |order| sample(&model, &process(order, true), &SampleSpec::new(steps, 7, 4), 6).unwrap();
+        assert_eq!(draw(noisy).tokens, draw(Order::in_blocks(4)).tokens);
     }
-    assert_eq!(order("order = { pipelined = { block = 12, window = 1 } }").layout(), Order::parallel(L).layout());
+    let (model, x0) = (network(Visibility::Order, 0), texts(24));
+    let column = elbo(&x0, model.mask(), noisy, 5);
+    assert!(column.input.clean.is_none() && column.rows.len() > 20);
+    // The same noise read beside the text gives the same losses: the text before the block is the same text.
+    let beside = Noised { clean: Some(State::Tokens(x0.clone())), ..column.input.clone() };
+    let streams = RowLoss { input: beside, ..column.clone() };
+    let (a, b) = (objective::evaluate(&model, &column).1, objective::evaluate(&model, &streams).1);
+    assert!(a.iter().zip(&b).all(|(a, b)| (a - b).abs() < 1e-5));
+    // One block of three is under way in a column, at three times the weight of a block whose time is drawn by itself.
+    for (row, weight) in column.rows.iter().zip(&column.weights) {
+        let want = 3.0 * Schedule::LogLinear.elbo_weight(column.input.t[*row]) / x0.len() as f64;
+        assert!((weight / want - 1.0).abs() < 1e-9, "{weight} for {want}");
+    }
 }
 
 /// Everything that is drawn, but not what it cost.
@@ -115,13 +124,13 @@ fn every_cache_is_exact_and_the_formula_of_the_table_is_the_counted_cost() {
     let ar_diffusion = OrderConfig::ArDiffusion { levels: 6 }.order(L);
     let cases = [
         (Order::left_to_right(), vec![L]),
-        (Order::in_blocks(3), vec![4, 8, 16]),
-        (Order::in_blocks(5), vec![3, 9]),
-        (noisy(3, 2), vec![2, 5, 10]),
-        (noisy(1, 4), vec![4, 15]),
-        (noisy(2, 3), vec![8]),
-        (ar_diffusion, vec![1, 4, 9]),
-        (segments, vec![6, 12]),
+        (Order::in_blocks(3), vec![4, 6, 8]),
+        (Order::in_blocks(5), vec![3, 5]),
+        (noisy(3, 2), vec![2, 5]),
+        (noisy(1, 4), vec![2, 4]),
+        (noisy(2, 3), vec![3, 5]),
+        (ar_diffusion, vec![1, 2, 4]),
+        (segments, vec![6, 7, 8]),
         (Order::parallel(L), vec![1, 4]),
     ];
     for (order, steps) in cases {
@@ -141,9 +150,13 @@ fn every_cache_is_exact_and_the_formula_of_the_table_is_the_counted_cost() {
                 let grid = order.grid(L, *steps).unwrap();
                 for cached in [false, true] {
                     let process = process(order, cached);
-                    let samples = sample(&model, &process, &SampleSpec::new(*steps, 9, 1), 40).unwrap();
+                    let samples = sample(&model, &process, &SampleSpec::new(*steps, 9, 1), 60).unwrap();
                     let reading = reading(&model, &process);
                     assert_eq!(reading == Reading::Blocks, cached);
+                    assert!(
+                        samples.nfe.contains(&grid.nfe()),
+                        "{order:?}: no sample reveals something in all {steps} steps"
+                    );
                     for (nfe, positions) in samples.nfe.iter().zip(&samples.positions) {
                         assert!(*nfe <= grid.nfe() && *positions <= grid.positions(reading));
                         if *nfe == grid.nfe() {
@@ -169,17 +182,15 @@ fn a_causal_network_costs_what_its_table_says_and_its_cache_is_exact() {
 
 #[test]
 fn deeper_layers_alone_save_positions_times_layers_and_read_text_through_the_first_ones() {
-    let order = Order::in_blocks(4);
-    let whole = sample(&network(Visibility::Order, 0), &process(order, true), &SampleSpec::new(12, 9, 1), 40).unwrap();
-    let deeper = sample(&network(Visibility::Order, 2), &process(order, true), &SampleSpec::new(12, 9, 1), 40).unwrap();
-    // 12 steps of 4 positions through one layer, and twice a finished block through two; all three layers otherwise.
-    let grid = order.grid(L, 12).unwrap();
-    let full =
-        |s: &Samples| (0..40).filter(|i| s.nfe[*i] == grid.nfe()).map(|i| s.layer_positions[i]).collect::<Vec<_>>();
-    assert!(full(&whole).iter().all(|p| *p == (12 * 4 + 2 * 4) * 3), "{:?}", full(&whole));
-    assert!(full(&deeper).iter().all(|p| *p == 12 * 4 + 2 * 4 * 2), "{:?}", full(&deeper));
-    let sum = |s: &Samples| s.layer_positions.iter().sum::<u64>() as f64;
-    assert!(sum(&deeper) < 0.5 * sum(&whole));
+    let order = Order::in_blocks(6);
+    let draw = |encoder| {
+        sample(&network(Visibility::Order, encoder), &process(order, true), &SampleSpec::new(4, 9, 1), 40).unwrap()
+    };
+    let (whole, deeper) = (draw(0), draw(2));
+    // Two steps for each of two blocks of 6 through one layer, and the finished one through two; all three layers otherwise.
+    let full = |s: &Samples| (0..40).filter(|i| s.nfe[*i] == 4).map(|i| s.layer_positions[i]).collect::<Vec<_>>();
+    assert!(full(&whole).len() > 20 && full(&whole).iter().all(|p| *p == (4 * 6 + 6) * 3), "{:?}", full(&whole));
+    assert!(full(&deeper).len() > 20 && full(&deeper).iter().all(|p| *p == 4 * 6 + 6 * 2), "{:?}", full(&deeper));
 
     // The features of a block behind others depend on their text: through the encoder, for there is no other way.
     let model = network(Visibility::Order, 2);
@@ -218,6 +229,69 @@ fn a_network_with_an_encoder_trains_on_what_its_sampler_reads() {
         let (value, _) = objective::backward(&trained, &loss);
         let want = objective::evaluate(&model, &loss).0;
         assert!((value - want).abs() < 1e-5, "{value} for {want}");
+    }
+}
+
+#[test]
+fn beam_search_is_for_networks_that_write_token_by_token() {
+    let model = network(Visibility::Order, 0);
+    let search = fewstep::sample::beam::Search::new(2, 1.0);
+    let found = fewstep::sample::beam::search(&model, &process(Order::in_blocks(4), true), &[], &search);
+    assert!(found.unwrap_err().to_string().contains("autoregressive"));
+}
+
+#[test]
+fn flexibility_is_measured_however_a_model_is_sampled() {
+    let model = network(Visibility::Order, 0);
+    let config = FlexibilityConfig { samples: 3, gap: 5, errors: 2, steps: 4 };
+    let held_out: Vec<Vec<u32>> = texts(3).chunks(L).map(<[u32]>::to_vec).collect();
+    for decode in [
+        "order = \"left_to_right\"",
+        "order = \"parallel\"",
+        "order = { blocks = 5 }",
+        "order = { pipelined = { block = 4, window = 2 } }",
+        "order = { ar_diffusion = { levels = 6 } }",
+        "order = { segments = { text = 2, block = 4 } }",
+        "pipelined = { block = 4, window = 2 }",
+        "switch = { block = 4, tolerance = 1.0 }",
+        "mbr = { order = { ar_diffusion = { levels = 6 } }, candidates = 3 }",
+    ] {
+        let decode: DecodeConfig = toml::from_str(decode).unwrap();
+        let process = decode.process(process(Order::parallel(L), true));
+        let found = flexibility::measure(&model, &process, &config, (1, 2), &held_out, None).unwrap();
+        for (key, task) in found.tasks() {
+            assert_eq!(task.n, 3, "{key} of {}", decode.name());
+            assert!(task.nfe >= 1.0 && task.scores.values().all(|e| e.mean.is_finite()));
+        }
+        assert!(found.remasked.is_some());
+    }
+}
+
+#[test]
+fn a_student_is_taught_in_its_own_order_or_by_a_teacher_that_reads_the_same_noise() {
+    let (blocks, parallel) = (Order::in_blocks(4), Order::parallel(L));
+    let pipelined = OrderConfig::Pipelined { block: 4, window: 2 }.order(L);
+    let of = |student, teachers: &[Order]| distill::Orders::of(student, teachers, L).map(|o| o.teacher);
+    assert_eq!(of(blocks, &[Order::left_to_right(), blocks]), Some(blocks));
+    assert_eq!(of(pipelined, &[blocks, parallel]), Some(parallel));
+    assert_eq!(of(pipelined, &[blocks, pipelined, parallel]), Some(pipelined));
+    // It would be shown what its student has to guess, or read something else.
+    assert_eq!(
+        (of(pipelined, &[blocks]), of(blocks, &[parallel]), of(blocks, &[Order::in_blocks(2)])),
+        (None, None, None)
+    );
+}
+
+#[test]
+fn the_best_of_several_candidates_costs_what_all_of_them_do() {
+    let (model, order) = (network(Visibility::Order, 0), OrderConfig::ArDiffusion { levels: 6 }.order(L));
+    let spec = SampleSpec::new(4, 9, 3);
+    let all = sample(&model, &process(order, true), &spec, 12).unwrap();
+    let best = sample(&model, &Process { decode: Decode::Mbr(4), ..process(order, true) }, &spec, 3).unwrap();
+    for i in 0..3 {
+        assert!(all.tokens[4 * i..4 * i + 4].contains(&best.tokens[i]));
+        assert_eq!(best.nfe[i], all.nfe[4 * i..4 * i + 4].iter().sum::<usize>());
+        assert_eq!(best.layer_positions[i], all.layer_positions[4 * i..4 * i + 4].iter().sum::<u64>());
     }
 }
 

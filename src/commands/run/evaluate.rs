@@ -12,7 +12,7 @@ use crate::eval::judge::TextJudge;
 use crate::eval::results::{Environment, ModelResult, Results, Role};
 use crate::eval::{self, Scorer};
 use crate::model::{Denoise, Oracle, params};
-use crate::objective::Objective;
+use crate::objective::{self, Objective};
 use crate::process::Corruption;
 use crate::recipe::{ModelConfig, Recipe};
 use crate::sample::{Decode, Process, adaptive};
@@ -66,10 +66,12 @@ impl Study {
                     let role = self.recipe.role(name, model);
                     let process = decode.process(done.card.process());
                     // A public judge reads other tokens than the held-out ones, and a rule has no likelihood of its own.
-                    let likely = (role != Role::Judge || !public) && process.decode == Decode::Table;
+                    // One that sees everything has none over blocks either: it does not know what is finished.
+                    let seen = done.model.over_blocks() || !objective::beside(process.order, process.length);
+                    let ar = matches!(model.objective, Objective::ArNll {});
+                    let likely = (role != Role::Judge || !public) && process.decode == Decode::Table && (seen || ar);
                     let likelihood =
                         likely.then(|| eval::likelihood(&done.model, &model.objective, &process, &held_out));
-                    let ar = matches!(model.objective, Objective::ArNll {});
                     let steps = if ar { vec![process.length] } else { adaptive::walkable(&process, &config.steps) };
                     let (rows, sweep) = match role {
                         Role::Judge => (Vec::new(), Vec::new()),
@@ -88,7 +90,7 @@ impl Study {
                         role,
                         objective: model.objective.name().into(),
                         order: decode.name(),
-                        teacher: Recipe::teacher(model).map(str::to_string),
+                        teacher: self.teacher_shown(model, &label)?,
                         parameters: params::count(&done.model) as u64,
                         weights_sha256: done.weights_sha256.clone(),
                         seed: done.card.seed,
@@ -147,6 +149,17 @@ impl Study {
         };
         results.save(&self.dir.join("results.json"))?;
         Ok(results)
+    }
+
+    /// What a model's teacher is called in results: of one that is sampled in several ways the same way, or all at once, or
+    /// the first.
+    fn teacher_shown(&self, model: &ModelConfig, label: &str) -> Result<Option<String>> {
+        let Some(name) = Recipe::teacher(model) else { return Ok(None) };
+        let ways = Recipe::decodings(self.recipe.model(name)?);
+        let own = if label.is_empty() { model.order.name() } else { label.to_string() };
+        let of = |wanted: &str| ways.iter().find(|(label, _)| label == wanted);
+        let way = of(&own).or_else(|| of("parallel")).or(ways.first());
+        Ok(way.map(|(label, _)| if label.is_empty() { name.to_string() } else { format!("{name}: {label}") }))
     }
 
     /// Whether something was evaluated of a model already.

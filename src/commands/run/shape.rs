@@ -93,6 +93,10 @@ pub fn shape(recipe: &Recipe, name: &str, data: &Data, base: &Path) -> Result<Sh
     // From the network that is described, teacher by teacher.
     for keep in lineage.iter().rev().filter_map(|m| m.keep_layers.as_ref()) {
         check_layers(keep, &shape.network, &format!("model.{name}.keep_layers"))?;
+        if shape.network.encoder_layers > 0 {
+            return Err(Error::usage(format!("`model.{name}.keep_layers` is not for a network with `encoder_layers`"))
+                .hint("its layers have different tasks: leave `keep_layers` out"));
+        }
         let before = shape.keep.take().unwrap_or_else(|| (0..shape.network.layers).collect());
         shape.keep = Some(keep.iter().map(|i| before[*i]).collect());
         shape.network.layers = keep.len();
