@@ -107,7 +107,6 @@ fn an_order_whose_segments_are_not_those_of_the_data_names_both_keys_and_the_hin
         ("count = 1\n", "count = 2\n", ["data.pictures.count", "quadrants of 1 cells"]),
         ("count = 1\n", "counts = 1\n", ["unknown key `counts`", "did you mean `count`?"]),
         ("held_out = 32", "held_out = 32\njudge = \"ar\"", ["eval.judge", "data.pictures"]),
-        ("steps = [16,", "steps = [15,", ["eval.steps", "model.hybrid.order"]),
     ] {
         place.write("wrong.toml", RECIPE.replacen(from, to, 1));
         place.run(&["recipe", "check", "wrong.toml"]).fails(2, &words);
