@@ -9,8 +9,10 @@ use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 use std::path::Path;
 
-/// Width and height in CSS pixels.
+/// Width and height in CSS pixels, unless the legend needs more.
 const SIZE: (f64, f64) = (900.0, 560.0);
+/// From one line of the legend to the next.
+const LINE: f64 = 23.0;
 /// Pixels of a PNG per CSS pixel, for sharp text on today's screens.
 const PNG_SCALE: f64 = 2.0;
 /// Left, top, right and bottom edge of the plot's frame.
@@ -25,12 +27,12 @@ const BITMAP_DROP: f64 = 0.2;
 
 /// The figure as an SVG document.
 pub fn svg(figure: &Figure) -> Result<String> {
-    drawn_svg(figure.name, SIZE, |canvas| paint(canvas, figure))
+    drawn_svg(figure.name, size(figure), |canvas| paint(canvas, figure))
 }
 
 /// Writes the figure as a PNG file.
 pub fn png(figure: &Figure, path: &Path) -> Result<()> {
-    drawn_png(figure.name, SIZE, path, |canvas| paint(canvas, figure))
+    drawn_png(figure.name, size(figure), path, |canvas| paint(canvas, figure))
 }
 
 /// What `paint` draws on a canvas of a size in CSS pixels, as an SVG document; `name` is for errors.
@@ -79,9 +81,19 @@ type Fault<B> = DrawingAreaErrorKind<<B as DrawingBackend>::ErrorType>;
 pub(super) type Drawn<B> = std::result::Result<(), Fault<B>>;
 pub(super) type Place = (f64, f64);
 
+/// The canvas of a figure: as large as its legend needs, up to a width of twice the usual one.
+fn size(figure: &Figure) -> Place {
+    let names = figure.series.iter().map(|s| &s.name).chain(figure.guides.iter().map(|g| &g.name));
+    let longest = names.clone().map(|n| n.chars().count()).max().unwrap_or(0) as f64;
+    // What stands behind the names takes at most three lines.
+    let lines = (names.count() + 3) as f64;
+    let width = (FRAME[2] + 16.0 + 50.0 + 8.0 * longest).min(2.0 * SIZE.0);
+    (width.max(SIZE.0), (FRAME[1] + 8.0 + LINE * lines).max(SIZE.1))
+}
+
 fn paint<B: DrawingBackend>(canvas: &Canvas<B>, figure: &Figure) -> Drawn<B> {
     let map = Map::new(figure);
-    canvas.rectangle((0.0, 0.0), SIZE, WHITE_INK, 1.0)?;
+    canvas.rectangle((0.0, 0.0), size(figure), WHITE_INK, 1.0)?;
     frame(canvas, figure, &map)?;
     for guide in &figure.guides {
         draw_guide(canvas, guide, &map)?;
@@ -221,9 +233,9 @@ fn legend<B: DrawingBackend>(canvas: &Canvas<B>, figure: &Figure) -> Drawn<B> {
     let mut y = FRAME[1] + 8.0;
     let mut label = |canvas: &Canvas<B>, name: &str| -> std::result::Result<f64, Fault<B>> {
         let at = y;
-        let name = canvas.fitted(name, 13.0, SIZE.0 - left - 44.0);
+        let name = canvas.fitted(name, 13.0, size(figure).0 - left - 44.0);
         canvas.text(&name, (left + 38.0, at), 13.0, INK, (HPos::Left, VPos::Center))?;
-        y += 23.0;
+        y += LINE;
         Ok(at)
     };
     for Series { name, color, marker, points } in &figure.series {
