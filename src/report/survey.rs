@@ -117,11 +117,13 @@ impl<'a> Setup<'a> {
     fn beyond(&self, role: Role) -> &'static str {
         match self.order {
             _ if self.network.is_none() => NOTHING,
-            _ if self.has("learned_positions") => "none: its positions are learned",
-            _ if role == Role::Ar => "one token after the other",
+            _ if self.has("learned_positions") => {
+                "a window that slides; its positions are learned, so each begins anew"
+            }
+            _ if role == Role::Ar => "a window that slides, token by token",
             "" => NOTHING,
-            "parallel" => "none: one canvas of that length",
-            _ => "one block after the other",
+            "parallel" => "a window that slides, a quarter at once",
+            _ => "a window that slides, block by block",
         }
     }
 }
@@ -284,8 +286,8 @@ mod tests {
         assert_eq!(nll[5], "rows[steps=K].scores.oracle_nll");
         assert_eq!(nll[2], interval(results.models[1].full().unwrap().scores["oracle_nll"]));
         let beyond = row(&table, "text beyond it");
-        assert_eq!(beyond[1..3], ["one token after the other", "one block after the other"]);
-        assert_eq!(beyond[4], "none: its positions are learned");
+        assert_eq!(beyond[1..3], ["a window that slides, token by token", "a window that slides, block by block"]);
+        assert_eq!(beyond[4], "a window that slides; its positions are learned, so each begins anew");
         assert_eq!(row(&table, "wrong tokens, remasking: gone ↑")[1], "cannot: looks back only");
         assert!(row(&table, "wrong tokens, remasking: gone ↑")[2].contains('['));
     }
