@@ -162,8 +162,7 @@ pub fn run(request: &Request, device: &Device) -> Result<()> {
     if total > 1 << 20 {
         return Err(Error::usage(format!("`--length {total}` must be at most {}", 1 << 20)));
     }
-    let mut drawn = beyond::sample_beyond(&loaded.model, &process, &spec, request.drawn(), total, stop)?;
-    drawn.tokens.iter_mut().for_each(|text| text.truncate(total));
+    let drawn = beyond::sample_beyond(&loaded.model, &process, &spec, request.drawn(), total, stop)?;
     let drawn = request.chosen(drawn, &|tokens| tokens[prompt.min(tokens.len())..].to_vec());
     show(request, &loaded.card.name, &format!("{steps} steps"), &decode, &drawn)
 }

@@ -27,7 +27,9 @@ pub fn sample_beyond(
 ) -> Result<Samples> {
     let l = process.length;
     if total <= l && stop.is_none() {
-        return sample(model, &Process { length: l, ..*process }, spec, n);
+        let mut drawn = sample(model, process, spec, n)?;
+        drawn.tokens.iter_mut().for_each(|text| text.truncate(total));
+        return Ok(drawn);
     }
     if spec.trace {
         return Err(Error::usage("a text longer than the model's window has no trace").hint("leave `--trace` out"));

@@ -13,6 +13,7 @@
 pub mod adaptive;
 pub mod beam;
 pub mod beyond;
+pub mod decode;
 pub mod family;
 pub mod mbr;
 
@@ -31,7 +32,7 @@ use crate::model::{Cache, Denoise, select_rows};
 use crate::process::order::changed;
 use crate::process::{Corruption, Order, Reading, Schedule};
 use crate::rng::{StepRng, Stream};
-pub use adaptive::{Decode, DecodeConfig};
+pub use decode::{Decode, DecodeConfig};
 
 /// The process a model was trained for, as its sampler needs it.
 #[derive(Debug, Clone, Copy)]

@@ -15,7 +15,8 @@ use crate::model::{Denoise, Oracle, params};
 use crate::objective::{self, Objective};
 use crate::process::Corruption;
 use crate::recipe::{ModelConfig, Recipe};
-use crate::sample::{Decode, Process, adaptive};
+use crate::sample::decode::walkable;
+use crate::sample::{Decode, Process};
 use crate::{fs, term};
 
 impl Study {
@@ -72,7 +73,7 @@ impl Study {
                     let likely = (role != Role::Judge || !public) && process.decode == Decode::Table && (seen || ar);
                     let likelihood =
                         likely.then(|| eval::likelihood(&done.model, &model.objective, &process, &held_out));
-                    let steps = if ar { vec![process.length] } else { adaptive::walkable(&process, &config.steps) };
+                    let steps = if ar { vec![process.length] } else { walkable(&process, &config.steps) };
                     let (rows, sweep) = match role {
                         Role::Judge => (Vec::new(), Vec::new()),
                         _ => (
