@@ -173,6 +173,81 @@ mod tests {
         assert!((Path::Trigonometric.at(0.5).0 - 0.5f64.sqrt()).abs() < 1e-15);
     }
 
+    /// What E[x_0 | x_t] is for x_0 ~ N(mean, variance), as the answer of an exact network.
+    fn exact(path: Path, says: Prediction, t: f64, x: f64, (mean, variance): (f64, f64)) -> f64 {
+        let (alpha, sigma) = path.at(t);
+        let total = alpha * alpha * variance + sigma * sigma;
+        let x0 = mean + alpha * variance / total * (x - alpha * mean);
+        let eps = if sigma > 0.0 { (x - alpha * x0) / sigma } else { 0.0 };
+        let target = path.target(says, t);
+        target.x * x0 + target.out * eps
+    }
+
+    /// One sample from noise `z`, with `noise` for the steps' own.
+    fn walk(path: Path, says: Prediction, (steps, eta): (usize, f64), z: f64, of: (f64, f64), noise: &[f64]) -> f64 {
+        let mut x = z;
+        for k in 0..steps {
+            let (t, s) = (1.0 - k as f64 / steps as f64, 1.0 - (k + 1) as f64 / steps as f64);
+            let mix = path.x0(says, t);
+            let x0 = mix.x * x + mix.out * exact(path, says, t, x, of);
+            let step = path.step(t, s, eta);
+            x = step.x * x + step.x0 * x0 + step.noise * noise[k];
+        }
+        x
+    }
+
+    #[test]
+    fn the_deterministic_sampler_of_a_gaussian_leads_to_its_closed_form() {
+        let of = (0.7f64, 0.25f64);
+        for path in PATHS {
+            for says in [Prediction::X0, Prediction::V] {
+                // In K steps the sampler is an affine map of the noise; its slope is a product of one factor a step.
+                for steps in [1, 2, 5, 40, 4000] {
+                    let slope =
+                        walk(path, says, (steps, 0.0), 1.0, of, &[]) - walk(path, says, (steps, 0.0), 0.0, of, &[]);
+                    let mut want = 1.0;
+                    for k in 0..steps {
+                        let (t, s) = (1.0 - k as f64 / steps as f64, 1.0 - (k + 1) as f64 / steps as f64);
+                        let ((at, bt), (as_, bs)) = (path.at(t), path.at(s));
+                        let total = at * at * of.1 + bt * bt;
+                        want *= (as_ * at * of.1 + bs * bt) / total;
+                    }
+                    assert!((slope - want).abs() < 1e-9, "{path:?} {says:?} {steps}: {slope} for {want}");
+                }
+                // In one step nothing of the noise is left; in many the data's own deviation and mean.
+                let end = |z: f64, steps| walk(path, says, (steps, 0.0), z, of, &[]);
+                assert!((end(1.0, 1) - of.0).abs() < 1e-9 && (end(-2.0, 1) - of.0).abs() < 1e-9);
+                assert!((end(1.0, 4000) - end(0.0, 4000) - of.1.sqrt()).abs() < 2e-3);
+                assert!((end(0.0, 4000) - of.0).abs() < 2e-3);
+            }
+        }
+    }
+
+    #[test]
+    fn the_ancestral_sampler_of_a_gaussian_has_the_variance_of_its_closed_form() {
+        let of = (-0.4f64, 0.36f64);
+        for path in PATHS {
+            for steps in [2, 8, 64] {
+                // Each noise enters linearly: the variance is the sum of the squares of what each of them does.
+                let none = vec![0.0; steps];
+                let base = walk(path, Prediction::V, (steps, 1.0), 0.0, of, &none);
+                let mut got = (walk(path, Prediction::V, (steps, 1.0), 1.0, of, &none) - base).powi(2);
+                for k in 0..steps {
+                    let one: Vec<f64> = (0..steps).map(|i| f64::from(u8::from(i == k))).collect();
+                    got += (walk(path, Prediction::V, (steps, 1.0), 0.0, of, &one) - base).powi(2);
+                }
+                let mut want = 1.0;
+                for k in 0..steps {
+                    let (t, s) = (1.0 - k as f64 / steps as f64, 1.0 - (k + 1) as f64 / steps as f64);
+                    let ((at, bt), step) = (path.at(t), path.step(t, s, 1.0));
+                    let gain = step.x + step.x0 * at * of.1 / (at * at * of.1 + bt * bt);
+                    want = gain * gain * want + step.noise * step.noise;
+                }
+                assert!((got - want).abs() < 1e-9, "{path:?} {steps}: {got} for {want}");
+            }
+        }
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(2000))]
 
