@@ -83,6 +83,13 @@ impl Recipe {
                         )));
                     }
                 }
+                if c.guidance != 1.0 && (vectors.condition == 0 || !c.guidance.is_finite()) {
+                    return Err(needs(
+                        "objective.latent.guidance",
+                        "network.vectors.condition",
+                        " of at least 1 token",
+                    ));
+                }
                 self.check_latent_order(name, model, network)
             }
             Objective::LatentDistill(c) => {

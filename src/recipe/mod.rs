@@ -270,7 +270,10 @@ impl Recipe {
             },
             _ => Walk::Ddim { eta: config.eta },
         };
-        Ok(Some(LatentProcess { path: config.path, predict: config.predict, walk }))
+        // A student's steps are what its teacher's unguided ones are.
+        let own = matches!(self.model(name)?.objective, Objective::Latent(_));
+        let guidance = if own { config.guidance } else { 1.0 };
+        Ok(Some(LatentProcess { path: config.path, predict: config.predict, walk, guidance }))
     }
 
     /// The noise schedule of a model.
@@ -307,8 +310,11 @@ impl Recipe {
 
     /// How a model is meant to be sampled: a distilled one in the steps of its last round.
     pub fn generation(&self, model: &ModelConfig) -> Option<Generation> {
-        let Objective::Sdtt(c) = &model.objective else { return None };
-        let steps = (1.0 / c.dt(c.rounds)).round().max(1.0) as usize;
+        let steps = match &model.objective {
+            Objective::Sdtt(c) => (1.0 / c.dt(c.rounds)).round().max(1.0) as usize,
+            Objective::LatentDistill(c) => c.steps(),
+            _ => return None,
+        };
         Some(Generation { steps, selection: Selection::Random, temperature: 1.0 })
     }
 
