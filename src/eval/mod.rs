@@ -9,7 +9,9 @@ pub mod judge;
 pub mod matched;
 pub mod pictures;
 pub mod quality;
+pub mod reconstruction;
 pub mod results;
+pub mod seeds;
 pub mod speed;
 pub mod stats;
 
@@ -252,6 +254,7 @@ pub fn row(
         nfe: drawn.nfe.iter().sum::<usize>() as f64 / n as f64,
         positions: drawn.positions.iter().sum::<u64>() as f64 / n as f64,
         layer_positions: Some(drawn.layer_positions.iter().sum::<u64>() as f64 / n as f64),
+        decode_positions: None,
         steps_per_block: match process.decode {
             Decode::Table | Decode::Mbr(_) => Some(process.order.grid(process.length, steps)?.steps_per_block()),
             // What it took.
@@ -270,6 +273,7 @@ pub fn row(
             Scorer::Pictures(_) => drawn.tokens.iter().take(EXAMPLES).cloned().collect(),
             _ => Vec::new(),
         },
+        by_seed: Vec::new(),
     };
     Ok((row, drawn.tokens))
 }

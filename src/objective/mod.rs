@@ -67,6 +67,14 @@ impl Objective {
         }
     }
 
+    /// Forward passes over one sequence that a training sequence takes: its own, and those of its teacher.
+    pub fn forwards(&self) -> u64 {
+        match self {
+            Objective::ArNll {} | Objective::Elbo { .. } | Objective::ScoreEntropy { .. } => 1,
+            Objective::Sdtt(c) => 1 + c.steps_per_step as u64,
+        }
+    }
+
     /// The name of the logged loss term.
     pub fn term(&self) -> &'static str {
         match self {

@@ -98,10 +98,13 @@ impl Study {
                         train_steps: done.card.train_steps as u64,
                         train_tokens: done.card.train_tokens,
                         train_seconds: extra["seconds"].as_f64().unwrap_or(0.0),
+                        train_forwards: model.train_forwards(),
                         likelihood,
                         rows,
                         sweep,
                         flexibility,
+                        reconstruction: None,
+                        by_seed: Vec::new(),
                     })
                 })?);
             }
@@ -130,10 +133,13 @@ impl Study {
                     train_steps: 0,
                     train_tokens: 0,
                     train_seconds: 0.0,
+                    train_forwards: 0,
                     likelihood: None,
                     rows: self.rows(("oracle", "oracle"), &oracle, &process, &config.steps, &scorer, false)?,
                     sweep: self.sweep("oracle", &oracle, &process, &config.steps, &scorer)?,
                     flexibility: self.flexibility("oracle", &oracle, &process)?,
+                    reconstruction: None,
+                    by_seed: Vec::new(),
                 })
             })?);
         }
