@@ -10,13 +10,13 @@ use crate::error::{Error, Kind, Result};
 use crate::eval::flexibility::{self, Flexibility};
 use crate::eval::judge::TextJudge;
 use crate::eval::results::{Environment, ModelResult, Results, Role};
-use crate::eval::{self, Scorer};
+use crate::eval::{self, Scorer, reconstruction};
 use crate::model::{Denoise, Oracle, params};
 use crate::objective::{self, Objective};
 use crate::process::Corruption;
 use crate::recipe::{ModelConfig, Recipe};
 use crate::sample::decode::walkable;
-use crate::sample::{Decode, Generator, Process};
+use crate::sample::{Decode, Generator, Process, latent};
 use crate::{fs, term};
 
 impl Study {
@@ -100,6 +100,16 @@ impl Study {
                         _ => self.flexibility(&shown, &done.model, &process)?,
                     };
                     let extra = fs::verify_manifest(&self.final_dir(name))?.extra;
+                    let cost = self.recipe.train_cost(name, self.data.length())?;
+                    let reconstruction = match done.model.bottleneck() {
+                        Some(shape) => Some(reconstruction::measure(
+                            &held_out,
+                            (shape.latents, shape.width),
+                            &reconstruction::SIGMAS,
+                            |sigma| latent::reconstructed(&done.model, &held_out, sigma, config.seed),
+                        )?),
+                        None => None,
+                    };
                     Ok(ModelResult {
                         name: shown.clone(),
                         role,
@@ -112,10 +122,15 @@ impl Study {
                         train_steps: done.card.train_steps as u64,
                         train_tokens: done.card.train_tokens,
                         train_seconds: extra["seconds"].as_f64().unwrap_or(0.0),
+                        train_forwards: cost.0,
+                        train_positions: cost.1,
+                        codec: self.recipe.latent(name)?.map(|(_, config)| config.codec.clone()),
                         likelihood,
                         rows,
                         sweep,
                         flexibility,
+                        reconstruction,
+                        by_seed: Vec::new(),
                     })
                 })?);
             }
@@ -144,6 +159,9 @@ impl Study {
                     train_steps: 0,
                     train_tokens: 0,
                     train_seconds: 0.0,
+                    train_forwards: 0,
+                    train_positions: 0,
+                    codec: None,
                     likelihood: None,
                     rows: {
                         let generator = Generator::Tokens(&oracle, process);
@@ -151,6 +169,8 @@ impl Study {
                     },
                     sweep: self.sweep("oracle", &Generator::Tokens(&oracle, process), &config.steps, &scorer)?,
                     flexibility: self.flexibility("oracle", &oracle, &process)?,
+                    reconstruction: None,
+                    by_seed: Vec::new(),
                 })
             })?);
         }
