@@ -2,6 +2,7 @@
 //!
 //! A pure function of the results: no date, host or path goes in, so equal results give equal bytes.
 
+pub mod control;
 pub mod figure;
 pub mod flexibility;
 pub mod html;
@@ -102,6 +103,7 @@ fn facts(results: &Results) -> Vec<(&'static str, String)> {
     let kind = match data.kind {
         DataKind::Story => "story language",
         DataKind::Pictures => "captions with pictures",
+        DataKind::Pairs => "attributes with sentences",
         DataKind::Text => "text",
     };
     let hash: String = data.sha256.chars().take(16).collect();
@@ -169,6 +171,7 @@ fn reading(results: &Results) -> Vec<String> {
          does; two intervals that overlap here may still differ in pairs."
             .into(),
     ];
+    lines.extend(control::reading(results));
     lines.extend(flexibility::reading(results).into_iter().chain(survey::reading(results)));
     if results.models.iter().any(|m| !m.sweep.is_empty()) {
         lines.insert(

@@ -53,7 +53,10 @@ pub fn collapsed(results: &Results, model: &ModelResult, row: &Row) -> bool {
 /// All tables of the report.
 pub fn tables(results: &Results) -> Vec<Table> {
     let all = [Some(quality(results)), matched(results), gap(results), Some(reference(results)), corpus(results)];
-    let flexible = super::flexibility::tables(results).into_iter().chain(super::survey::table(results));
+    let flexible = super::control::table(results)
+        .into_iter()
+        .chain(super::flexibility::tables(results))
+        .chain(super::survey::table(results));
     all.into_iter().flatten().chain(flexible).chain([models(results)]).filter(|t| !t.rows.is_empty()).collect()
 }
 
@@ -62,7 +65,7 @@ fn truth(kind: DataKind) -> &'static [Metric] {
     match kind {
         DataKind::Story => &[Metric::Valid],
         DataKind::Pictures => &[Metric::CaptionValid, Metric::Clauses, Metric::Agreement],
-        DataKind::Text => &[],
+        DataKind::Pairs | DataKind::Text => &[],
     }
 }
 

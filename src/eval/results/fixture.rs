@@ -125,6 +125,7 @@ fn model(name: &str, role: Role, objective: &str, nll_name: &str, seed: u64, ste
         rows,
         sweep: Vec::new(),
         flexibility: None,
+        control: None,
     }
 }
 
