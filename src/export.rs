@@ -17,12 +17,12 @@ use crate::error::{Error, Result};
 use crate::fs;
 use crate::model::config::{TimeInput, Visibility};
 use crate::model::family::{self, Generation};
-use crate::model::params::Named;
+use crate::model::params::{self, Named};
 use crate::model::{Transformer, TransformerConfig};
 use crate::objective::Objective;
 use crate::process::order::OrderConfig;
 use crate::process::{Corruption, Schedule};
-use crate::sample::{Decode, Process};
+use crate::sample::{Decode, Generator, Latent, LatentProcess, Process};
 use crate::weights::{self, Dtype, NonFinite, Outputs, Planned, SCALE, SHARD, SINGLE, Storage};
 
 /// The content of config.json.
@@ -56,6 +56,9 @@ pub struct ModelCard {
     /// Where text and picture lie in what it writes, if that is both.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub picture: Option<picture::Shape>,
+    /// How its latents are drawn; their autoencoder lies in `codec/`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latent: Option<LatentProcess>,
     /// There where the weights are int8 with scales.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quantization_config: Option<serde_json::Value>,
@@ -87,8 +90,33 @@ pub struct LoadedModel {
     pub card: ModelCard,
     pub model: Transformer,
     pub tokenizer: Option<Tokenizer>,
-    /// SHA-256 of its weights ([`weights::sha256`]).
+    /// SHA-256 of its weights ([`weights::sha256`]); with an autoencoder, of both hashes.
     pub weights_sha256: String,
+    /// The autoencoder whose latents it denoises.
+    pub codec: Option<Box<LoadedModel>>,
+}
+
+/// The directory of the autoencoder in that of a model of its latents.
+pub const CODEC: &str = "codec";
+
+impl LoadedModel {
+    /// What draws texts from it, in its own process or a given one.
+    ///
+    /// Errors for an autoencoder, which generates nothing by itself.
+    pub fn generator(&self, process: Process) -> Result<Generator<'_>> {
+        match (&self.codec, self.card.latent) {
+            (Some(codec), Some(process)) => {
+                let order = self.card.order.order(codec.card.network.bottleneck.as_ref().map_or(1, |b| b.latents));
+                let latent = Latent { model: &self.model, codec: &codec.model, process, order, guidance: 1.0 };
+                Ok(Generator::Latent(latent))
+            }
+            _ if self.model.bottleneck().is_some() => {
+                Err(Error::usage(format!("`{}` is an autoencoder, which generates nothing by itself", self.card.name))
+                    .hint("sample a model of its latents"))
+            }
+            _ => Ok(Generator::Tokens(&self.model, process)),
+        }
+    }
 }
 
 /// Values that `write` puts beside the weights.
@@ -118,6 +146,16 @@ pub fn write_as(
     write_weights(dir, &tensors, storage, limit)?;
     let quantization_config = (storage == Storage::Int8).then(|| family::quantisation(false));
     write_beside(dir, &ModelCard { quantization_config, ..card.clone() }, extras)
+}
+
+/// Writes an autoencoder into the directory of a model of its latents, so that this samples by itself.
+///
+/// Errors as [`write_as`].
+pub fn write_codec(dir: &Path, codec: &LoadedModel, recipe: &str, storage: Storage) -> Result<()> {
+    let inner = dir.join(CODEC);
+    std::fs::create_dir_all(&inner).map_err(|e| Error::io("create", &inner, &e))?;
+    let extras = Extras { tokenizer: codec.tokenizer.as_ref(), recipe, results: None };
+    write_as(&inner, &codec.card, params::export(&codec.model), &extras, storage, SHARD)
 }
 
 /// Writes what lies beside the weights of a model: its configuration, tokenizer, recipe and card.
@@ -207,6 +245,13 @@ fn read_nested(dir: &Path, device: &Device, depth: usize) -> Result<LoadedModel>
         )));
     }
     fits_objective(&card).map_err(|e| Error::input(format!("{}: {e}", path.display())))?;
+    let codec = match card.latent {
+        Some(_) if depth > 0 => {
+            return Err(Error::input(format!("{}: an autoencoder cannot have latents of another", path.display())));
+        }
+        Some(_) => Some(Box::new(codec(&dir.join(CODEC), &card, device)?)),
+        None => None,
+    };
     let (model, weights_sha256) = match origin::of(dir)? {
         Some(origin) => origin.network(dir, &card, device, depth)?,
         None => own_weights(dir, &card, device)?,
@@ -234,7 +279,33 @@ fn read_nested(dir: &Path, device: &Device, depth: usize) -> Result<LoadedModel>
         ))
         .hint("put the tokenizer.json that the model was trained with beside it"));
     }
-    Ok(LoadedModel { card, model, tokenizer, weights_sha256 })
+    let weights_sha256 = match &codec {
+        Some(codec) => fs::sha256_hex(format!("{weights_sha256}\n{}\n", codec.weights_sha256).as_bytes()),
+        None => weights_sha256,
+    };
+    Ok(LoadedModel { card, model, tokenizer, weights_sha256, codec })
+}
+
+/// The autoencoder in `dir` of a model of its latents.
+fn codec(dir: &Path, card: &ModelCard, device: &Device) -> Result<LoadedModel> {
+    let leads_out = match (dir.canonicalize(), dir.parent().map(Path::canonicalize)) {
+        (Ok(inner), Some(Ok(outer))) => !inner.starts_with(outer),
+        _ => false,
+    };
+    if leads_out {
+        return Err(Error::input(format!("{} leads out of its directory", dir.display()))
+            .hint("put a copy of the autoencoder there"));
+    }
+    let codec = read_nested(dir, device, 1)?;
+    let theirs = codec.card.network.bottleneck.as_ref().map(|b| (b.latents, b.width));
+    let ours = card.network.vectors.as_ref().map(|v| (v.count, v.width));
+    let same =
+        codec.card.max_position_embeddings == card.max_position_embeddings && codec.card.vocab_size == card.vocab_size;
+    match theirs.is_some() && theirs == ours && same {
+        true => Ok(codec),
+        false => Err(Error::input(format!("{}: not the autoencoder of the model beside it", dir.display()))
+            .cause(format!("latents and their width are {theirs:?} there and {ours:?} here"))),
+    }
 }
 
 /// The network of the directory's own weights, and their hash.
@@ -262,7 +333,15 @@ fn own_weights(dir: &Path, card: &ModelCard, device: &Device) -> Result<(Transfo
 fn fits_objective(card: &ModelCard) -> std::result::Result<(), String> {
     card.order.validate("order").map_err(|e| e.message)?;
     let causal = card.network.visibility == Visibility::Causal;
+    let latent = matches!(card.objective, Objective::Latent(_) | Objective::LatentDistill(_));
+    if latent != (card.latent.is_some() && card.network.vectors.is_some()) {
+        return Err("`latent`, `network.vectors` and the objective contradict each other".into());
+    }
+    if matches!(card.objective, Objective::Autoencoder(_)) != card.network.bottleneck.is_some() {
+        return Err("`network.bottleneck` and the objective contradict each other".into());
+    }
     let fits = match card.objective {
+        Objective::Autoencoder(_) => true,
         Objective::ArNll {} => {
             card.order == OrderConfig::LeftToRight && causal && (card.network.shift || card.network.shift_output)
         }

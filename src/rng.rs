@@ -29,6 +29,12 @@ pub enum Stream {
     Order = 10,
     /// Times and masks with which ranges of noise are compared.
     Clip = 11,
+    /// Condition tokens that are hidden, and text that a decoder does not see.
+    Drop = 12,
+    /// Noise of the critic of a distribution matching.
+    Critic = 13,
+    /// Noise that a sampler of vectors starts from and adds.
+    Noise = 14,
 }
 
 /// A seed from which generators for any (step, stream) are derived.

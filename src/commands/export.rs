@@ -69,6 +69,9 @@ pub fn convert(from: &Path, out: &Path, storage: Storage, device: &Device) -> Re
         let recipe = String::from_utf8_lossy(&recipe).into_owned();
         let extras = Extras { tokenizer: before.tokenizer.as_ref(), recipe: &recipe, results: None };
         export::write_as(out, &before.card, params::export(&before.model), &extras, storage, SHARD)?;
+        if let Some(codec) = &before.codec {
+            export::write_codec(out, codec, &recipe, storage)?;
+        }
         let after = || Ok::<_, Error>(export::read(out, device)?.model);
         let change = storage.is_lossy().then(|| Ok(Change::on_random_tokens(&before.model, &after()?))).transpose()?;
         (change, export::model_card(&before.card, &extras))

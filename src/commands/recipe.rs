@@ -3,16 +3,18 @@
 use std::path::Path;
 use std::time::Instant;
 
+use burn::module::Module;
+use burn::optim::GradientsParams;
 use burn::prelude::Device;
 use serde_json::json;
 
-use super::run::shape;
+use super::run::{Shape, shape};
 use crate::data::Data;
 use crate::error::{Error, Result};
 use crate::model::config::Compute;
 use crate::model::family::memory;
 use crate::model::{Transformer, TransformerConfig, params};
-use crate::objective::{self, NoiseRange, Objective, distill};
+use crate::objective::{self, LatentConfig, NoiseRange, Objective, distill, few_step, latent};
 use crate::recipe::{self as recipes, Recipe, builtin, parse};
 use crate::rng::StepRng;
 use crate::term;
@@ -117,6 +119,79 @@ pub fn check(place: &str, sets: &[String], device: &Device, as_json: bool) -> Re
     Ok(())
 }
 
+/// Loss and gradients of one step of a model of tokens.
+fn token_step(
+    (recipe, name): (&Recipe, &str),
+    shape: &Shape,
+    model: &Transformer,
+    x0: &[u32],
+    (data, base): (&Data, &Path),
+    device: &Device,
+) -> Result<(f64, GradientsParams)> {
+    let config = recipe.model(name)?;
+    let (network, vocab, length, seed) = (&shape.network, shape.vocab, data.length(), recipe.seed(config));
+    let rng = (StepRng::new(seed), 0);
+    let init = |network: &TransformerConfig, device: &Device| {
+        Transformer::init(network, vocab, length, seed, device).with_mask(shape.mask as usize)
+    };
+    let teacher;
+    let rows = match &config.objective {
+        Objective::Sdtt(sdtt) => {
+            teacher = match (&shape.lora, shape.shallower()) {
+                (_, true) => init(&self::shape(recipe, &sdtt.teacher, data, base)?.network, device),
+                (Some(_), false) => model.without_adapters(),
+                (None, false) => init(network, device),
+            };
+            {
+                let theirs = recipe.model(&sdtt.teacher)?.order.all(length);
+                let orders = distill::Orders::of(config.order.order(length), &theirs, length)
+                    .unwrap_or(distill::Orders::same(config.order.order(length)));
+                distill::rows(sdtt, &teacher, x0, length, sdtt.dt(0), orders, rng)?
+            }
+        }
+        other => {
+            let order = (config.order.order(length), NoiseRange::WHOLE);
+            match objective::data_rows(other, x0, length, (shape.mask, shape.vocab), order, rng) {
+                Some(rows) => rows,
+                None => panic!("only distillation needs a teacher"),
+            }
+        }
+    };
+    Ok(objective::backward(model, &rows))
+}
+
+/// The same of a model of latents, with a new autoencoder and, for a student, itself as its teacher.
+fn latent_step(
+    (recipe, name): (&Recipe, &str),
+    process: &LatentConfig,
+    (model, x0): (&Transformer, &[u32]),
+    (data, base): (&Data, &Path),
+    device: &Device,
+) -> Result<(f64, GradientsParams)> {
+    let config = recipe.model(name)?;
+    let codec = shape(recipe, &process.codec, data, base)?;
+    let codec = Transformer::init(&codec.network, codec.vocab, data.length(), recipe.seed(config), device);
+    let rng = (StepRng::new(recipe.seed(config)), 0);
+    let count = model.vectors().map_or(1, |v| v.count);
+    let Objective::LatentDistill(distill) = &config.objective else {
+        return Ok(latent::denoise(process, model, &codec, x0, config.order.order(count), rng));
+    };
+    let (plain, batch) = (model.valid(), latent::Batch::of(&codec, model, x0, process.drop_condition, rng));
+    let step = few_step::Step {
+        model,
+        plain: &plain,
+        average: Some(&plain),
+        teacher: &plain,
+        process: few_step::process(process),
+        batch: &batch,
+        step: 0,
+        steps: config.train.steps,
+        round: 0,
+        rng,
+    };
+    step.backward(&distill.method, Some(&plain))
+}
+
 /// One forward and backward pass of a model at its real batch and length; none of a judge that is never trained.
 fn dry_run(recipe: &Recipe, name: &str, (data, base): (&Data, &Path), device: &Device) -> Result<Option<Estimate>> {
     let config = recipe.model(name)?;
@@ -138,30 +213,13 @@ fn dry_run(recipe: &Recipe, name: &str, (data, base): (&Data, &Path), device: &D
     let x0 = data.batch(seed, 0, batch);
     let rng = (StepRng::new(seed), 0);
     let begin = Instant::now();
-    let teacher;
-    let rows = match &config.objective {
-        Objective::Sdtt(sdtt) => {
-            teacher = match (&shape.lora, shape.shallower()) {
-                (_, true) => init(&self::shape(recipe, &sdtt.teacher, data, base)?.network, device),
-                (Some(_), false) => model.without_adapters(),
-                (None, false) => init(network, device),
-            };
-            {
-                let theirs = recipe.model(&sdtt.teacher)?.order.all(length);
-                let orders = distill::Orders::of(config.order.order(length), &theirs, length)
-                    .unwrap_or(distill::Orders::same(config.order.order(length)));
-                distill::rows(sdtt, &teacher, &x0, length, sdtt.dt(0), orders, rng)?
-            }
-        }
-        other => {
-            let order = (config.order.order(length), NoiseRange::WHOLE);
-            match objective::data_rows(other, &x0, length, (shape.mask, shape.vocab), order, rng) {
-                Some(rows) => rows,
-                None => panic!("only distillation needs a teacher"),
-            }
-        }
+    let (loss, grads) = match recipe.latent(name)? {
+        Some((_, process)) => latent_step((recipe, name), process, (&model, &x0), (data, base), device)?,
+        None => match &config.objective {
+            Objective::Autoencoder(autoencoder) => latent::autoencoder(autoencoder, &model, &x0, rng),
+            _ => token_step((recipe, name), &shape, &model, &x0, (data, base), device)?,
+        },
     };
-    let (loss, grads) = objective::backward(&model, &rows);
     let norm = params::gradient_norm(&model, &grads);
     let seconds_per_step = begin.elapsed().as_secs_f64();
     if !loss.is_finite() || !norm.is_finite() {
@@ -174,8 +232,7 @@ fn dry_run(recipe: &Recipe, name: &str, (data, base): (&Data, &Path), device: &D
         Some(plan) => plan.parameters() as usize,
         None => params::count(&model),
     };
-    let copies =
-        4 + usize::from(config.train.ema.is_some()) + usize::from(matches!(config.objective, Objective::Sdtt(_)));
+    let copies = 4 + usize::from(config.train.ema.is_some()) + usize::from(Recipe::teacher(config).is_some());
     // Per block and position: residual, norms, q k v, attention out, the hidden layer twice, and the scores of each head.
     let per_position = 10 * network.dim + 3 * network.hidden() + 2 * network.heads * length;
     let activations = match network.checkpoint || network.compute != Compute::F32 {

@@ -16,10 +16,10 @@ use crate::error::{Error, Result};
 use crate::export::{self, Extras, LoadedModel, ModelCard, origin};
 use crate::model::params;
 use crate::process::{Corruption, Order};
-use crate::recipe::{Loaded, ModelConfig, Recipe, parse};
+use crate::recipe::{Loaded, ModelConfig, Network, Recipe, parse};
 use crate::term::{self, Interrupt};
-use crate::train::{self, Job, Trained};
-use crate::weights::Weights;
+use crate::train::{self, Job, LatentJob, Trained};
+use crate::weights::{Storage, Weights};
 use crate::{alloc, eval, fs, report};
 pub use shape::{Shape, shape};
 
@@ -112,10 +112,10 @@ impl Study {
     pub fn train(&self, only: Option<&str>) -> Result<()> {
         let mut wanted: Vec<&str> = Vec::new();
         if let Some(name) = only {
-            let mut at = Some(name);
-            while let Some(name) = at {
+            let mut open = vec![name];
+            while let Some(name) = open.pop() {
                 wanted.push(name);
-                at = Recipe::teacher(self.recipe.model(name)?);
+                open.extend(Recipe::parents(self.recipe.model(name)?));
             }
         }
         for name in self.recipe.training_order()? {
@@ -144,7 +144,10 @@ impl Study {
         if let Some((rows, vocab)) = shape.rows.as_ref().filter(|_| model.from.is_some()) {
             term::note(&format!("{name}: {}", rows.summary(*vocab)));
         }
-        let card = self.card(name, model, &shape, (0, 0.0));
+        let card = self.card(name, model, &shape, (0, 0.0))?;
+        let latent = self.recipe.latent(name)?;
+        let codec = latent.map(|(_, config)| self.finished(&config.codec)).transpose()?;
+        let positions = self.positions(name)?;
         let batch = model.train.batch;
         let draw = |part: u64| self.data.batch(seed, part, batch);
         // A checkpoint that is taken as it is stays where it is.
@@ -169,8 +172,12 @@ impl Study {
                 config: &model.train,
                 objective: &model.objective,
                 network: &shape.network,
-                orders: &model.order.all(length),
+                orders: &model.order.all(positions),
                 teacher_orders: &self.teacher_orders(model)?,
+                latent: codec
+                    .as_ref()
+                    .zip(latent)
+                    .map(|(codec, (_, config))| LatentJob { codec: &codec.model, config }),
                 vocab: shape.vocab,
                 mask: shape.mask,
                 tokens: shape.tokens,
@@ -204,6 +211,9 @@ impl Study {
                     export::write_beside(tmp, &card, &extras)?;
                 }
             }
+            if let Some(codec) = &codec {
+                export::write_codec(tmp, codec, &self.text, Storage::Kept)?;
+            }
             let extra = serde_json::json!({ "fingerprint": fingerprint, "seconds": seconds, "loss": loss });
             fs::write_manifest(tmp, extra).map(|_| ())
         })?;
@@ -224,8 +234,17 @@ impl Study {
         shape(&self.recipe, name, &self.data, &self.base)
     }
 
-    fn card(&self, name: &str, model: &ModelConfig, shape: &Shape, (tokens, seconds): (u64, f64)) -> ModelCard {
-        ModelCard {
+    /// Positions that a model's order goes over: those of a text, or its latents.
+    fn positions(&self, name: &str) -> Result<usize> {
+        let length = self.data.length();
+        Ok(match self.recipe.network(name)? {
+            Network::Given(network) => network.vectors.as_ref().map_or(length, |v| v.count),
+            Network::From(_) => length,
+        })
+    }
+
+    fn card(&self, name: &str, model: &ModelConfig, shape: &Shape, (tokens, seconds): (u64, f64)) -> Result<ModelCard> {
+        Ok(ModelCard {
             architectures: vec!["FewstepTransformer".into()],
             model_type: "fewstep".into(),
             fewstep_version: env!("CARGO_PKG_VERSION").into(),
@@ -245,8 +264,9 @@ impl Study {
             train_seconds: seconds,
             generation: self.recipe.generation(model),
             picture: self.data.picture(),
+            latent: self.recipe.latent_process(name)?,
             quantization_config: None,
-        }
+        })
     }
 
     /// The whole study: train, evaluate, report, export; prints the table and where everything is, or all results as JSON.

@@ -142,6 +142,9 @@ pub fn run(request: &Request, device: &Device) -> Result<()> {
     request.prompt = request.prompt.map(|prompt| picture.map_or_else(|| prompt.clone(), |shape| shape.padded(&prompt)));
     let request = &request;
     let pinned = filled(given(request, &encode, words)?, process.length)?;
+    if loaded.codec.is_some() || loaded.model.bottleneck().is_some() {
+        return latent(request, &loaded, &decode, pinned);
+    }
     if let Some(width) = request.beam {
         let search = beam::Search::new(width, request.length_penalty);
         return beams(request, &loaded.model, &process, &decode, &pinned, &search);
@@ -165,6 +168,37 @@ pub fn run(request: &Request, device: &Device) -> Result<()> {
     let drawn = beyond::sample_beyond(&loaded.model, &process, &spec, request.drawn(), total, stop)?;
     let drawn = request.chosen(drawn, &|tokens| tokens[prompt.min(tokens.len())..].to_vec());
     show(request, &loaded.card.name, &format!("{steps} steps"), &decode, &drawn)
+}
+
+/// Texts of a model that denoises latents.
+fn latent(request: &Request, loaded: &LoadedModel, decode: Decode, pinned: Vec<Option<u32>>) -> Result<()> {
+    let process = loaded.card.process();
+    let refused = [
+        (request.beam.is_some(), "--beam"),
+        (request.decode.is_some(), "--decode"),
+        (request.trace, "--trace"),
+        (request.public.length.is_some(), "--length"),
+        (request.public.stop_entropy.is_some(), "--stop-entropy"),
+    ];
+    if let Some((_, option)) = refused.iter().find(|(given, _)| *given) {
+        return Err(Error::usage(format!(
+            "`{option}` is for models of tokens, and `{}` denoises latents",
+            loaded.card.name
+        ))
+        .hint(format!("leave `{option}` out")));
+    }
+    let generator = loaded.generator(process)?;
+    let steps = request.steps.or(loaded.card.generation.map(|g| g.steps)).unwrap_or(16);
+    let spec = SampleSpec {
+        steps,
+        filter: request.filter,
+        seed: request.seed,
+        batch: request.drawn().clamp(1, 16),
+        pinned,
+        trace: false,
+    };
+    let drawn = request.chosen(generator.sample(&spec, request.drawn())?, &|tokens| tokens.to_vec());
+    show(request, &loaded.card.name, &format!("{steps} steps"), decode, &drawn)
 }
 
 /// When a text is ended because it repeats itself.

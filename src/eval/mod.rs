@@ -27,7 +27,7 @@ use crate::model::{Denoise, Transformer};
 use crate::objective::{self, Objective};
 use crate::process::Schedule;
 use crate::rng::{StepRng, Stream};
-use crate::sample::{Decode, Process, SampleSpec, sample};
+use crate::sample::{Decode, Generator, Process, SampleSpec};
 pub use control::ControlConfig;
 pub use flexibility::FlexibilityConfig;
 use results::{Bound, DataKind, DataSummary, Likelihood, Row, SweepRow};
@@ -228,43 +228,44 @@ fn estimates(samples: &IndexMap<String, Vec<f64>>) -> IndexMap<String, Estimate>
 /// Sequences of a row that are kept for a report's pictures.
 const EXAMPLES: usize = 4;
 
-/// One row: `model` sampled in `steps` steps, scored, and timed where `config.speed_repeats` asks for it.
+/// One row: what `generator` draws in `steps` steps, scored, and timed where `config.speed_repeats` asks for it.
 ///
 /// Errors when the process cannot be walked in so few steps.
 pub fn row(
-    model: &dyn Denoise,
-    process: &Process,
+    generator: &Generator,
     steps: usize,
     config: &EvalConfig,
     scorer: &Scorer,
     timed: bool,
 ) -> Result<(Row, Vec<Vec<u32>>)> {
     let n = config.samples;
-    let drawn = sample(model, process, &SampleSpec::new(steps, config.seed, config.batch), n)?;
+    let drawn = generator.sample(&SampleSpec::new(steps, config.seed, config.batch), n)?;
     let samples = scores(&drawn.tokens, scorer);
     let texts: Vec<&[u32]> = drawn.tokens.iter().map(Vec::as_slice).collect();
     // By confidence samples are drawn one by one, whatever the batch.
-    let batch = if matches!(process.decode, Decode::Table | Decode::Mbr(_)) { config.batch } else { 1 };
+    let one_by_one =
+        matches!(generator, Generator::Tokens(_, p) if matches!(p.decode, Decode::Pipelined(_) | Decode::Switch(_)));
+    let batch = if one_by_one { 1 } else { config.batch };
     let speed = match timed && config.speed_repeats > 0 {
-        true => Some(speed::measure(model, process, steps, batch, config.speed_repeats, config.seed + 1)?),
+        true => Some(speed::measure(generator, steps, batch, config.speed_repeats, config.seed + 1)?),
         false => None,
     };
     let mut corpus = between(&texts);
-    if let Scorer::Pictures(task) = scorer {
-        corpus.insert(pictures::GIVEN.into(), pictures::agreement_given(task, model, process, steps, config)?);
+    if let (Scorer::Pictures(task), Generator::Tokens(model, process)) = (scorer, generator) {
+        corpus.insert(pictures::GIVEN.into(), pictures::agreement_given(task, *model, process, steps, config)?);
     }
     let row = Row {
         steps,
         nfe: drawn.nfe.iter().sum::<usize>() as f64 / n as f64,
         positions: drawn.positions.iter().sum::<u64>() as f64 / n as f64,
         layer_positions: Some(drawn.layer_positions.iter().sum::<u64>() as f64 / n as f64),
-        steps_per_block: match process.decode {
-            Decode::Table | Decode::Mbr(_) => Some(process.order.grid(process.length, steps)?.steps_per_block()),
+        steps_per_block: match (generator.steps_per_block(steps)?, generator) {
             // What it took.
-            _ => {
+            (None, Generator::Tokens(_, process)) => {
                 let blocks = process.decode.layout(process).count(process.length);
                 Some(drawn.nfe.iter().sum::<usize>() as f64 / (n * blocks) as f64)
             }
+            (known, _) => known,
         },
         n,
         seed: config.seed,
@@ -284,8 +285,7 @@ pub fn row(
 ///
 /// Errors as [`row`].
 pub fn sweep_row(
-    model: &dyn Denoise,
-    process: &Process,
+    generator: &Generator,
     steps: usize,
     temperature: f64,
     config: &EvalConfig,
@@ -293,7 +293,7 @@ pub fn sweep_row(
 ) -> Result<SweepRow> {
     let mut spec = SampleSpec::new(steps, config.seed, config.batch);
     spec.filter.temperature = temperature;
-    let texts = sample(model, process, &spec, config.samples)?.tokens;
+    let texts = generator.sample(&spec, config.samples)?.tokens;
     let samples = IndexMap::from([
         (scorer.name().to_string(), scorer.nll(&texts)),
         ("entropy".to_string(), texts.iter().map(|t| quality::unigram_entropy(t)).collect()),

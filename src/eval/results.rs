@@ -115,6 +115,8 @@ pub enum Role {
     Oracle,
     /// The model that scores samples of text data.
     Judge,
+    /// The autoencoder whose latents are diffused.
+    Codec,
 }
 
 /// One model with its rows.

@@ -1,9 +1,12 @@
 //! The shape of the one transformer: what a recipe may choose, and which choices contradict each other.
 
+mod ends;
+
 use burn::tensor::FloatDType;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+pub use ends::{BottleneckConfig, Decoder, VectorsConfig};
 
 /// Width of the sinusoidal time embedding.
 pub const TIME_DIM: usize = 128;
@@ -238,6 +241,12 @@ pub struct TransformerConfig {
     /// Compose every operation from the framework's primitives, even where a fused one exists (slower; to check those).
     #[serde(default, skip_serializing_if = "is_default")]
     pub composed: bool,
+    /// Vectors in place of tokens come in and go out: `{ width = d }`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vectors: Option<VectorsConfig>,
+    /// An autoencoder: `{ latents = M, width = d, decoder_layers = n }`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bottleneck: Option<BottleneckConfig>,
 }
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
@@ -303,6 +312,8 @@ impl TransformerConfig {
             compute: Compute::F32,
             checkpoint: false,
             composed: false,
+            vectors: None,
+            bottleneck: None,
         }
     }
 
@@ -323,6 +334,11 @@ impl TransformerConfig {
     pub fn biases(&self) -> Biases {
         let all = self.bias;
         self.biases.unwrap_or(Biases { norm: all, qkv: all, out: all, mlp: all, head: all })
+    }
+
+    /// Whether there is a projection to logits of its own: not where it is the embedding, or vectors go out.
+    pub fn has_head(&self) -> bool {
+        !self.tied && self.vectors.is_none()
     }
 
     /// Whether the head has a bias; under `tied` only where `biases` says so.
@@ -348,7 +364,11 @@ impl TransformerConfig {
 
     /// Rows of the embedding for a vocabulary of `vocab` tokens.
     pub fn rows(&self, vocab: usize) -> usize {
-        vocab + usize::from(self.mask_row)
+        match &self.vectors {
+            // Nothing is read as tokens there.
+            Some(v) if v.condition == 0 => 1,
+            _ => vocab + usize::from(self.mask_row),
+        }
     }
 
     /// The angles per position of the pairs of a head, with base `theta`.
@@ -390,7 +410,7 @@ impl TransformerConfig {
     /// Number of parameters with `vocab` tokens and `length` positions.
     pub fn parameters(&self, vocab: usize, length: usize) -> u128 {
         let has = self.biases();
-        let [d, f, w, v, l] = [self.dim, self.hidden(), self.packed(), vocab, length].map(|n| n as u128);
+        let [d, f, w, v] = [self.dim, self.hidden(), self.packed(), vocab].map(|n| n as u128);
         let (a, c, e) = ((self.heads * self.head_dim()) as u128, self.cond_dim() as u128, self.head_dim() as u128);
         let bias = |has: bool, n: u128| if has { n } else { 0 };
         let norm = d + bias(has.norm && self.norm == NormKind::Layer, d);
@@ -401,12 +421,21 @@ impl TransformerConfig {
         let qk = bias(self.qk_norm, 2 * e);
         let block = 2 * norm + d * w + bias(has.qkv, w) + a * d + bias(has.out, d) + mlp + qk + modulation(6);
         let time = bias(timed, (self.wave_dim() as u128 + 1) * c + (c + 1) * c);
-        let positions = bias(self.learned_positions, l * d);
+        let positions = bias(self.learned_positions, self.places(length) as u128 * d);
         let transform = bias(self.head_transform, d * d + norm);
-        let head = bias(!self.tied, d * v) + bias(self.head_bias(), v);
+        let head = bias(self.has_head(), d * v) + bias(self.vectors.is_none() && self.head_bias(), v);
         // A norm of the embedding stands in for the first block's first one.
         let rows = self.rows(vocab) as u128;
-        rows * d + positions + time + self.layers as u128 * block + norm + modulation(2) + transform + head
+        let blocks = self.layers as u128 * block;
+        rows * d
+            + positions
+            + time
+            + blocks
+            + norm
+            + modulation(2)
+            + transform
+            + head
+            + self.end_parameters(vocab, length)
     }
 
     fn validate_encoder(&self, key: &str) -> Result<()> {
@@ -474,6 +503,7 @@ impl TransformerConfig {
         if self.encoder_layers > 0 {
             self.validate_encoder(key)?;
         }
+        self.validate_ends(key)?;
         if self.shift && self.visibility != Visibility::Causal {
             return Err(Error::usage(format!("`{key}.shift = true` needs `{key}.visibility = \"causal\"`"))
                 .hint("a network that sees every position needs no shift; set `shift = false`"));

@@ -10,6 +10,8 @@
 
 pub mod clip;
 pub mod distill;
+pub mod few_step;
+pub mod latent;
 
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::prelude::*;
@@ -26,6 +28,8 @@ use crate::process::{Corruption, Order, Schedule};
 use crate::rng::{StepRng, Stream};
 pub use clip::{Clip, NoiseRange};
 pub use distill::SdttConfig;
+pub use few_step::{LatentDistillConfig, Method};
+pub use latent::{AutoencoderConfig, LatentConfig};
 
 /// What is minimised.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -50,6 +54,12 @@ pub enum Objective {
     },
     /// Self-distillation through time from a teacher.
     Sdtt(SdttConfig),
+    /// Text through few latents and back.
+    Autoencoder(AutoencoderConfig),
+    /// Gaussian diffusion of an autoencoder's latents.
+    Latent(LatentConfig),
+    /// A few-step student of such a diffusion.
+    LatentDistill(LatentDistillConfig),
 }
 
 fn yes() -> bool {
@@ -64,6 +74,17 @@ impl Objective {
             Objective::Elbo { .. } => "elbo",
             Objective::ScoreEntropy { .. } => "score_entropy",
             Objective::Sdtt(_) => "sdtt",
+            Objective::Autoencoder(_) => "autoencoder",
+            Objective::Latent(_) => "latent",
+            Objective::LatentDistill(c) => c.name(),
+        }
+    }
+
+    /// Its key in a recipe.
+    pub fn key(&self) -> &'static str {
+        match self {
+            Objective::LatentDistill(_) => "latent_distill",
+            other => other.name(),
         }
     }
 
@@ -74,6 +95,8 @@ impl Objective {
             Objective::Elbo { .. } => "nelbo",
             Objective::ScoreEntropy { .. } => "score entropy",
             Objective::Sdtt(_) => "divergence",
+            Objective::Autoencoder(_) => "nll",
+            Objective::Latent(_) | Objective::LatentDistill(_) => "squared error",
         }
     }
 }
@@ -220,7 +243,7 @@ pub fn data_rows<'a>(
             let draws = (rng.at(step, Stream::Times), rng.at(step, Stream::Corrupt));
             Some(score_entropy(x0, length, (mask, vocab), *scaled, draws))
         }
-        Objective::Sdtt(_) => None,
+        _ => None,
     }
 }
 

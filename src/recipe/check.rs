@@ -85,7 +85,7 @@ impl Recipe {
         self.check_vocabulary(name, model)?;
         self.check_derived(name, model)?;
         if let Some(teacher) = Self::teacher(model) {
-            let at = key("objective.sdtt.teacher");
+            let at = key(&format!("objective.{}.teacher", model.objective.key()));
             self.model(teacher).map_err(|e| Error { message: format!("`{at}`: {}", e.message), ..e })?;
             if teacher == name {
                 return Err(Error::usage(format!("`{at}` names the model itself")));
@@ -156,6 +156,9 @@ impl Recipe {
                 self.check_diffusion(name, model, network)?;
             }
             Objective::Sdtt(_) => self.check_diffusion(name, model, network)?,
+            Objective::Autoencoder(_) | Objective::Latent(_) | Objective::LatentDistill(_) => {
+                self.check_latent(name, model, network)?;
+            }
             Objective::ScoreEntropy { .. } => {
                 if network.time != TimeInput::Sigma {
                     return Err(contradiction(

@@ -6,6 +6,7 @@
 pub mod builtin;
 mod check;
 mod derived;
+mod latent;
 pub mod parse;
 
 use std::path::{Path, PathBuf};
@@ -22,10 +23,11 @@ use crate::model::TransformerConfig;
 use crate::model::config::Compute;
 use crate::model::family::{Generation, Selection, Vocabulary};
 use crate::model::transformer::lora::LoraConfig;
-use crate::objective::Objective;
+use crate::objective::{LatentConfig, Method, Objective};
 use crate::process::Schedule;
 use crate::process::order::OrderConfig;
-use crate::sample::DecodeConfig;
+use crate::sample::latent::Walk;
+use crate::sample::{DecodeConfig, LatentProcess};
 use crate::train::TrainConfig;
 use crate::weights::Storage;
 
@@ -196,8 +198,29 @@ impl Recipe {
     pub fn teacher(model: &ModelConfig) -> Option<&str> {
         match &model.objective {
             Objective::Sdtt(c) => Some(&c.teacher),
+            Objective::LatentDistill(c) => Some(&c.teacher),
             _ => None,
         }
+    }
+
+    /// The models that one is made with: its teacher, and the autoencoder whose latents it denoises.
+    pub fn parents(model: &ModelConfig) -> Vec<&str> {
+        let codec = if let Objective::Latent(c) = &model.objective { Some(c.codec.as_str()) } else { None };
+        Self::teacher(model).into_iter().chain(codec).collect()
+    }
+
+    /// The configuration of the diffusion of latents at the end of a model's line of teachers, and which of the models is that;
+    /// nothing for models of tokens.
+    pub fn latent<'a>(&'a self, name: &'a str) -> Result<Option<(&'a str, &'a LatentConfig)>> {
+        let mut at = name;
+        for _ in 0..=self.model.len() {
+            match &self.model(at)?.objective {
+                Objective::Latent(config) => return Ok(Some((at, config))),
+                Objective::LatentDistill(c) => at = &c.teacher,
+                _ => return Ok(None),
+            }
+        }
+        Err(Error::usage(format!("the teachers of `model.{name}` form a circle")))
     }
 
     /// The network of a model: its own, or its teacher's.
@@ -236,12 +259,28 @@ impl Recipe {
         Ok(self.lineage(name)?.last().and_then(|m| m.dtype).unwrap_or_default())
     }
 
+    /// How a model of latents is sampled: with the noise of its walk's kind; nothing for models of tokens.
+    pub fn latent_process(&self, name: &str) -> Result<Option<LatentProcess>> {
+        let Some((_, config)) = self.latent(name)? else { return Ok(None) };
+        let walk = match &self.model(name)?.objective {
+            Objective::LatentDistill(c) => match c.method {
+                Method::Progressive(_) => Walk::Ddim { eta: 0.0 },
+                Method::Shortcut(_) | Method::MeanFlow(_) => Walk::Jump,
+                Method::Consistency(_) | Method::Continuous(_) | Method::Matching(_) => Walk::Renoise,
+            },
+            _ => Walk::Ddim { eta: config.eta },
+        };
+        Ok(Some(LatentProcess { path: config.path, predict: config.predict, walk }))
+    }
+
     /// The noise schedule of a model.
     pub fn schedule(&self, model: &ModelConfig) -> Schedule {
         match &model.objective {
             Objective::ArNll {} | Objective::ScoreEntropy { .. } => Schedule::LogLinear,
             Objective::Elbo { schedule, .. } => *schedule,
             Objective::Sdtt(c) => c.schedule,
+            // Their noise has a path of its own (`process/gaussian.rs`).
+            Objective::Autoencoder(_) | Objective::Latent(_) | Objective::LatentDistill(_) => Schedule::LogLinear,
         }
     }
 
@@ -260,8 +299,9 @@ impl Recipe {
         match &model.objective {
             Objective::ArNll {} if self.eval.judge.as_deref() == Some(name) => Role::Judge,
             Objective::ArNll {} => Role::Ar,
-            Objective::Elbo { .. } | Objective::ScoreEntropy { .. } => Role::Teacher,
-            Objective::Sdtt(_) => Role::Student,
+            Objective::Autoencoder(_) => Role::Codec,
+            Objective::Elbo { .. } | Objective::ScoreEntropy { .. } | Objective::Latent(_) => Role::Teacher,
+            Objective::Sdtt(_) | Objective::LatentDistill(_) => Role::Student,
         }
     }
 
@@ -279,7 +319,7 @@ impl Recipe {
             let ready = self
                 .model
                 .iter()
-                .find(|(name, m)| !done.contains(&name.as_str()) && Self::teacher(m).is_none_or(|t| done.contains(&t)));
+                .find(|(name, m)| !done.contains(&name.as_str()) && Self::parents(m).iter().all(|t| done.contains(t)));
             match ready {
                 Some((name, _)) => done.push(name),
                 None => {
@@ -300,8 +340,9 @@ impl Recipe {
         // How often to log and save, and how much to keep, changes no number.
         (decisive.train.log_every, decisive.train.save_every, decisive.train.keep) = (1, 0, 2);
         let mut text = format!("{}{}", toml_text(&self.data), toml_text(&decisive));
-        if let Some(teacher) = Self::teacher(model) {
-            text.push_str(&self.fingerprint(teacher)?.lines().map(|l| format!("teacher: {l}\n")).collect::<String>());
+        for parent in Self::parents(model) {
+            let what = if Self::teacher(model) == Some(parent) { "teacher" } else { "codec" };
+            text.push_str(&self.fingerprint(parent)?.lines().map(|l| format!("{what}: {l}\n")).collect::<String>());
         }
         Ok(text)
     }

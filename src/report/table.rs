@@ -24,6 +24,7 @@ pub fn shown(results: &Results) -> Vec<&ModelResult> {
         Role::Oracle => 2,
         Role::Student => 3,
         Role::Judge => 4,
+        Role::Codec => 5,
     };
     let mut models: Vec<&ModelResult> = results.models.iter().filter(|m| !m.rows.is_empty()).collect();
     models.sort_by_key(|m| rank(m.role)); // stable, so students keep their order
@@ -263,6 +264,7 @@ fn role(role: Role) -> &'static str {
         Role::Student => "student",
         Role::Oracle => "oracle",
         Role::Judge => "judge",
+        Role::Codec => "codec",
     }
 }
 

@@ -83,6 +83,7 @@ pub fn choose(drawn: Samples, n: usize, text: &dyn Fn(&[u32]) -> Vec<u32>) -> Sa
         out.nfe.push(drawn.nfe[from..from + n].iter().sum());
         out.positions.push(drawn.positions[from..from + n].iter().sum());
         out.layer_positions.push(drawn.layer_positions[from..from + n].iter().sum());
+        out.decode_positions.extend(drawn.decode_positions.get(from..from + n).map(|p| p.iter().sum::<u64>()));
     }
     out
 }
@@ -123,6 +124,7 @@ mod tests {
             nfe: vec![3, 4, 5, 1, 1, 2],
             positions: vec![30, 40, 50, 10, 10, 20],
             layer_positions: vec![60, 80, 100, 20, 20, 40],
+            decode_positions: Vec::new(),
             seconds: 2.5,
         };
         let chosen = choose(drawn, 3, &|t| t[1..].to_vec());

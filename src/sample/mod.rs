@@ -15,6 +15,7 @@ pub mod beam;
 pub mod beyond;
 pub mod decode;
 pub mod family;
+pub mod latent;
 pub mod mbr;
 
 use std::collections::HashMap;
@@ -33,6 +34,7 @@ use crate::process::order::changed;
 use crate::process::{Corruption, Order, Reading, Schedule};
 use crate::rng::{StepRng, Stream};
 pub use decode::{Decode, DecodeConfig};
+pub use latent::{Latent, LatentProcess};
 
 /// The process a model was trained for, as its sampler needs it.
 #[derive(Debug, Clone, Copy)]
@@ -82,7 +84,50 @@ pub struct Samples {
     pub positions: Vec<u64>,
     /// Positions computed times the layers that each of them passed.
     pub layer_positions: Vec<u64>,
+    /// Those of them that were a decoder's, of models that write text from latents.
+    pub decode_positions: Vec<u64>,
     pub seconds: f64,
+}
+
+/// What texts are drawn from.
+pub enum Generator<'a> {
+    /// A denoiser of tokens with its process.
+    Tokens(&'a dyn Denoise, Process),
+    /// A denoiser of latents with its autoencoder.
+    Latent(Latent<'a>),
+}
+
+impl Generator<'_> {
+    /// Draws `n` samples.
+    ///
+    /// Errors as [`sample`] and [`latent::sample`].
+    pub fn sample(&self, spec: &SampleSpec, n: usize) -> Result<Samples> {
+        match self {
+            Generator::Tokens(model, process) => sample(*model, process, spec, n),
+            Generator::Latent(latent) => latent::sample(latent, spec, n),
+        }
+    }
+
+    /// Tokens of a text L.
+    pub fn length(&self) -> usize {
+        match self {
+            Generator::Tokens(_, process) => process.length,
+            Generator::Latent(latent) => latent.codec.length(),
+        }
+    }
+
+    /// Denoising steps that each block takes of `steps`, where the table says so.
+    ///
+    /// Errors when the order cannot be walked in so few steps.
+    pub fn steps_per_block(&self, steps: usize) -> Result<Option<f64>> {
+        Ok(match self {
+            Generator::Tokens(_, process) => match process.decode {
+                Decode::Table | Decode::Mbr(_) => Some(process.order.grid(process.length, steps)?.steps_per_block()),
+                Decode::Pipelined(_) | Decode::Switch(_) => None,
+            },
+            Generator::Latent(latent) => Some(latent.order.grid(latent.count(), steps)?.steps_per_block()),
+        })
+    }
 }
 
 /// Draws `n` samples.

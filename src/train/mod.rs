@@ -10,7 +10,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use burn::module::Module;
-use burn::optim::GradientsAccumulator;
+use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::prelude::*;
 use rand::Rng;
 use serde::{Deserialize, Serialize};
@@ -19,7 +19,8 @@ use crate::error::{Error, Kind, Result};
 use crate::model::params::{self, Named};
 use crate::model::transformer::lora::Plan;
 use crate::model::{Transformer, TransformerConfig};
-use crate::objective::{self, Clip, Objective, RowLoss, clip, distill};
+use crate::objective::latent::Batch;
+use crate::objective::{self, Clip, LatentConfig, Method, Objective, RowLoss, clip, distill, few_step, latent};
 use crate::process::Order;
 use crate::rng::{StepRng, Stream};
 use crate::term::{self, Interrupt};
@@ -154,6 +155,8 @@ pub struct Job<'a> {
     pub start: Option<&'a Weights>,
     /// The first round's teacher, where it is not the network that the training starts with; checkpoints do not hold it.
     pub teacher: Option<&'a Transformer>,
+    /// Of a model of latents, the autoencoder and what its diffusion is.
+    pub latent: Option<LatentJob<'a>>,
     /// Frozen weights, and the adapters that are trained on them in place of a whole network.
     pub frozen: Option<(&'a Transformer, &'a Plan)>,
     /// Names every setting that decides the numbers; a checkpoint of another one is not resumed.
@@ -161,6 +164,15 @@ pub struct Job<'a> {
     /// A plain device (no autodiff).
     pub device: &'a Device,
     pub interrupt: &'a Interrupt,
+}
+
+/// What the training of a model of latents needs besides.
+#[derive(Clone, Copy)]
+pub struct LatentJob<'a> {
+    /// The autoencoder, on a plain device.
+    pub codec: &'a Transformer,
+    /// The diffusion at the end of its line of teachers.
+    pub config: &'a LatentConfig,
 }
 
 /// What a finished training leaves.
@@ -216,11 +228,14 @@ pub fn train(job: &Job) -> Result<Trained> {
 
 /// At the border of a round the student so far becomes the teacher.
 fn refresh_teacher(job: &Job, state: &mut TrainState) {
-    let Objective::Sdtt(sdtt) = job.objective else { return };
-    let round = sdtt.round(state.step, job.config.steps);
+    let (round, refresh) = match job.objective {
+        Objective::Sdtt(c) => (c.round(state.step, job.config.steps), c.refresh),
+        Objective::LatentDistill(c) => (c.round(state.step, job.config.steps), c.refresh()),
+        _ => return,
+    };
     if round > state.round {
         state.round = round;
-        let averaged = match sdtt.refresh {
+        let averaged = match refresh {
             distill::Refresh::Ema => state.optimizer.averaged(&state.model),
             distill::Refresh::Raw => None,
         };
@@ -277,14 +292,85 @@ pub fn order_of(orders: &[Order], (rng, step): (StepRng, u64)) -> Order {
     }
 }
 
+/// Value and gradients of one part of a step.
+fn gradients(job: &Job, state: &TrainState, part: u64) -> Result<(f64, GradientsParams)> {
+    let rng = (StepRng::new(job.seed), part);
+    match (job.objective, job.latent) {
+        (Objective::Autoencoder(config), _) => Ok(latent::autoencoder(config, &state.model, &(job.batch)(part), rng)),
+        (Objective::Latent(config), Some(with)) => {
+            let order = order_of(job.orders, rng);
+            Ok(latent::denoise(config, &state.model, with.codec, &(job.batch)(part), order, rng))
+        }
+        (Objective::LatentDistill(config), Some(with)) => {
+            let batch = Batch::of(with.codec, &state.model, &(job.batch)(part), with.config.drop_condition, rng);
+            let (plain, average) = (state.model.valid(), state.optimizer.averaged(&state.model));
+            let step = latent_step(job, state, &batch, (&plain, average.as_ref()), part);
+            step.backward(&config.method, state.critic.as_ref().map(|c| c.model.valid()).as_ref())
+        }
+        _ => Ok(objective::backward(&state.model, &rows(job, state, part)?)),
+    }
+}
+
+/// What a few-step objective of latents knows of a step.
+fn latent_step<'a>(
+    job: &Job<'a>,
+    state: &'a TrainState,
+    batch: &'a Batch,
+    (plain, average): (&'a Transformer, Option<&'a Transformer>),
+    part: u64,
+) -> few_step::Step<'a> {
+    let (Some(teacher), Some(with)) = (&state.teacher, job.latent) else {
+        panic!("a few-step student of latents has a teacher and an autoencoder")
+    };
+    few_step::Step {
+        model: &state.model,
+        plain,
+        average,
+        teacher,
+        process: few_step::process(with.config),
+        batch,
+        step: state.step,
+        steps: job.config.steps,
+        round: state.round,
+        rng: (StepRng::new(job.seed), part),
+    }
+}
+
+/// The critic of a distribution matching follows the student before its step.
+fn step_critic(job: &Job, state: &mut TrainState) -> Result<()> {
+    let (Objective::LatentDistill(config), Some(with)) = (job.objective, job.latent) else { return Ok(()) };
+    let Method::Matching(matching) = &config.method else { return Ok(()) };
+    let Some(mut critic) = state.critic.take() else { panic!("matching has a critic") };
+    let settings = TrainConfig { lr: matching.critic_lr, decay: Decay::Constant, ema: None, ..job.config.clone() };
+    let plain = state.model.valid();
+    for i in 0..matching.critic_steps {
+        let part = (state.step * matching.critic_steps + i) as u64;
+        // Texts and noise that the student's own steps do not use.
+        let own = CRITIC + part;
+        let rng = (StepRng::new(job.seed), own);
+        let batch = Batch::of(with.codec, &state.model, &(job.batch)(own), with.config.drop_condition, rng);
+        let step = latent_step(job, state, &batch, (&plain, None), own);
+        let (loss, grads) = latent::finish(step.critic_loss(matching, &critic.model, part), &critic.model);
+        let norm = params::gradient_norm(&critic.model, &grads);
+        if !loss.is_finite() || !norm.is_finite() {
+            return Err(non_finite(job, state, loss, norm));
+        }
+        let scale = settings.clip.map_or(1.0, |max| (max / (norm + 1e-6)).min(1.0));
+        critic.model = critic.optimizer.step(critic.model, grads, &settings, part as usize, scale);
+    }
+    state.critic = Some(critic);
+    Ok(())
+}
+
+/// The first part of the data that a critic reads.
+const CRITIC: u64 = 1 << 61;
+
 /// One optimiser step: the state after it, its loss, and the gradient norm before clipping.
 fn step(job: &Job, mut state: TrainState) -> Result<(TrainState, f64, f64)> {
     let config = job.config;
     let parts = config.accumulate;
-    let part = |i: usize| {
-        let rows = rows(job, &state, (state.step * parts + i) as u64)?;
-        Ok(objective::backward(&state.model, &rows))
-    };
+    step_critic(job, &mut state)?;
+    let part = |i: usize| gradients(job, &state, (state.step * parts + i) as u64);
     let (mut loss, mut grads) = part(0)?;
     if parts > 1 {
         let mut acc = GradientsAccumulator::<Transformer>::new();

@@ -1,6 +1,6 @@
 //! What a training must remember, and its checkpoints: a directory written whole or not at all.
 //!
-//! `step-000812/{model,ema,teacher,optim}.safetensors, manifest.json`; under adapters these alone. Randomness, data order and learning rate are
+//! `step-000812/{model,ema,teacher,critic,optim,critic-optim}.safetensors, manifest.json`; under adapters these alone. Randomness, data order and learning rate are
 //! functions of the step, so nothing about them is stored; the teacher and the round of a distillation are, and the range of
 //! noise that was searched.
 
@@ -14,7 +14,7 @@ use super::optim::Optimizer;
 use crate::error::{Error, Kind, Result};
 use crate::fs;
 use crate::model::Transformer;
-use crate::objective::{NoiseRange, Objective};
+use crate::objective::{Method, NoiseRange, Objective};
 use crate::term;
 use crate::weights::{self, NonFinite, Weights};
 
@@ -26,6 +26,8 @@ pub struct TrainState {
     /// With the moving averages of the weights.
     pub optimizer: Optimizer,
     pub teacher: Option<Transformer>,
+    /// The network that follows the student's own samples, of a distribution matching.
+    pub critic: Option<Critic>,
     /// Distillation round the teacher belongs to.
     pub round: usize,
     /// Times that are trained on, as the last search left them.
@@ -33,6 +35,22 @@ pub struct TrainState {
     pub tokens: u64,
     pub seconds: f64,
     pub last_loss: f64,
+}
+
+/// A second network with its own optimiser.
+pub struct Critic {
+    /// On an autodiff device.
+    pub model: Transformer,
+    pub optimizer: Optimizer,
+}
+
+/// Whether training has a teacher, and a critic.
+fn third_networks(objective: &Objective) -> (bool, bool) {
+    match objective {
+        Objective::Sdtt(_) => (true, false),
+        Objective::LatentDistill(c) => (true, matches!(c.method, Method::Matching(_))),
+        _ => (false, false),
+    }
 }
 
 /// The part of a checkpoint that is not a tensor.
@@ -97,12 +115,15 @@ impl TrainState {
             (None, None) => Transformer::init(job.network, job.vocab, job.length, job.seed, &device),
         };
         let model = model.with_mask(job.mask as usize).with_tokens(job.tokens).without(job.excluded);
-        let teacher = matches!(job.objective, Objective::Sdtt(_));
-        let teacher = teacher.then(|| job.teacher.map_or_else(|| model.valid(), Transformer::clone));
+        let (taught, criticised) = third_networks(job.objective);
+        let teacher = taught.then(|| job.teacher.map_or_else(|| model.valid(), Transformer::clone));
+        // The critic starts as the teacher, which is what the student starts as.
+        let critic = criticised.then(|| Critic { model: model.clone(), optimizer: Optimizer::new(&model, false) });
         Ok(TrainState {
             step: 0,
             optimizer: Optimizer::new(&model, job.config.ema.is_some()),
             teacher,
+            critic,
             model,
             round: 0,
             range: first_range(job),
@@ -175,9 +196,18 @@ impl TrainState {
             Some(teacher) => Some(teacher.clone()),
             None => plain("teacher")?,
         };
-        if ema.is_some() != job.config.ema.is_some() || teacher.is_some() != matches!(job.objective, Objective::Sdtt(_))
-        {
-            return Err(damaged("the average or the teacher is missing".into()));
+        let critic = match (read("critic")?, read("critic-optim")?) {
+            (Some(named), Some(moments)) => {
+                let model = network(&named, "critic", &device)?;
+                let optimizer = Optimizer::restored(&model, None, &moments.tensors)
+                    .map_err(|e| damaged(format!("critic-optim.safetensors: {e}")))?;
+                Some(Critic { model, optimizer })
+            }
+            _ => None,
+        };
+        let has = (teacher.is_some(), critic.is_some());
+        if ema.is_some() != job.config.ema.is_some() || has != third_networks(job.objective) {
+            return Err(damaged("the average, the teacher or the critic is missing".into()));
         }
         let Some(moments) = read("optim")? else { return Err(damaged("no optim.safetensors".into())) };
         let optimizer = Optimizer::restored(&model, ema.as_ref(), &moments.tensors)
@@ -187,6 +217,7 @@ impl TrainState {
             model,
             optimizer,
             teacher,
+            critic,
             round: record.round,
             range: record.range.unwrap_or_else(|| first_range(job)),
             tokens: record.tokens,
@@ -219,7 +250,8 @@ impl TrainState {
         let ema = self.optimizer.averaged(&self.model);
         // The first round's teacher may lie elsewhere.
         let teacher = self.teacher.as_ref().filter(|_| job.teacher.is_none() || self.round > 0);
-        let parts = [("model", Some(&self.model)), ("ema", ema.as_ref()), ("teacher", teacher)];
+        let critic = self.critic.as_ref().map(|c| &c.model);
+        let parts = [("model", Some(&self.model)), ("ema", ema.as_ref()), ("teacher", teacher), ("critic", critic)];
         fs::commit_dir(job.dir, &name, |tmp| {
             for (part, model) in parts {
                 let Some(model) = model else { continue };
@@ -235,6 +267,10 @@ impl TrainState {
             }
             let moments = Weights { tensors: self.optimizer.moments(), ..Weights::default() };
             weights::write(&tmp.join("optim.safetensors"), &moments)?;
+            if let Some(critic) = &self.critic {
+                let moments = Weights { tensors: critic.optimizer.moments(), ..Weights::default() };
+                weights::write(&tmp.join("critic-optim.safetensors"), &moments)?;
+            }
             fs::write_manifest(tmp, extra).map(|_| ())
         })?;
         for (_, old) in

@@ -68,6 +68,7 @@ fn trained(dir: &Path, teacher: &Transformer, keep: Option<&[usize]>, lora: bool
         batch: &batch,
         start: (!lora).then_some(&start),
         teacher: Some(teacher),
+        latent: None,
         frozen: lora.then_some((&student, &plan)),
         fingerprint: "test",
         device: &Device::flex(),

@@ -7,6 +7,7 @@ mod exporting;
 mod fixtures;
 mod hostile;
 mod hub;
+mod latent;
 mod layers;
 mod network;
 mod orders;

@@ -59,6 +59,7 @@ fn train_in(
         batch: &batch,
         start,
         teacher: None,
+        latent: None,
         frozen: None,
         fingerprint: "test",
         device,

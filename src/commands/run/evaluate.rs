@@ -17,7 +17,7 @@ use crate::objective::{self, Objective};
 use crate::process::Corruption;
 use crate::recipe::{ModelConfig, Recipe};
 use crate::sample::decode::walkable;
-use crate::sample::{Decode, Process};
+use crate::sample::{Decode, Generator, Process};
 use crate::{fs, term};
 
 impl Study {
@@ -73,19 +73,33 @@ impl Study {
                     // One that sees everything has none over blocks either: it does not know what is finished.
                     let seen = done.model.over_blocks() || !objective::beside(process.order, process.length);
                     let ar = matches!(model.objective, Objective::ArNll {});
-                    let likely = (role != Role::Judge || !public) && process.decode == Decode::Table && (seen || ar);
+                    let tokens = done.codec.is_none() && role != Role::Codec;
+                    let likely =
+                        tokens && (role != Role::Judge || !public) && process.decode == Decode::Table && (seen || ar);
                     let likelihood =
                         likely.then(|| eval::likelihood(&done.model, &model.objective, &process, &held_out));
-                    let steps = if ar { vec![process.length] } else { walkable(&process, &config.steps) };
                     let (rows, sweep) = match role {
-                        Role::Judge => (Vec::new(), Vec::new()),
-                        _ => (
-                            self.rows((name, &shown), &done.model, &process, &steps, &scorer, true)?,
-                            self.sweep(&shown, &done.model, &process, &steps, &scorer)?,
-                        ),
+                        Role::Judge | Role::Codec => (Vec::new(), Vec::new()),
+                        _ => {
+                            let generator = done.generator(process)?;
+                            let steps = match &generator {
+                                _ if ar => vec![process.length],
+                                Generator::Tokens(..) => walkable(&process, &config.steps),
+                                Generator::Latent(latent) => {
+                                    let walks = |k: &&usize| latent.order.grid(latent.count(), **k).is_ok();
+                                    config.steps.iter().filter(walks).copied().collect()
+                                }
+                            };
+                            (
+                                self.rows((name, &shown), &generator, &steps, &scorer, true)?,
+                                self.sweep(&shown, &generator, &steps, &scorer)?,
+                            )
+                        }
                     };
+                    // Gaps in a text are no gaps among its latents.
                     let flexibility = match role {
                         Role::Judge => None,
+                        _ if !tokens => None,
                         _ => self.flexibility(&shown, &done.model, &process)?,
                     };
                     let control = match role {
@@ -139,8 +153,11 @@ impl Study {
                     train_tokens: 0,
                     train_seconds: 0.0,
                     likelihood: None,
-                    rows: self.rows(("oracle", "oracle"), &oracle, &process, &config.steps, &scorer, false)?,
-                    sweep: self.sweep("oracle", &oracle, &process, &config.steps, &scorer)?,
+                    rows: {
+                        let generator = Generator::Tokens(&oracle, process);
+                        self.rows(("oracle", "oracle"), &generator, &config.steps, &scorer, false)?
+                    },
+                    sweep: self.sweep("oracle", &Generator::Tokens(&oracle, process), &config.steps, &scorer)?,
                     flexibility: self.flexibility("oracle", &oracle, &process)?,
                     control: None,
                 })
@@ -219,8 +236,7 @@ impl Study {
     fn rows(
         &self,
         (name, shown): (&str, &str),
-        model: &dyn Denoise,
-        process: &Process,
+        generator: &Generator,
         steps: &[usize],
         scorer: &Scorer,
         timed: bool,
@@ -229,7 +245,7 @@ impl Study {
         let mut texts = String::new();
         for k in steps {
             self.not_stopped(name)?;
-            let (row, tokens) = eval::row(model, process, *k, &self.recipe.eval, scorer, timed)?;
+            let (row, tokens) = eval::row(generator, *k, &self.recipe.eval, scorer, timed)?;
             let nll = &row.scores[scorer.name()];
             let share =
                 |key: &str| row.scores.get(key).map_or(String::new(), |v| format!("  {key} {:5.1} %", 100.0 * v.mean));
@@ -253,8 +269,7 @@ impl Study {
     fn sweep(
         &self,
         name: &str,
-        model: &dyn Denoise,
-        process: &Process,
+        generator: &Generator,
         steps: &[usize],
         scorer: &Scorer,
     ) -> Result<Vec<eval::results::SweepRow>> {
@@ -263,7 +278,7 @@ impl Study {
         for k in steps {
             for temperature in &config.temperatures {
                 self.not_stopped(name)?;
-                let row = eval::sweep_row(model, process, *k, *temperature, config, scorer)?;
+                let row = eval::sweep_row(generator, *k, *temperature, config, scorer)?;
                 term::note(&format!(
                     "eval {name:<10} {k:>5} steps  temperature {temperature}  nll {:.4}  entropy {:.3}",
                     row.scores[scorer.name()].mean,

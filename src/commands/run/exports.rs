@@ -39,7 +39,7 @@ impl Study {
         }
         let done = self.finished(name)?;
         let shape = self.shape(name)?;
-        let card = self.card(name, model, &shape, (done.card.train_tokens, 0.0));
+        let card = self.card(name, model, &shape, (done.card.train_tokens, 0.0))?;
         std::fs::create_dir_all(out).map_err(|e| Error::io("create", out, &e))?;
         let own =
             results.and_then(|r| r.models.iter().find(|m| m.name == name).map(|m| report::summary::model_card(r, m)));
@@ -73,6 +73,9 @@ impl Study {
                 fs::write_atomic(&out.join("README.md"), export::model_card(&card, &extras).as_bytes())?;
             }
             None => export::write_as(out, &card, params::export(&done.model), &extras, storage, SHARD)?,
+        }
+        if let Some(codec) = &done.codec {
+            export::write_codec(out, codec, &self.text, storage)?;
         }
         if !storage.is_lossy() {
             return Ok(None);

@@ -4,6 +4,7 @@
 //! position. B batch, L length, D width, H heads, d head width, V vocabulary; embedding row V is the mask or start token.
 
 mod denoise;
+pub mod ends;
 pub mod lora;
 mod parts;
 mod read;
@@ -26,6 +27,7 @@ use crate::kernels::{self, BlockSpec, Extra, Head, Rows, Tables, Visible, compos
 use crate::process::Layout;
 use crate::rng::{StepRng, Stream};
 use crate::weights::{Weights, match_names};
+use ends::{Bottleneck, Vectors};
 use read::{Ids, Read};
 
 pub use parts::{Adapter, Attention, Block, Dense, HeadTransform, Mlp, Norm, TimeEmbedding};
@@ -56,6 +58,8 @@ pub struct Transformer {
     pub transform: Option<HeadTransform>,
     pub head: Option<Dense>,
     pub head_bias: Option<Param<Tensor<1>>>,
+    pub vectors: Option<Vectors>,
+    pub bottleneck: Option<Bottleneck>,
     cos: Tensor<2>,
     sin: Tensor<2>,
     local_cos: Tensor<2>,
@@ -80,8 +84,9 @@ impl Transformer {
         let d = config.dim;
         let timed = config.time != TimeInput::None;
         let plain = device.clone().inner();
-        let tables = |theta: f64| Tables::of(length, &config.frequencies(theta));
-        let table = |v: &[f32]| Tensor::from_data(TensorData::new(v.to_vec(), [length, config.head_dim()]), &plain);
+        let span = config.span(length);
+        let tables = |theta: f64| Tables::of(span, &config.frequencies(theta));
+        let table = |v: &[f32]| Tensor::from_data(TensorData::new(v.to_vec(), [span, config.head_dim()]), &plain);
         let global = Arc::new(tables(config.rope_theta));
         let (cos, sin) = (table(&global.cos), table(&global.sin));
         let (local_cos, local_sin) = match config.local {
@@ -92,6 +97,7 @@ impl Transformer {
             None => (cos.clone(), sin.clone()),
         };
         let vector = |n: usize| Param::from_tensor(Tensor::zeros([n], device));
+        let length = config.places(length);
         Transformer {
             embed: Param::from_tensor(Tensor::zeros([config.rows(vocab), d], device)),
             embed_norm: config.embedding_norm.then(|| Norm::new(config, device)),
@@ -101,8 +107,10 @@ impl Transformer {
             norm: Norm::new(config, device),
             modulation: timed.then(|| Dense::zeros(config.cond_dim(), 2 * d, true, device)),
             transform: config.head_transform.then(|| HeadTransform::zeros(config, device)),
-            head: (!config.tied).then(|| Dense::zeros(d, vocab, config.head_bias(), device)),
-            head_bias: (config.tied && config.head_bias()).then(|| vector(vocab)),
+            head: config.has_head().then(|| Dense::zeros(d, vocab, config.head_bias(), device)),
+            head_bias: (config.vectors.is_none() && config.tied && config.head_bias()).then(|| vector(vocab)),
+            vectors: config.vectors.as_ref().map(|c| Vectors::zeros(config, c, vocab, device)),
+            bottleneck: config.bottleneck.as_ref().map(|c| Bottleneck::zeros(config, c, length, device)),
             cos,
             sin,
             local_cos,
@@ -155,8 +163,13 @@ impl Transformer {
             let fan_in = tensor.shape[tensor.shape.len() - 1] as f64;
             let std = match name.as_str() {
                 "embed" if config.tied => 1.0 / fan_in.sqrt(),
-                "embed" | "positions" => 0.5,
-                "head.weight" => 0.2 / fan_in.sqrt(),
+                "embed" | "positions" | "bottleneck.queries" | "bottleneck.places" | "bottleneck.latent_positions" => {
+                    0.5
+                }
+                "head.weight" | "vectors.output.weight" => 0.2 / fan_in.sqrt(),
+                "vectors.codebook" => 1.0,
+                "vectors.rounding" => 0.0,
+                "bottleneck.down.weight" => 1.0 / fan_in.sqrt(),
                 n if n.ends_with("out.weight") || n.ends_with("down.weight") => residual / fan_in.sqrt(),
                 _ => 1.0 / fan_in.sqrt(),
             };
@@ -233,6 +246,7 @@ impl Transformer {
         let rows = match ids {
             Ids::Host(ids) => kernels::embedding(self.embed.val(), ids, self.config.composed),
             Ids::Device(ids) => self.embed.val().select(0, ids.clone().flatten(0, 1)),
+            Ids::Embedded(x) => return x.clone(),
         };
         let l = rows.dims()[0] / batch;
         let x = rows.reshape([batch, l, self.config.dim]);
@@ -262,16 +276,35 @@ impl Transformer {
             TimeInput::ZeroSigma => (vec![0.0; b], 1, 1.0),
             TimeInput::None | TimeInput::Sequence => (input.t.chunks(length).map(latest).collect(), 1, 1000.0),
         };
+        // Vectors are told the time more smoothly.
+        let scale = self.config.vectors.as_ref().map_or(scale, |v| v.time_scale);
         let device = self.device().inner();
-        let values: Vec<f32> = values.iter().map(|v| *v as f32).collect();
-        let t = Tensor::<3>::from_data(TensorData::new(values, [b, l, 1]), &device);
         let half = self.config.wave_dim() / 2;
         let freq: Vec<f32> =
             (0..half).map(|i| (scale * (-(10_000f64.ln()) * i as f64 / half as f64).exp()) as f32).collect();
         let freq = Tensor::<1>::from_data(TensorData::new(freq, [half]), &device);
-        let angle = t * freq.unsqueeze();
-        let waves = Tensor::cat(vec![angle.clone().cos(), angle.sin()], 2);
-        Some(silu(time.second.forward(silu(time.first.forward(waves)))))
+        let embedded = |values: &[f64], time: &TimeEmbedding| {
+            let values: Vec<f32> = values.iter().map(|v| *v as f32).collect();
+            let t = Tensor::<3>::from_data(TensorData::new(values, [b, l, 1]), &device);
+            let angle = t * freq.clone().unsqueeze();
+            let waves = Tensor::cat(vec![angle.clone().cos(), angle.sin()], 2);
+            time.second.forward(silu(time.first.forward(waves)))
+        };
+        let own = embedded(&values, time);
+        let Some(second) = self.vectors.as_ref().and_then(|v| v.second.as_ref()) else { return Some(silu(own)) };
+        // How far it is to go: nowhere, where nobody says; and finished vectors beside noise nowhere either.
+        let left: Vec<f64> = match &input.s {
+            Some(s) => input.t.iter().zip(s).map(|(t, s)| t - s).collect(),
+            None => vec![0.0; input.t.len()],
+        };
+        let left: Vec<f64> = match l {
+            1 => left.chunks(length).map(latest).collect(),
+            _ => {
+                let own = |row: &[f64]| [&row[active.clone()], &vec![0.0; l - active.len()]].concat();
+                left.chunks(length).flat_map(own).collect()
+            }
+        };
+        Some(silu(own + embedded(&left, second)))
     }
 
     fn norm_kind(&self) -> kernels::NormKind {

@@ -18,6 +18,8 @@ use crate::process::Layout;
 pub(super) enum Ids {
     Host(Vec<u32>),
     Device(Tensor<2, Int>),
+    /// Vectors [B, l, D] in place of embedded tokens.
+    Embedded(Tensor<3>),
 }
 
 impl Ids {
@@ -26,6 +28,7 @@ impl Ids {
         match self {
             Ids::Host(ids) => Ids::Host(ids.chunks(l).flat_map(|row| &row[range.clone()]).copied().collect()),
             Ids::Device(ids) => Ids::Device(ids.clone().narrow(1, range.start, range.len())),
+            Ids::Embedded(x) => Ids::Embedded(x.clone().narrow(1, range.start, range.len())),
         }
     }
 }
@@ -68,6 +71,7 @@ impl Transformer {
         let unpadded = padding.keys.is_none() && padding.positions.is_none();
         assert!(!two_streams || unpadded, "two streams have no padding");
         let ids = match (&input.x, &input.clean) {
+            (State::Vectors(x), clean) => Read::embedded(x, clean.as_ref()),
             (State::Ids(ids), None) if two_streams => Ids::Device(Tensor::cat(vec![ids.clone(), ids.clone()], 1)),
             (State::Ids(ids), None) => Ids::Device(self.behind_the_start(ids)),
             (State::Ids(_), Some(_)) => panic!("a clean stream is read beside tokens on the host"),

@@ -1,0 +1,179 @@
+//! Ends of a network other than tokens: vectors in and out, and the bottleneck of an autoencoder.
+//!
+//! L length, M latents, d their width, D width of the network.
+
+use serde::{Deserialize, Serialize};
+
+use super::{TimeInput, TransformerConfig, Visibility};
+use crate::error::{Error, Result};
+
+/// Vectors of width d come in and go out: a denoiser of latents or of token embeddings.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VectorsConfig {
+    /// Number of vectors M: of latents, those of the autoencoder.
+    pub count: usize,
+    /// Width d of a vector.
+    pub width: usize,
+    /// The network also reads its own last estimate of x_0 (Chen et al. 2022, self-conditioning).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub self_conditioning: bool,
+    /// It is also told how far it is to go, t - s: for students that learn a mean velocity (shortcut, MeanFlow).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub two_times: bool,
+    /// Tokens at the start of a text that it is given (a prompt, or the attributes asked for), in front of the vectors.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub condition: usize,
+    /// It has a table of its tokens' vectors [V, d], trained with it (embedding diffusion).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub codebook: bool,
+    /// The fastest sinusoid of the time's embedding in radians over t in [0, 1]: small, so that the network is smooth in t.
+    #[serde(default = "default_time_scale")]
+    pub time_scale: f64,
+}
+
+/// L tokens become M vectors of width d and come back: the first layers read the text and M learned queries, the others
+/// the vectors.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BottleneckConfig {
+    /// Number of latents M.
+    pub latents: usize,
+    /// Width d of a latent.
+    pub width: usize,
+    /// How many of the layers decode.
+    pub decoder_layers: usize,
+    /// parallel | autoregressive
+    #[serde(default)]
+    pub decoder: Decoder,
+}
+
+/// How a text is written from its latents.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Decoder {
+    /// All positions in one pass.
+    #[default]
+    Parallel,
+    /// Token by token behind the latents, through a cache: a plan, then writing.
+    Autoregressive,
+}
+
+fn is_zero(value: &usize) -> bool {
+    *value == 0
+}
+fn default_time_scale() -> f64 {
+    30.0
+}
+
+impl TransformerConfig {
+    /// Parameters of its ends with `length` positions: those beyond embedding, blocks, norm and head.
+    pub(super) fn end_parameters(&self, vocab: usize, length: usize) -> u128 {
+        let [d, v, l] = [self.dim, vocab, length].map(|n| n as u128);
+        let vectors = self.vectors.as_ref().map_or(0, |c| {
+            let (w, cond) = (c.width as u128, self.cond_dim() as u128);
+            let input = if c.self_conditioning { 2 * w } else { w };
+            let second = if c.two_times { (self.wave_dim() as u128 + 1) * cond + (cond + 1) * cond } else { 0 };
+            let book = if c.codebook { v * w + v } else { 0 };
+            (input + 1) * d + (d + 1) * w + second + book
+        });
+        let bottleneck = self.bottleneck.as_ref().map_or(0, |c| {
+            let (m, w) = (c.latents as u128, c.width as u128);
+            let places = if c.decoder == Decoder::Parallel { l * d } else { 0 };
+            let norm = if self.norm == super::NormKind::Layer && self.biases().norm { 2 * d } else { d };
+            2 * m * d + places + norm + (d + 1) * w + (w + 1) * d
+        });
+        vectors + bottleneck
+    }
+
+    /// Positions that the network has a place for where texts have `length` tokens.
+    pub fn places(&self, length: usize) -> usize {
+        self.vectors.as_ref().map_or(length, |c| c.condition + c.count)
+    }
+
+    /// Positions that attention may span where `length` tokens are read.
+    pub fn span(&self, length: usize) -> usize {
+        self.places(length) + self.bottleneck.as_ref().map_or(0, |c| c.latents)
+    }
+
+    /// Layers in front of the bottleneck.
+    pub fn encoding_layers(&self) -> usize {
+        self.layers - self.bottleneck.as_ref().map_or(0, |c| c.decoder_layers)
+    }
+
+    pub(super) fn validate_ends(&self, key: &str) -> Result<()> {
+        let between = |name: String, value: usize, low: usize, high: usize| match (low..=high).contains(&value) {
+            true => Ok(()),
+            false => Err(Error::usage(format!("`{name}` must be between {low} and {high}, but it is {value}"))),
+        };
+        if self.vectors.is_some() && self.bottleneck.is_some() {
+            return Err(Error::usage(format!("`{key}.vectors` and `{key}.bottleneck` cannot stand together"))
+                .hint("an autoencoder is one model, the denoiser of its latents another"));
+        }
+        let plain = |what: &str| {
+            let needs =
+                |other: &str, wants: &str| Err(Error::usage(format!("`{key}.{what}` needs `{key}.{other} = {wants}`")));
+            if self.shift || self.shift_output {
+                return needs("shift", "false");
+            }
+            if self.encoder_layers > 0 {
+                return needs("encoder_layers", "0");
+            }
+            if self.checkpoint {
+                return needs("checkpoint", "false");
+            }
+            if self.embedding_norm || self.head_transform || self.local.is_some() {
+                return Err(Error::usage(format!(
+                    "`{key}.{what}` does not go with `embedding_norm`, `head_transform` or `local`"
+                )));
+            }
+            Ok(())
+        };
+        if let Some(c) = &self.vectors {
+            plain("vectors")?;
+            between(format!("{key}.vectors.count"), c.count, 1, 1 << 16)?;
+            between(format!("{key}.vectors.width"), c.width, 1, 1 << 14)?;
+            between(format!("{key}.vectors.condition"), c.condition, 0, 1 << 16)?;
+            if !(c.time_scale.is_finite() && c.time_scale > 0.0) {
+                return Err(Error::usage(format!("`{key}.vectors.time_scale` must be above 0")));
+            }
+            if !matches!(self.time, TimeInput::Sequence | TimeInput::Position) {
+                return Err(Error::usage(format!(
+                    "`{key}.vectors` needs `{key}.time = \"sequence\"` or `\"position\"`"
+                ))
+                .hint("Gaussian noise does not say by itself how much of it there is"));
+            }
+            if c.condition > 0 && self.visibility != Visibility::Full {
+                return Err(Error::usage(format!(
+                    "`{key}.vectors.condition = {}` needs `{key}.visibility = \"full\"`",
+                    c.condition
+                )));
+            }
+        }
+        if let Some(c) = &self.bottleneck {
+            plain("bottleneck")?;
+            between(format!("{key}.bottleneck.latents"), c.latents, 1, 1 << 14)?;
+            between(format!("{key}.bottleneck.width"), c.width, 1, 1 << 14)?;
+            between(
+                format!("{key}.bottleneck.decoder_layers"),
+                c.decoder_layers,
+                1,
+                self.layers.saturating_sub(1).max(1),
+            )?;
+            if self.layers < 2 {
+                return Err(Error::usage(format!("`{key}.bottleneck` needs `{key}.layers` of at least 2"))
+                    .hint("one to read the text and one to write it"));
+            }
+            if self.time != TimeInput::None || self.visibility != Visibility::Full {
+                return Err(Error::usage(format!(
+                    "`{key}.bottleneck` needs `{key}.time = \"none\"` and `{key}.visibility = \"full\"`"
+                )));
+            }
+            if !self.learned_positions {
+                return Err(Error::usage(format!("`{key}.bottleneck` needs `{key}.learned_positions = true`"))
+                    .hint("latents stand for places in the text"));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,621 @@
+//! Few steps in latent space: students of a denoiser of vectors, or of the data alone.
+//!
+//! All are one network that says `out` at (x_t, t), of which x_0 = f(x_t, t) and a step to s are sums (process/gaussian.rs):
+//!
+//! | method | what the student's answer is compared with | paper |
+//! |---|---|---|
+//! | progressive | the answer whose one step t -> s is the teacher's two steps | Salimans and Ho 2022, 2202.00512 |
+//! | consistency | f of the same path a little nearer to the data, by the teacher's step or the same noise | Song et al. 2023; Song and Dhariwal 2023 |
+//! | continuous | the limit of that: -d f/dt along the path, normalised (sCM) | Lu and Song 2024, 2410.11081 |
+//! | shortcut | its own two half steps, and the velocity where the step is 0 | Frans et al. 2024, 2410.12557 |
+//! | mean_flow | v - (t - s) d u/dt, the mean velocity's identity | Geng et al. 2025, 2505.13447 |
+//! | matching | nothing: its samples' distribution follows the teacher's score less its own (a critic's) | Yin et al. 2024, 2405.14867 |
+//!
+//! A consistency function is x itself at t = 0 by its form, x_0 = a(t) x + b(t) out with a(0) = 1, b(0) = 0. Derivatives along
+//! the path are central differences of the network, taken in f32 with a step that the smooth embedding of the time allows; forward
+//! differentiation is not to be had. B batch, M latents, d their width.
+
+use std::f64::consts::FRAC_PI_2;
+
+use burn::optim::GradientsParams;
+use burn::prelude::*;
+use rand::Rng;
+use rand_distr::{Distribution, Normal};
+use serde::{Deserialize, Serialize};
+
+use super::distill::Refresh;
+use super::latent::{Batch, LatentConfig, column, estimate, finish, mean_square, mixed, normals};
+use crate::error::{Error, Result};
+use crate::model::Transformer;
+use crate::model::transformer::ends::Given;
+use crate::process::gaussian::{Mix, Path, Prediction};
+use crate::rng::{StepRng, Stream};
+
+/// A few-step student of latents.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LatentDistillConfig {
+    /// The denoiser of latents of this recipe to learn from; the student starts with its weights.
+    pub teacher: String,
+    /// How: { progressive = ... } | { consistency = ... } | { continuous = ... } | { shortcut = ... } | { mean_flow = ... } |
+    /// { matching = ... }
+    pub method: Method,
+}
+
+/// How a few-step student is trained; see the file's head.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Method {
+    Progressive(Progressive),
+    Consistency(Consistency),
+    Continuous(Continuous),
+    Shortcut(Shortcut),
+    MeanFlow(MeanFlow),
+    Matching(Matching),
+}
+
+/// Halving of the steps, round by round.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Progressive {
+    /// Steps of the first round's teacher, halved each round.
+    pub steps: usize,
+    /// Number of rounds; training steps are shared evenly.
+    pub rounds: usize,
+    /// raw | ema: which weights become the next teacher.
+    #[serde(default)]
+    pub refresh: Refresh,
+}
+
+/// Consistency in discrete time.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Consistency {
+    /// Grid of times in the beginning, and in the end; it doubles in between.
+    #[serde(default = "ten")]
+    pub first_grid: usize,
+    #[serde(default = "grid")]
+    pub last_grid: usize,
+    /// true: the step towards the data is the teacher's (distillation); false: the same noise at a smaller time (training).
+    #[serde(default = "yes")]
+    pub distill: bool,
+    /// raw | ema: the weights that the nearer point is read with, the student's own (iCT) or their average (needs `train.ema`).
+    #[serde(default)]
+    pub target: Refresh,
+}
+
+/// Consistency in continuous time.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Continuous {
+    /// true: the path's direction is the teacher's; false: that of the data and its noise.
+    #[serde(default = "yes")]
+    pub distill: bool,
+    /// Share of the training over which the unstable part of the tangent is faded in.
+    #[serde(default = "tenth")]
+    pub warmup: f64,
+    /// Mean and deviation of ln tan(phi), phi the angle of the time.
+    #[serde(default = "zero")]
+    pub mean: f64,
+    #[serde(default = "wide")]
+    pub deviation: f64,
+}
+
+/// Steps of any size by self-consistency.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Shortcut {
+    /// Smallest step is 1 / finest.
+    #[serde(default = "finest")]
+    pub finest: usize,
+    /// Share of the sequences that learn two half steps; the others learn the velocity.
+    #[serde(default = "quarter")]
+    pub share: f64,
+}
+
+/// The mean velocity by its own identity.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MeanFlow {
+    /// Share of the sequences with s < t; the others learn the velocity.
+    #[serde(default = "half")]
+    pub share: f64,
+    /// true: the path's direction is the teacher's; false: that of the data and its noise.
+    #[serde(default)]
+    pub distill: bool,
+}
+
+/// Matching of distributions with a critic.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Matching {
+    /// Steps that the student will take; each is trained on what its own earlier ones leave.
+    pub steps: usize,
+    /// Steps of the critic for each of the student's.
+    #[serde(default = "two")]
+    pub critic_steps: usize,
+    /// Learning rate of the critic.
+    pub critic_lr: f64,
+}
+
+fn ten() -> usize {
+    10
+}
+fn grid() -> usize {
+    160
+}
+fn finest() -> usize {
+    64
+}
+fn two() -> usize {
+    2
+}
+fn yes() -> bool {
+    true
+}
+fn zero() -> f64 {
+    0.0
+}
+fn wide() -> f64 {
+    1.4
+}
+fn tenth() -> f64 {
+    0.1
+}
+fn quarter() -> f64 {
+    0.25
+}
+fn half() -> f64 {
+    0.5
+}
+
+/// The step of a central difference in t: the slowest that f32 resolves well.
+const H: f64 = 4e-3;
+
+/// What the step of a few-step student knows.
+pub struct Step<'a> {
+    /// On an autodiff device, and the same weights on a plain one.
+    pub model: &'a Transformer,
+    pub plain: &'a Transformer,
+    /// The average of the weights, where it is kept.
+    pub average: Option<&'a Transformer>,
+    pub teacher: &'a Transformer,
+    pub process: (Path, Prediction),
+    pub batch: &'a Batch,
+    /// This step of all.
+    pub step: usize,
+    pub steps: usize,
+    pub round: usize,
+    pub rng: (StepRng, u64),
+}
+
+impl LatentDistillConfig {
+    /// The method's name in results.
+    pub fn name(&self) -> &'static str {
+        match &self.method {
+            Method::Progressive(_) => "progressive",
+            Method::Consistency(c) if c.distill => "consistency_distillation",
+            Method::Consistency(_) => "consistency_training",
+            Method::Continuous(_) => "continuous_consistency",
+            Method::Shortcut(_) => "shortcut",
+            Method::MeanFlow(_) => "mean_flow",
+            Method::Matching(_) => "distribution_matching",
+        }
+    }
+
+    /// The round that training step `step` of `total` belongs to.
+    pub fn round(&self, step: usize, total: usize) -> usize {
+        match &self.method {
+            Method::Progressive(p) => (step * p.rounds / total.max(1)).min(p.rounds - 1),
+            _ => 0,
+        }
+    }
+
+    /// Which weights become the next round's teacher.
+    pub fn refresh(&self) -> Refresh {
+        match &self.method {
+            Method::Progressive(p) => p.refresh,
+            _ => Refresh::Raw,
+        }
+    }
+
+    /// Whether its network is told where a step ends.
+    pub fn two_times(&self) -> bool {
+        matches!(self.method, Method::Shortcut(_) | Method::MeanFlow(_))
+    }
+
+    /// Passes of networks over the latents of a training sequence, backward ones not counted.
+    pub fn forwards(&self) -> f64 {
+        match &self.method {
+            Method::Progressive(_) => 3.0,
+            Method::Consistency(c) => 2.0 + f64::from(u8::from(c.distill)),
+            Method::Continuous(c) => 4.0 + f64::from(u8::from(c.distill)),
+            // Three answers of its own for its share, one for the others.
+            Method::Shortcut(c) => 1.0 + 2.0 * c.share,
+            Method::MeanFlow(c) => 3.0 + f64::from(u8::from(c.distill)),
+            // The student's earlier steps, its answer, both scores, and the critic's own passes.
+            Method::Matching(c) => (c.steps as f64 - 1.0) / 2.0 + 3.0 + c.critic_steps as f64,
+        }
+    }
+
+    /// Checks ranges; `key` is the dotted place of the table.
+    pub fn validate(&self, key: &str, (path, _): (Path, Prediction)) -> Result<()> {
+        let bad = |k: &str, why: &str| Err(Error::usage(format!("`{key}.method.{k}` {why}")));
+        let share = |k: &str, v: f64| match (0.0..=1.0).contains(&v) {
+            true => Ok(()),
+            false => bad(k, &format!("must be between 0 and 1, but it is {v}")),
+        };
+        match &self.method {
+            Method::Progressive(p) => {
+                if p.rounds == 0 || p.rounds > 30 || p.steps >> p.rounds == 0 || p.steps % (1 << p.rounds) != 0 {
+                    return bad(
+                        "progressive",
+                        &format!("halves {} steps {} times, which leaves no whole step", p.steps, p.rounds),
+                    );
+                }
+                Ok(())
+            }
+            Method::Consistency(c) => {
+                match c.first_grid >= 2 && c.last_grid >= c.first_grid && c.last_grid <= 1 << 16 {
+                    true => Ok(()),
+                    false => bad("consistency", "needs 2 <= first_grid <= last_grid <= 65536"),
+                }
+            }
+            Method::Continuous(c) => {
+                if path != Path::Trigonometric {
+                    return bad("continuous", "is written for the teacher's `path = \"trigonometric\"`");
+                }
+                share("continuous.warmup", c.warmup)?;
+                match c.mean.is_finite() && c.deviation.is_finite() && c.deviation > 0.0 {
+                    true => Ok(()),
+                    false => bad("continuous", "needs a finite mean and a deviation above 0"),
+                }
+            }
+            Method::Shortcut(c) => {
+                share("shortcut.share", c.share)?;
+                match c.finest.is_power_of_two() && c.finest >= 2 && c.finest <= 1 << 12 {
+                    true => Ok(()),
+                    false => bad("shortcut.finest", "must be a power of two between 2 and 4096"),
+                }
+            }
+            Method::MeanFlow(c) => {
+                if path != Path::Linear {
+                    return bad("mean_flow", "is written for the teacher's `path = \"linear\"`");
+                }
+                share("mean_flow.share", c.share)
+            }
+            Method::Matching(c) => {
+                if c.steps == 0 || c.steps > 64 || c.critic_steps == 0 || c.critic_steps > 100 {
+                    return bad("matching", "needs between 1 and 64 steps and between 1 and 100 critic_steps");
+                }
+                match c.critic_lr.is_finite() && c.critic_lr > 0.0 {
+                    true => Ok(()),
+                    false => bad("matching.critic_lr", "must be above 0"),
+                }
+            }
+        }
+    }
+}
+
+/// Times [B M] of sequences with one time each.
+fn spread(t: &[f64], m: usize) -> Vec<f64> {
+    t.iter().flat_map(|t| std::iter::repeat_n(*t, m)).collect()
+}
+
+/// Times stratified over (0, 1] [B].
+fn stratified(b: usize, rng: &mut impl Rng) -> Vec<f64> {
+    let offset = rng.random::<f64>();
+    (0..b).map(|i| 1.0 - (offset + i as f64 / b as f64).fract()).collect()
+}
+
+/// The step from t to s as a sum of x_t and of what the network says: x_s = x x_t + out out.
+pub fn jump((path, predict): (Path, Prediction), t: f64, s: f64) -> Mix {
+    let (step, x0) = (path.step(t, s, 0.0), path.x0(predict, t));
+    Mix { x: step.x + step.x0 * x0.x, out: step.x0 * x0.out }
+}
+
+/// x_s [B, M, d] after the deterministic step from t to s [B M] by what the network said.
+pub fn jumped(process: (Path, Prediction), t: &[f64], s: &[f64], x: Tensor<3>, out: Tensor<3>) -> Tensor<3> {
+    let [b, m, _] = x.dims();
+    let device = x.device();
+    let mixes: Vec<Mix> = t.iter().zip(s).map(|(t, s)| jump(process, *t, *s)).collect();
+    let of = |f: fn(&Mix) -> f64| column(&mixes.iter().map(f).collect::<Vec<_>>(), [b, m], &device);
+    x * of(|c| c.x) + out * of(|c| c.out)
+}
+
+/// What a network would have to say at x_t for its one step to lead to x_s.
+fn answer(process: (Path, Prediction), t: &[f64], s: &[f64], x: Tensor<3>, xs: Tensor<3>) -> Tensor<3> {
+    let [b, m, _] = x.dims();
+    let device = x.device();
+    let mixes: Vec<Mix> = t.iter().zip(s).map(|(t, s)| jump(process, *t, *s)).collect();
+    let of = |f: fn(&Mix) -> f64| column(&mixes.iter().map(f).collect::<Vec<_>>(), [b, m], &device);
+    (xs - x * of(|c| c.x)) / of(|c| c.out)
+}
+
+impl Step<'_> {
+    /// What a plain network says; one that reads its own estimate is asked twice.
+    fn teacher_says(&self, x: &Tensor<3>, t: &[f64]) -> Tensor<3> {
+        let given = self.batch.given();
+        if !self.teacher.vectors().is_some_and(|v| v.self_conditioning) {
+            return self.teacher.says(x.clone(), t, None, &given);
+        }
+        let (path, predict) = self.process;
+        let out = self.teacher.says(x.clone(), t, None, &given);
+        let first = mixed(t, |t| path.x0(predict, t), x.clone(), out);
+        self.teacher.says(x.clone(), t, None, &Given { estimate: Some(first), ..given })
+    }
+
+    fn x0(&self, x: Tensor<3>, t: &[f64], out: Tensor<3>) -> Tensor<3> {
+        let (path, predict) = self.process;
+        mixed(t, |t| path.x0(predict, t), x, out)
+    }
+
+    /// The path's direction d x/d phi (or d x/d t) at x_t: the teacher's, or that of the data and its noise.
+    fn direction(&self, distill: bool, x: &Tensor<3>, t: &[f64]) -> Tensor<3> {
+        let (path, predict) = self.process;
+        let velocity = |x0, eps| {
+            let mix = |t| {
+                let (x, out) = path.velocity(t);
+                Mix { x, out }
+            };
+            mixed(t, mix, x0, eps)
+        };
+        if !distill {
+            return velocity(self.batch.z.clone(), self.batch.eps.clone());
+        }
+        let out = self.teacher_says(x, t);
+        let x0 = self.x0(x.clone(), t, out.clone());
+        velocity(x0, mixed(t, |t| path.noise(predict, t), x.clone(), out))
+    }
+
+    /// d out/d t of the student along the direction `dx` = d x/d t, and with `s` held, by central differences.
+    fn slope(&self, x: &Tensor<3>, dx: &Tensor<3>, t: &[f64], s: Option<&[f64]>) -> Tensor<3> {
+        let at = |h: f64| {
+            let times: Vec<f64> = t.iter().map(|t| t + h).collect();
+            self.plain.says(x.clone() + dx.clone() * h as f32, &times, s, &self.batch.given())
+        };
+        (at(H) - at(-H)) / (2.0 * H) as f32
+    }
+
+    fn progressive(&self, c: &Progressive) -> Tensor<1> {
+        let [b, m] = self.batch.dims();
+        let steps = c.steps >> (self.round + 1);
+        let mut rng = self.rng.0.at(self.rng.1, Stream::Times);
+        let t: Vec<f64> = stratified(b, &mut rng).iter().map(|t| (t * steps as f64).ceil() / steps as f64).collect();
+        let at = |back: f64| spread(&t.iter().map(|t| (t - back / steps as f64).max(0.0)).collect::<Vec<_>>(), m);
+        let (t, half, s) = (at(0.0), at(0.5), at(1.0));
+        let xt = self.batch.at(self.process.0, &t);
+        let x = jumped(self.process, &t, &half, xt.clone(), self.teacher_says(&xt, &t));
+        let xs = jumped(self.process, &half, &s, x.clone(), self.teacher_says(&x, &half));
+        let wanted = answer(self.process, &t, &s, xt.clone(), xs);
+        mean_square(self.model.says(xt, &t, None, &self.batch.given()) - wanted, None)
+    }
+
+    fn consistency(&self, c: &Consistency) -> Tensor<1> {
+        let [b, m] = self.batch.dims();
+        let doublings = (c.last_grid as f64 / c.first_grid as f64).log2();
+        let done = self.step as f64 / self.steps.max(1) as f64;
+        let grid = (c.first_grid as f64 * 2f64.powf((done * (doublings + 1.0)).floor().min(doublings))).round();
+        let mut rng = self.rng.0.at(self.rng.1, Stream::Times);
+        let t: Vec<f64> = stratified(b, &mut rng).iter().map(|t| (t * grid).ceil() / grid).collect();
+        let s: Vec<f64> = t.iter().map(|t| (t - 1.0 / grid).max(0.0)).collect();
+        let (t, s) = (spread(&t, m), spread(&s, m));
+        let (path, given) = (self.process.0, self.batch.given());
+        let xt = self.batch.at(path, &t);
+        let xs = match c.distill {
+            true => jumped(self.process, &t, &s, xt.clone(), self.teacher_says(&xt, &t)),
+            false => self.batch.at(path, &s),
+        };
+        let target = match (c.target, self.average) {
+            (Refresh::Ema, Some(average)) => average,
+            _ => self.plain,
+        };
+        let near = self.x0(xs.clone(), &s, target.says(xs, &s, None, &given));
+        let far = self.x0(xt.clone(), &t, self.model.says(xt, &t, None, &given));
+        // Pseudo-Huber, and the nearer two points are, the more a difference weighs (iCT).
+        let [_, _, d] = near.dims();
+        let size = (m * d) as f64;
+        let c = 0.00054 * size.sqrt();
+        let squares = (far - near).square().reshape([b, m * d]).sum_dim(1);
+        ((squares + c * c).sqrt() - c).mean().mul_scalar(grid / size.sqrt() / 10.0)
+    }
+
+    fn continuous(&self, c: &Continuous) -> Result<Tensor<1>> {
+        let [b, m] = self.batch.dims();
+        let mut rng = self.rng.0.at(self.rng.1, Stream::Times);
+        let normal = Normal::new(c.mean, c.deviation)
+            .map_err(|e| Error::usage(format!("`method.continuous.deviation`: {e}")))?;
+        let t: Vec<f64> = (0..b).map(|_| normal.sample(&mut rng).exp().atan() / FRAC_PI_2).collect();
+        // The difference must not leave the path's ends.
+        let t: Vec<f64> = t.iter().map(|t| t.clamp(H, 1.0 - H)).collect();
+        let t = spread(&t, m);
+        let (path, predict) = self.process;
+        let xt = self.batch.at(path, &t);
+        let direction = self.direction(c.distill, &xt, &t);
+        // In angles: d x/d t = pi/2 d x/d phi. F is the velocity that the network's answer means.
+        let velocity = |x: Tensor<3>, t: &[f64], out: Tensor<3>| match predict {
+            Prediction::V => out,
+            _ => {
+                let (eps, x0) =
+                    (mixed(t, |t| path.noise(predict, t), x.clone(), out.clone()), self.x0(x.clone(), t, out));
+                mixed(t, |t| Mix { x: path.velocity(t).0, out: path.velocity(t).1 }, x0, eps)
+            }
+        };
+        let given = self.batch.given();
+        let own = |h: f64| {
+            let times: Vec<f64> = t.iter().map(|t| t + h / FRAC_PI_2).collect();
+            let x = xt.clone() + direction.clone() * h as f32;
+            velocity(x.clone(), &times, self.plain.says(x, &times, None, &given))
+        };
+        let h = H * FRAC_PI_2;
+        let slope = (own(h) - own(-h)) / (2.0 * h) as f32;
+        let now = own(0.0);
+        let cos =
+            |f: fn(f64) -> f64| column(&t.iter().map(|t| f(FRAC_PI_2 * t)).collect::<Vec<_>>(), [b, m], &xt.device());
+        let fade = match c.warmup > 0.0 {
+            true => (self.step as f64 / (c.warmup * self.steps as f64)).min(1.0),
+            false => 1.0,
+        };
+        // cos(phi) times d f/d phi, of which the second part is faded in.
+        let tangent = (direction - now.clone()) * cos(|p| p.cos() * p.cos())
+            - (xt.clone() + slope) * cos(|p| p.cos() * p.sin()) * fade as f32;
+        let [_, _, d] = tangent.dims();
+        let norm = tangent.clone().square().reshape([b, m * d]).mean_dim(1).sqrt().reshape([b, 1, 1]);
+        let tangent = tangent / (norm + 0.1);
+        let wanted = now + tangent;
+        Ok(mean_square(velocity(xt.clone(), &t, self.model.says(xt, &t, None, &given)) - wanted, None))
+    }
+
+    fn shortcut(&self, c: &Shortcut) -> Tensor<1> {
+        let [b, m] = self.batch.dims();
+        let mut rng = self.rng.0.at(self.rng.1, Stream::Times);
+        let levels = c.finest.ilog2() as usize;
+        let drawn = stratified(b, &mut rng);
+        // A step of 2^-j, from a multiple of it, by two halves; or none.
+        let own = ((b as f64 * c.share).round() as usize).min(b);
+        let size: Vec<f64> =
+            (0..b).map(|i| if i < own { 0.5f64.powi(rng.random_range(0..levels) as i32) } else { 0.0 }).collect();
+        let mut order: Vec<usize> = (0..b).collect();
+        // The shares of the stratified times are not those of the front of the batch.
+        for i in (1..b).rev() {
+            order.swap(i, rng.random_range(0..=i));
+        }
+        let t: Vec<f64> = (0..b)
+            .map(|i| match size[i] {
+                0.0 => drawn[order[i]],
+                d => (drawn[order[i]] / d).ceil() * d,
+            })
+            .collect();
+        let to = |part: f64| spread(&t.iter().zip(&size).map(|(t, d)| (t - part * d).max(0.0)).collect::<Vec<_>>(), m);
+        let (t, half, s) = (to(0.0), to(0.5), to(1.0));
+        let (path, predict) = self.process;
+        let xt = self.batch.at(path, &t);
+        let given = self.batch.given();
+        let truth = mixed(&t, |t| path.target(predict, t), self.batch.z.clone(), self.batch.eps.clone());
+        let wanted = match own {
+            0 => truth,
+            own => {
+                let cut = |x: &Tensor<3>| x.clone().narrow(0, 0, own);
+                let (t, half, s) = (&t[..own * m], &half[..own * m], &s[..own * m]);
+                let condition = given.condition.map(|c| &c[..c.len() / b * own]);
+                let given = Given { condition, ..Given::default() };
+                let judge = self.average.unwrap_or(self.plain);
+                let x = cut(&xt);
+                let middle = jumped(self.process, t, half, x.clone(), judge.says(x.clone(), t, Some(half), &given));
+                let out = judge.says(middle.clone(), half, Some(s), &given);
+                let xs = jumped(self.process, half, s, middle, out);
+                let two = answer(self.process, t, s, x, xs);
+                if own == b { two } else { Tensor::cat(vec![two, truth.narrow(0, own, b - own)], 0) }
+            }
+        };
+        mean_square(self.model.says(xt, &t, Some(&s), &given) - wanted, None)
+    }
+
+    fn mean_flow(&self, c: &MeanFlow) -> Tensor<1> {
+        let [b, m] = self.batch.dims();
+        let mut rng = self.rng.0.at(self.rng.1, Stream::Times);
+        let apart: Vec<bool> = (0..b).map(|_| rng.random::<f64>() < c.share).collect();
+        let pair = |apart: &bool| {
+            let (one, two) = (rng.random::<f64>(), rng.random::<f64>());
+            let t = one.max(two).clamp(H, 1.0 - H);
+            (t, if *apart { one.min(two) } else { t })
+        };
+        let (t, s): (Vec<f64>, Vec<f64>) = apart.iter().map(pair).unzip();
+        let (t, s) = (spread(&t, m), spread(&s, m));
+        let (path, predict) = self.process;
+        let xt = self.batch.at(path, &t);
+        let v = self.direction(c.distill, &xt, &t);
+        // u = v - (t - s) du/dt with du/dt = v du/dx + du/dt: on the linear path the answer is a velocity or means one.
+        let out = self.slope(&xt, &v, &t, Some(&s));
+        let length: Vec<f64> = t.iter().zip(&s).map(|(t, s)| t - s).collect();
+        let u = v - out * column(&length, [b, m], &xt.device());
+        let said = self.model.says(xt.clone(), &t, Some(&s), &self.batch.given());
+        assert!(predict == Prediction::V, "a recipe's check leaves no other");
+        // Errors are weighted down where they are large (p = 1 of the paper's adaptive weight).
+        let [_, _, d] = u.dims();
+        let squares = (said - u).square().reshape([b, m * d]).mean_dim(1);
+        let weight = (squares.clone().inner() + 1e-3).recip();
+        (squares * weight).mean()
+    }
+
+    /// The student's samples at their times: x_0 as it says it from what its own earlier steps left.
+    fn drawn(&self, c: &Matching) -> (Tensor<3>, Vec<f64>) {
+        let [b, m] = self.batch.dims();
+        let mut rng = self.rng.0.at(self.rng.1, Stream::Times);
+        let (path, device) = (self.process.0, self.batch.z.device());
+        let time = |k: usize| vec![1.0 - k as f64 / c.steps as f64; b * m];
+        let last = rng.random_range(0..c.steps);
+        let mut noise = rng;
+        let mut x = normals(self.batch.z.dims(), &mut noise, &device);
+        for k in 0..last {
+            let t = time(k);
+            let x0 = self.x0(x.clone(), &t, self.plain.says(x, &t, None, &self.batch.given()));
+            let (alpha, sigma) = path.at(time(k + 1)[0]);
+            x = x0 * alpha as f32 + normals(self.batch.z.dims(), &mut noise, &device) * sigma as f32;
+        }
+        (x, time(last))
+    }
+
+    /// The student's loss: its gradient is the critic's estimate less the teacher's, at a random noise on the student's sample.
+    fn matching(&self, c: &Matching, critic: &Transformer) -> Tensor<1> {
+        let [b, m] = self.batch.dims();
+        let (x, t) = self.drawn(c);
+        let x0 = self.x0(x.clone(), &t, self.model.says(x, &t, None, &self.batch.given()));
+        let plain = x0.clone().inner();
+        let mut rng = self.rng.0.at(self.rng.1, Stream::Teacher);
+        let times: Vec<f64> = stratified(b, &mut rng).iter().map(|t| 0.02 + 0.96 * t).collect();
+        let times = spread(&times, m);
+        let eps = normals(plain.dims(), &mut rng, &plain.device());
+        let xt = Batch { z: plain.clone(), eps, condition: None }.at(self.process.0, &times);
+        let given = self.batch.given();
+        let real = estimate(self.teacher, self.process, &xt, &times, &given);
+        let fake = estimate(critic, self.process, &xt, &times, &given);
+        let [_, _, d] = real.dims();
+        let size = (plain.clone() - real.clone()).abs().reshape([b, m * d]).mean_dim(1).reshape([b, 1, 1]);
+        let gradient = (fake - real) / (size + 1e-3);
+        mean_square(x0 - (plain - gradient), None).mul_scalar(0.5)
+    }
+
+    /// The critic's loss on samples of the student: it denoises them as the teacher does the data.
+    pub fn critic_loss(&self, c: &Matching, critic: &Transformer, part: u64) -> Tensor<1> {
+        let [b, m] = self.batch.dims();
+        let (x, t) = self.drawn(c);
+        let sample = self.x0(x.clone(), &t, self.plain.says(x, &t, None, &self.batch.given()));
+        let mut rng = self.rng.0.at(part, Stream::Critic);
+        let times = spread(&stratified(b, &mut rng), m);
+        let eps = normals(sample.dims(), &mut rng, &sample.device());
+        let (path, predict) = self.process;
+        let wanted = mixed(&times, |t| path.target(predict, t), sample.clone(), eps.clone());
+        let batch = Batch { z: sample, eps, condition: None };
+        let xt = batch.at(path, &times);
+        let mut given = self.batch.given();
+        // As the teacher, it is asked twice where it reads its own estimate: half of the steps teach it that.
+        if critic.vectors().is_some_and(|v| v.self_conditioning) && rng.random::<f64>() < 0.5 {
+            use burn::module::Module;
+            let out = critic.valid().says(xt.clone(), &times, None, &given);
+            given.estimate = Some(self.x0(xt.clone(), &times, out));
+        }
+        mean_square(critic.says(xt, &times, None, &given) - wanted, None)
+    }
+
+    /// Value and gradients of the student's step.
+    ///
+    /// Errors where a setting cannot be drawn from.
+    pub fn backward(&self, method: &Method, critic: Option<&Transformer>) -> Result<(f64, GradientsParams)> {
+        let loss = match (method, critic) {
+            (Method::Progressive(c), _) => self.progressive(c),
+            (Method::Consistency(c), _) => self.consistency(c),
+            (Method::Continuous(c), _) => self.continuous(c)?,
+            (Method::Shortcut(c), _) => self.shortcut(c),
+            (Method::MeanFlow(c), _) => self.mean_flow(c),
+            (Method::Matching(c), Some(critic)) => self.matching(c, critic),
+            (Method::Matching(_), None) => panic!("matching has a critic"),
+        };
+        Ok(finish(loss, self.model))
+    }
+}
+
+/// The process that a latent teacher was trained for.
+pub fn process(config: &LatentConfig) -> (Path, Prediction) {
+    (config.path, config.predict)
+}

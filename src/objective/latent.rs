@@ -1,0 +1,272 @@
+//! Autoencoders of text, and Gaussian diffusion of their latents: what a training step minimises.
+//!
+//! An autoencoder is trained by cross-entropy through latents with noise on them, so that its decoder also reads latents that
+//! are only nearly right (LD4LG and Cosmos; methods A9): z + s e with s uniform in [0, noise]. A denoiser of latents learns what
+//! `predict` names at x_t = alpha z + sigma eps by squared error, times stratified over the batch; with self-conditioning it
+//! reads, in a share of the steps, its own first estimate of x_0 (Chen et al. 2022). Every order of the house's table applies: one
+//! time for all latents, one a block with the finished ones beside the noise, or a column of a noisy table.
+//! B batch, L length, M latents, d their width.
+
+use burn::optim::GradientsParams;
+use burn::prelude::*;
+use rand::Rng;
+use rand_distr::{Distribution, StandardNormal};
+use serde::{Deserialize, Serialize};
+
+use crate::kernels;
+use crate::model::transformer::ends::Given;
+use crate::model::{Denoise, Transformer, params};
+use crate::objective::beside;
+use crate::process::gaussian::{Mix, Path, Prediction};
+use crate::process::{Context, Order};
+use crate::rng::{StepRng, Stream};
+
+/// Training of an autoencoder; its shape is `network.bottleneck`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AutoencoderConfig {
+    /// Largest standard deviation of the noise on latents of unit variance.
+    #[serde(default)]
+    pub noise: f64,
+    /// Share of the tokens before a position that an autoregressive decoder does not see in training.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub token_dropout: f64,
+}
+
+/// Gaussian diffusion of the latents of an autoencoder.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LatentConfig {
+    /// The autoencoder of this recipe whose latents it denoises.
+    pub codec: String,
+    /// trigonometric | linear
+    #[serde(default)]
+    pub path: Path,
+    /// noise | x0 | v
+    #[serde(default)]
+    pub predict: Prediction,
+    /// Noise of its own sampling: 0 none (DDIM), 1 ancestral.
+    #[serde(default)]
+    pub eta: f64,
+    /// Share of the training steps in which a network with `vectors.self_conditioning` reads its own estimate.
+    #[serde(default = "half")]
+    pub self_conditioning: f64,
+    /// Share of the sequences whose condition tokens are hidden, so that it also generates without any.
+    #[serde(default = "tenth")]
+    pub drop_condition: f64,
+}
+
+fn is_zero(value: &f64) -> bool {
+    *value == 0.0
+}
+fn half() -> f64 {
+    0.5
+}
+fn tenth() -> f64 {
+    0.1
+}
+
+/// Standard normal numbers of `shape`, on a plain device.
+pub fn normals<const D: usize>(shape: [usize; D], rng: &mut impl Rng, device: &Device) -> Tensor<D> {
+    let values: Vec<f32> = (0..shape.iter().product()).map(|_| StandardNormal.sample(&mut *rng)).collect();
+    Tensor::from_data(TensorData::new(values, shape), &device.clone().inner())
+}
+
+/// Factors [B M] of the vectors of a batch [B, M, d].
+pub fn column(values: &[f64], [b, m]: [usize; 2], device: &Device) -> Tensor<3> {
+    assert_eq!(values.len(), b * m, "one factor for each vector");
+    let values: Vec<f32> = values.iter().map(|v| *v as f32).collect();
+    Tensor::from_data(TensorData::new(values, [b, m, 1]), &device.clone().inner())
+}
+
+/// The sum of x [B, M, d] and `out` [B, M, d] whose coefficients depend on the time [B M] of each vector.
+pub fn mixed(times: &[f64], coefficients: impl Fn(f64) -> Mix, x: Tensor<3>, out: Tensor<3>) -> Tensor<3> {
+    let [b, m, _] = x.dims();
+    let device = x.device();
+    let of = |f: fn(Mix) -> f64| {
+        let values: Vec<f64> = times.iter().map(|t| f(coefficients(*t))).collect();
+        column(&values, [b, m], &device)
+    };
+    x * of(|c| c.x) + out * of(|c| c.out)
+}
+
+/// A training step's latents, their noise, and the tokens the texts begin with.
+pub struct Batch {
+    /// z [B, M, d], and eps of the same shape, on a plain device.
+    pub z: Tensor<3>,
+    pub eps: Tensor<3>,
+    /// The first C tokens [B C] of each text, of which some are hidden; none where the network is given none.
+    pub condition: Option<Vec<u32>>,
+}
+
+impl Batch {
+    /// The latents of x0 [B L] and noise for them.
+    pub fn of(
+        codec: &Transformer,
+        model: &Transformer,
+        x0: &[u32],
+        drop_condition: f64,
+        (rng, step): (StepRng, u64),
+    ) -> Self {
+        let z = codec.encode(x0);
+        let eps = normals(z.dims(), &mut rng.at(step, Stream::Corrupt), &z.device());
+        let c = model.vectors().map_or(0, |v| v.condition);
+        let mut drop = rng.at(step, Stream::Drop);
+        let condition = (c > 0).then(|| {
+            x0.chunks(codec.length())
+                .flat_map(|text| match drop.random::<f64>() < drop_condition {
+                    true => vec![model.mask(); c],
+                    false => text[..c].to_vec(),
+                })
+                .collect()
+        });
+        Batch { z, eps, condition }
+    }
+
+    /// B and M.
+    pub fn dims(&self) -> [usize; 2] {
+        let [b, m, _] = self.z.dims();
+        [b, m]
+    }
+
+    /// x_t at the times [B M].
+    pub fn at(&self, path: Path, t: &[f64]) -> Tensor<3> {
+        let mix = |t| {
+            let (x, out) = path.at(t);
+            Mix { x, out }
+        };
+        mixed(t, mix, self.z.clone(), self.eps.clone())
+    }
+
+    /// What the network gets beside x_t, without an estimate of its own.
+    pub fn given(&self) -> Given<'_> {
+        Given { condition: self.condition.as_deref(), ..Given::default() }
+    }
+}
+
+/// The training step of an autoencoder on x0 [B L]: mean cross-entropy in nats per token.
+pub fn autoencoder(
+    config: &AutoencoderConfig,
+    model: &Transformer,
+    x0: &[u32],
+    (rng, step): (StepRng, u64),
+) -> (f64, GradientsParams) {
+    let z = model.encode(x0);
+    let [b, m, _] = z.dims();
+    let mut draws = rng.at(step, Stream::Corrupt);
+    let sigma: Vec<f64> = (0..b).map(|_| config.noise * draws.random::<f64>()).collect();
+    let sigma: Vec<f64> = sigma.iter().flat_map(|s| std::iter::repeat_n(*s, m)).collect();
+    let noise = normals(z.dims(), &mut draws, &z.device()) * column(&sigma, [b, m], &z.device());
+    let mut drop = rng.at(step, Stream::Drop);
+    let lost = |x: &u32, rng: &mut dyn rand::RngCore| match rng.random::<f64>() < config.token_dropout {
+        true => model.mask(),
+        false => *x,
+    };
+    let read: Vec<u32> = x0.iter().map(|x| if config.token_dropout > 0.0 { lost(x, &mut drop) } else { *x }).collect();
+    let features = model.decode(z + noise, Some(&read));
+    let rows = features.reshape([x0.len(), model.config().dim]);
+    let weights = vec![1.0 / x0.len() as f32; x0.len()];
+    let composed = model.config().composed;
+    let value = kernels::loss(rows, model.head(), kernels::Target::Tokens(x0.into()), &weights, composed);
+    finish(value, model)
+}
+
+/// A loss as a number, and its gradients.
+pub fn finish(value: Tensor<1>, model: &Transformer) -> (f64, GradientsParams) {
+    let number = f64::from(value.clone().inner().into_scalar::<f32>());
+    (number, GradientsParams::from_grads(value.backward(), model))
+}
+
+/// The mean square of `difference` [B, M, d], each vector with its weight [B M], as a tensor [1].
+pub(super) fn mean_square(difference: Tensor<3>, weights: Option<&[f64]>) -> Tensor<1> {
+    let [b, m, _] = difference.dims();
+    let squares = difference.square();
+    match weights {
+        None => squares.mean(),
+        Some(w) => {
+            let w = column(w, [b, m], &squares.device());
+            (squares * w).mean()
+        }
+    }
+}
+
+/// Training times [B M] of an order over M latents, and which of them count: those that lose noise at that time.
+pub fn times(order: Order, [b, m]: [usize; 2], rng: &mut impl Rng) -> (Vec<f64>, Vec<f64>) {
+    let offset = rng.random::<f64>();
+    match order.context == Context::Clean {
+        true => (order.block_times(b, m, offset), vec![1.0; b * m]),
+        false => {
+            let at = |p: f64, l: usize| (order.time(m, p, l), f64::from(u8::from(order.rate(m, p, l) > 0.0)));
+            let columns = order.training_progress(b, offset).into_iter();
+            columns.flat_map(|p| (0..m).map(move |l| at(p, l)).collect::<Vec<_>>()).unzip()
+        }
+    }
+}
+
+/// x_0 as a network on a plain device sees it from x_t [B, M, d] at times [B M]; one that reads its own estimate is asked twice.
+pub fn estimate(
+    model: &Transformer,
+    (path, predict): (Path, Prediction),
+    x: &Tensor<3>,
+    t: &[f64],
+    given: &Given,
+) -> Tensor<3> {
+    let once = |given: &Given| {
+        let out = model.says(x.clone(), t, None, given);
+        mixed(t, |t| path.x0(predict, t), x.clone(), out)
+    };
+    let first = once(given);
+    match model.vectors().is_some_and(|v| v.self_conditioning) && given.estimate.is_none() {
+        true => once(&Given { estimate: Some(first), ..given.clone() }),
+        false => first,
+    }
+}
+
+/// The training step of a denoiser of latents on x0 [B L]: mean squared error of what it says.
+pub fn denoise(
+    config: &LatentConfig,
+    model: &Transformer,
+    codec: &Transformer,
+    x0: &[u32],
+    order: Order,
+    (rng, step): (StepRng, u64),
+) -> (f64, GradientsParams) {
+    let batch = Batch::of(codec, model, x0, config.drop_condition, (rng, step));
+    let [b, m] = batch.dims();
+    let mut draws = rng.at(step, Stream::Times);
+    let (t, counts) = times(order, [b, m], &mut draws);
+    let xt = batch.at(config.path, &t);
+    let clean = beside(order, m).then(|| batch.z.clone());
+    let mut given = Given { clean, layout: Some(order.layout()), ..batch.given() };
+    let reads_itself = model.vectors().is_some_and(|v| v.self_conditioning);
+    if reads_itself && draws.random::<f64>() < config.self_conditioning {
+        let plain = model.valid();
+        let out = plain.says(xt.clone(), &t, None, &given);
+        given.estimate = Some(mixed(&t, |t| config.path.x0(config.predict, t), xt.clone(), out));
+    }
+    let wanted = mixed(&t, |t| config.path.target(config.predict, t), batch.z.clone(), batch.eps.clone());
+    let all = counts.iter().all(|c| *c == 1.0);
+    let loss = mean_square(model.says(xt, &t, None, &given) - wanted, (!all).then_some(&counts[..]));
+    finish(loss, model)
+}
+
+/// Log-probabilities [B L, V] of the positions of texts with latents z [B, M, d], from a parallel decoder.
+pub fn decoded(codec: &Transformer, z: Tensor<3>) -> Tensor<2> {
+    let features = codec.decode(z, None);
+    let [b, l, d] = features.dims();
+    codec.predict(features.reshape([b * l, d]))
+}
+
+/// The squared error of a denoiser on held-out texts [n L], by the same draws for every model: what stands for a likelihood, which
+/// this loss does not bound.
+pub fn held_out(config: &LatentConfig, model: &Transformer, codec: &Transformer, x0: &[u32], order: Order) -> f64 {
+    let rng = StepRng::new(0);
+    let batch = Batch::of(codec, model, x0, 0.0, (rng, 0));
+    let (t, _) = times(order, batch.dims(), &mut rng.at(0, Stream::Validation));
+    let xt = batch.at(config.path, &t);
+    let clean = beside(order, batch.dims()[1]).then(|| batch.z.clone());
+    let given = Given { clean, layout: Some(order.layout()), ..batch.given() };
+    let out = model.says(xt.clone(), &t, None, &given);
+    let x0 = mixed(&t, |t| config.path.x0(config.predict, t), xt, out);
+    params::floats((x0 - batch.z.clone()).square().mean()).first().copied().map_or(f64::NAN, f64::from)
+}

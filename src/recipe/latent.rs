@@ -1,0 +1,168 @@
+//! Checks of autoencoders and of models of their latents.
+
+use super::{ModelConfig, Network, Recipe};
+use crate::error::{Error, Result};
+use crate::model::TransformerConfig;
+use crate::model::config::{TimeInput, Visibility};
+use crate::objective::distill::Refresh;
+use crate::objective::{Method, Objective, few_step};
+use crate::process::order::OrderConfig;
+
+impl Recipe {
+    /// Checks that the objective of a model of latents, or of an autoencoder, fits its network and those it is made with.
+    pub(super) fn check_latent(&self, name: &str, model: &ModelConfig, network: &TransformerConfig) -> Result<()> {
+        let key = |k: &str| format!("model.{name}.{k}");
+        let needs =
+            |has: &str, other: &str, wants: &str| Error::usage(format!("`{}` needs `{}`{wants}", key(has), key(other)));
+        if model.from.is_some() || model.lora.is_some() || model.keep_layers.is_some() || !model.decode.is_empty() {
+            return Err(Error::usage(format!(
+                "`{}` stands beside `from`, `lora`, `keep_layers` or `decode`",
+                key("objective")
+            ))
+            .hint("models of latents are whole networks of this recipe"));
+        }
+        match &model.objective {
+            Objective::Autoencoder(c) => {
+                if network.bottleneck.is_none() {
+                    return Err(needs("objective.autoencoder", "network.bottleneck", "")
+                        .hint("`network.bottleneck = { latents = M, width = d, decoder_layers = n }`"));
+                }
+                if !(c.noise.is_finite() && (0.0..=10.0).contains(&c.noise)) {
+                    return Err(Error::usage(format!(
+                        "`{}` must be between 0 and 10, but it is {}",
+                        key("objective.autoencoder.noise"),
+                        c.noise
+                    )));
+                }
+                if !(0.0..1.0).contains(&c.token_dropout) {
+                    return Err(Error::usage(format!(
+                        "`{}` must be between 0 and 1, but it is {}",
+                        key("objective.autoencoder.token_dropout"),
+                        c.token_dropout
+                    )));
+                }
+                match model.order == OrderConfig::Parallel {
+                    true => Ok(()),
+                    false => Err(needs("objective.autoencoder", "order", " = \"parallel\"")),
+                }
+            }
+            Objective::Latent(c) => {
+                let Some(vectors) = &network.vectors else {
+                    return Err(needs("objective.latent", "network.vectors", "")
+                        .hint("`network.vectors = { count = M, width = d }`, as the autoencoder has them"));
+                };
+                let at = key("objective.latent.codec");
+                let codec =
+                    self.model(&c.codec).map_err(|e| Error { message: format!("`{at}`: {}", e.message), ..e })?;
+                let theirs = match (&codec.objective, self.network(&c.codec)?) {
+                    (Objective::Autoencoder(_), Network::Given(network)) => network.bottleneck.as_ref(),
+                    _ => None,
+                };
+                let Some(theirs) = theirs else {
+                    return Err(Error::usage(format!("`{at}` names `{}`, which is no autoencoder", c.codec))
+                        .hint("name a model whose objective is `autoencoder`"));
+                };
+                if (theirs.latents, theirs.width) != (vectors.count, vectors.width) {
+                    return Err(Error::usage(format!(
+                        "`{}` are {} of width {}, but `model.{}.network.bottleneck` has {} of width {}",
+                        key("network.vectors"),
+                        vectors.count,
+                        vectors.width,
+                        c.codec,
+                        theirs.latents,
+                        theirs.width
+                    )));
+                }
+                for (k, v) in
+                    [("self_conditioning", c.self_conditioning), ("drop_condition", c.drop_condition), ("eta", c.eta)]
+                {
+                    if !(0.0..=1.0).contains(&v) {
+                        return Err(Error::usage(format!(
+                            "`{}` must be between 0 and 1, but it is {v}",
+                            key(&format!("objective.latent.{k}"))
+                        )));
+                    }
+                }
+                self.check_latent_order(name, model, network)
+            }
+            Objective::LatentDistill(c) => {
+                let Some((_, root)) = self.latent(name)? else {
+                    return Err(Error::usage(format!(
+                        "`{}` names `{}`, which is no diffusion of latents",
+                        key("objective.latent_distill.teacher"),
+                        c.teacher
+                    )));
+                };
+                c.validate(&key("objective.latent_distill"), few_step::process(root))?;
+                if self.network(name)? != self.network(&c.teacher)? {
+                    return Err(Error::usage(format!(
+                        "`{}` differs from `model.{}.network`",
+                        key("network"),
+                        c.teacher
+                    ))
+                    .hint("a student starts from its teacher's weights: leave its `network` out"));
+                }
+                let two = network.vectors.as_ref().is_some_and(|v| v.two_times);
+                if c.two_times() && !two {
+                    return Err(Error::usage(format!(
+                        "`{}` needs `network.vectors.two_times = true` in the network of `model.{}`",
+                        key("objective.latent_distill.method"),
+                        c.teacher
+                    )));
+                }
+                let average = match &c.method {
+                    Method::Progressive(p) => p.refresh == Refresh::Ema,
+                    Method::Consistency(p) => p.target == Refresh::Ema,
+                    _ => false,
+                };
+                if average && model.train.ema.is_none() {
+                    return Err(needs("objective.latent_distill.method", "train.ema", " = a decay such as 0.999"));
+                }
+                if model.order != OrderConfig::Parallel {
+                    return Err(needs("objective.latent_distill", "order", " = \"parallel\"")
+                        .hint("few-step students take all latents at once"));
+                }
+                if let Method::Progressive(p) = &c.method
+                    && p.rounds > model.train.steps
+                {
+                    return Err(Error::usage(format!(
+                        "`{}` has more rounds than `{}`",
+                        key("objective.latent_distill.method.progressive"),
+                        key("train.steps")
+                    )));
+                }
+                self.check_latent_order(name, model, network)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Which latents the network sees, and which times it is told, must be those of its order.
+    fn check_latent_order(&self, name: &str, model: &ModelConfig, network: &TransformerConfig) -> Result<()> {
+        let key = |k: &str| format!("model.{name}.{k}");
+        model.order.validate(&key("order"))?;
+        let needs = |other: &str, wants: &str| {
+            Err(Error::usage(format!(
+                "`{} = {}` over latents needs `{} = {wants}`",
+                key("order"),
+                model.order.shown(),
+                key(other)
+            )))
+        };
+        match &model.order {
+            OrderConfig::Parallel if network.visibility == Visibility::Full => Ok(()),
+            OrderConfig::Parallel => needs("network.visibility", "\"full\""),
+            _ if network.time != TimeInput::Position => needs("network.time", "\"position\""),
+            OrderConfig::Blocks(b) if network.visibility == Visibility::Blocks(*b) => Ok(()),
+            OrderConfig::Blocks(b) => needs("network.visibility", &format!("{{ blocks = {b} }}")),
+            OrderConfig::ArDiffusion { .. } | OrderConfig::Pipelined { .. }
+                if network.visibility == Visibility::Full =>
+            {
+                Ok(())
+            }
+            OrderConfig::ArDiffusion { .. } | OrderConfig::Pipelined { .. } => needs("network.visibility", "\"full\""),
+            _ => Err(Error::usage(format!("`{} = {}` is not for latents", key("order"), model.order.shown()))
+                .hint("use \"parallel\", { blocks = N }, { pipelined = ... } or { ar_diffusion = ... }")),
+        }
+    }
+}

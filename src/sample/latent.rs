@@ -1,0 +1,269 @@
+//! Sampling in latent space: vectors from noise along the order's table, then text from the vectors.
+//!
+//! Step k takes each latent from t(k, m) to t(k + 1, m): by the deterministic step of its path with noise in proportion to eta
+//! (DDIM, Song et al. 2021; eta = 1 is the ancestral one), by drawing x_s anew around the predicted x_0 (a consistency model,
+//! Song et al. 2023), or by the mean velocity of a network that is told both times. One walk serves every order of the house's
+//! table: all latents at once, blocks of them from left to right behind the finished ones, or a noisy table. The decoder then
+//! writes all positions in one pass, each its most probable token, or one by one, drawn behind the latents: that is counted too.
+//! The temperature is the deviation of the noise. A sample is a function of (seed, its number).
+//! B batch, L length, M latents, d their width, K steps.
+
+use std::time::Instant;
+
+use burn::prelude::*;
+use rand::Rng;
+use rand_chacha::ChaCha8Rng;
+use rand_distr::{Distribution, StandardNormal};
+use serde::{Deserialize, Serialize};
+
+use super::{SampleSpec, Samples};
+use crate::error::{Error, Result};
+use crate::model::config::{Decoder, Visibility};
+use crate::model::draw;
+use crate::model::transformer::ends::{Given, unit};
+use crate::model::{Denoise, Transformer, params};
+use crate::objective::latent::{column, mixed};
+use crate::process::Order;
+use crate::process::gaussian::{Path, Prediction, Step};
+use crate::process::order::changed;
+use crate::rng::{StepRng, Stream};
+
+/// How a step is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Walk {
+    /// Along the path, with noise in proportion to eta.
+    Ddim { eta: f64 },
+    /// x_0 is predicted and noised anew.
+    Renoise,
+    /// By the mean velocity from t to s.
+    Jump,
+}
+
+/// What a diffusion of latents is sampled by.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LatentProcess {
+    pub path: Path,
+    pub predict: Prediction,
+    pub walk: Walk,
+}
+
+/// A denoiser of latents with the autoencoder that they are of.
+#[derive(Clone, Copy)]
+pub struct Latent<'a> {
+    pub model: &'a Transformer,
+    pub codec: &'a Transformer,
+    pub process: LatentProcess,
+    /// Over the latents.
+    pub order: Order,
+    /// How far x_0 is taken away from what the model says without its condition; 1: not.
+    pub guidance: f64,
+}
+
+impl Latent<'_> {
+    /// Number of latents M.
+    pub fn count(&self) -> usize {
+        self.codec.bottleneck().map_or(0, |b| b.latents)
+    }
+
+    /// Passes and positions of writing one text from its latents.
+    pub fn decoding(&self) -> (usize, u64) {
+        let (m, l) = (self.count() as u64, self.codec.length());
+        match self.codec.bottleneck().map(|b| b.decoder) {
+            Some(Decoder::Autoregressive) => (l, m + l as u64),
+            _ => (1, m + l as u64),
+        }
+    }
+}
+
+/// Draws `n` texts.
+///
+/// Errors when the order cannot be walked in so few steps, and where given tokens are not just those that the model is told.
+pub fn sample(latent: &Latent, spec: &SampleSpec, n: usize) -> Result<Samples> {
+    let start = Instant::now();
+    let condition = condition(latent, spec)?;
+    let mut out = Samples::default();
+    for from in (0..n).step_by(spec.batch.max(1)) {
+        let size = spec.batch.max(1).min(n - from);
+        let numbers = from..from + size;
+        let rng = StepRng::new(spec.seed);
+        let mut noise: Vec<ChaCha8Rng> = numbers.clone().map(|i| rng.at(i as u64, Stream::Noise)).collect();
+        let z = vectors(latent, spec, condition.as_deref(), &mut noise, &mut out)?;
+        let mut tokens: Vec<ChaCha8Rng> = numbers.map(|i| rng.at(i as u64, Stream::Token)).collect();
+        let texts = written(latent.codec, z, spec, &mut tokens)?;
+        let (passes, positions) = latent.decoding();
+        let shape = latent.codec.config();
+        let layers = (shape.layers - shape.encoding_layers()) as u64;
+        for i in out.tokens.len()..out.tokens.len() + size {
+            out.nfe[i] += passes;
+            out.positions[i] += positions;
+            out.layer_positions[i] += positions * layers;
+            out.decode_positions.push(positions);
+        }
+        out.tokens.extend(texts);
+    }
+    out.seconds = start.elapsed().as_secs_f64();
+    Ok(out)
+}
+
+/// The tokens that the network is told, of one sequence.
+fn condition(latent: &Latent, spec: &SampleSpec) -> Result<Option<Vec<u32>>> {
+    let c = latent.model.vectors().map_or(0, |v| v.condition);
+    let given: Vec<usize> = (0..spec.pinned.len()).filter(|p| spec.pinned[*p].is_some()).collect();
+    if given.is_empty() {
+        return Ok(None);
+    }
+    if given.len() != c || given.last().is_some_and(|p| p + 1 != c) {
+        return Err(Error::usage(format!("{} given tokens, and the model is told the first {c}", given.len()))
+            .cause("latents stand for no single position, so only what a model was trained to be told can be given")
+            .hint(match c {
+                0 => "train it with `network.vectors.condition = C` to give it the first C tokens".to_string(),
+                _ => format!("give exactly the first {c} tokens"),
+            }));
+    }
+    Ok(Some(spec.pinned[..c].iter().flatten().copied().collect()))
+}
+
+/// Latents [B, M, d] drawn along the order's table; passes and positions are added to `out`.
+fn vectors(
+    latent: &Latent,
+    spec: &SampleSpec,
+    condition: Option<&[u32]>,
+    noise: &mut [ChaCha8Rng],
+    out: &mut Samples,
+) -> Result<Tensor<3>> {
+    let (model, process) = (latent.model, latent.process);
+    let (b, m) = (noise.len(), latent.count());
+    let (device, d) = (model.device().inner(), model.vectors().map_or(0, |v| v.width));
+    let c = model.vectors().map_or(0, |v| v.condition);
+    let told = condition.map(|c| c.repeat(b));
+    let mut normal = |scale: f64| {
+        let draw = |rng: &mut ChaCha8Rng| -> Vec<f32> {
+            (0..m * d)
+                .map(|_| {
+                    let z: f64 = StandardNormal.sample(&mut *rng);
+                    (scale * z) as f32
+                })
+                .collect()
+        };
+        let values: Vec<f32> = noise.iter_mut().flat_map(draw).collect();
+        Tensor::<3>::from_data(TensorData::new(values, [b, m, d]), &device)
+    };
+    let temperature = spec.filter.temperature;
+    let mut x = normal(temperature);
+    let grid = latent.order.grid(m, spec.steps)?;
+    let whole = model.config().visibility == Visibility::Full;
+    let mut last: Option<Tensor<3>> = None;
+    let (mut passes, mut positions) = (0, 0u64);
+    let mut now = grid.row(0);
+    for k in 0..grid.steps() {
+        let next = grid.row(k + 1);
+        let active = changed(&now, &next);
+        // A network over blocks reads nothing behind the block that is being written.
+        let end = if whole { m } else { active.end };
+        let each = |row: &[f64]| row[..end].repeat(b);
+        let (t, s) = (each(&now), each(&next));
+        let read = x.clone().narrow(1, 0, end);
+        let own = model.vectors().is_some_and(|v| v.self_conditioning);
+        let estimate = last.clone().filter(|_| own).map(|x| x.narrow(1, 0, end));
+        let given = Given { estimate, condition: told.as_deref(), clean: None, layout: Some(latent.order.layout()) };
+        let to = model.vectors().is_some_and(|v| v.two_times).then_some(&s[..]);
+        let mut says = model.says(read.clone(), &t, to, &given);
+        if latent.guidance != 1.0 && told.is_some() {
+            let free = model.says(read.clone(), &t, to, &Given { condition: None, ..given.clone() });
+            says = free.clone() + (says - free) * latent.guidance as f32;
+            passes += 1;
+            positions += (c + end) as u64;
+        }
+        let x0 = mixed(&t, |t| process.path.x0(process.predict, t), read.clone(), says);
+        let steps: Vec<Step> = t.iter().zip(&s).map(|(t, s)| step(process, *t, *s)).collect();
+        let of = |f: fn(&Step) -> f64| column(&steps.iter().map(f).collect::<Vec<_>>(), [b, end], &device);
+        let mut moved = read * of(|c| c.x) + x0.clone() * of(|c| c.x0);
+        if steps.iter().any(|s| s.noise > 0.0) {
+            moved = moved + normal(temperature).narrow(1, 0, end) * of(|c| c.noise);
+        }
+        let rest = |x: Tensor<3>| (end < m).then(|| x.narrow(1, end, m - end));
+        let joined = |front: Tensor<3>, back: Option<Tensor<3>>| match back {
+            Some(back) => Tensor::cat(vec![front, back], 1),
+            None => front,
+        };
+        last = own.then(|| {
+            let behind = last.clone().unwrap_or_else(|| x.zeros_like());
+            joined(x0, rest(behind))
+        });
+        x = joined(moved, rest(x));
+        passes += 1;
+        positions += (c + end) as u64;
+        now = next;
+    }
+    let finite = params::floats(x.clone().abs().sum()).first().is_some_and(|v| v.is_finite());
+    if !finite {
+        return Err(draw::not_finite());
+    }
+    let layers = model.config().layers as u64;
+    out.nfe.extend(std::iter::repeat_n(passes, b));
+    out.positions.extend(std::iter::repeat_n(positions, b));
+    out.layer_positions.extend(std::iter::repeat_n(positions * layers, b));
+    Ok(x)
+}
+
+/// The step of one latent; none where it keeps its time.
+fn step(process: LatentProcess, t: f64, s: f64) -> Step {
+    match process.walk {
+        _ if t == s => Step { x: 1.0, x0: 0.0, noise: 0.0 },
+        Walk::Ddim { eta } => process.path.step(t, s, eta),
+        Walk::Jump => process.path.step(t, s, 0.0),
+        Walk::Renoise => process.path.renoise(s),
+    }
+}
+
+/// Texts [L] of latents z [B, M, d].
+///
+/// Errors where predictions are no distribution.
+pub fn written(
+    codec: &Transformer,
+    z: Tensor<3>,
+    spec: &SampleSpec,
+    tokens: &mut [ChaCha8Rng],
+) -> Result<Vec<Vec<u32>>> {
+    let (b, l) = (z.dims()[0], codec.length());
+    if codec.bottleneck().is_some_and(|c| c.decoder == Decoder::Parallel) {
+        let features = codec.decode(z, None);
+        let d = features.dims()[2];
+        let mut texts = vec![vec![0u32; l]; b];
+        draw::each_row(codec, features.reshape([b * l, d]), |row, scores| {
+            texts[row / l][row % l] = draw::argmax(scores);
+        });
+        return Ok(texts);
+    }
+    let mut cache = codec.plan(unit(z));
+    let mut last = vec![codec.mask(); b];
+    let mut texts = vec![Vec::with_capacity(l); b];
+    for p in 0..l {
+        let features = codec.write(&last, p, &mut cache);
+        let picks: Vec<(usize, f64)> = (0..b).map(|i| (i, tokens[i].random::<f64>())).collect();
+        last = draw::picks(codec, features, &picks, spec.filter)?;
+        texts.iter_mut().zip(&last).for_each(|(text, id)| text.push(*id));
+    }
+    Ok(texts)
+}
+
+/// Where noise of deviation sigma on its latents leads an autoencoder: its texts of the given ones [L each].
+///
+/// Errors as [`written`].
+pub fn reconstructed(codec: &Transformer, texts: &[Vec<u32>], sigma: f64, seed: u64) -> Result<Vec<Vec<u32>>> {
+    let mut out = Vec::with_capacity(texts.len());
+    for (part, group) in texts.chunks(64).enumerate() {
+        let z = codec.encode(&group.concat());
+        let mut rng = StepRng::new(seed).at(part as u64, Stream::Noise);
+        let noise = crate::objective::latent::normals(z.dims(), &mut rng, &z.device());
+        let spec = SampleSpec {
+            filter: draw::Filter { temperature: 0.0, ..Default::default() },
+            ..SampleSpec::new(1, seed, 64)
+        };
+        let mut tokens = vec![StepRng::new(seed).at(part as u64, Stream::Token); group.len()];
+        out.extend(written(codec, z + noise * sigma as f32, &spec, &mut tokens)?);
+    }
+    Ok(out)
+}
