@@ -505,6 +505,7 @@ fn mismatches(baseline: &Results, candidate: &Results, allow: bool) -> Result<Ve
     let kind = |k| match k {
         DataKind::Story => "story",
         DataKind::Pictures => "pictures",
+        DataKind::Pairs => "pairs",
         DataKind::Text => "text",
     };
     let judge = |r: &Results| -> Vec<String> {

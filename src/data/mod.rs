@@ -1,9 +1,10 @@
-//! Data: the built-in story language, captions with pictures, or any text, behind one set of pure functions.
+//! Data: the built-in story language, captions with pictures, attributes with sentences, or any text, behind one set of pure functions.
 //!
 //! A batch is a function of (seed, step). B batch, L length, V vocabulary (the mask is not in it; its id is V).
 
 pub mod chain;
 pub mod corpus;
+pub mod pairs;
 pub mod picture;
 mod row_corpus;
 pub mod rows;
@@ -19,6 +20,7 @@ use crate::error::Result;
 use crate::fs;
 use crate::rng::{StepRng, Stream};
 use corpus::{Corpus, TextConfig};
+use pairs::{Pairs, PairsConfig};
 use picture::{Pictures, PicturesConfig};
 use story::{Story, StoryConfig};
 pub use tokenizer::Tokenizer;
@@ -31,6 +33,8 @@ pub enum DataConfig {
     Story(StoryConfig),
     /// Captions with pictures that draw them, with their exact likelihood.
     Pictures(PicturesConfig),
+    /// Attributes with sentences that tell them.
+    Pairs(PairsConfig),
     /// A file of text, or of rows of text.
     Text(TextConfig),
 }
@@ -39,6 +43,7 @@ pub enum DataConfig {
 pub enum Data {
     Story(Arc<Story>),
     Pictures(Arc<Pictures>),
+    Pairs(Arc<Pairs>),
     Text { corpus: Corpus, tokenizer: Tokenizer, length: usize },
 }
 
@@ -51,6 +56,7 @@ impl Data {
         Ok(match config {
             DataConfig::Story(story) => Data::Story(Arc::new(Story::new(story)?)),
             DataConfig::Pictures(pictures) => Data::Pictures(Arc::new(Pictures::new(pictures)?)),
+            DataConfig::Pairs(pairs) => Data::Pairs(Arc::new(Pairs::prepare(pairs, base)?)),
             DataConfig::Text(text) => {
                 let (corpus, tokenizer) = Corpus::prepare(text, base, cache)?;
                 Data::Text { corpus, tokenizer, length: text.length }
@@ -63,6 +69,7 @@ impl Data {
         match self {
             Data::Story(s) => s.vocab(),
             Data::Pictures(p) => p.vocab(),
+            Data::Pairs(p) => p.vocab(),
             Data::Text { tokenizer, .. } => tokenizer.vocab_size(),
         }
     }
@@ -72,6 +79,7 @@ impl Data {
         match self {
             Data::Story(s) => s.length(),
             Data::Pictures(p) => p.shape().length(),
+            Data::Pairs(p) => p.length(),
             Data::Text { length, .. } => *length,
         }
     }
@@ -87,6 +95,7 @@ impl Data {
                 let mut rng = StepRng::new(seed).at(part, Stream::Batch);
                 (0..batch).flat_map(|_| p.sample(&mut rng)).collect()
             }
+            Data::Pairs(p) => p.batch(seed, part, batch),
             Data::Text { corpus, length, .. } => corpus.batch(seed, part, batch, *length),
         }
     }
@@ -102,6 +111,7 @@ impl Data {
                 let rng = StepRng::new(HELD_OUT_SEED);
                 (0..n).map(|i| p.sample(&mut rng.at(i as u64, Stream::Validation))).collect()
             }
+            Data::Pairs(p) => (0..n.min(p.valid_records())).map(|i| p.valid(i).0).collect(),
             Data::Text { corpus, length, .. } => {
                 let there = corpus.valid_windows(*length);
                 let n = n.min(there);
@@ -115,6 +125,7 @@ impl Data {
         let mut counts = vec![0; self.vocab()];
         match self {
             Data::Story(_) | Data::Pictures(_) => counts.fill(1),
+            Data::Pairs(p) => counts = p.counts(),
             Data::Text { corpus, .. } => {
                 corpus.train.iter().chain(&corpus.valid).for_each(|id| counts[*id as usize] += 1);
             }
@@ -127,6 +138,7 @@ impl Data {
         match self {
             Data::Story(s) => s.decode(tokens),
             Data::Pictures(p) => p.decode(tokens),
+            Data::Pairs(p) => p.decode(tokens),
             Data::Text { tokenizer, .. } => tokenizer.decode(tokens),
         }
     }
@@ -136,6 +148,7 @@ impl Data {
         match self {
             Data::Story(_) => "story",
             Data::Pictures(_) => "pictures",
+            Data::Pairs(_) => "pairs",
             Data::Text { .. } => "text",
         }
     }
@@ -153,6 +166,7 @@ impl Data {
         match self {
             Data::Story(s) => Tokenizer::Words(s.words().to_vec()),
             Data::Pictures(p) => Tokenizer::Words(p.words().to_vec()),
+            Data::Pairs(p) => Tokenizer::Words(p.words().to_vec()),
             Data::Text { tokenizer, .. } => tokenizer.clone(),
         }
     }
@@ -160,6 +174,7 @@ impl Data {
     /// Identifies the data: the corpus' token hash, or the hash of the built-in language's held-out texts.
     pub fn sha256(&self) -> String {
         match self {
+            Data::Pairs(p) => p.sha256(),
             Data::Story(_) | Data::Pictures(_) => {
                 let bytes: Vec<u8> = self.held_out(256).iter().flatten().flat_map(|t| t.to_le_bytes()).collect();
                 fs::sha256_hex(&bytes)

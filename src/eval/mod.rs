@@ -4,6 +4,7 @@
 
 pub mod change;
 pub mod context;
+pub mod control;
 pub mod flexibility;
 pub mod judge;
 pub mod matched;
@@ -29,6 +30,7 @@ use crate::objective::{self, Objective};
 use crate::process::Schedule;
 use crate::rng::{StepRng, Stream};
 use crate::sample::{Decode, Generator, Process, SampleSpec};
+pub use control::ControlConfig;
 pub use flexibility::FlexibilityConfig;
 use results::{Bound, DataKind, DataSummary, Likelihood, Row, SweepRow};
 use stats::{Estimate, mean_interval};
@@ -64,6 +66,9 @@ pub struct EvalConfig {
     /// Infilling and recovery from wrong words, measured where this table stands.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub flexibility: Option<FlexibilityConfig>,
+    /// Generation under conditions of `data.pairs`, measured where this table stands.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub control: Option<ControlConfig>,
     /// A context.json of the bench `context`: cost against length, shown beside the models.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub context: Option<PathBuf>,
@@ -107,6 +112,7 @@ impl EvalConfig {
         if self.temperatures.windows(2).any(|p| p[0] >= p[1]) {
             return Err(Error::usage(format!("`eval.temperatures` must rise, but it is {:?}", self.temperatures)));
         }
+        self.control.as_ref().map_or(Ok(()), ControlConfig::validate)?;
         self.flexibility.as_ref().map_or(Ok(()), FlexibilityConfig::validate)
     }
 }
@@ -315,6 +321,7 @@ pub fn data_summary(data: &Data, scorer: &Scorer, held_out: &[Vec<u32>]) -> Data
             let texts: Vec<Vec<u32>> = (0..20_000).map(|_| p.sample(&mut rng)).collect();
             (DataKind::Pictures, Some(stats::mean(&scorer.nll(&texts))))
         }
+        Data::Pairs(_) => (DataKind::Pairs, None),
         Data::Text { .. } => (DataKind::Text, None),
     };
     let pictures = match data {

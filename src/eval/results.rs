@@ -5,6 +5,7 @@
 //! is a pure function of its content: object keys in a fixed order, shortest exact decimal numbers, no date, no path.
 
 use super::context::ContextPoint;
+use super::control::Control;
 use super::flexibility::Flexibility;
 use super::stats::{Estimate, Spread};
 use crate::data::picture::{Pictures, PicturesConfig};
@@ -67,6 +68,8 @@ pub enum DataKind {
     Story,
     /// The built-in captions with pictures, whose likelihood is known exactly too.
     Pictures,
+    /// Attributes with sentences, scored by a judge model.
+    Pairs,
     /// Any text, scored by a judge model.
     Text,
 }
@@ -156,6 +159,9 @@ pub struct ModelResult {
     /// Infilling and recovery, where `eval.flexibility` asks for them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub flexibility: Option<Flexibility>,
+    /// Generation under conditions, where `eval.control` asks for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub control: Option<Control>,
     /// How well an autoencoder gives back the text that it read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reconstruction: Option<Reconstruction>,
@@ -502,6 +508,13 @@ impl Results {
                     )));
                 }
             }
+            for row in model.control.iter().flat_map(|c| &c.rows) {
+                if let Some((key, scores)) = row.samples.iter().find(|(_, s)| s.len() != row.n) {
+                    let (n, count) = (row.n, scores.len());
+                    let place = format!("model `{name}`, control in {} steps", row.steps);
+                    return Err(Error::input(format!("{place}: n is {n}, but `{key}` has {count} scores")));
+                }
+            }
             let mut swept = HashSet::new();
             for row in &model.sweep {
                 let place = format!("model `{name}`, steps {}, temperature {}", row.steps, row.temperature);
@@ -584,6 +597,14 @@ impl Results {
                 let nfe = (!found.nfe.is_finite()).then_some("nfe");
                 if let Some(key) = score.or(sample.map(|(k, _)| k.as_str())).or(nfe) {
                     return Some(format!("model `{}`, {task}: `{key}`", m.name));
+                }
+            }
+            for r in m.control.iter().flat_map(|c| &c.rows) {
+                let score = r.scores.iter().find(|(_, e)| bad(e)).map(|(k, _)| k.as_str());
+                let sample = r.samples.iter().find(|(_, s)| s.iter().any(|x| !x.is_finite()));
+                let nfe = (!r.nfe.is_finite()).then_some("nfe");
+                if let Some(key) = score.or(sample.map(|(k, _)| k.as_str())).or(nfe) {
+                    return Some(format!("model `{}`, control in {} steps: `{key}`", m.name, r.steps));
                 }
             }
             for r in &m.sweep {

@@ -10,8 +10,8 @@
 //! f(n, s) = clamp(t_e + (n - n_e)(t_s - t_e)/(n_s - n_e), 0, T-1)
 //! ```
 //!
-//! Here are the path, the steps over it, and one Gaussian step of a token's vector from a given x0. The network that
-//! predicts x0 from (x, [`network_time`]) and the tokens' vectors are not here: [`GaussianStep::apply`] takes its x0.
+//! Here are the path and the steps over it; the Gaussian step of each token's vector from one level to another is
+//! [`GaussianStep::new`](super::ddpm::GaussianStep::new).
 //! [`anchored_time`] is the same path without rounding, for processes whose states are tokens.
 //! N length, T levels, K steps, D width.
 
@@ -79,77 +79,6 @@ pub fn anchored_time(length: usize, progress: f64, pos: usize, levels: usize, en
     }
 }
 
-/// The 'sqrt' schedule's variances beta [T], from alpha_bar(u) = 1 - sqrt(u + 1e-4) (Li et al. 2022, appendix A).
-pub fn sqrt_betas(levels: usize) -> Vec<f64> {
-    let alpha_bar = |i: usize| 1.0 - (i as f64 / levels as f64 + 1e-4).sqrt();
-    (0..levels).map(|i| (1.0 - alpha_bar(i + 1) / alpha_bar(i)).min(0.999)).collect()
-}
-
-/// alpha_bar [T]: the product of 1 - beta up to each level.
-pub fn alphas_cumprod(betas: &[f64]) -> Vec<f64> {
-    let product = |a: &mut f64, beta: &f64| {
-        *a *= 1.0 - beta;
-        Some(*a)
-    };
-    betas.iter().scan(1.0, product).collect()
-}
-
-/// What the network is told as the time of level `t` of T: t 1000/T.
-pub fn network_time(t: usize, levels: usize) -> f64 {
-    t as f64 * (1000.0 / levels as f64)
-}
-
-/// How a step from level to level is drawn.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Kind {
-    /// The posterior q(x_next | x, x0).
-    Ancestral,
-    /// DDIM (Song et al. 2021, eq. 12) with noise in proportion to eta; 0 draws none.
-    Ddim { eta: f64 },
-}
-
-/// One step of a token's vector: x_next = `x` x + `x0` x0 + `noise` z, for z of unit variance.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct GaussianStep {
-    pub x: f64,
-    pub x0: f64,
-    pub noise: f64,
-}
-
-impl GaussianStep {
-    /// The step from level `from` to the lower or equal level `to` of a path with these alpha_bar [T]; one to level 0
-    /// draws no noise.
-    pub fn new(kind: Kind, alphas_cumprod: &[f64], from: usize, to: usize) -> Self {
-        assert!(to <= from, "a step goes down, not from {from} to {to}");
-        let (at, an) = (alphas_cumprod[from], alphas_cumprod[to]);
-        let (ratio, open) = (at / an, (1.0 - an) / (1.0 - at));
-        let variance = (1.0 - ratio) * open;
-        let step = match kind {
-            Kind::Ancestral => GaussianStep {
-                x: ratio.sqrt() * open,
-                x0: an.sqrt() * (1.0 - ratio) / (1.0 - at),
-                noise: variance.sqrt(),
-            },
-            Kind::Ddim { eta } => {
-                let sigma = eta * variance.sqrt();
-                // x_next = sqrt(an) x0 + rest eps, with eps = (x - sqrt(at) x0)/sqrt(1 - at).
-                let rest = (1.0 - an - sigma * sigma).max(0.0).sqrt() / (1.0 - at).sqrt();
-                GaussianStep { x: rest, x0: an.sqrt() - rest * at.sqrt(), noise: sigma }
-            }
-        };
-        GaussianStep { noise: if to == 0 { 0.0 } else { step.noise }, ..step }
-    }
-
-    /// The vector [D] after the step, from x [D], the network's x0 [D], and standard normal numbers [D].
-    pub fn apply(&self, x: &[f32], x0: &[f32], normals: &[f32]) -> Vec<f32> {
-        assert!(x.len() == x0.len() && x.len() == normals.len(), "vectors of one width");
-        let next = |((x, x0), z): ((&f32, &f32), &f32)| {
-            self.x * f64::from(*x) + self.x0 * f64::from(*x0) + self.noise * f64::from(*z)
-        };
-        x.iter().zip(x0).zip(normals).map(next).map(|v| v as f32).collect()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -172,51 +101,8 @@ mod tests {
         assert!(indices(10, 200, 0).is_err());
     }
 
-    #[test]
-    fn alpha_bar_of_the_sqrt_schedule_is_its_formula_over_its_start() {
-        let a = alphas_cumprod(&sqrt_betas(200));
-        // The product telescopes where no beta is cut off.
-        let formula = |u: f64| (1.0 - (u + 1e-4).sqrt()) / (1.0 - 1e-4f64.sqrt());
-        for (i, a) in a.iter().enumerate().take(198) {
-            assert!((a - formula((i + 1) as f64 / 200.0)).abs() < 1e-12, "{i}");
-        }
-        assert!((a[9] - 0.784_009_805_195_965_7).abs() < 1e-12, "{}", a[9]);
-    }
-
-    #[test]
-    fn a_ddim_step_with_eta_one_is_the_ancestral_one_and_one_with_eta_zero_keeps_the_noise_it_finds() {
-        let a = alphas_cumprod(&sqrt_betas(50));
-        for (from, to) in [(49, 30), (30, 29), (12, 3), (7, 7)] {
-            let [one, two] =
-                [Kind::Ancestral, Kind::Ddim { eta: 1.0 }].map(|kind| GaussianStep::new(kind, &a, from, to));
-            for (x, y) in [(one.x, two.x), (one.x0, two.x0), (one.noise, two.noise)] {
-                assert!((x - y).abs() < 1e-12, "{from} to {to}: {one:?} and {two:?}");
-            }
-            let zero = GaussianStep::new(Kind::Ddim { eta: 0.0 }, &a, from, to);
-            let (x0, eps) = (0.7, -1.3);
-            let at = |t: usize| a[t].sqrt() * x0 + (1.0 - a[t]).sqrt() * eps;
-            assert!((zero.x * at(from) + zero.x0 * x0 - at(to)).abs() < 1e-12);
-            assert_eq!(zero.noise, 0.0);
-        }
-        assert_eq!(GaussianStep::new(Kind::Ancestral, &a, 9, 0).noise, 0.0);
-        assert_eq!(GaussianStep::new(Kind::Ancestral, &a, 7, 7), GaussianStep { x: 1.0, x0: 0.0, noise: 0.0 });
-    }
-
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(2000))]
-
-        /// From q(x_t | x0) a step leads to q(x_s | x0): the variances add up, and so do the means.
-        #[test]
-        fn a_step_keeps_the_marginal_of_the_path(from in 1usize..100, part in 0.0..1.0f64, eta in 0.0..1.0f64) {
-            let (a, to) = (alphas_cumprod(&sqrt_betas(100)), 1 + (part * (from - 1) as f64) as usize);
-            for kind in [Kind::Ancestral, Kind::Ddim { eta }] {
-                let step = GaussianStep::new(kind, &a, from, to);
-                let mean = step.x * a[from].sqrt() + step.x0;
-                let variance = step.x * step.x * (1.0 - a[from]) + step.noise * step.noise;
-                prop_assert!((mean - a[to].sqrt()).abs() < 1e-10, "{kind:?} {from} to {to}: {mean}");
-                prop_assert!((variance - (1.0 - a[to])).abs() < 1e-10, "{kind:?} {from} to {to}: {variance}");
-            }
-        }
 
         #[test]
         fn the_path_runs_from_noise_to_text_never_rising_in_progress_and_never_falling_in_position(

@@ -2,6 +2,7 @@
 
 pub mod ar_diffusion;
 pub mod corruption;
+pub mod ddpm;
 pub mod gaussian;
 pub mod order;
 pub mod schedule;

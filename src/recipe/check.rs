@@ -31,6 +31,7 @@ impl Recipe {
         match &self.data {
             DataConfig::Story(s) => s.validate()?,
             DataConfig::Pictures(p) => p.validate()?,
+            DataConfig::Pairs(p) => p.validate()?,
             DataConfig::Text(t) => {
                 if t.length < 2 || t.length > 1 << 20 {
                     return Err(Error::usage(format!(
@@ -53,6 +54,7 @@ impl Recipe {
         }
         self.training_order()?;
         self.check_judge()?;
+        self.check_control()?;
         for name in &self.export.models {
             self.model(name).map_err(|e| Error { message: format!("`export.models`: {}", e.message), ..e })?;
         }
@@ -366,11 +368,30 @@ impl Recipe {
         }
     }
 
+    /// Checks that what `eval.control` asks for is in the data, and that its judge reads it.
+    fn check_control(&self) -> Result<()> {
+        if self.eval.control.is_none() {
+            return Ok(());
+        }
+        if !matches!(self.data, DataConfig::Pairs(_)) {
+            return Err(Error::usage("`eval.control` needs `data.pairs`, whose attributes conditions ask for")
+                .hint("remove `[eval.control]`, or take `data.pairs` with `source = { story = {} }` or files"));
+        }
+        match self.eval.judge.as_ref().and_then(|name| self.model.get(name)) {
+            Some(judge) if judge.from.is_some() => {
+                Err(Error::usage("`eval.control` needs a judge of this recipe, which reads the data's tokens")
+                    .hint("train an autoregressive model with its own seed and name it in `eval.judge`"))
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn check_judge(&self) -> Result<()> {
         let Some(judge) = &self.eval.judge else {
             return match self.data {
-                DataConfig::Text(_) => {
-                    Err(Error::usage("`data.text` needs `eval.judge`, the model that scores samples")
+                DataConfig::Text(_) | DataConfig::Pairs(_) => {
+                    let data = if matches!(self.data, DataConfig::Text(_)) { "text" } else { "pairs" };
+                    Err(Error::usage(format!("`data.{data}` needs `eval.judge`, the model that scores samples"))
                         .hint("train a second autoregressive model with its own seed and name it there"))
                 }
                 DataConfig::Story(_) | DataConfig::Pictures(_) => Ok(()),
@@ -379,7 +400,7 @@ impl Recipe {
         let exact = match self.data {
             DataConfig::Story(_) => Some("on `data.story` the exact oracle is the judge"),
             DataConfig::Pictures(_) => Some("on `data.pictures` the likelihood is exact"),
-            DataConfig::Text(_) => None,
+            DataConfig::Text(_) | DataConfig::Pairs(_) => None,
         };
         if let Some(exact) = exact {
             return Err(Error::usage(format!("`eval.judge` is for `data.text`; {exact}")).hint("remove `eval.judge`"));

@@ -5,6 +5,7 @@
 mod autoencoder;
 mod budget;
 mod by_seed;
+pub mod control;
 pub mod figure;
 pub mod flexibility;
 pub mod html;
@@ -110,6 +111,7 @@ fn facts(results: &Results) -> Vec<(&'static str, String)> {
     let kind = match data.kind {
         DataKind::Story => "story language",
         DataKind::Pictures => "captions with pictures",
+        DataKind::Pairs => "attributes with sentences",
         DataKind::Text => "text",
     };
     let hash: String = data.sha256.chars().take(16).collect();
@@ -186,6 +188,7 @@ fn reading(results: &Results) -> Vec<String> {
     lines.extend(by_seed::reading(results));
     lines.extend(budget::reading(results));
     lines.extend(autoencoder::reading(results));
+    lines.extend(control::reading(results));
     lines.extend(flexibility::reading(results).into_iter().chain(survey::reading(results)));
     if results.models.iter().any(|m| !m.sweep.is_empty()) {
         lines.insert(

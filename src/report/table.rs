@@ -54,7 +54,10 @@ pub fn collapsed(results: &Results, model: &ModelResult, row: &Row) -> bool {
 /// All tables of the report.
 pub fn tables(results: &Results) -> Vec<Table> {
     let all = [Some(quality(results)), matched(results), gap(results), Some(reference(results)), corpus(results)];
-    let flexible = super::flexibility::tables(results).into_iter().chain(super::survey::table(results));
+    let flexible = super::control::table(results)
+        .into_iter()
+        .chain(super::flexibility::tables(results))
+        .chain(super::survey::table(results));
     let made = [super::autoencoder::table(results), Some(models(results)), super::budget::table(results)];
     let seeds = super::by_seed::tables(results);
     all.into_iter()
@@ -71,7 +74,7 @@ fn truth(kind: DataKind) -> &'static [Metric] {
     match kind {
         DataKind::Story => &[Metric::Valid],
         DataKind::Pictures => &[Metric::CaptionValid, Metric::Clauses, Metric::Agreement],
-        DataKind::Text => &[],
+        DataKind::Pairs | DataKind::Text => &[],
     }
 }
 

@@ -7,11 +7,12 @@ use serde::{Deserialize, Serialize};
 use super::Study;
 use crate::data::Data;
 use crate::error::{Error, Kind, Result};
+use crate::eval::control::{self, Control};
 use crate::eval::flexibility::{self, Flexibility};
 use crate::eval::judge::TextJudge;
 use crate::eval::results::{Environment, ModelResult, Results, Role};
 use crate::eval::{self, Scorer, reconstruction};
-use crate::model::{Denoise, Oracle, params};
+use crate::model::{Denoise, Oracle, Transformer, params};
 use crate::objective::{self, Objective};
 use crate::process::Corruption;
 use crate::recipe::{ModelConfig, Recipe};
@@ -40,7 +41,9 @@ impl Study {
                 }),
                 _ => Scorer::Judge(&judge.model),
             },
-            (_, None) => return Err(Error::usage("`data.text` needs `eval.judge`")),
+            (data, None) => {
+                return Err(Error::usage(format!("`data.{}` needs `eval.judge`", data.kind())));
+            }
         };
         let held_out = self.data.held_out(config.held_out);
         if let Scorer::Text(judge) = &scorer {
@@ -99,6 +102,10 @@ impl Study {
                         _ if !tokens => None,
                         _ => self.flexibility(&shown, &done.model, &process)?,
                     };
+                    let control = match role {
+                        Role::Judge => None,
+                        _ => self.control(&shown, &done.model, &process, judge.as_ref().map(|j| &j.model))?,
+                    };
                     let extra = fs::verify_manifest(&self.final_dir(name))?.extra;
                     let cost = self.recipe.train_cost(name, self.data.length())?;
                     let reconstruction = match done.model.bottleneck() {
@@ -131,6 +138,7 @@ impl Study {
                         flexibility,
                         reconstruction,
                         by_seed: Vec::new(),
+                        control,
                     })
                 })?);
             }
@@ -171,6 +179,7 @@ impl Study {
                     flexibility: self.flexibility("oracle", &oracle, &process)?,
                     reconstruction: None,
                     by_seed: Vec::new(),
+                    control: None,
                 })
             })?);
         }
@@ -312,6 +321,31 @@ impl Study {
         let gone =
             found.remasked.as_ref().map_or(String::new(), |r| format!("  errors gone {:.3}", r.scores["gone"].mean));
         term::note(&format!("eval {name:<10} infill accuracy {:.3}{gone}", found.infill.scores["accuracy"].mean));
+        Ok(Some(found))
+    }
+
+    /// Generation under conditions, where the recipe has `eval.control`.
+    fn control(
+        &self,
+        name: &str,
+        model: &dyn Denoise,
+        process: &Process,
+        judge: Option<&Transformer>,
+    ) -> Result<Option<Control>> {
+        let (Some(config), Data::Pairs(pairs), Some(judge)) = (&self.recipe.eval.control, &self.data, judge) else {
+            return Ok(None);
+        };
+        self.not_stopped(name)?;
+        let (seed, batch) = (self.recipe.eval.seed, self.recipe.eval.batch);
+        let found = control::measure(model, process, config, (seed, batch), pairs, judge)?;
+        for row in &found.rows {
+            term::note(&format!(
+                "eval {name:<10} {:>5} steps  asked for and told {:5.1} %  nll {:.3}",
+                row.steps,
+                100.0 * row.scores["attribute"].mean,
+                row.scores["judge_nll"].mean
+            ));
+        }
         Ok(Some(found))
     }
 

@@ -136,6 +136,7 @@ fn model(name: &str, role: Role, objective: &str, nll_name: &str, seed: u64, ste
         flexibility: None,
         reconstruction: None,
         by_seed: Vec::new(),
+        control: None,
     }
 }
 

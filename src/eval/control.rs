@@ -1,0 +1,283 @@
+//! Controllable generation (Li et al. 2022, arXiv 2205.14217, section 4): sentences that are asked to tell an attribute, and
+//! to have a length of a class.
+//!
+//! Every model is given the same held-out conditions (data/pairs.rs) and draws one sentence for each. A network that looks
+//! back only continues the condition through its cache; masked diffusion fills in what stands behind it. Scores:
+//!
+//! * `attribute`: the value stands in the sentence (in a story: at the place of its field). `length`: the sentence's words
+//!   are of the class that was asked for. `both`: both, where lengths are asked for.
+//! * `judge_nll`: nats per token of the sentence with its end, under the study's judge, behind a condition that asks for
+//!   nothing: fluency does not depend on what was asked for. Never without `entropy`, the unigram entropy of the sentence.
+//! * `valid` and `oracle_nll` (nats per token, exact) where sentences are stories.
+//!
+//! L length, C width of a condition, n conditions.
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+
+use indexmap::IndexMap;
+use rand::RngCore;
+use serde::{Deserialize, Serialize};
+
+use super::quality;
+use super::stats::{Estimate, mean, mean_interval};
+use crate::data::pairs::{Ask, END, PAD, Pairs};
+use crate::data::story::Story;
+use crate::error::{Error, Result};
+use crate::model::{Denoise, Transformer};
+use crate::objective;
+use crate::rng::{StepRng, Stream};
+use crate::sample::{Process, SampleSpec, sample};
+
+/// How controllable generation is measured.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ControlConfig {
+    /// Held-out conditions (n), one sentence for each.
+    pub samples: usize,
+    /// Denoising steps; an autoregressive model always takes one a token.
+    pub steps: Vec<usize>,
+}
+
+impl Default for ControlConfig {
+    fn default() -> Self {
+        ControlConfig { samples: 256, steps: vec![32] }
+    }
+}
+
+impl ControlConfig {
+    /// Checks ranges.
+    pub fn validate(&self) -> Result<()> {
+        if self.samples == 0 || self.samples > 1 << 20 {
+            return Err(Error::usage(format!(
+                "`eval.control.samples` must be between 1 and {}, but it is {}",
+                1 << 20,
+                self.samples
+            )));
+        }
+        let rises = self.steps.windows(2).all(|p| p[0] < p[1]);
+        if self.steps.first().is_none_or(|k| *k == 0) || !rises {
+            return Err(Error::usage(format!(
+                "`eval.control.steps` must list rising step counts of at least 1, but it is {:?}",
+                self.steps
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// How a model is told what is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Arm {
+    /// It continues the condition.
+    Prefix,
+    /// It fills in what stands behind the condition.
+    Infilling,
+    /// A classifier's gradient steers it; the condition that it sees asks for nothing.
+    Guidance,
+}
+
+impl Arm {
+    /// In words, as a table has it.
+    pub fn words(self) -> &'static str {
+        match self {
+            Arm::Prefix => "condition as prefix",
+            Arm::Infilling => "condition pinned",
+            Arm::Guidance => "classifier guidance",
+        }
+    }
+}
+
+/// A model's sentences under conditions.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Control {
+    /// Seed of conditions and draws.
+    pub seed: u64,
+    pub rows: Vec<ControlRow>,
+    /// What the held-out sentences score that fulfil the conditions.
+    pub reference: IndexMap<String, Estimate>,
+}
+
+/// One arm in one number of steps.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ControlRow {
+    pub arm: Arm,
+    pub steps: usize,
+    /// Conditions.
+    pub n: usize,
+    /// Mean network passes a sentence.
+    pub nfe: f64,
+    /// Mean positions computed for a sentence.
+    pub positions: f64,
+    /// Mean and interval of each score, by score key.
+    pub scores: IndexMap<String, Estimate>,
+    /// The score of each sentence [n], by score key; condition i is the same in all rows with equal seed.
+    pub samples: IndexMap<String, Vec<f64>>,
+    /// Scores of all sentences together: `unique` and `self_distinct_2`.
+    pub corpus: IndexMap<String, f64>,
+}
+
+/// Sentences that were drawn for conditions, and what they cost.
+#[derive(Debug, Clone, Default)]
+pub struct Drawn {
+    /// Sequences [n][L].
+    pub tokens: Vec<Vec<u32>>,
+    pub nfe: Vec<usize>,
+    pub positions: Vec<u64>,
+}
+
+/// Measures a model that is given conditions as tokens, reading at most `batch` sequences at once.
+///
+/// Errors where sampling fails.
+pub fn measure(
+    model: &dyn Denoise,
+    process: &Process,
+    config: &ControlConfig,
+    (seed, batch): (u64, usize),
+    pairs: &Pairs,
+    judge: &Transformer,
+) -> Result<Control> {
+    let left = process.cached && !model.over_blocks();
+    let (arm, steps) = if left { (Arm::Prefix, vec![process.length]) } else { (Arm::Infilling, config.steps.clone()) };
+    let asks: Vec<Ask> = (0..config.samples as u64).map(|i| pairs.asked(seed, i).0).collect();
+    let mut rows = Vec::new();
+    for k in steps {
+        let drawn = draw(model, process, k, (seed, batch), pairs, &asks)?;
+        rows.push(row(arm, k, &drawn, &asks, pairs, judge)?);
+    }
+    Ok(Control { seed, rows, reference: reference(config.samples, seed, pairs, judge)? })
+}
+
+/// One sentence for each condition; those of equal conditions are drawn together.
+fn draw(
+    model: &dyn Denoise,
+    process: &Process,
+    steps: usize,
+    (seed, batch): (u64, usize),
+    pairs: &Pairs,
+    asks: &[Ask],
+) -> Result<Drawn> {
+    let n = asks.len();
+    let mut drawn = Drawn { tokens: vec![Vec::new(); n], nfe: vec![0; n], positions: vec![0; n] };
+    let mut groups: IndexMap<Vec<u32>, Vec<usize>> = IndexMap::new();
+    for (i, ask) in asks.iter().enumerate() {
+        groups.entry(pairs.condition(Some(*ask))).or_default().push(i);
+    }
+    for (condition, members) in groups {
+        // Sample j of a condition is the j-th that asks for it: a function of the seed and the condition's number.
+        let ask = asks[members[0]];
+        let number = ask.value as u64 * 64 + ask.class.map_or(0, |c| c as u64);
+        let own = StepRng::new(seed).at(number, Stream::Token).next_u64();
+        let mut spec = SampleSpec::new(steps, own, batch);
+        spec.pinned = condition.into_iter().map(Some).chain(std::iter::repeat(None)).take(process.length).collect();
+        let found = sample(model, process, &spec, members.len())?;
+        for (j, i) in members.into_iter().enumerate() {
+            drawn.tokens[i].clone_from(&found.tokens[j]);
+            (drawn.nfe[i], drawn.positions[i]) = (found.nfe[j], found.positions[j]);
+        }
+    }
+    Ok(drawn)
+}
+
+/// The scores of sentences drawn for conditions.
+///
+/// Errors (usage) where the stories of the data cannot be built.
+pub fn row(
+    arm: Arm,
+    steps: usize,
+    drawn: &Drawn,
+    asks: &[Ask],
+    pairs: &Pairs,
+    judge: &Transformer,
+) -> Result<ControlRow> {
+    let n = asks.len();
+    let sentences: Vec<&[u32]> = drawn.tokens.iter().map(|t| pairs.sentence(t)).collect();
+    let samples = scores(&sentences, asks, pairs, judge)?;
+    Ok(ControlRow {
+        arm,
+        steps,
+        n,
+        nfe: drawn.nfe.iter().sum::<usize>() as f64 / n as f64,
+        positions: drawn.positions.iter().sum::<u64>() as f64 / n as f64,
+        scores: estimates(&samples),
+        samples,
+        corpus: IndexMap::from([
+            ("unique".to_string(), quality::unique(sentences.iter().copied())),
+            ("self_distinct_2".to_string(), quality::self_distinct_2(sentences.iter().copied())),
+        ]),
+    })
+}
+
+/// What real sentences score under the same conditions.
+///
+/// Errors as [`row`].
+pub fn reference(n: usize, seed: u64, pairs: &Pairs, judge: &Transformer) -> Result<IndexMap<String, Estimate>> {
+    let (asks, sentences): (Vec<Ask>, Vec<&[u32]>) = (0..n as u64).map(|i| pairs.asked(seed, i)).unzip();
+    Ok(estimates(&scores(&sentences, &asks, pairs, judge)?))
+}
+
+fn estimates(samples: &IndexMap<String, Vec<f64>>) -> IndexMap<String, Estimate> {
+    samples.iter().map(|(key, values)| (key.clone(), mean_interval(values, 0))).collect()
+}
+
+fn scores(
+    sentences: &[&[u32]],
+    asks: &[Ask],
+    pairs: &Pairs,
+    judge: &Transformer,
+) -> Result<IndexMap<String, Vec<f64>>> {
+    let flag = |is: bool| f64::from(u8::from(is));
+    let tells: Vec<bool> = sentences.iter().zip(asks).map(|(s, ask)| pairs.tells(*ask, s)).collect();
+    let mut out = IndexMap::from([("attribute".to_string(), tells.iter().map(|t| flag(*t)).collect::<Vec<_>>())]);
+    if asks.iter().any(|a| a.class.is_some()) {
+        let right: Vec<bool> = sentences.iter().zip(asks).map(|(s, ask)| pairs.class(s.len()) == ask.class).collect();
+        out.insert("length".into(), right.iter().map(|r| flag(*r)).collect());
+        out.insert("both".into(), right.iter().zip(&tells).map(|(r, t)| flag(*r && *t)).collect());
+    }
+    out.insert("judge_nll".into(), fluency(judge, pairs, sentences));
+    out.insert("entropy".into(), sentences.iter().map(|s| quality::unigram_entropy(s)).collect());
+    if let Some(config) = pairs.story() {
+        let story = Story::new(config)?;
+        let exact: Vec<(bool, f64)> = sentences.iter().map(|s| story_score(&story, config.noise, pairs, s)).collect();
+        out.insert("valid".into(), exact.iter().map(|e| flag(e.0)).collect());
+        out.insert("oracle_nll".into(), exact.iter().map(|e| e.1).collect());
+    }
+    Ok(out)
+}
+
+/// NLL per token of each sentence with its end under the judge, nats, behind a condition that asks for nothing.
+fn fluency(judge: &Transformer, pairs: &Pairs, sentences: &[&[u32]]) -> Vec<f64> {
+    let (l, c) = (pairs.length(), pairs.width());
+    let mut out = Vec::with_capacity(sentences.len());
+    for group in sentences.chunks(16) {
+        let whole = |s: &&[u32]| {
+            // A sentence without an end fills its sequence.
+            let mut tokens = [&pairs.condition(None), *s, &[END]].concat();
+            tokens.resize(l, PAD);
+            tokens
+        };
+        let texts: Vec<u32> = group.iter().flat_map(whole).collect();
+        let (_, losses) = objective::evaluate(judge, &objective::ar_nll(&texts, l));
+        let own = losses.chunks(l).zip(group).map(|(losses, s)| mean(&losses[c..(c + s.len() + 1).min(l)]));
+        out.extend(own);
+    }
+    out
+}
+
+/// Whether a sentence is a faultless story, and its exact NLL per token, nats.
+///
+/// One of another length, or with a word that the language does not have, costs what noise costs in every word.
+fn story_score(story: &Story, noise: f64, pairs: &Pairs, sentence: &[u32]) -> (bool, f64) {
+    let ids: HashMap<&str, u32> = story.words().iter().zip(0..).map(|(w, i)| (w.as_str(), i)).collect();
+    let text: Option<Vec<u32>> =
+        sentence.iter().map(|t| ids.get(pairs.words()[*t as usize].as_str()).copied()).collect();
+    match text.filter(|t| t.len() == story.length()) {
+        Some(text) => (story.is_valid(&text), -story.chain().log_likelihood(&text) / text.len() as f64),
+        None => (false, -(noise / story.vocab() as f64).ln()),
+    }
+}
