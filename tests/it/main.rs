@@ -14,4 +14,5 @@ mod pictures;
 mod readme;
 mod resuming;
 mod sampling;
+mod seeds;
 mod training;
