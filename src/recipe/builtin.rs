@@ -1,7 +1,7 @@
 //! The recipes inside the binary: the same files as `recipes/`, so that they always match the version.
 
 /// Name, text and one line about each built-in recipe.
-pub const ALL: [(&str, &str, &str); 10] = [
+pub const ALL: [(&str, &str, &str); 11] = [
     (
         "quickstart",
         include_str!("../../recipes/quickstart.toml"),
@@ -21,6 +21,11 @@ pub const ALL: [(&str, &str, &str); 10] = [
         "hybrid",
         include_str!("../../recipes/hybrid.toml"),
         "autoregression, parallel, blocks, AR-Diffusion, pipelines, deeper layers and a switch, on one page",
+    ),
+    (
+        "consistency",
+        include_str!("../../recipes/consistency.toml"),
+        "few-step students of the story language at one budget of forward passes, three seeds",
     ),
     (
         "hybrid-shakespeare",

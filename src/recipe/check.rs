@@ -67,13 +67,8 @@ impl Recipe {
         if seeds.is_empty() {
             return Ok(());
         }
-        if seeds.len() == 1 || self.seed != 0 {
-            return Err(Error::usage(format!("`seeds = {seeds:?}` stands for several seeds in place of `seed`")).hint(
-                match seeds.len() {
-                    1 => format!("write `seed = {}`", seeds[0]),
-                    _ => "remove `seed`".to_string(),
-                },
-            ));
+        if let [one] = seeds[..] {
+            return Err(Error::usage(format!("`seeds = [{one}]` is one seed")).hint(format!("write `seed = {one}`")));
         }
         if let Some(twice) = seeds.iter().enumerate().find(|(i, s)| seeds[..*i].contains(s)) {
             return Err(Error::usage(format!("`seeds` lists {} twice", twice.1))

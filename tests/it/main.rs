@@ -15,4 +15,5 @@ mod pictures;
 mod readme;
 mod resuming;
 mod sampling;
+mod seeds;
 mod training;
