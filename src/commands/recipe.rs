@@ -12,7 +12,8 @@ use crate::error::{Error, Result};
 use crate::model::config::Compute;
 use crate::model::family::memory;
 use crate::model::{Transformer, TransformerConfig, params};
-use crate::objective::{self, NoiseRange, Objective, distill};
+use crate::objective::{self, NoiseRange, Objective, consistency, dcd, distill};
+use crate::process::duality::Duality;
 use crate::recipe::{self as recipes, Recipe, builtin, parse};
 use crate::rng::StepRng;
 use crate::term;
@@ -153,8 +154,21 @@ fn dry_run(recipe: &Recipe, name: &str, (data, base): (&Data, &Path), device: &D
                 distill::rows(sdtt, &teacher, &x0, length, sdtt.dt(0), orders, rng)?
             }
         }
+        Objective::Dcd(dcd) => {
+            teacher = match &shape.lora {
+                Some(_) => model.without_adapters(),
+                None => init(network, device),
+            };
+            let duality = Duality::new(shape.vocab, (dcd.gamma_min, dcd.gamma_max));
+            dcd::rows(dcd, &teacher, &duality, &x0, length, dcd.dt(0), rng)
+        }
+        Objective::Consistency(of) => {
+            teacher = init(network, device);
+            consistency::rows(of, &teacher, &x0, length, shape.mask, rng)
+        }
         other => {
-            let order = (config.order.order(length), NoiseRange::WHOLE);
+            let duality = other.ends().map(|ends| Duality::new(shape.vocab, ends));
+            let order = (config.order.order(length), NoiseRange::WHOLE, duality.as_ref());
             match objective::data_rows(other, &x0, length, (shape.mask, shape.vocab), order, rng) {
                 Some(rows) => rows,
                 None => panic!("only distillation needs a teacher"),
@@ -175,7 +189,7 @@ fn dry_run(recipe: &Recipe, name: &str, (data, base): (&Data, &Path), device: &D
         None => params::count(&model),
     };
     let copies =
-        4 + usize::from(config.train.ema.is_some()) + usize::from(matches!(config.objective, Objective::Sdtt(_)));
+        4 + usize::from(config.train.ema.is_some()) + usize::from(config.objective.distils());
     // Per block and position: residual, norms, q k v, attention out, the hidden layer twice, and the scores of each head.
     let per_position = 10 * network.dim + 3 * network.hidden() + 2 * network.heads * length;
     let activations = match network.checkpoint || network.compute != Compute::F32 {

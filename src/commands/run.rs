@@ -15,7 +15,7 @@ use crate::data::Data;
 use crate::error::{Error, Result};
 use crate::export::{self, Extras, LoadedModel, ModelCard, origin};
 use crate::model::params;
-use crate::process::{Corruption, Order};
+use crate::process::Order;
 use crate::recipe::{Loaded, ModelConfig, Recipe, parse};
 use crate::term::{self, Interrupt};
 use crate::train::{self, Job, Trained};
@@ -237,7 +237,7 @@ impl Study {
             network: shape.network.clone(),
             order: model.order.clone(),
             schedule: self.recipe.schedule(model),
-            corruption: Corruption::Absorb,
+            corruption: model.objective.corruption(),
             objective: model.objective.clone(),
             seed: self.recipe.seed(model),
             train_steps: model.train.steps,

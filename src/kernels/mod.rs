@@ -233,8 +233,18 @@ pub enum Target {
     Tokens(Arc<[u32]>),
     /// Token ids [n] and offsets [n] of scores ([`composed::score_entropy`]); composed on every device.
     Scores(Arc<[u32]>, Arc<[f32]>),
+    /// Under uniform noise ([`composed::uniform_elbo`]); composed on every device.
+    Uniform(UniformRows),
     /// The teacher's feature rows [n, D] with its head, and the divergence; a constant.
     Teacher(Tensor<2>, Head, Divergence),
+}
+
+/// Rows of the ELBO of uniform diffusion: the clean tokens [n], the noisy ones [n], and alpha [n] of each.
+#[derive(Debug, Clone)]
+pub struct UniformRows {
+    pub x0: Arc<[u32]>,
+    pub xt: Arc<[u32]>,
+    pub alpha: Arc<[f64]>,
 }
 
 /// Bytes of logits that one chunk of rows may take.
@@ -255,7 +265,7 @@ pub fn loss(x: Tensor<2>, head: Head, target: Target, weights: &[f32], composed:
     if !composed && flex::takes(&x) {
         let (teacher, targets, divergence) = match target {
             Target::Tokens(ids) => (None, Some(ids), Divergence::ForwardKl),
-            Target::Scores(..) => return composed::loss(x, head, target, weights),
+            Target::Scores(..) | Target::Uniform(_) => return composed::loss(x, head, target, weights),
             Target::Teacher(rows, head, kind) => (Some((rows, head)), None, kind),
         };
         let spec = flex::LossSpec {

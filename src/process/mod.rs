@@ -2,6 +2,8 @@
 
 pub mod ar_diffusion;
 pub mod corruption;
+pub mod d3pm;
+pub mod duality;
 pub mod order;
 pub mod schedule;
 

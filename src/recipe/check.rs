@@ -12,7 +12,7 @@ use crate::process::order::OrderConfig;
 use crate::sample::DecodeConfig;
 use crate::train::TrainConfig;
 
-fn contradiction(key: &str, has: &str, other: &str, wants: &str) -> Error {
+pub(super) fn contradiction(key: &str, has: &str, other: &str, wants: &str) -> Error {
     Error::usage(format!("`{key} = {has}` needs `{other} = {wants}`"))
 }
 
@@ -83,7 +83,7 @@ impl Recipe {
         self.check_vocabulary(name, model)?;
         self.check_derived(name, model)?;
         if let Some(teacher) = Self::teacher(model) {
-            let at = key("objective.sdtt.teacher");
+            let at = key(&format!("objective.{}.teacher", model.objective.name()));
             self.model(teacher).map_err(|e| Error { message: format!("`{at}`: {}", e.message), ..e })?;
             if teacher == name {
                 return Err(Error::usage(format!("`{at}` names the model itself")));
@@ -92,6 +92,7 @@ impl Recipe {
         if let Objective::Sdtt(c) = &model.objective {
             self.check_sdtt(name, model, c)?;
         }
+        self.check_consistency(name, model)?;
         match self.network(name)? {
             Network::Given(network) => self.check_network(name, network),
             // Known only when the directory is read: `run` checks it then.
@@ -147,13 +148,23 @@ impl Recipe {
                         .hint("without it position l reads the token it is asked for"));
                 }
             }
-            Objective::Elbo { schedule, clip } => {
+            Objective::Elbo { corruption, schedule, clip } => {
                 if let Some(clip) = clip {
+                    if !corruption.absorbs() {
+                        return Err(contradiction(
+                            &key("objective.elbo.clip"),
+                            "..",
+                            &key("objective.elbo.corruption"),
+                            "\"absorb\"",
+                        ));
+                    }
                     clip.validate(&key("objective.elbo.clip"), (&key("order"), order), *schedule)?;
                 }
                 self.check_diffusion(name, model, network)?;
             }
-            Objective::Sdtt(_) => self.check_diffusion(name, model, network)?,
+            Objective::Sdtt(_) | Objective::Dcd(_) | Objective::Consistency(_) => {
+                self.check_diffusion(name, model, network)?;
+            }
             Objective::ScoreEntropy { .. } => {
                 if network.time != TimeInput::Sigma {
                     return Err(contradiction(
@@ -180,6 +191,14 @@ impl Recipe {
                 at("teacher"),
                 c.teacher
             )));
+        }
+        if !teacher.objective.corruption().absorbs() {
+            return Err(Error::usage(format!(
+                "`{}` reveals masks, but `model.{}.objective` has uniform noise",
+                key("objective.sdtt"),
+                c.teacher
+            ))
+            .hint("`objective.dcd` distils such a teacher"));
         }
         if self.schedule(teacher) != c.schedule {
             return Err(Error::usage(format!(
@@ -251,6 +270,7 @@ impl Recipe {
         let key = |k: &str| format!("model.{name}.{k}");
         let (objective, shown) = (format!("\"{}\"", model.objective.name()), model.order.shown());
         let sees = |wants: &str| contradiction(&key("order"), &shown, &key("network.visibility"), wants);
+        self.check_noise(name, model, network)?;
         if matches!(model.objective, Objective::ScoreEntropy { .. }) && model.order != OrderConfig::Parallel {
             return Err(contradiction(&key("objective"), &objective, &key("order"), "\"parallel\""));
         }

@@ -5,6 +5,7 @@
 
 pub mod builtin;
 mod check;
+mod consistent;
 mod derived;
 pub mod parse;
 
@@ -196,6 +197,7 @@ impl Recipe {
     pub fn teacher(model: &ModelConfig) -> Option<&str> {
         match &model.objective {
             Objective::Sdtt(c) => Some(&c.teacher),
+            Objective::Dcd(c) => Some(&c.teacher),
             _ => None,
         }
     }
@@ -242,6 +244,8 @@ impl Recipe {
             Objective::ArNll {} | Objective::ScoreEntropy { .. } => Schedule::LogLinear,
             Objective::Elbo { schedule, .. } => *schedule,
             Objective::Sdtt(c) => c.schedule,
+            Objective::Dcd(c) => c.schedule,
+            Objective::Consistency(c) => c.schedule,
         }
     }
 
@@ -260,15 +264,19 @@ impl Recipe {
         match &model.objective {
             Objective::ArNll {} if self.eval.judge.as_deref() == Some(name) => Role::Judge,
             Objective::ArNll {} => Role::Ar,
-            Objective::Elbo { .. } | Objective::ScoreEntropy { .. } => Role::Teacher,
-            Objective::Sdtt(_) => Role::Student,
+            Objective::Elbo { .. } | Objective::ScoreEntropy { .. } | Objective::Consistency(_) => Role::Teacher,
+            Objective::Sdtt(_) | Objective::Dcd(_) => Role::Student,
         }
     }
 
     /// How a model is meant to be sampled: a distilled one in the steps of its last round.
     pub fn generation(&self, model: &ModelConfig) -> Option<Generation> {
-        let Objective::Sdtt(c) = &model.objective else { return None };
-        let steps = (1.0 / c.dt(c.rounds)).round().max(1.0) as usize;
+        let dt = match &model.objective {
+            Objective::Sdtt(c) => c.dt(c.rounds),
+            Objective::Dcd(c) => c.dt(c.rounds),
+            _ => return None,
+        };
+        let steps = (1.0 / dt).round().max(1.0) as usize;
         Some(Generation { steps, selection: Selection::Random, temperature: 1.0 })
     }
 

@@ -19,7 +19,7 @@ use crate::error::{Error, Kind, Result};
 use crate::model::params::{self, Named};
 use crate::model::transformer::lora::Plan;
 use crate::model::{Transformer, TransformerConfig};
-use crate::objective::{self, Clip, Objective, RowLoss, clip, distill};
+use crate::objective::{self, Clip, Objective, RowLoss, clip, consistency, dcd, distill};
 use crate::process::Order;
 use crate::rng::{StepRng, Stream};
 use crate::term::{self, Interrupt};
@@ -214,13 +214,20 @@ pub fn train(job: &Job) -> Result<Trained> {
     })
 }
 
-/// At the border of a round the student so far becomes the teacher.
+/// At the border of a round the student so far becomes the teacher; the one of consistency is the average, in every step.
 fn refresh_teacher(job: &Job, state: &mut TrainState) {
-    let Objective::Sdtt(sdtt) = job.objective else { return };
-    let round = sdtt.round(state.step, job.config.steps);
+    let (round, refresh) = match job.objective {
+        Objective::Sdtt(c) => (c.round(state.step, job.config.steps), c.refresh),
+        Objective::Dcd(c) => (c.round(state.step, job.config.steps), c.refresh),
+        Objective::Consistency(_) => {
+            state.teacher = state.optimizer.averaged(&state.model);
+            return;
+        }
+        _ => return,
+    };
     if round > state.round {
         state.round = round;
-        let averaged = match sdtt.refresh {
+        let averaged = match refresh {
             distill::Refresh::Ema => state.optimizer.averaged(&state.model),
             distill::Refresh::Raw => None,
         };
@@ -260,8 +267,16 @@ fn rows<'a>(job: &Job, state: &'a TrainState, part: u64) -> Result<RowLoss<'a>> 
             };
             distill::rows(sdtt, teacher, &x0, job.length, sdtt.dt(state.round), orders, rng)
         }
+        (Objective::Dcd(dcd), Some(teacher)) => {
+            let Some(duality) = &state.duality else { panic!("its Gaussian process was prepared") };
+            Ok(dcd::rows(dcd, teacher, duality, &x0, job.length, dcd.dt(state.round), rng))
+        }
+        (Objective::Consistency(config), Some(average)) => {
+            Ok(consistency::rows(config, average, &x0, job.length, job.mask, rng))
+        }
         (objective, _) => {
-            match objective::data_rows(objective, &x0, job.length, (job.mask, job.vocab), (order, state.range), rng) {
+            let of = (order, state.range, state.duality.as_ref());
+            match objective::data_rows(objective, &x0, job.length, (job.mask, job.vocab), of, rng) {
                 Some(rows) => Ok(rows),
                 None => panic!("a distilling state has a teacher"),
             }

@@ -15,6 +15,7 @@ use crate::error::{Error, Kind, Result};
 use crate::fs;
 use crate::model::Transformer;
 use crate::objective::{NoiseRange, Objective};
+use crate::process::duality::Duality;
 use crate::term;
 use crate::weights::{self, NonFinite, Weights};
 
@@ -26,6 +27,8 @@ pub struct TrainState {
     /// With the moving averages of the weights.
     pub optimizer: Optimizer,
     pub teacher: Option<Transformer>,
+    /// The Gaussian process of an objective that has one.
+    pub duality: Option<Duality>,
     /// Distillation round the teacher belongs to.
     pub round: usize,
     /// Times that are trained on, as the last search left them.
@@ -97,12 +100,12 @@ impl TrainState {
             (None, None) => Transformer::init(job.network, job.vocab, job.length, job.seed, &device),
         };
         let model = model.with_mask(job.mask as usize).with_tokens(job.tokens).without(job.excluded);
-        let teacher = matches!(job.objective, Objective::Sdtt(_));
-        let teacher = teacher.then(|| job.teacher.map_or_else(|| model.valid(), Transformer::clone));
+        let teacher = job.objective.distils().then(|| job.teacher.map_or_else(|| model.valid(), Transformer::clone));
         Ok(TrainState {
             step: 0,
             optimizer: Optimizer::new(&model, job.config.ema.is_some()),
             teacher,
+            duality: duality(job)?,
             model,
             round: 0,
             range: first_range(job),
@@ -175,8 +178,7 @@ impl TrainState {
             Some(teacher) => Some(teacher.clone()),
             None => plain("teacher")?,
         };
-        if ema.is_some() != job.config.ema.is_some() || teacher.is_some() != matches!(job.objective, Objective::Sdtt(_))
-        {
+        if ema.is_some() != job.config.ema.is_some() || teacher.is_some() != job.objective.distils() {
             return Err(damaged("the average or the teacher is missing".into()));
         }
         let Some(moments) = read("optim")? else { return Err(damaged("no optim.safetensors".into())) };
@@ -187,6 +189,7 @@ impl TrainState {
             model,
             optimizer,
             teacher,
+            duality: duality(job)?,
             round: record.round,
             range: record.range.unwrap_or_else(|| first_range(job)),
             tokens: record.tokens,
@@ -218,7 +221,8 @@ impl TrainState {
             .map_err(|e| Error::new(Kind::Io, format!("cannot describe the checkpoint: {e}")))?;
         let ema = self.optimizer.averaged(&self.model);
         // The first round's teacher may lie elsewhere.
-        let teacher = self.teacher.as_ref().filter(|_| job.teacher.is_none() || self.round > 0);
+        let kept = job.objective.distils() && (job.teacher.is_none() || self.round > 0);
+        let teacher = self.teacher.as_ref().filter(|_| kept);
         let parts = [("model", Some(&self.model)), ("ema", ema.as_ref()), ("teacher", teacher)];
         fs::commit_dir(job.dir, &name, |tmp| {
             for (part, model) in parts {
@@ -252,6 +256,11 @@ fn first_range(job: &Job) -> NoiseRange {
         Objective::Elbo { clip: Some(clip), .. } => clip.start(),
         _ => NoiseRange::WHOLE,
     }
+}
+
+/// The Gaussian process of a training that has one, from its directory where it is there already.
+fn duality(job: &Job) -> Result<Option<Duality>> {
+    job.objective.ends().map(|ends| Duality::cached(job.vocab, ends, job.dir)).transpose()
 }
 
 /// The lines in which two fingerprints differ.

@@ -117,9 +117,10 @@ impl Transformer {
         }
     }
 
-    /// The same network with one of its V tokens as the mask, which it then never predicts.
+    /// The same network with one of its V tokens as the mask, which it then never predicts; V: the mask has a row of its own, or
+    /// there is none.
     pub fn with_mask(self, id: usize) -> Self {
-        assert!(id < self.vocab || self.config.mask_row, "the mask has a row in the embedding");
+        assert!(id <= self.vocab, "a mask is one of the tokens or stands behind them");
         Transformer { mask: id, ..self }
     }
 
