@@ -15,7 +15,9 @@ use crate::data::Data;
 use crate::error::{Error, Result};
 use crate::export::{self, Extras, LoadedModel, ModelCard, origin};
 use crate::model::params;
+use crate::objective::Objective;
 use crate::process::Order;
+use crate::process::d3pm::{self, Matrix, Neighbours};
 use crate::recipe::{Loaded, ModelConfig, Recipe, parse};
 use crate::term::{self, Interrupt};
 use crate::train::{self, Job, Trained};
@@ -115,7 +117,7 @@ impl Study {
             let mut at = Some(name);
             while let Some(name) = at {
                 wanted.push(name);
-                at = Recipe::teacher(self.recipe.model(name)?);
+                at = Recipe::needs(self.recipe.model(name)?);
             }
         }
         for name in self.recipe.training_order()? {
@@ -144,7 +146,8 @@ impl Study {
         if let Some((rows, vocab)) = shape.rows.as_ref().filter(|_| model.from.is_some()) {
             term::note(&format!("{name}: {}", rows.summary(*vocab)));
         }
-        let card = self.card(name, model, &shape, (0, 0.0));
+        let card = ModelCard { neighbours: self.neighbours(model)?, ..self.card(name, model, &shape, (0, 0.0)) };
+        let matrices = card.matrices()?;
         let batch = model.train.batch;
         let draw = |part: u64| self.data.batch(seed, part, batch);
         // A checkpoint that is taken as it is stays where it is.
@@ -181,6 +184,7 @@ impl Study {
                 start: start.as_ref(),
                 teacher,
                 frozen,
+                matrices: matrices.as_deref(),
                 fingerprint: &fingerprint,
                 device: &self.device,
                 interrupt: &self.interrupt,
@@ -220,6 +224,16 @@ impl Study {
         Ok(teacher.unwrap_or(model).order.all(self.data.length()))
     }
 
+    /// What is near to what, for a chain that needs it, by the embedding of another model of the study.
+    fn neighbours(&self, model: &ModelConfig) -> Result<Option<Neighbours>> {
+        let Objective::D3pm(config) = &model.objective else { return Ok(None) };
+        let Matrix::Neighbours { model: other, k } = &config.matrix else { return Ok(None) };
+        let named = params::export(&self.finished(other)?.model);
+        let (embedding, vocab) = (&named["embed"], self.data.vocab());
+        let width = embedding.shape[1];
+        Ok(Some(d3pm::nearest(&embedding.data[..vocab * width], width, *k)))
+    }
+
     fn shape(&self, name: &str) -> Result<Shape> {
         shape(&self.recipe, name, &self.data, &self.base)
     }
@@ -245,6 +259,7 @@ impl Study {
             train_seconds: seconds,
             generation: self.recipe.generation(model),
             picture: self.data.picture(),
+            neighbours: None,
             quantization_config: None,
         }
     }

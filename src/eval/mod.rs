@@ -165,6 +165,7 @@ pub fn nelbo(model: &Transformer, schedule: Schedule, process: &Process, texts: 
             let copies = text.repeat(draws);
             let gens = (rng.at(2 * i as u64, Stream::Validation), rng.at(2 * i as u64 + 1, Stream::Validation));
             let rows = match process.corruption.absorbs() {
+                _ if let Some(chain) = model.matrices() => objective::d3pm::rows(chain, 0.0, &copies, text.len(), gens),
                 true => objective::elbo(&copies, text.len(), model.mask(), process.order, schedule, gens),
                 false => objective::uniform::elbo(&copies, text.len(), model.vocab(), schedule, None, gens),
             };
@@ -241,7 +242,8 @@ pub fn row(
     let samples = scores(&drawn.tokens, scorer);
     let texts: Vec<&[u32]> = drawn.tokens.iter().map(Vec::as_slice).collect();
     // By confidence samples are drawn one by one, whatever the batch.
-    let batch = if matches!(process.decode, Decode::Table | Decode::GreedyTail | Decode::Mbr(_)) { config.batch } else { 1 };
+    let batch =
+        if matches!(process.decode, Decode::Table | Decode::GreedyTail | Decode::Mbr(_)) { config.batch } else { 1 };
     let speed = match timed && config.speed_repeats > 0 {
         true => Some(speed::measure(model, process, steps, batch, config.speed_repeats, config.seed + 1)?),
         false => None,
@@ -256,7 +258,9 @@ pub fn row(
         positions: drawn.positions.iter().sum::<u64>() as f64 / n as f64,
         layer_positions: Some(drawn.layer_positions.iter().sum::<u64>() as f64 / n as f64),
         steps_per_block: match process.decode {
-            Decode::Table | Decode::GreedyTail | Decode::Mbr(_) => Some(process.order.grid(process.length, steps)?.steps_per_block()),
+            Decode::Table | Decode::GreedyTail | Decode::Mbr(_) => {
+                Some(process.order.grid(process.length, steps)?.steps_per_block())
+            }
             // What it took.
             _ => {
                 let blocks = process.decode.layout(process).count(process.length);

@@ -8,7 +8,7 @@ use burn::tensor::activation::{gelu, gelu_approximate, silu, softmax};
 use burn::tensor::{DType, FloatDType};
 
 use super::{
-    Activation, AdamWStep, BlockParameters, BlockSpec, Head, LowRank, NormKind, Shape, Slab, Target,
+    Activation, AdamWStep, BlockParameters, BlockSpec, Head, LowRank, NormKind, PosteriorRows, Shape, Slab, Target,
     UniformRows, Visible, index_tensor,
 };
 
@@ -389,6 +389,29 @@ pub fn uniform_elbo(log_probs: Tensor<2>, rows: &UniformRows) -> Tensor<1> {
     u_t.neg().exp() + linear * column(&w) + column(&constant)
 }
 
+/// KL( q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t) ) of each row [n], where p is proportional to Q_t[., x_t] (f Qbar_{t-1}) for the
+/// prediction f; see objective/d3pm.rs.
+pub fn posterior(log_probs: Tensor<2>, rows: &PosteriorRows) -> Tensor<1> {
+    let ([n, v], device, dtype) = (log_probs.dims(), log_probs.device().inner(), log_probs.dtype());
+    let states = rows.states;
+    let host = |values: &[f32], shape: [usize; 2]| {
+        Tensor::<2>::from_data(TensorData::new(values.to_vec(), shape), &device).cast(dtype)
+    };
+    let p = log_probs.exp();
+    let mut parts = Vec::new();
+    for same in rows.of.chunk_by(|a, b| a == b) {
+        let from = parts.iter().map(|part: &Tensor<2>| part.dims()[0]).sum();
+        let product = host(&rows.products[same[0]], [v, states]);
+        parts.push(p.clone().narrow(0, from, same.len()).matmul(product));
+    }
+    let ours = log_softmax((Tensor::cat(parts, 0) + 1e-30).log() + host(&rows.way, [n, states]));
+    let entropy = |row: &[f32]| row.iter().filter(|q| **q > 0.0).map(|q| q * q.ln()).sum::<f32>();
+    let constant: Vec<f32> = rows.wanted.chunks(states).map(entropy).collect();
+    let constant = Tensor::<1>::from_data(TensorData::new(constant, [n]), &device).cast(dtype);
+    let cross: Tensor<1> = (ours * host(&rows.wanted, [n, states])).sum_dim(1).squeeze_dim(1);
+    constant - cross
+}
+
 /// The loss of [`super::loss`].
 pub fn loss(x: Tensor<2>, head: Head, target: Target, weights: &[f32]) -> Tensor<1> {
     let _span = tracing::trace_span!("composed_loss").entered();
@@ -397,6 +420,7 @@ pub fn loss(x: Tensor<2>, head: Head, target: Target, weights: &[f32]) -> Tensor
         Target::Tokens(ids) => cross_entropy(log_softmax(ours), &ids),
         Target::Scores(ids, offsets) => score_entropy(ours, &ids, &offsets),
         Target::Uniform(rows) => uniform_elbo(log_softmax(ours), &rows),
+        Target::Posterior(rows) => posterior(log_softmax(ours), &rows),
         Target::Teacher(rows, head, kind) => {
             let theirs = log_softmax(logits(rows, &head));
             kind.rows(log_softmax(ours), theirs)

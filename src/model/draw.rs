@@ -56,6 +56,17 @@ impl Filter {
         own / kept.iter().sum::<f64>()
     }
 
+    /// The bent distribution [V] of one row of scores.
+    pub fn distribution(&self, scores: &[f32]) -> Vec<f64> {
+        let (order, kept) = match self.temperature < 1e-30 {
+            true => (vec![argmax(scores)], vec![1.0]),
+            false => self.kept(scores),
+        };
+        let (mut out, total) = (vec![0.0; scores.len()], kept.iter().sum::<f64>());
+        order.iter().zip(kept).for_each(|(i, w)| out[*i as usize] = w / total);
+        out
+    }
+
     /// The token whose slice of the bent distribution holds u in [0, 1).
     pub fn at(&self, scores: &[f32], u: f64) -> u32 {
         // Below that, 1 / T is no f32 and the most probable token is all that is left.
@@ -228,7 +239,8 @@ pub fn map_rows<T: Send>(
     for from in (0..n).step_by(chunk(v)) {
         let size = chunk(v).min(n - from);
         let scores = params::floats(model.scores(features.clone().narrow(0, from, size)));
-        let row = |(i, scores): (usize, &[f32])| match largest(scores).is_finite() && !scores.iter().any(|s| s.is_nan()) {
+        let row = |(i, scores): (usize, &[f32])| match largest(scores).is_finite() && !scores.iter().any(|s| s.is_nan())
+        {
             true => Ok(of(from + i, scores)),
             false => Err(not_finite()),
         };

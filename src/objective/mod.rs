@@ -10,6 +10,7 @@
 
 pub mod clip;
 pub mod consistency;
+pub mod d3pm;
 pub mod dcd;
 pub mod distill;
 pub mod uniform;
@@ -19,17 +20,19 @@ use burn::prelude::*;
 use rand::Rng;
 use serde::{Deserialize, Serialize};
 
-use crate::kernels::{self, UniformRows, composed};
+use crate::kernels::{self, PosteriorRows, UniformRows, composed};
 pub use crate::kernels::{Divergence, chunk_rows};
 use crate::model::config::Compute;
 use crate::model::transformer::sigma;
 use crate::model::{Denoise, Noised, State, Transformer};
+use crate::process::d3pm::Matrix;
 use crate::process::duality::{Duality, Ends};
 use crate::process::order::Context;
 use crate::process::{Corruption, Order, Schedule};
 use crate::rng::{StepRng, Stream};
 pub use clip::{Clip, NoiseRange};
 pub use consistency::ConsistencyConfig;
+pub use d3pm::D3pmConfig;
 pub use dcd::DcdConfig;
 pub use distill::SdttConfig;
 
@@ -63,6 +66,8 @@ pub enum Objective {
     Dcd(DcdConfig),
     /// Consistency with the average of its own weights, without a teacher.
     Consistency(ConsistencyConfig),
+    /// Discrete diffusion by transition matrices, with its hybrid loss.
+    D3pm(D3pmConfig),
 }
 
 fn yes() -> bool {
@@ -79,6 +84,7 @@ impl Objective {
             Objective::Sdtt(_) => "sdtt",
             Objective::Dcd(_) => "dcd",
             Objective::Consistency(_) => "consistency",
+            Objective::D3pm(_) => "d3pm",
         }
     }
 
@@ -88,6 +94,8 @@ impl Objective {
             Objective::Elbo { corruption, .. } => *corruption,
             Objective::Consistency(c) => c.corruption,
             Objective::Dcd(_) => Corruption::GaussianArgmax,
+            Objective::D3pm(c) if c.matrix != Matrix::Absorbing => Corruption::Uniform,
+            Objective::D3pm(_) => Corruption::Absorb,
             Objective::ArNll {} | Objective::ScoreEntropy { .. } | Objective::Sdtt(_) => Corruption::Absorb,
         }
     }
@@ -95,8 +103,8 @@ impl Objective {
     /// The ends of the Gaussian process it draws from, if it does.
     pub fn ends(&self) -> Option<Ends> {
         match self {
-            Objective::Elbo { corruption: Corruption::GaussianArgmax, .. } => Some((None, None)),
-            Objective::Dcd(c) => Some((c.gamma_min, c.gamma_max)),
+            Objective::Elbo { corruption: Corruption::GaussianArgmax, .. } => Some(Ends::WHOLE),
+            Objective::Dcd(c) => Some(c.ends()),
             _ => None,
         }
     }
@@ -114,6 +122,7 @@ impl Objective {
             Objective::ScoreEntropy { .. } => "score entropy",
             Objective::Sdtt(_) | Objective::Dcd(_) => "divergence",
             Objective::Consistency(_) => "consistency",
+            Objective::D3pm(_) => "hybrid",
         }
     }
 }
@@ -128,6 +137,8 @@ pub enum Target<'a> {
     Scores(Vec<u32>, Vec<f64>),
     /// Clean and noisy tokens [n] under uniform noise: the integrand of its ELBO ([`uniform`]).
     Uniform(UniformRows),
+    /// Posteriors of a chain of transition matrices ([`d3pm`]).
+    Posterior(PosteriorRows),
     /// The teacher's feature rows [n, D] (its log-probabilities are made chunk by chunk), and the divergence.
     Teacher(&'a Transformer, Tensor<2>, Divergence),
     /// Several targets of the same rows, each with weights [n] of its own: the sum of their losses.
@@ -262,7 +273,7 @@ pub fn data_rows<'a>(
         }
         Objective::Elbo { schedule, .. } => Some(uniform::elbo(x0, length, vocab, *schedule, duality, draws)),
         Objective::ScoreEntropy { scaled } => Some(score_entropy(x0, length, (mask, vocab), *scaled, draws)),
-        Objective::Sdtt(_) | Objective::Dcd(_) | Objective::Consistency(_) => None,
+        Objective::Sdtt(_) | Objective::Dcd(_) | Objective::Consistency(_) | Objective::D3pm(_) => None,
     }
 }
 
@@ -281,6 +292,7 @@ impl Target<'_> {
                 xt: rows.xt[from..to].into(),
                 alpha: rows.alpha[from..to].into(),
             }),
+            Target::Posterior(rows) => kernels::Target::Posterior(rows.slice(from..to)),
             Target::Teacher(teacher, rows, kind) => {
                 kernels::Target::Teacher(rows.clone().narrow(0, from, to - from), teacher.head(), *kind)
             }
@@ -295,7 +307,7 @@ impl Target<'_> {
     /// Whether no fused kernel knows it.
     fn composed(&self) -> bool {
         match self {
-            Target::Scores(..) | Target::Uniform(_) => true,
+            Target::Scores(..) | Target::Uniform(_) | Target::Posterior(_) => true,
             Target::Several(all) => all.iter().any(|(_, t)| t.composed()),
             Target::Tokens(_) | Target::Teacher(..) => false,
         }
@@ -382,6 +394,7 @@ pub fn evaluate(model: &dyn Denoise, loss: &RowLoss) -> (f64, Vec<f64>) {
                     composed::score_entropy(model.scores(rows.clone()), &ids, &offsets)
                 }
                 kernels::Target::Uniform(of) => composed::uniform_elbo(model.predict(rows.clone()), &of),
+                kernels::Target::Posterior(of) => composed::posterior(model.predict(rows.clone()), &of),
                 kernels::Target::Teacher(theirs, head, kind) => {
                     kind.rows(model.predict(rows.clone()), composed::log_softmax(composed::logits(theirs, &head)))
                 }

@@ -154,8 +154,7 @@ mod tests {
         let p = [0.5, 0.2, 0.3];
         for y in 0..3usize {
             let q = |alpha: f64, x: usize| alpha * f64::from(u8::from(x == y)) + (1.0 - alpha) / 3.0;
-            let continuous =
-                integral(|t| (0..3).map(|x| q(1.0 - t, x) * integrand(&p, x, y, 1.0 - t)).sum::<f64>());
+            let continuous = integral(|t| (0..3).map(|x| q(1.0 - t, x) * integrand(&p, x, y, 1.0 - t)).sum::<f64>());
             let steps = 20_000;
             let mut discrete = 0.0;
             for k in 1..=steps {
@@ -178,7 +177,8 @@ mod tests {
     }
 
     #[test]
-    fn with_the_exact_distribution_given_the_other_positions_the_bound_is_the_likelihood_and_with_any_other_it_is_above() {
+    fn with_the_exact_distribution_given_the_other_positions_the_bound_is_the_likelihood_and_with_any_other_it_is_above()
+     {
         // Two positions over three tokens.
         let joint = [0.3, 0.05, 0.05, 0.1, 0.2, 0.02, 0.08, 0.05, 0.15];
         let keep = |alpha: f64, x: usize, y: usize| alpha * f64::from(u8::from(x == y)) + (1.0 - alpha) / 3.0;
@@ -193,6 +193,7 @@ mod tests {
             let total: f64 = p.iter().sum();
             p.into_iter().map(|p| p / total).collect()
         };
+        let mut excess = 0.0;
         for (at, w) in joint.iter().enumerate() {
             let y = [at / 3, at % 3];
             let bound = |own: bool| {
@@ -210,7 +211,9 @@ mod tests {
             };
             let nll = -f64::ln(*w);
             assert!((bound(false) - nll).abs() < 1e-3, "{y:?}: {} for {nll}", bound(false));
-            assert!(bound(true) > nll + 1e-2, "{y:?}: {} for {nll}", bound(true));
+            excess += w * (bound(true) - nll);
         }
+        // Of a single text any model may think more than the data does; in the mean over the data none does.
+        assert!(excess > 1e-2, "{excess}");
     }
 }

@@ -236,7 +236,13 @@ mod tests {
                 for y in 0..=5 {
                     let lost = match corruption.absorbs() {
                         true => f64::from(u8::from(y == 5)),
-                        false => if y < 5 { 1.0 / vocab as f64 } else { 0.0 },
+                        false => {
+                            if y < 5 {
+                                1.0 / vocab as f64
+                            } else {
+                                0.0
+                            }
+                        }
                     };
                     let p = (1.0 - alpha) * lost + if y == x0 { alpha } else { 0.0 };
                     let got = xs.iter().filter(|x| **x == y).count() as f64;

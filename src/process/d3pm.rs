@@ -51,7 +51,7 @@ pub type Neighbours = Vec<Vec<u32>>;
 /// Numbers that all matrices of a process may hold.
 const MOST: usize = 1 << 25;
 /// What the Gaussian's steps add up to, in squared widths of the scale times 16: it leaves less than a thousandth of x_0.
-const SPREAD: f64 = 24.0;
+const SPREAD: f64 = 32.0;
 /// alpha of the last level of nearest neighbours, where an exponential cannot reach 0.
 const LAST: f64 = 1e-4;
 
@@ -187,8 +187,7 @@ fn gaussian(n: usize, beta: f64) -> Vec<f64> {
 pub fn nearest(embedding: &[f32], width: usize, k: usize) -> Neighbours {
     let row = |i: usize| &embedding[i * width..(i + 1) * width];
     let v = embedding.len() / width;
-    let distance =
-        |a: usize, b: usize| row(a).iter().zip(row(b)).map(|(x, y)| f64::from(x - y).powi(2)).sum::<f64>();
+    let distance = |a: usize, b: usize| row(a).iter().zip(row(b)).map(|(x, y)| f64::from(x - y).powi(2)).sum::<f64>();
     let of = |i: usize| {
         let mut others: Vec<u32> = (0..v as u32).filter(|j| *j as usize != i).collect();
         others.sort_by(|a, b| distance(i, *a as usize).total_cmp(&distance(i, *b as usize)).then(a.cmp(b)));

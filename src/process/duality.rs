@@ -21,11 +21,23 @@ use crate::fs;
 
 /// Points of a table.
 const POINTS: usize = 1024;
-/// What the default range leaves out of alpha at both ends.
+/// What is left out of alpha at both ends by default.
 const LEFT_OUT: f64 = 1e-3;
 
-/// The lowest and the highest gamma of a process, where they are given.
-pub type Ends = (Option<f64>, Option<f64>);
+/// Where a process begins and ends.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Ends {
+    /// The lowest gamma; none: where alpha is 0.999.
+    pub low: Option<f64>,
+    /// The highest; none: where alpha is `last`.
+    pub high: Option<f64>,
+    pub last: f64,
+}
+
+impl Ends {
+    /// All of alpha but a thousandth at both ends.
+    pub const WHOLE: Ends = Ends { low: None, high: None, last: LEFT_OUT };
+}
 
 /// T over a range of gamma for one vocabulary, by its values and slopes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -65,11 +77,11 @@ impl Duality {
         Duality { vocab, low, high, points: (0..POINTS).map(|i| lost(vocab, at(i))).collect() }
     }
 
-    /// The table for V tokens, over the given ends of gamma or those at which alpha is within 1e-3 of 1 and of 0.
+    /// The table for V tokens between these ends.
     pub fn new(vocab: usize, ends: Ends) -> Self {
         let end = |alpha: f64| gamma_of(vocab, alpha);
-        let low = ends.0.unwrap_or_else(|| end(1.0 - LEFT_OUT));
-        Self::over(vocab, (low, ends.1.unwrap_or_else(|| end(LEFT_OUT).max(low + 1e-3))))
+        let low = ends.low.unwrap_or_else(|| end(1.0 - LEFT_OUT));
+        Self::over(vocab, (low, ends.high.unwrap_or_else(|| end(ends.last)).max(low + 1e-3)))
     }
 
     /// [`Duality::new`], kept in `dir` by a hash of what decides it; a file that is not what it should be is made anew.
@@ -91,7 +103,7 @@ impl Duality {
 
     fn sound(&self, ends: Ends) -> bool {
         let finite = self.points.iter().all(|(lost, slope)| lost.is_finite() && slope.is_finite());
-        let ends = ends.0.is_none_or(|low| low == self.low) && ends.1.is_none_or(|high| high == self.high);
+        let ends = ends.low.is_none_or(|low| low == self.low);
         self.points.len() == POINTS && finite && ends && self.points.windows(2).all(|p| p[0].0 <= p[1].0)
     }
 
@@ -160,7 +172,7 @@ mod tests {
     #[test]
     fn a_table_is_the_integral_and_falls_from_one_to_zero() {
         for vocab in [2, 36, 50_258] {
-            let table = Duality::new(vocab, (None, None));
+            let table = Duality::new(vocab, Ends::WHOLE);
             let (low, high) = table.range();
             assert!((table.alpha(low).0 - (1.0 - LEFT_OUT)).abs() < 1e-9);
             assert!((table.alpha(high).0 - LEFT_OUT).abs() < 1e-9);
@@ -183,15 +195,19 @@ mod tests {
     #[test]
     fn the_published_range_for_fifty_thousand_tokens_goes_from_little_noise_to_almost_all() {
         // gamma in [-4, -1] (scripts of the DUO paper).
-        let table = Duality::new(50_258, (Some(-4.0), Some(-1.0)));
-        assert!(table.alpha(-4.0).0 > 0.99 && table.alpha(-1.0).0 < 0.02, "{:?}", (table.alpha(-4.0), table.alpha(-1.0)));
+        let table = Duality::new(50_258, Ends { low: Some(-4.0), high: Some(-1.0), ..Ends::WHOLE });
+        assert!(
+            table.alpha(-4.0).0 > 0.99 && table.alpha(-1.0).0 < 0.02,
+            "{:?}",
+            (table.alpha(-4.0), table.alpha(-1.0))
+        );
     }
 
     #[test]
     fn one_uniform_number_draws_the_pair_of_winners_that_v_normals_draw() {
         let (vocab, x, n) = (5usize, 2u32, 200_000);
         let gammas = [1.0, -1.5];
-        let table = Duality::new(vocab, (Some(-6.0), Some(6.0)));
+        let table = Duality::new(vocab, Ends { low: Some(-6.0), high: Some(6.0), ..Ends::WHOLE });
         let mut rng = StepRng::new(3).at(0, Stream::Corrupt);
         let (mut ours, mut theirs) = ([[0f64; 5]; 5], [[0f64; 5]; 5]);
         for _ in 0..n {
@@ -219,13 +235,13 @@ mod tests {
     #[test]
     fn a_cached_table_is_read_back_and_a_damaged_one_is_made_anew() {
         let dir = tempfile::tempdir().unwrap();
-        let table = Duality::cached(7, (None, None), dir.path()).unwrap();
-        assert_eq!(table, Duality::cached(7, (None, None), dir.path()).unwrap());
+        let table = Duality::cached(7, Ends::WHOLE, dir.path()).unwrap();
+        assert_eq!(table, Duality::cached(7, Ends::WHOLE, dir.path()).unwrap());
         let file = std::fs::read_dir(dir.path()).unwrap().next().unwrap().unwrap().path();
         std::fs::write(&file, b"{}").unwrap();
-        assert_eq!(table, Duality::cached(7, (None, None), dir.path()).unwrap());
+        assert_eq!(table, Duality::cached(7, Ends::WHOLE, dir.path()).unwrap());
         assert!(std::fs::metadata(&file).unwrap().len() > 1000);
-        Duality::cached(8, (None, None), dir.path()).unwrap();
+        Duality::cached(8, Ends::WHOLE, dir.path()).unwrap();
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
     }
 }

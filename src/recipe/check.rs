@@ -162,7 +162,7 @@ impl Recipe {
                 }
                 self.check_diffusion(name, model, network)?;
             }
-            Objective::Sdtt(_) | Objective::Dcd(_) | Objective::Consistency(_) => {
+            Objective::Sdtt(_) | Objective::Dcd(_) | Objective::Consistency(_) | Objective::D3pm(_) => {
                 self.check_diffusion(name, model, network)?;
             }
             Objective::ScoreEntropy { .. } => {

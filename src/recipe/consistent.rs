@@ -7,6 +7,7 @@ use crate::model::TransformerConfig;
 use crate::model::config::{TimeInput, Visibility};
 use crate::objective::distill::Refresh;
 use crate::objective::{DcdConfig, Objective};
+use crate::process::d3pm::Matrix;
 use crate::process::order::OrderConfig;
 use crate::sample::DecodeConfig;
 
@@ -14,7 +15,8 @@ impl Recipe {
     /// Checks what does not depend on the network.
     pub(super) fn check_consistency(&self, name: &str, model: &ModelConfig) -> Result<()> {
         let key = |k: &str| format!("model.{name}.{k}");
-        let uniform = !model.objective.corruption().absorbs();
+        let chain = matches!(model.objective, Objective::D3pm(_));
+        let uniform = !model.objective.corruption().absorbs() || chain;
         for (i, decode) in model.decode.iter().enumerate() {
             let key = key(&format!("decode[{i}]"));
             match (decode, uniform) {
@@ -23,9 +25,7 @@ impl Recipe {
                         .hint("use `{ order = \"parallel\" }`: under masks the last step only reveals what is left"));
                 }
                 (
-                    DecodeConfig::Order(order)
-                    | DecodeConfig::GreedyTail(order)
-                    | DecodeConfig::Mbr { order, .. },
+                    DecodeConfig::Order(order) | DecodeConfig::GreedyTail(order) | DecodeConfig::Mbr { order, .. },
                     true,
                 ) if *order == OrderConfig::Parallel => {}
                 (_, true) => {
@@ -55,6 +55,18 @@ impl Recipe {
                 }
             }
             Objective::Dcd(c) => self.check_dcd(name, model, c),
+            Objective::D3pm(c) => {
+                let at = key("objective.d3pm");
+                c.validate(&at)?;
+                let Matrix::Neighbours { model: other, .. } = &c.matrix else { return Ok(()) };
+                let at = format!("{at}.matrix.neighbours.model");
+                let found = self.model(other).map_err(|e| Error { message: format!("`{at}`: {}", e.message), ..e })?;
+                match other == name || found.network.is_none() {
+                    true => Err(Error::usage(format!("`{at} = \"{other}\"` has no embedding of its own to look into"))
+                        .hint("name a model of the recipe that has a `network`, such as the autoregressive one")),
+                    false => Ok(()),
+                }
+            }
             _ => Ok(()),
         }
     }
@@ -120,7 +132,11 @@ impl Recipe {
         if let (Some(low), Some(high)) = (c.gamma_min, c.gamma_max)
             && low >= high
         {
-            return Err(Error::usage(format!("`{} = {low}` is not below `{} = {high}`", at("gamma_min"), at("gamma_max"))));
+            return Err(Error::usage(format!(
+                "`{} = {low}` is not below `{} = {high}`",
+                at("gamma_min"),
+                at("gamma_max")
+            )));
         }
         if c.refresh == Refresh::Ema && model.train.ema.is_none() {
             return Err(contradiction(&at("refresh"), "\"ema\"", &key("train.ema"), "a decay such as 0.999"));
@@ -132,16 +148,15 @@ impl Recipe {
     pub(super) fn check_noise(&self, name: &str, model: &ModelConfig, network: &TransformerConfig) -> Result<()> {
         let key = |k: &str| format!("model.{name}.{k}");
         let corruption = model.objective.corruption();
-        let consistent = matches!(model.objective, Objective::Consistency(_));
+        let consistent = matches!(model.objective, Objective::Consistency(_) | Objective::D3pm(_));
         if corruption.absorbs() && !consistent {
             return Ok(());
         }
         let (at, has) = match &model.objective {
             Objective::Dcd(_) => (key("objective"), "\"dcd\"".to_string()),
+            Objective::D3pm(_) => (key("objective"), "\"d3pm\"".to_string()),
             Objective::Consistency(_) if corruption.absorbs() => (key("objective"), "\"consistency\"".to_string()),
-            other => {
-                (key(&format!("objective.{}.corruption", other.name())), format!("\"{}\"", corruption.name()))
-            }
+            other => (key(&format!("objective.{}.corruption", other.name())), format!("\"{}\"", corruption.name())),
         };
         if model.order != OrderConfig::Parallel {
             return Err(contradiction(&at, &has, &key("order"), "\"parallel\""));

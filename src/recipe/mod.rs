@@ -23,8 +23,9 @@ use crate::model::TransformerConfig;
 use crate::model::config::Compute;
 use crate::model::family::{Generation, Selection, Vocabulary};
 use crate::model::transformer::lora::LoraConfig;
-use crate::objective::Objective;
+use crate::objective::{D3pmConfig, Objective};
 use crate::process::Schedule;
+use crate::process::d3pm::Matrix;
 use crate::process::order::OrderConfig;
 use crate::sample::DecodeConfig;
 use crate::train::TrainConfig;
@@ -202,6 +203,14 @@ impl Recipe {
         }
     }
 
+    /// The name of a model that has to be there before a model is trained: its teacher, or whose embedding says what is near.
+    pub fn needs(model: &ModelConfig) -> Option<&str> {
+        match &model.objective {
+            Objective::D3pm(D3pmConfig { matrix: Matrix::Neighbours { model, .. }, .. }) => Some(model),
+            _ => Self::teacher(model),
+        }
+    }
+
     /// The network of a model: its own, or its teacher's.
     pub fn network(&self, name: &str) -> Result<Network<'_>> {
         let mut model = self.model(name)?;
@@ -246,6 +255,7 @@ impl Recipe {
             Objective::Sdtt(c) => c.schedule,
             Objective::Dcd(c) => c.schedule,
             Objective::Consistency(c) => c.schedule,
+            Objective::D3pm(c) => c.schedule,
         }
     }
 
@@ -264,7 +274,8 @@ impl Recipe {
         match &model.objective {
             Objective::ArNll {} if self.eval.judge.as_deref() == Some(name) => Role::Judge,
             Objective::ArNll {} => Role::Ar,
-            Objective::Elbo { .. } | Objective::ScoreEntropy { .. } | Objective::Consistency(_) => Role::Teacher,
+            Objective::Elbo { .. } | Objective::ScoreEntropy { .. } => Role::Teacher,
+            Objective::Consistency(_) | Objective::D3pm(_) => Role::Teacher,
             Objective::Sdtt(_) | Objective::Dcd(_) => Role::Student,
         }
     }
@@ -287,7 +298,7 @@ impl Recipe {
             let ready = self
                 .model
                 .iter()
-                .find(|(name, m)| !done.contains(&name.as_str()) && Self::teacher(m).is_none_or(|t| done.contains(&t)));
+                .find(|(name, m)| !done.contains(&name.as_str()) && Self::needs(m).is_none_or(|t| done.contains(&t)));
             match ready {
                 Some((name, _)) => done.push(name),
                 None => {
@@ -308,7 +319,7 @@ impl Recipe {
         // How often to log and save, and how much to keep, changes no number.
         (decisive.train.log_every, decisive.train.save_every, decisive.train.keep) = (1, 0, 2);
         let mut text = format!("{}{}", toml_text(&self.data), toml_text(&decisive));
-        if let Some(teacher) = Self::teacher(model) {
+        if let Some(teacher) = Self::needs(model) {
             text.push_str(&self.fingerprint(teacher)?.lines().map(|l| format!("teacher: {l}\n")).collect::<String>());
         }
         Ok(text)

@@ -132,7 +132,9 @@ impl DecodeConfig {
     /// read finished text only.
     pub fn misfit(&self, visibility: Visibility, encodes: bool) -> Option<&'static str> {
         let order = match self {
-            DecodeConfig::Order(order) | DecodeConfig::GreedyTail(order) | DecodeConfig::Mbr { order, .. } => order.clone(),
+            DecodeConfig::Order(order) | DecodeConfig::GreedyTail(order) | DecodeConfig::Mbr { order, .. } => {
+                order.clone()
+            }
             DecodeConfig::Pipelined(p) => OrderConfig::Pipelined { block: p.block, window: p.window.max(2) },
             DecodeConfig::Switch(s) => OrderConfig::Blocks(s.block),
         };
@@ -189,7 +191,9 @@ pub fn walkable(process: &Process, steps: &[usize]) -> Vec<usize> {
     let (length, blocks) = (process.length, process.decode.layout(process).count(process.length));
     match process.decode {
         Decode::Pipelined(_) => vec![length],
-        Decode::Table | Decode::GreedyTail | Decode::Mbr(_) if blocks == length && process.order.window == 1 => vec![length],
+        Decode::Table | Decode::GreedyTail | Decode::Mbr(_) if blocks == length && process.order.window == 1 => {
+            vec![length]
+        }
         Decode::Table | Decode::GreedyTail | Decode::Mbr(_) if process.order.window > 1 => steps.to_vec(),
         Decode::Table | Decode::GreedyTail | Decode::Mbr(_) | Decode::Switch(_) => {
             let walked: Vec<usize> = steps.iter().copied().filter(|k| *k >= blocks).collect();

@@ -13,6 +13,7 @@
 pub mod adaptive;
 pub mod beam;
 pub mod beyond;
+pub mod d3pm;
 pub mod decode;
 pub mod family;
 pub mod mbr;
@@ -108,6 +109,7 @@ pub fn sample(model: &dyn Denoise, process: &Process, spec: &SampleSpec, n: usiz
             let text = |t: &[u32]| (0..t.len()).filter(|p| own(*p)).map(|p| t[p]).collect();
             return Ok(mbr::choose(drawn, candidates.max(1), &text));
         }
+        _ if let Some(matrices) = model.matrices() => return d3pm::sample(model, matrices, process, spec, n),
         _ if !process.corruption.absorbs() => return uniform::sample(model, process, spec, n),
         Decode::Table => {}
         Decode::GreedyTail => {

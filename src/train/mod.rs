@@ -21,6 +21,7 @@ use crate::model::transformer::lora::Plan;
 use crate::model::{Transformer, TransformerConfig};
 use crate::objective::{self, Clip, Objective, RowLoss, clip, consistency, dcd, distill};
 use crate::process::Order;
+use crate::process::d3pm::Matrices;
 use crate::rng::{StepRng, Stream};
 use crate::term::{self, Interrupt};
 use crate::weights::Weights;
@@ -156,6 +157,8 @@ pub struct Job<'a> {
     pub teacher: Option<&'a Transformer>,
     /// Frozen weights, and the adapters that are trained on them in place of a whole network.
     pub frozen: Option<(&'a Transformer, &'a Plan)>,
+    /// The transition matrices of an objective on a chain.
+    pub matrices: Option<&'a Matrices>,
     /// Names every setting that decides the numbers; a checkpoint of another one is not resumed.
     pub fingerprint: &'a str,
     /// A plain device (no autodiff).
@@ -273,6 +276,11 @@ fn rows<'a>(job: &Job, state: &'a TrainState, part: u64) -> Result<RowLoss<'a>> 
         }
         (Objective::Consistency(config), Some(average)) => {
             Ok(consistency::rows(config, average, &x0, job.length, job.mask, rng))
+        }
+        (Objective::D3pm(d3pm), _) => {
+            let Some(matrices) = job.matrices else { panic!("its matrices were prepared") };
+            let gens = (rng.0.at(part, Stream::Times), rng.0.at(part, Stream::Corrupt));
+            Ok(objective::d3pm::rows(matrices, d3pm.auxiliary, &x0, job.length, gens))
         }
         (objective, _) => {
             let of = (order, state.range, state.duality.as_ref());

@@ -123,14 +123,30 @@ fn what_contradicts_itself_is_refused_by_both_keys() {
             ["objective.elbo.corruption", "network.time"],
         ),
         ("teacher = \"uniform\"", "teacher = \"masked\"", ["objective.dcd.teacher", "model.masked.objective"]),
-        ("objective.dcd = { teacher = \"uniform\", levels = 16, rounds = 3, growth = \"double\" }", "objective.sdtt = { teacher = \"uniform\", teacher_steps = 8, rounds = 2 }", ["objective.sdtt", "uniform noise"]),
+        (
+            "objective.dcd = { teacher = \"uniform\", levels = 16, rounds = 3, growth = \"double\" }",
+            "objective.sdtt = { teacher = \"uniform\", teacher_steps = 8, rounds = 2 }",
+            ["objective.sdtt", "uniform noise"],
+        ),
         ("levels = 16, rounds = 3", "levels = 16, rounds = 9", ["objective.dcd.rounds", "objective.dcd.levels"]),
         ("levels = 16,", "gamma_min = 2.0, gamma_max = 1.0,", ["gamma_min", "gamma_max"]),
-        ("objective.consistency = {}", "objective.consistency = { max_step = 0.0, likelihood = 0.0 }", ["max_step", "likelihood"]),
+        (
+            "objective.consistency = {}",
+            "objective.consistency = { max_step = 0.0, likelihood = 0.0 }",
+            ["max_step", "likelihood"],
+        ),
         ("reach = 0.3", "reach = 1.5", ["objective.consistency.reach", "1.5"]),
         ("{ greedy_tail = \"parallel\" }", "{ order = { blocks = 4 } }", ["decode[1]", "objective"]),
-        ("objective.consistency = {}", "decode = [{ greedy_tail = \"parallel\" }]\nobjective.consistency = {}", ["decode[0]", "uniform noise"]),
-        ("order = \"parallel\"\nobjective.elbo = { corruption = \"uniform\" }", "order = { blocks = 4 }\nobjective.elbo = { corruption = \"uniform\" }", ["corruption", "order"]),
+        (
+            "objective.consistency = {}",
+            "decode = [{ greedy_tail = \"parallel\" }]\nobjective.consistency = {}",
+            ["decode[0]", "uniform noise"],
+        ),
+        (
+            "order = \"parallel\"\nobjective.elbo = { corruption = \"uniform\" }",
+            "order = { blocks = 4 }\nobjective.elbo = { corruption = \"uniform\" }",
+            ["corruption", "order"],
+        ),
     ] {
         assert!(RECIPE.contains(from), "{from}");
         place.write("study.toml", RECIPE.replacen(from, to, 1));
@@ -141,4 +157,83 @@ fn what_contradicts_itself_is_refused_by_both_keys() {
     let (head, tail) = without.split_at(at);
     place.write("study.toml", format!("{head}{}", tail.replacen(", ema = 0.9", "", 1)));
     place.run(&["recipe", "check", "study.toml"]).fails(2, &["consistency", "train.ema"]);
+}
+
+/// A chain of each kind of matrix, after the autoregressive model whose embedding says what is near.
+const CHAINS: &str = r#"
+name = "chains"
+seed = 3
+[data.story]
+names = 2
+things = 2
+places = 1
+count = 3
+[model.near]
+order = "parallel"
+objective.d3pm = { matrix = { neighbours = { model = "ar", k = 4 } }, levels = 8 }
+network = { dim = 16, layers = 1, heads = 2, visibility = "full", time = "sequence" }
+train = { steps = 6, batch = 8, lr = 5e-3, clip = 1.0, log_every = 20, save_every = 4 }
+[model.ar]
+order = "left_to_right"
+objective.ar_nll = {}
+network = { dim = 16, layers = 1, heads = 2, visibility = "causal", shift = true }
+train = { steps = 2, batch = 8, lr = 1e-3 }
+[model.absorbing]
+order = "parallel"
+objective.d3pm = { levels = 8, auxiliary = 0.1 }
+network = { dim = 16, layers = 1, heads = 2, visibility = "full" }
+train = { steps = 6, batch = 8, lr = 5e-3, clip = 1.0, log_every = 20, save_every = 4 }
+[model.uniform]
+order = "parallel"
+objective.d3pm = { matrix = "uniform", levels = 8 }
+network = { dim = 16, layers = 1, heads = 2, visibility = "full", time = "sequence" }
+train = { steps = 6, batch = 8, lr = 5e-3, clip = 1.0, log_every = 20, save_every = 4 }
+[model.gaussian]
+order = "parallel"
+objective.d3pm = { matrix = "gaussian", levels = 8 }
+network = { dim = 16, layers = 1, heads = 2, visibility = "full", time = "sequence" }
+train = { steps = 6, batch = 8, lr = 5e-3, clip = 1.0, log_every = 20, save_every = 4 }
+[eval]
+samples = 4
+batch = 4
+steps = [2, 8]
+held_out = 4
+speed_repeats = 0
+[export]
+models = ["near"]
+"#;
+
+#[test]
+fn chains_of_every_matrix_are_trained_evaluated_exported_and_resumed() {
+    let place = Place::new();
+    place.write("study.toml", CHAINS);
+    place.run(&["recipe", "check", "study.toml"]).ok();
+    place.run(&["run", "study.toml", "--threads", "1"]).ok();
+    let results: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(place.path("runs/chains/results.json")).unwrap()).unwrap();
+    let models = results["models"].as_array().unwrap();
+    for name in ["near", "absorbing", "uniform", "gaussian"] {
+        let model = models.iter().find(|m| m["name"] == name).unwrap();
+        assert_eq!(model["rows"].as_array().unwrap().len(), 2, "{name}");
+        assert_eq!(model["objective"], "d3pm");
+    }
+    let drawn = place.run(&["sample", "runs/chains/export/near", "-n", "2", "--steps", "4"]).ok().out;
+    assert_eq!(drawn.lines().count(), 2);
+    place.run(&["sample", "runs/chains/export/near", "--steps", "9"]).fails(2, &["8 levels", "between 1 and 8"]);
+    let before = weights(&place, "runs/chains", "near");
+    let dir = place.path("runs/chains/models/near");
+    std::fs::remove_dir_all(dir.join("final")).unwrap();
+    std::fs::remove_dir_all(dir.join("step-000006")).unwrap();
+    place.run(&["run", "study.toml", "--only", "near", "--threads", "1"]).ok();
+    assert!(weights(&place, "runs/chains", "near") == before);
+    for (from, to, words) in [
+        ("k = 4", "k = 0", ["neighbours.k", "between 1"]),
+        ("model = \"ar\"", "model = \"near\"", ["neighbours.model", "embedding"]),
+        ("levels = 8, auxiliary = 0.1", "levels = 0", ["objective.d3pm.levels", "between 1"]),
+    ] {
+        place.write("study.toml", CHAINS.replacen(from, to, 1));
+        place.run(&["recipe", "check", "study.toml"]).fails(2, &words);
+    }
+    place.write("study.toml", CHAINS.replace("levels = 8", "levels = 100000"));
+    place.run(&["run", "study.toml", "--out", "other"]).fails(2, &["transition matrices", "levels"]);
 }

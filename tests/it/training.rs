@@ -60,6 +60,7 @@ fn train_in(
         start,
         teacher: None,
         frozen: None,
+        matrices: None,
         fingerprint: "test",
         device,
         interrupt: &Interrupt::default(),

@@ -47,9 +47,7 @@ impl Modes {
 
     /// The a at which the mean of the modes other than the stationary one, (trace exp(a R) - 1)/(N - 1), is `left` in (0, 1].
     pub fn time(&self, left: f64) -> f64 {
-        let at = |a: f64| {
-            (self.values.iter().map(|v| (a * v).exp()).sum::<f64>() - 1.0) / (self.n - 1) as f64
-        };
+        let at = |a: f64| (self.values.iter().map(|v| (a * v).exp()).sum::<f64>() - 1.0) / (self.n - 1) as f64;
         let (mut low, mut high) = (0.0, 1.0);
         while at(high) > left && high < 1e12 {
             high *= 2.0;
