@@ -1,4 +1,4 @@
-//! Discrete consistency distillation (Sahoo et al. 2025, DUO, section 4): a student at time t says what its teacher says at s.
+//! Discrete consistency distillation (Sahoo et al. 2025, DUO): a student at time t says what its teacher says at s.
 //!
 //! Both read the winners of the *same* Gaussian noise (process/duality.rs), at t and at s = t - dt; times are uniform in the range
 //! of gamma, and each network is told the time of uniform noise that its alpha belongs to. The loss is the divergence of the

@@ -1,4 +1,4 @@
-//! The continuous-time negative ELBO of uniform diffusion (Schiff et al. 2024, UDLM eq. 14; Sahoo et al. 2025, DUO eq. 7).
+//! The continuous-time negative ELBO of uniform diffusion (Schiff et al. 2024, UDLM; Sahoo et al. 2025, DUO).
 //!
 //! With xbar(p) = V alpha p + 1 - alpha, the marginal of x_t times V, noise reverses from i to j at the rate
 //! -alpha'/(V alpha) xbar(p)_j/xbar(p)_i, and a position's integrand is the divergence of two such jump processes, that of the

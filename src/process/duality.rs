@@ -1,4 +1,4 @@
-//! The duality of Gaussian and uniform noise (Sahoo et al. 2025, DUO, theorem 3.1 and appendix A).
+//! The duality of Gaussian and uniform noise (Sahoo et al. 2025, DUO).
 //!
 //! w_t = a_t onehot(x) + s_t eps with a_t^2 = sigmoid(-gamma), s_t^2 = sigmoid(gamma), and z_t = argmax w_t. By symmetry all other
 //! tokens are equally likely, so z_t is uniform-state noise with
