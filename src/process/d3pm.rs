@@ -50,6 +50,8 @@ pub type Neighbours = Vec<Vec<u32>>;
 
 /// Numbers that all matrices of a process may hold.
 const MOST: usize = 1 << 25;
+/// Tokens of nearest neighbours, whose eigenvalues take time with the third power of their number.
+const MOST_NEAR: usize = 512;
 /// What the Gaussian's steps add up to, in squared widths of the scale times 16: it leaves less than a thousandth of x_0.
 const SPREAD: f64 = 32.0;
 /// alpha of the last level of nearest neighbours, where an exponential cannot reach 0.
@@ -82,6 +84,10 @@ impl Matrices {
             return Err(Error::usage(format!("{levels} transition matrices over {states} tokens"))
                 .cause(format!("at most {MOST} numbers are kept, and at least one level over two tokens"))
                 .hint("take fewer `levels`, a smaller vocabulary, or `objective.elbo`, which needs no matrices"));
+        }
+        if matches!(matrix, Matrix::Neighbours { .. }) && vocab > MOST_NEAR {
+            return Err(Error::usage(format!("nearest neighbours among {vocab} tokens"))
+                .hint(format!("they are for at most {MOST_NEAR}: take another matrix, or a smaller vocabulary")));
         }
         let alpha = |t: usize| schedule.alpha(t as f64 / levels as f64);
         let lost = |t: usize| if alpha(t - 1) > 0.0 { 1.0 - alpha(t) / alpha(t - 1) } else { 1.0 };
@@ -137,9 +143,12 @@ impl Matrices {
     pub fn way(&self, s: usize, t: usize, i: u32) -> Vec<f64> {
         assert!(s <= t && t <= self.levels(), "from level {s} to {t}");
         let n = self.states;
+        let Some(last) = self.steps[s..t].last() else {
+            return (0..n).map(|j| f64::from(u8::from(j == i as usize))).collect();
+        };
         // Column i of the product, from the right.
-        let mut column: Vec<f64> = (0..n).map(|j| f64::from(u8::from(j == i as usize))).collect();
-        for step in self.steps[s..t].iter().rev() {
+        let mut column: Vec<f64> = (0..n).map(|j| last[j * n + i as usize]).collect();
+        for step in self.steps[s..t - 1].iter().rev() {
             let row = |j: usize| step[j * n..(j + 1) * n].iter().zip(&column).map(|(a, b)| a * b).sum();
             column = (0..n).map(row).collect();
         }

@@ -58,6 +58,13 @@ impl Recipe {
             Objective::D3pm(c) => {
                 let at = key("objective.d3pm");
                 c.validate(&at)?;
+                if let Some(flexibility) = self.eval.flexibility.as_ref().filter(|f| f.steps > c.levels) {
+                    return Err(Error::usage(format!(
+                        "`eval.flexibility.steps = {}` are more than `{at}.levels = {}`",
+                        flexibility.steps, c.levels
+                    ))
+                    .hint("a chain takes at most one step a level"));
+                }
                 let Matrix::Neighbours { model: other, .. } = &c.matrix else { return Ok(()) };
                 let at = format!("{at}.matrix.neighbours.model");
                 let found = self.model(other).map_err(|e| Error { message: format!("`{at}`: {}", e.message), ..e })?;

@@ -196,7 +196,7 @@ train = { steps = 6, batch = 8, lr = 5e-3, clip = 1.0, log_every = 20, save_ever
 [eval]
 samples = 4
 batch = 4
-steps = [2, 8]
+steps = [2, 8, 16]
 held_out = 4
 speed_repeats = 0
 [export]

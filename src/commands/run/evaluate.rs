@@ -73,7 +73,12 @@ impl Study {
                     let likely = (role != Role::Judge || !public) && process.decode == Decode::Table && (seen || ar);
                     let likelihood =
                         likely.then(|| eval::likelihood(&done.model, &model.objective, &process, &held_out));
-                    let steps = if ar { vec![process.length] } else { walkable(&process, &config.steps) };
+                    let mut steps = if ar { vec![process.length] } else { walkable(&process, &config.steps) };
+                    if let Some(chain) = done.model.matrices() {
+                        // No step is shorter than a level.
+                        steps.retain(|k| *k <= chain.levels());
+                        steps.extend(steps.is_empty().then_some(chain.levels()));
+                    }
                     let (rows, sweep) = match role {
                         Role::Judge => (Vec::new(), Vec::new()),
                         _ => (

@@ -256,6 +256,9 @@ fn trainable(d: &Description, from: &Path, objective: &Objective) -> Result<(Tra
     let Some(mask) = d.special.mask else {
         return cannot("it has no mask token", "masked diffusion, DUO and autoregressive models can be trained");
     };
+    if matches!(objective, Objective::D3pm(_)) {
+        return cannot("a chain's mask stands behind its tokens", "give the model a `network` of its own");
+    }
     match (d.family.prediction(), objective) {
         (Prediction::Score, Objective::ScoreEntropy { scaled }) if *scaled != d.scale_by_sigma => {
             cannot("its `scale_by_sigma` is another", "`objective.score_entropy.scaled` must be as in its config.json")
