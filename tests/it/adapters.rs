@@ -70,6 +70,7 @@ fn trained(dir: &Path, teacher: &Transformer, keep: Option<&[usize]>, lora: bool
         teacher: Some(teacher),
         latent: None,
         frozen: lora.then_some((&student, &plan)),
+        matrices: None,
         fingerprint: "test",
         device: &Device::flex(),
         interrupt: &Interrupt::default(),

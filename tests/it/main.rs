@@ -3,6 +3,7 @@
 mod adapters;
 mod bad_input;
 mod binary;
+mod consistency;
 mod exporting;
 mod fixtures;
 mod hostile;

@@ -84,7 +84,15 @@ impl Study {
                             let generator = done.generator(process)?;
                             let steps = match &generator {
                                 _ if ar => vec![process.length],
-                                Generator::Tokens(..) => walkable(&process, &config.steps),
+                                Generator::Tokens(..) => {
+                                    let mut steps = walkable(&process, &config.steps);
+                                    if let Some(chain) = done.model.matrices() {
+                                        // No step is shorter than a level.
+                                        steps.retain(|k| *k <= chain.levels());
+                                        steps.extend(steps.is_empty().then_some(chain.levels()));
+                                    }
+                                    steps
+                                }
                                 Generator::Latent(latent) => {
                                     let walks = |k: &&usize| latent.order.grid(latent.count(), **k).is_ok();
                                     config.steps.iter().filter(walks).copied().collect()
