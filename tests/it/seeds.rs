@@ -22,7 +22,7 @@ fn run(place: &Place, more: &[&str]) -> super::binary::Ran {
 #[test]
 fn a_study_of_two_seeds_is_joined_resumes_and_is_read_by_every_command() {
     let place = Place::new();
-    // Stopped after the first seed: the same command does the rest.
+    // The teachers first; then the same command does the rest.
     run(&place, &["--only", "teacher"]).ok();
     let weights = |seed: &str| {
         std::fs::read(place.path(&format!("r/seeds/{seed}/models/teacher/final/model.safetensors"))).unwrap()
