@@ -147,6 +147,8 @@ impl Study {
         let card = self.card(name, model, &shape, (0, 0.0))?;
         let latent = self.recipe.latent(name)?;
         let codec = latent.map(|(_, config)| self.finished(&config.codec)).transpose()?;
+        let classified = self.recipe.classified(model)?;
+        let of = classified.map(|(of, _)| self.finished(of)).transpose()?;
         let positions = self.positions(name)?;
         let batch = model.train.batch;
         let draw = |part: u64| self.data.batch(seed, part, batch);
@@ -178,6 +180,7 @@ impl Study {
                     .as_ref()
                     .zip(latent)
                     .map(|(codec, (_, config))| LatentJob { codec: &codec.model, config }),
+                classified: of.as_ref().zip(classified).map(|(of, (_, config))| (&of.model, config)),
                 vocab: shape.vocab,
                 mask: shape.mask,
                 tokens: shape.tokens,

@@ -26,24 +26,28 @@ use super::stats::{Estimate, mean, mean_interval};
 use crate::data::pairs::{Ask, END, PAD, Pairs};
 use crate::data::story::Story;
 use crate::error::{Error, Result};
-use crate::model::{Denoise, Transformer};
+use crate::model::Transformer;
 use crate::objective;
 use crate::rng::{StepRng, Stream};
-use crate::sample::{Process, SampleSpec, sample};
+use crate::sample::embedding::Steering;
+use crate::sample::{Embedding, Generator, GuidanceConfig, SampleSpec, Samples};
 
 /// How controllable generation is measured.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ControlConfig {
     /// Held-out conditions (n), one sentence for each.
     pub samples: usize,
     /// Denoising steps; an autoregressive model always takes one a token.
     pub steps: Vec<usize>,
+    /// Guidance of diffusions of embeddings, by the model's name.
+    #[serde(skip_serializing_if = "IndexMap::is_empty")]
+    pub guidance: IndexMap<String, GuidanceConfig>,
 }
 
 impl Default for ControlConfig {
     fn default() -> Self {
-        ControlConfig { samples: 256, steps: vec![32] }
+        ControlConfig { samples: 256, steps: vec![32], guidance: IndexMap::new() }
     }
 }
 
@@ -131,36 +135,53 @@ pub struct Drawn {
     pub positions: Vec<u64>,
 }
 
-/// Measures a model that is given conditions as tokens, reading at most `batch` sequences at once.
+/// Measures a model that is given conditions as tokens, and where there is a classifier also guided by it; at most `batch`
+/// sequences are read at once.
 ///
-/// Errors where sampling fails.
+/// Errors where sampling fails, and (usage) where a classifier is to steer what has no noisy embeddings.
 pub fn measure(
-    model: &dyn Denoise,
-    process: &Process,
+    generator: &Generator,
     config: &ControlConfig,
     (seed, batch): (u64, usize),
     pairs: &Pairs,
     judge: &Transformer,
+    guidance: Option<(&Transformer, &GuidanceConfig)>,
 ) -> Result<Control> {
-    let left = process.cached && !model.over_blocks();
-    let (arm, steps) = if left { (Arm::Prefix, vec![process.length]) } else { (Arm::Infilling, config.steps.clone()) };
+    let left = matches!(generator, Generator::Tokens(model, process) if process.cached && !model.over_blocks());
+    let (arm, steps) =
+        if left { (Arm::Prefix, vec![generator.length()]) } else { (Arm::Infilling, config.steps.clone()) };
     let asks: Vec<Ask> = (0..config.samples as u64).map(|i| pairs.asked(seed, i).0).collect();
     let mut rows = Vec::new();
-    for k in steps {
-        let drawn = draw(model, process, k, (seed, batch), pairs, &asks)?;
-        rows.push(row(arm, k, &drawn, &asks, pairs, judge)?);
+    for k in &steps {
+        let drawn = draw(&|_, spec, n| generator.sample(&spec, n), *k, (seed, batch), pairs, &asks, true)?;
+        rows.push(row(arm, *k, &drawn, &asks, pairs, judge)?);
+    }
+    let Some((classifier, guidance)) = guidance else {
+        return Ok(Control { seed, rows, reference: reference(config.samples, seed, pairs, judge)? });
+    };
+    let Generator::Embedding(free) = generator else {
+        return Err(Error::usage("a classifier steers a diffusion of embeddings, and this model is none"));
+    };
+    let steered = |condition: &[u32], spec: SampleSpec, n: usize| {
+        let steering = Some(Steering { classifier, config: guidance, condition });
+        Generator::Embedding(Embedding { steering, ..*free }).sample(&spec, n)
+    };
+    for k in &steps {
+        let drawn = draw(&steered, *k, (seed, batch), pairs, &asks, false)?;
+        rows.push(row(Arm::Guidance, *k, &drawn, &asks, pairs, judge)?);
     }
     Ok(Control { seed, rows, reference: reference(config.samples, seed, pairs, judge)? })
 }
 
-/// One sentence for each condition; those of equal conditions are drawn together.
+/// One sentence for each condition, which `sampler` is given; those of equal conditions are drawn together. The model sees the
+/// condition, or one that asks for nothing.
 fn draw(
-    model: &dyn Denoise,
-    process: &Process,
+    sampler: &dyn Fn(&[u32], SampleSpec, usize) -> Result<Samples>,
     steps: usize,
     (seed, batch): (u64, usize),
     pairs: &Pairs,
     asks: &[Ask],
+    seen: bool,
 ) -> Result<Drawn> {
     let n = asks.len();
     let mut drawn = Drawn { tokens: vec![Vec::new(); n], nfe: vec![0; n], positions: vec![0; n] };
@@ -174,8 +195,9 @@ fn draw(
         let number = ask.value as u64 * 64 + ask.class.map_or(0, |c| c as u64);
         let own = StepRng::new(seed).at(number, Stream::Token).next_u64();
         let mut spec = SampleSpec::new(steps, own, batch);
-        spec.pinned = condition.into_iter().map(Some).chain(std::iter::repeat(None)).take(process.length).collect();
-        let found = sample(model, process, &spec, members.len())?;
+        let given = if seen { condition.clone() } else { pairs.condition(None) };
+        spec.pinned = given.into_iter().map(Some).chain(std::iter::repeat(None)).take(pairs.length()).collect();
+        let found = sampler(&condition, spec, members.len())?;
         for (j, i) in members.into_iter().enumerate() {
             drawn.tokens[i].clone_from(&found.tokens[j]);
             (drawn.nfe[i], drawn.positions[i]) = (found.nfe[j], found.positions[j]);

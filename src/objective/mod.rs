@@ -10,6 +10,7 @@
 
 pub mod clip;
 pub mod distill;
+pub mod embedding;
 pub mod few_step;
 pub mod latent;
 
@@ -28,6 +29,7 @@ use crate::process::{Corruption, Order, Schedule};
 use crate::rng::{StepRng, Stream};
 pub use clip::{Clip, NoiseRange};
 pub use distill::SdttConfig;
+pub use embedding::{ClassifierConfig, EmbeddingConfig};
 pub use few_step::{LatentDistillConfig, Method};
 pub use latent::{AutoencoderConfig, LatentConfig};
 
@@ -60,6 +62,10 @@ pub enum Objective {
     Latent(LatentConfig),
     /// A few-step student of such a diffusion.
     LatentDistill(LatentDistillConfig),
+    /// Gaussian diffusion of token embeddings.
+    Embedding(EmbeddingConfig),
+    /// A classifier of such a diffusion's noisy embeddings.
+    Classifier(ClassifierConfig),
 }
 
 fn yes() -> bool {
@@ -77,6 +83,8 @@ impl Objective {
             Objective::Autoencoder(_) => "autoencoder",
             Objective::Latent(_) => "latent",
             Objective::LatentDistill(c) => c.name(),
+            Objective::Embedding(_) => "embedding",
+            Objective::Classifier(_) => "classifier",
         }
     }
 
@@ -95,7 +103,8 @@ impl Objective {
             Objective::Elbo { .. } => "nelbo",
             Objective::ScoreEntropy { .. } => "score entropy",
             Objective::Sdtt(_) => "divergence",
-            Objective::Autoencoder(_) => "nll",
+            Objective::Autoencoder(_) | Objective::Classifier(_) => "nll",
+            Objective::Embedding(_) => "embedding loss",
             Objective::Latent(_) | Objective::LatentDistill(_) => "squared error",
         }
     }

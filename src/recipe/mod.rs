@@ -6,6 +6,7 @@
 pub mod builtin;
 mod check;
 mod derived;
+mod embedding;
 mod latent;
 pub mod parse;
 
@@ -91,7 +92,8 @@ pub struct ModelConfig {
     pub network: Option<TransformerConfig>,
     pub objective: Objective,
     pub train: TrainConfig,
-    /// The ways it is sampled in the evaluation: { order = ... } | { pipelined = ... } | { switch = ... }; default: its own
+    /// The ways it is sampled in the evaluation: { order = ... } | { pipelined = ... } | { switch = ... } |
+    /// { gaussian = ... } (embeddings); default: its own
     /// order, or each order of a mixture.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub decode: Vec<DecodeConfig>,
@@ -203,10 +205,12 @@ impl Recipe {
         }
     }
 
-    /// The models that one is made with: its teacher, and the autoencoder whose latents it denoises.
+    /// The models that one is made with: its teacher, the autoencoder whose latents it denoises, and the diffusion whose noisy
+    /// embeddings it classifies.
     pub fn parents(model: &ModelConfig) -> Vec<&str> {
         let codec = if let Objective::Latent(c) = &model.objective { Some(c.codec.as_str()) } else { None };
-        Self::teacher(model).into_iter().chain(codec).collect()
+        let classified = if let Objective::Classifier(c) = &model.objective { Some(c.model.as_str()) } else { None };
+        Self::teacher(model).into_iter().chain(codec).chain(classified).collect()
     }
 
     /// The configuration of the diffusion of latents at the end of a model's line of teachers, and which of the models is that;
@@ -280,7 +284,11 @@ impl Recipe {
             Objective::Elbo { schedule, .. } => *schedule,
             Objective::Sdtt(c) => c.schedule,
             // Their noise has a path of its own (`process/gaussian.rs`).
-            Objective::Autoencoder(_) | Objective::Latent(_) | Objective::LatentDistill(_) => Schedule::LogLinear,
+            Objective::Autoencoder(_)
+            | Objective::Latent(_)
+            | Objective::LatentDistill(_)
+            | Objective::Embedding(_)
+            | Objective::Classifier(_) => Schedule::LogLinear,
         }
     }
 
@@ -300,6 +308,8 @@ impl Recipe {
             Objective::ArNll {} if self.eval.judge.as_deref() == Some(name) => Role::Judge,
             Objective::ArNll {} => Role::Ar,
             Objective::Autoencoder(_) => Role::Codec,
+            Objective::Classifier(_) => Role::Classifier,
+            Objective::Embedding(_) => Role::Teacher,
             Objective::Elbo { .. } | Objective::ScoreEntropy { .. } | Objective::Latent(_) => Role::Teacher,
             Objective::Sdtt(_) | Objective::LatentDistill(_) => Role::Student,
         }

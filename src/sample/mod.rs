@@ -14,6 +14,7 @@ pub mod adaptive;
 pub mod beam;
 pub mod beyond;
 pub mod decode;
+pub mod embedding;
 pub mod family;
 pub mod latent;
 pub mod mbr;
@@ -34,6 +35,7 @@ use crate::process::order::changed;
 use crate::process::{Corruption, Order, Reading, Schedule};
 use crate::rng::{StepRng, Stream};
 pub use decode::{Decode, DecodeConfig};
+pub use embedding::{Embedding, GuidanceConfig};
 pub use latent::{Latent, LatentProcess};
 
 /// The process a model was trained for, as its sampler needs it.
@@ -95,6 +97,8 @@ pub enum Generator<'a> {
     Tokens(&'a dyn Denoise, Process),
     /// A denoiser of latents with its autoencoder.
     Latent(Latent<'a>),
+    /// A denoiser of token embeddings.
+    Embedding(Embedding<'a>),
 }
 
 impl Generator<'_> {
@@ -105,6 +109,7 @@ impl Generator<'_> {
         match self {
             Generator::Tokens(model, process) => sample(*model, process, spec, n),
             Generator::Latent(latent) => latent::sample(latent, spec, n),
+            Generator::Embedding(of) => embedding::sample(of, spec, n),
         }
     }
 
@@ -113,6 +118,7 @@ impl Generator<'_> {
         match self {
             Generator::Tokens(_, process) => process.length,
             Generator::Latent(latent) => latent.codec.length(),
+            Generator::Embedding(of) => of.model.length(),
         }
     }
 
@@ -123,8 +129,10 @@ impl Generator<'_> {
         Ok(match self {
             Generator::Tokens(_, process) => match process.decode {
                 Decode::Table | Decode::Mbr(_) => Some(process.order.grid(process.length, steps)?.steps_per_block()),
-                Decode::Pipelined(_) | Decode::Switch(_) => None,
+                Decode::Pipelined(_) | Decode::Switch(_) | Decode::Gaussian(_) => None,
             },
+            // Every step is one of all positions, whatever their levels are.
+            Generator::Embedding(_) => Some(steps as f64),
             Generator::Latent(latent) => Some(latent.order.grid(latent.count(), steps)?.steps_per_block()),
         })
     }
@@ -154,6 +162,9 @@ pub fn sample(model: &dyn Denoise, process: &Process, spec: &SampleSpec, n: usiz
             return Ok(mbr::choose(drawn, candidates.max(1), &text));
         }
         Decode::Pipelined(_) | Decode::Switch(_) => return adaptive::sample(model, process, spec, n),
+        Decode::Gaussian(_) => {
+            return Err(Error::usage("tokens have no Gaussian noise").hint("`gaussian` is for models of embeddings"));
+        }
     }
     // A filter that sorts is made for the host.
     let draws_there = spec.filter.top_k.is_none() && spec.filter.top_p.is_none();
