@@ -29,8 +29,8 @@ use crate::error::{Error, Result};
 use crate::model::Transformer;
 use crate::objective;
 use crate::rng::{StepRng, Stream};
-use crate::sample::embedding::Steering;
-use crate::sample::{Embedding, Generator, GuidanceConfig, SampleSpec, Samples};
+use crate::sample::embedding::{self, Steering};
+use crate::sample::{Embedding, Generator, GuidanceConfig, SampleSpec};
 
 /// How controllable generation is measured.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -153,35 +153,53 @@ pub fn measure(
     let asks: Vec<Ask> = (0..config.samples as u64).map(|i| pairs.asked(seed, i).0).collect();
     let mut rows = Vec::new();
     for k in &steps {
-        let drawn = draw(&|_, spec, n| generator.sample(&spec, n), *k, (seed, batch), pairs, &asks, true)?;
+        let drawn = match generator {
+            Generator::Embedding(of) => draw_together(of, *k, (seed, batch), pairs, &asks)?,
+            _ => draw(generator, *k, (seed, batch), pairs, &asks)?,
+        };
         rows.push(row(arm, *k, &drawn, &asks, pairs, judge)?);
     }
-    let Some((classifier, guidance)) = guidance else {
-        return Ok(Control { seed, rows, reference: reference(config.samples, seed, pairs, judge)? });
-    };
-    let Generator::Embedding(free) = generator else {
-        return Err(Error::usage("a classifier steers a diffusion of embeddings, and this model is none"));
-    };
-    let steered = |condition: &[u32], spec: SampleSpec, n: usize| {
-        let steering = Some(Steering { classifier, config: guidance, condition });
-        Generator::Embedding(Embedding { steering, ..*free }).sample(&spec, n)
-    };
-    for k in &steps {
-        let drawn = draw(&steered, *k, (seed, batch), pairs, &asks, false)?;
-        rows.push(row(Arm::Guidance, *k, &drawn, &asks, pairs, judge)?);
+    if let Some((classifier, config)) = guidance {
+        let Generator::Embedding(free) = generator else {
+            return Err(Error::usage("a classifier steers a diffusion of embeddings, and this model is none"));
+        };
+        let conditions: Vec<Vec<u32>> = asks.iter().map(|ask| pairs.condition(Some(*ask))).collect();
+        let steering = Some(Steering { classifier, config, conditions: &conditions });
+        for k in &steps {
+            let drawn = draw_together(&Embedding { steering, ..*free }, *k, (seed, batch), pairs, &asks)?;
+            rows.push(row(Arm::Guidance, *k, &drawn, &asks, pairs, judge)?);
+        }
     }
     Ok(Control { seed, rows, reference: reference(config.samples, seed, pairs, judge)? })
 }
 
-/// One sentence for each condition, which `sampler` is given; those of equal conditions are drawn together. The model sees the
-/// condition, or one that asks for nothing.
-fn draw(
-    sampler: &dyn Fn(&[u32], SampleSpec, usize) -> Result<Samples>,
+/// The positions [L] that are given where a sentence is drawn for a condition, or for one that asks for nothing.
+fn given(pairs: &Pairs, ask: Option<Ask>) -> Vec<Option<u32>> {
+    let condition = pairs.condition(ask).into_iter().map(Some);
+    condition.chain(std::iter::repeat(None)).take(pairs.length()).collect()
+}
+
+/// One sentence for each condition from a diffusion of embeddings, which takes other conditions in one batch; one that is steered
+/// sees a condition that asks for nothing.
+fn draw_together(
+    of: &Embedding,
     steps: usize,
     (seed, batch): (u64, usize),
     pairs: &Pairs,
     asks: &[Ask],
-    seen: bool,
+) -> Result<Drawn> {
+    let rows: Vec<_> = asks.iter().map(|ask| given(pairs, Some(*ask).filter(|_| of.steering.is_none()))).collect();
+    let found = embedding::sample_each(of, &SampleSpec::new(steps, seed, batch), &rows)?;
+    Ok(Drawn { tokens: found.tokens, nfe: found.nfe, positions: found.positions })
+}
+
+/// One sentence for each condition; those of equal conditions are drawn together.
+fn draw(
+    generator: &Generator,
+    steps: usize,
+    (seed, batch): (u64, usize),
+    pairs: &Pairs,
+    asks: &[Ask],
 ) -> Result<Drawn> {
     let n = asks.len();
     let mut drawn = Drawn { tokens: vec![Vec::new(); n], nfe: vec![0; n], positions: vec![0; n] };
@@ -189,15 +207,13 @@ fn draw(
     for (i, ask) in asks.iter().enumerate() {
         groups.entry(pairs.condition(Some(*ask))).or_default().push(i);
     }
-    for (condition, members) in groups {
+    for members in groups.into_values() {
         // Sample j of a condition is the j-th that asks for it: a function of the seed and the condition's number.
         let ask = asks[members[0]];
         let number = ask.value as u64 * 64 + ask.class.map_or(0, |c| c as u64);
         let own = StepRng::new(seed).at(number, Stream::Token).next_u64();
-        let mut spec = SampleSpec::new(steps, own, batch);
-        let given = if seen { condition.clone() } else { pairs.condition(None) };
-        spec.pinned = given.into_iter().map(Some).chain(std::iter::repeat(None)).take(pairs.length()).collect();
-        let found = sampler(&condition, spec, members.len())?;
+        let spec = SampleSpec { pinned: given(pairs, Some(ask)), ..SampleSpec::new(steps, own, batch) };
+        let found = generator.sample(&spec, members.len())?;
         for (j, i) in members.into_iter().enumerate() {
             drawn.tokens[i].clone_from(&found.tokens[j]);
             (drawn.nfe[i], drawn.positions[i]) = (found.nfe[j], found.positions[j]);

@@ -1,7 +1,7 @@
 //! The recipes inside the binary: the same files as `recipes/`, so that they always match the version.
 
 /// Name, text and one line about each built-in recipe.
-pub const ALL: [(&str, &str, &str); 10] = [
+pub const ALL: [(&str, &str, &str); 12] = [
     (
         "quickstart",
         include_str!("../../recipes/quickstart.toml"),
@@ -26,6 +26,16 @@ pub const ALL: [(&str, &str, &str); 10] = [
         "hybrid-shakespeare",
         include_str!("../../recipes/hybrid-shakespeare.toml"),
         "the orders of `hybrid` on characters of a text file of your own",
+    ),
+    (
+        "control",
+        include_str!("../../recipes/control.toml"),
+        "stories on demand: a prefix, masked infilling, a diffusion of embeddings, and guidance by a classifier",
+    ),
+    (
+        "control-e2e",
+        include_str!("../../recipes/control-e2e.toml"),
+        "the arms of `control` on pairs of attributes and sentences in files of your own",
     ),
     (
         "mdlm-owt",

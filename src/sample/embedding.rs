@@ -83,8 +83,8 @@ impl GuidanceConfig {
 pub struct Steering<'a> {
     pub classifier: &'a Transformer,
     pub config: &'a GuidanceConfig,
-    /// What is asked for [C].
-    pub condition: &'a [u32],
+    /// What is asked for [n][C], of each sample.
+    pub conditions: &'a [Vec<u32>],
 }
 
 /// A diffusion of embeddings.
@@ -134,14 +134,25 @@ impl Embedding<'_> {
 ///
 /// Errors where there are more steps than levels, and where vectors are no numbers any more.
 pub fn sample(of: &Embedding, spec: &SampleSpec, n: usize) -> Result<Samples> {
+    let pinned = if spec.pinned.is_empty() { vec![None; of.model.length()] } else { spec.pinned.clone() };
+    sample_each(of, spec, &vec![pinned; n])
+}
+
+/// Draws a text for each row [n][L] of given positions.
+///
+/// Errors as [`sample`].
+pub fn sample_each(of: &Embedding, spec: &SampleSpec, pinned: &[Vec<Option<u32>>]) -> Result<Samples> {
     let begin = Instant::now();
     let walk = of.walk(spec.steps)?;
     let mut out = Samples::default();
-    for from in (0..n).step_by(spec.batch.max(1)) {
-        let size = spec.batch.max(1).min(n - from);
+    let batch = spec.batch.max(1);
+    for (part, rows) in pinned.chunks(batch).enumerate() {
+        let (from, size) = (part * batch, rows.len());
         let rng = StepRng::new(spec.seed);
         let mut noise: Vec<ChaCha8Rng> = (from..from + size).map(|i| rng.at(i as u64, Stream::Noise)).collect();
-        out.tokens.extend(texts(of, spec, &walk, &mut noise)?);
+        let steering = of.steering.map(|s| Steering { conditions: &s.conditions[from..from + size], ..s });
+        let own = Embedding { steering, ..*of };
+        out.tokens.extend(texts(&own, spec.filter.temperature, &walk, rows, &mut noise)?);
         let (l, layers) = (of.model.length(), of.model.config().layers);
         let updates = of.steering.map_or(0, |s| s.config.updates);
         let read = of.steering.map_or(0, |s| s.classifier.config().layers) * updates + layers;
@@ -153,13 +164,18 @@ pub fn sample(of: &Embedding, spec: &SampleSpec, n: usize) -> Result<Samples> {
     Ok(out)
 }
 
-/// Texts [L] of a batch.
-fn texts(of: &Embedding, spec: &SampleSpec, walk: &[Down], noise: &mut [ChaCha8Rng]) -> Result<Vec<Vec<u32>>> {
+/// Texts [L] of a batch with these positions given [B][L].
+fn texts(
+    of: &Embedding,
+    temperature: f64,
+    walk: &[Down],
+    rows: &[Vec<Option<u32>>],
+    noise: &mut [ChaCha8Rng],
+) -> Result<Vec<Vec<u32>>> {
     let (model, config) = (of.model, of.config);
     let (b, l, device) = (noise.len(), model.length(), model.device().inner());
     let Some((codebook, offsets)) = model.codebook() else { panic!("a diffusion of embeddings has a codebook") };
     let d = codebook.dims()[1];
-    let temperature = spec.filter.temperature;
     let mut normal = |limit: Option<f64>| {
         let one = |rng: &mut ChaCha8Rng| {
             normals(l * d, limit, &mut |n| {
@@ -169,10 +185,10 @@ fn texts(of: &Embedding, spec: &SampleSpec, walk: &[Down], noise: &mut [ChaCha8R
         let values: Vec<f32> = noise.iter_mut().flat_map(one).collect();
         Tensor::<3>::from_data(TensorData::new(values, [b, l, d]), &device)
     };
-    let pinned: Vec<Option<u32>> = if spec.pinned.is_empty() { vec![None; l] } else { spec.pinned.clone() };
-    let ids: Vec<u32> = pinned.iter().map(|p| p.unwrap_or(0)).collect::<Vec<_>>().repeat(b);
+    let pinned: Vec<Option<u32>> = rows.concat();
+    let ids: Vec<u32> = pinned.iter().map(|p| p.unwrap_or(0)).collect();
     let clean = embedded(codebook.clone(), &ids, l);
-    let open: Vec<f64> = pinned.iter().map(|p| f64::from(u8::from(p.is_none()))).collect::<Vec<_>>().repeat(b);
+    let open: Vec<f64> = pinned.iter().map(|p| f64::from(u8::from(p.is_none()))).collect();
     let open = column(&open, [b, l], &device);
     let shut = open.ones_like() - open.clone();
     let given = |x: Tensor<3>| x * open.clone() + clean.clone() * shut.clone();
@@ -183,7 +199,7 @@ fn texts(of: &Embedding, spec: &SampleSpec, walk: &[Down], noise: &mut [ChaCha8R
     let mut last: Option<Tensor<3>> = None;
     for (k, down) in walk.iter().enumerate() {
         let told: Vec<f64> =
-            (0..b * l).map(|i| if own_time && pinned[i % l].is_some() { 0.0 } else { down.told[i % l] }).collect();
+            (0..b * l).map(|i| if own_time && pinned[i].is_some() { 0.0 } else { down.told[i % l] }).collect();
         let estimate = last.take().filter(|_| reads_itself);
         let says = model.says(x.clone(), &told, None, &Given { estimate, ..Given::default() });
         let part = |f: &dyn Fn(usize) -> f64| column(&(0..l).map(f).collect::<Vec<_>>().repeat(b), [b, l], &device);
@@ -210,7 +226,7 @@ fn texts(of: &Embedding, spec: &SampleSpec, walk: &[Down], noise: &mut [ChaCha8R
     }
     let best = rounding(x.reshape([b * l, d]), (codebook, offsets)).argmax(1).into_data().convert::<i32>();
     let Ok(best) = best.try_into_vec::<i32>() else { panic!("places of maxima are integers") };
-    let token = |(i, id): (usize, &i32)| pinned[i % l].unwrap_or(*id as u32);
+    let token = |(i, id): (usize, &i32)| pinned[i].unwrap_or(*id as u32);
     let all: Vec<u32> = best.iter().enumerate().map(token).collect();
     Ok(all.chunks(l).map(<[u32]>::to_vec).collect())
 }
@@ -226,8 +242,7 @@ fn nearest(x: Tensor<3>, codebook: Tensor<2>) -> Tensor<3> {
 
 /// x [B, L, d] after the classifier's updates, told the times [B L].
 fn steered(steering: &Steering, x: Tensor<3>, told: &[f64]) -> Tensor<3> {
-    let (config, b) = (steering.config, x.dims()[0]);
-    let condition = steering.condition.repeat(b);
+    let (config, condition) = (steering.config, steering.conditions.concat());
     let drawn = x.clone();
     let mut at = x;
     let mut squares = drawn.zeros_like();

@@ -3,6 +3,7 @@
 mod adapters;
 mod bad_input;
 mod binary;
+mod embedding;
 mod exporting;
 mod fixtures;
 mod hostile;

@@ -62,8 +62,7 @@ fn both_arms_keep_the_condition_and_draw_the_same_whatever_the_batch() {
         let (model, process) = (network(&pairs, cached), process(&pairs, cached));
         let k = if cached { pairs.length() } else { 4 };
         let generator = Generator::Tokens(&model, process);
-        let sampler = |_: &[u32], spec: SampleSpec, n: usize| generator.sample(&spec, n);
-        let all = |batch: usize, asks: &[Ask]| draw(&sampler, k, (5, batch), &pairs, asks, true).unwrap();
+        let all = |batch: usize, asks: &[Ask]| draw(&generator, k, (5, batch), &pairs, asks).unwrap();
         let drawn = all(4, &asks);
         for (tokens, ask) in drawn.tokens.iter().zip(&asks) {
             assert_eq!(tokens[..pairs.width()], pairs.condition(Some(*ask)));
