@@ -103,6 +103,9 @@ pub enum Command {
         /// Directory to write to [default: beside the results]
         #[arg(long, value_name = "DIR")]
         out: Option<PathBuf>,
+        /// Text or a list to show as "What this shows"; kept as notes.md in the report
+        #[arg(long, value_name = "FILE")]
+        notes: Option<PathBuf>,
     },
     /// Compare results with a baseline; exit code 1 if quality got worse
     #[command(after_help = "Examples:

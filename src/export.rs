@@ -107,7 +107,7 @@ impl LoadedModel {
         match (&self.codec, self.card.latent) {
             (Some(codec), Some(process)) => {
                 let order = self.card.order.order(codec.card.network.bottleneck.as_ref().map_or(1, |b| b.latents));
-                let latent = Latent { model: &self.model, codec: &codec.model, process, order, guidance: 1.0 };
+                let latent = Latent { model: &self.model, codec: &codec.model, process, order };
                 Ok(Generator::Latent(latent))
             }
             _ if self.model.bottleneck().is_some() => {
@@ -243,7 +243,8 @@ fn read_nested(dir: &Path, device: &Device, depth: usize) -> Result<LoadedModel>
             card.max_position_embeddings
         )));
     }
-    if card.mask_token_id >= card.network.rows(card.vocab_size) {
+    let reads_tokens = card.network.vectors.as_ref().is_none_or(|v| v.condition > 0);
+    if reads_tokens && card.mask_token_id >= card.network.rows(card.vocab_size) {
         return Err(Error::input(format!(
             "{}: `mask_token_id` {} has no row in the embedding of {}",
             path.display(),

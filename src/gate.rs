@@ -2,7 +2,8 @@
 //!
 //! Each (model, steps, metric) is a bootstrap of the change of the mean, paired where sample i had the same seed on both
 //! sides. Three verdicts: pass (the whole 95 % interval is inside the limit), fail (wholly outside), else inconclusive
-//! with the number of samples that would settle it. Likelihood is never judged without entropy: a student that repeats
+//! with the number of samples that would settle it. Of studies with several training seeds it is Student's t over the means
+//! of the seeds, paired where both sides have the same seeds. Likelihood is never judged without entropy: a student that repeats
 //! itself scores well. A limit far below the noise cannot be judged: at limit 0 one comparison of equals in 40 fails.
 
 mod render;
@@ -11,7 +12,7 @@ pub use render::{json, junit, markdown_summary, summary, text};
 
 use crate::error::{Error, Result, nearest};
 use crate::eval::results::{DataKind, Direction, Metric, ModelResult, Results, Role, Row, Speed};
-use crate::eval::stats::{Change, Estimate, Pairing, RESAMPLES, Spread, change_interval, mean};
+use crate::eval::stats::{Change, Estimate, Pairing, RESAMPLES, Spread, change_interval, mean, seeds_change};
 use serde::{Deserialize, Serialize};
 
 /// What a gate checks; every key has a default, and giving `rules` replaces all default rules.
@@ -217,11 +218,12 @@ pub fn judge(baseline: &Results, candidate: &Results, config: &GateConfig, allow
                 findings.extend(missing_row(model, row, other.is_some(), &rules));
                 continue;
             };
-            if (row.n, row.seed) != (other_row.n, other_row.seed) && !rules.is_empty() {
+            if !paired(row, other_row) && !rules.is_empty() {
                 unpaired += 1;
             }
             let same_weights = other.is_some_and(|m| m.weights_sha256 == model.weights_sha256);
-            let pair = Pair { baseline, candidate, model, row, other_row, same_weights, same_machine };
+            let Some(other_model) = other else { continue };
+            let pair = Pair { baseline, candidate, model, other_model, row, other_row, same_weights, same_machine };
             let mut judged: Vec<Finding> = rules.iter().map(|r| pair.compare(r, config)).collect();
             mark_collapse(&mut judged);
             findings.extend(judged);
@@ -245,6 +247,7 @@ struct Pair<'a> {
     baseline: &'a Results,
     candidate: &'a Results,
     model: &'a ModelResult,
+    other_model: &'a ModelResult,
     row: &'a Row,
     other_row: &'a Row,
     same_weights: bool,
@@ -285,9 +288,16 @@ impl Pair<'_> {
             finding.note = Some("the candidate has no such score".into());
             return;
         };
-        let paired = (self.row.n, self.row.seed) == (self.other_row.n, self.other_row.seed);
-        let pairing = if paired { Pairing::Paired } else { Pairing::Unpaired };
-        let change = change_interval(base, cand, limit.change, pairing, config.resamples, config.seed);
+        let pairing = if paired(self.row, self.other_row) { Pairing::Paired } else { Pairing::Unpaired };
+        let (own, other) = (self.model.groups(self.row), self.other_model.groups(self.other_row));
+        let seeds = own.len().max(other.len());
+        let change = match seeds > 1 {
+            true => {
+                let pairing = if own == other { pairing } else { Pairing::Unpaired };
+                seeds_change(&means(base, &own), &means(cand, &other), limit.change, pairing)
+            }
+            false => change_interval(base, cand, limit.change, pairing, config.resamples, config.seed),
+        };
         finding.candidate = Some(mean(cand));
         finding.change = Some(change);
         finding.pairing = Some(pairing);
@@ -302,6 +312,8 @@ impl Pair<'_> {
             finding.outcome = Outcome::Inconclusive;
             finding.needed = Some(fewest.max(2));
             finding.note = Some("too few samples to see any variation".into());
+        } else if finding.outcome == Outcome::Inconclusive && seeds > 1 {
+            finding.note = Some(format!("{seeds} training seeds do not settle it: add to `seeds` of the recipe"));
         } else if finding.outcome == Outcome::Inconclusive {
             finding.needed = samples_needed(better, change, limit.size, finding.n);
             if finding.needed.is_none() {
@@ -341,6 +353,23 @@ impl Pair<'_> {
             Outcome::Inconclusive => finding.note = Some("noise of the machine; run again on a quiet one".into()),
         }
     }
+}
+
+/// Whether sample i of both rows had the same seeds, of training and of sampling.
+fn paired(a: &Row, b: &Row) -> bool {
+    let seeds = |r: &Row| r.by_seed.iter().map(|s| (s.seed, s.sampling, s.n)).collect::<Vec<_>>();
+    (a.n, a.seed) == (b.n, b.seed) && seeds(a) == seeds(b)
+}
+
+/// The mean of each group of values, one after the other.
+fn means(values: &[f64], groups: &[usize]) -> Vec<f64> {
+    let mut rest = values;
+    let mut next = |n: &usize| {
+        let (group, after) = rest.split_at(*n);
+        rest = after;
+        mean(group)
+    };
+    groups.iter().map(&mut next).collect()
 }
 
 /// The three verdicts: whole interval inside the limit, wholly outside, or across it.

@@ -17,6 +17,7 @@ use crate::recipe::{self as recipes, Loaded};
 use crate::term::{self, Interrupt};
 use crate::{fs, gate, report};
 use run::Study;
+use run::seeds::{Seeds, seed_dir};
 
 /// Does what the command line says.
 pub fn dispatch(cli: Cli) -> Result<()> {
@@ -26,6 +27,13 @@ pub fn dispatch(cli: Cli) -> Result<()> {
         Command::Run { recipe, only, out, set } => {
             // The recipe is checked before any device is opened.
             let loaded = recipes::load(recipe, set)?;
+            if !loaded.recipe.seeds.is_empty() {
+                let study = Seeds::open(loaded, out.clone(), (open()?, &global.device), Interrupt::listen()?)?;
+                return match only {
+                    Some(name) => study.train(Some(name)),
+                    None => study.run(global.json),
+                };
+            }
             let study = Study::open(loaded, out.clone(), (open()?, &global.device), Interrupt::listen()?)?;
             match only {
                 Some(name) => study.train(Some(name)),
@@ -33,22 +41,29 @@ pub fn dispatch(cli: Cli) -> Result<()> {
             }
         }
         Command::Eval { run, only } => {
-            let study = Study::open(stored(run)?, Some(run.clone()), (open()?, &global.device), Interrupt::listen()?)?;
+            let loaded = stored(run)?;
             if let Some(name) = only {
-                study.recipe.model(name)?;
+                loaded.recipe.model(name)?;
             }
-            let results = study.evaluate(only.as_deref())?;
+            let (device, interrupt) = ((open()?, global.device.as_str()), Interrupt::listen()?);
+            let results = match loaded.recipe.seeds.is_empty() {
+                true => Study::open(loaded, Some(run.clone()), device, interrupt)?.evaluate(only.as_deref())?,
+                false => Seeds::open(loaded, Some(run.clone()), device, interrupt)?.evaluate(only.as_deref())?,
+            };
             if global.json {
                 return term::out(results.to_json()?.trim_end());
             }
             term::out(report::summary::summary(&results))?;
-            term::out(format!("results {}", study.dir.join("results.json").display()))
+            term::out(format!("results {}", run.join("results.json").display()))
         }
         Command::Sample(args) => sample::run(&request(args, global.json), &open()?),
-        Command::Report { results, out } => {
+        Command::Report { results, out, notes } => {
             let path = results_file(results);
             let loaded = Results::load(&path)?;
             let dir = out.clone().unwrap_or_else(|| path.parent().unwrap_or(Path::new(".")).join("report"));
+            if let Some(notes) = notes {
+                report::notes::keep(notes, &dir)?;
+            }
             let files = report::write(&loaded, &dir)?;
             if global.json {
                 return term::out(format!("{}", serde_json::json!({ "files": files })));
@@ -80,6 +95,11 @@ pub fn dispatch(cli: Cli) -> Result<()> {
                 let change = export::convert(&dir, out, dtype, &open()?)?;
                 return export::say(&run.display().to_string(), out, dtype, change.as_ref(), global.json);
             }
+            // Of several training seeds the first is exported.
+            let run = &match stored(run)?.recipe.seeds.first() {
+                Some(first) => seed_dir(run, *first),
+                None => run.clone(),
+            };
             let study = Study::open(stored(run)?, Some(run.clone()), (open()?, &global.device), Interrupt::listen()?)?;
             let name = match model {
                 Some(name) => name.clone(),

@@ -71,7 +71,8 @@ struct Estimate {
 /// Checks a recipe: keys, contradictions, data, memory and disk, and one real forward and backward pass per model.
 pub fn check(place: &str, sets: &[String], device: &Device, as_json: bool) -> Result<()> {
     let loaded = recipes::load(place, sets)?;
-    let recipe = &loaded.recipe;
+    let first = loaded.recipe.seeds.first().map(|seed| loaded.at_seed(*seed)).transpose()?;
+    let recipe = &first.as_ref().unwrap_or(&loaded).recipe;
     // Before anything that the recipe names is opened or downloaded.
     if !as_json {
         term::out(format!("recipe   {}: {} models, all keys known", recipe.name, recipe.model.len()))?;
@@ -83,7 +84,8 @@ pub fn check(place: &str, sets: &[String], device: &Device, as_json: bool) -> Re
     if !as_json {
         term::out(format!("data     {}, vocabulary {}, length {}", data.kind(), data.vocab(), data.length()))?;
     }
-    let mut total = 0.0;
+    // Under every seed the same is trained: it is tried under the first.
+    let (mut total, times) = (0.0, loaded.recipe.seeds.len().max(1));
     for name in recipe.training_order()? {
         let model = recipe.model(name)?;
         let Some(e) = dry_run(recipe, name, (&data, &loaded.base), device)? else {
@@ -93,19 +95,20 @@ pub fn check(place: &str, sets: &[String], device: &Device, as_json: bool) -> Re
             continue;
         };
         let seconds = e.seconds_per_step * (model.train.steps * model.train.accumulate) as f64;
-        total += seconds;
+        total += times as f64 * seconds;
+        let (forwards, _) = recipe.train_cost(name, data.length())?;
         let megabytes = |bytes: usize| bytes as f64 / 1e6;
         let disk = (model.train.keep + 1) * e.states;
         if as_json {
             term::out(format!(
                 "{}",
                 json!({ "model": name, "parameters": e.parameters, "memory_bytes": e.states + e.frozen + e.activations,
-                "disk_bytes": disk, "loss": e.loss, "seconds": seconds })
+                "disk_bytes": disk, "loss": e.loss, "train_forwards": forwards, "seconds": seconds })
             ))?;
             continue;
         }
         term::out(format!(
-            "model    {name}: {} parameters, about {:.0} MB memory, {:.0} MB disk; dry run loss {:.3}, gradients finite; about {}",
+            "model    {name}: {} parameters, about {:.0} MB memory, {:.0} MB disk; dry run loss {:.3}, gradients finite; {forwards} forward passes of a sequence; about {}",
             e.parameters,
             megabytes(e.states + e.frozen + e.activations),
             megabytes(disk),
@@ -114,7 +117,8 @@ pub fn check(place: &str, sets: &[String], device: &Device, as_json: bool) -> Re
         ))?;
     }
     if !as_json {
-        term::out(format!("estimate {} of training", clock(total)))?;
+        let seeds = if times > 1 { format!(" under {times} seeds") } else { String::new() };
+        term::out(format!("estimate {} of training{seeds}", clock(total)))?;
     }
     Ok(())
 }

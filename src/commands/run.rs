@@ -1,10 +1,12 @@
 //! `run`, `eval` and `export`: the stages of a study in its run directory, each skipped when its result is there.
 //!
-//! RUN/{recipe.toml, data/, models/NAME/{metrics.jsonl, step-*, final/, eval.json}, results.json, report/, export/NAME/}.
+//! RUN/{recipe.toml, data/, models/NAME/{metrics.jsonl, step-*, final/, eval.json}, results.json, report/, export/NAME/};
+//! several training seeds have a run directory each (`seeds`).
 
 mod derived;
 mod evaluate;
 mod exports;
+pub mod seeds;
 mod shape;
 
 use std::path::{Path, PathBuf};
@@ -13,6 +15,7 @@ use burn::prelude::Device;
 
 use crate::data::Data;
 use crate::error::{Error, Result};
+use crate::eval::results::Results;
 use crate::export::{self, Extras, LoadedModel, ModelCard, origin};
 use crate::model::params;
 use crate::process::{Corruption, Order};
@@ -24,9 +27,12 @@ use crate::{alloc, eval, fs, report};
 pub use shape::{Shape, shape};
 
 /// Recipe parts that may change between two runs in the same directory: they decide no trained weight.
-const FREE: [&str; 9] = [
+const FREE: [&str; 12] = [
+    "seeds",
+    "seeds.*",
     "eval.*",
     "eval.*.*",
+    "eval.control.*.*.*",
     "gate.*",
     "gate.*.*",
     "export.*",
@@ -57,28 +63,10 @@ impl Study {
     ///
     /// Errors: another process in the directory, another recipe in it, data that cannot be read.
     pub fn open(loaded: Loaded, dir: Option<PathBuf>, device: (Device, &str), interrupt: Interrupt) -> Result<Study> {
+        let dir = dir.unwrap_or_else(|| Path::new("runs").join(&loaded.recipe.name));
+        let lock = claim(&dir, &loaded)?;
         let Loaded { recipe, text, base } = loaded;
-        let dir = dir.unwrap_or_else(|| Path::new("runs").join(&recipe.name));
-        std::fs::create_dir_all(&dir).map_err(|e| Error::io("create", &dir, &e))?;
-        let lock = fs::RunLock::acquire(&dir)?;
-        fs::remove_stale_tmp(&dir)?;
-        let stored = dir.join("recipe.toml");
-        if stored.exists() {
-            let before = String::from_utf8_lossy(&fs::read_limited(&stored, 16 << 20)?).into_owned();
-            let changed = parse::allowed_changes(&before, &text, &FREE).map_err(|e| {
-                let mut error = Error::usage(format!("{} holds a run of another recipe", dir.display()));
-                error.causes = e.causes;
-                error.hint(format!("give another `--out DIR`, or remove {}", dir.display()))
-            })?;
-            if !changed.is_empty() {
-                term::note(&format!("changed since the last run here: {}", changed.join(", ")));
-            }
-        }
-        fs::write_atomic(&stored, text.as_bytes())?;
-        // `eval` on the run directory finds the text where `run` found it, wherever it is started from.
-        let absolute = std::path::absolute(&base).map_err(|e| Error::io("find", &base, &e))?;
-        fs::write_atomic(&dir.join(BASE), absolute.to_string_lossy().as_bytes())?;
-        let data = Data::prepare(&recipe.data, &base, &dir.join("data"))?;
+        let data = Data::prepare(&recipe.data, &base, &seeds::data_dir(&dir))?;
         // What the evaluation will need is missed before anything is trained.
         recipe.eval.context.as_ref().map(|path| eval::context::load(&base.join(path))).transpose()?;
         recipe.eval.flexibility.as_ref().map_or(Ok(()), |config| config.fits(data.length()))?;
@@ -272,8 +260,8 @@ impl Study {
         })
     }
 
-    /// The whole study: train, evaluate, report, export; prints the table and where everything is, or all results as JSON.
-    pub fn run(&self, as_json: bool) -> Result<()> {
+    /// Says what is about to be done, and on what.
+    fn announce(&self) {
         term::note(&format!(
             "study {}: {} data, vocabulary {}, length {}; {} on {} with {} threads",
             self.recipe.name,
@@ -284,29 +272,71 @@ impl Study {
             self.device_name,
             rayon::current_num_threads()
         ));
+    }
+
+    /// The whole study: train, evaluate, report, export; prints the table and where everything is, or all results as JSON.
+    pub fn run(&self, as_json: bool) -> Result<()> {
+        self.announce();
         self.train(None)?;
         let results = self.evaluate(None)?;
         let written = report::write(&results, &self.dir.join("report"))?;
+        self.export_all(&results, &self.dir.join("export"))?;
+        say(&results, &written, as_json)
+    }
+
+    /// Exports the models that the recipe names, each into `to/NAME`.
+    fn export_all(&self, results: &Results, to: &Path) -> Result<()> {
         for name in &self.recipe.export.models {
-            let out = self.dir.join("export").join(name);
+            let out = to.join(name);
             let storage = self.recipe.export.dtype;
             // What an earlier run with other settings has left there would lie beside it.
             fs::remove_dir(&out)?;
-            let change = self.export(name, &out, Some(&results), storage, self.recipe.export.adapters)?;
+            let change = self.export(name, &out, Some(results), storage, self.recipe.export.adapters)?;
             term::note(&format!("export {}", out.display()));
             if let Some(change) = change {
                 term::note(&format!("{:<6} {}", storage.name(), change.line()));
             }
         }
-        if as_json {
-            return term::out(results.to_json()?.trim_end());
-        }
-        term::out(report::summary::summary(&results))?;
-        if let Some(page) = written.iter().find(|p| p.extension().is_some_and(|e| e == "html")) {
-            term::out(format!("report {}", page.display()))?;
-        }
         Ok(())
     }
+}
+
+/// Makes `dir` the run directory of this recipe: locked, cleared of what killed processes left, its recipe stored.
+///
+/// Errors: another process in the directory, another recipe in it.
+fn claim(dir: &Path, Loaded { text, base, .. }: &Loaded) -> Result<fs::RunLock> {
+    std::fs::create_dir_all(dir).map_err(|e| Error::io("create", dir, &e))?;
+    let lock = fs::RunLock::acquire(dir)?;
+    fs::remove_stale_tmp(dir)?;
+    let stored = dir.join("recipe.toml");
+    if stored.exists() {
+        let before = String::from_utf8_lossy(&fs::read_limited(&stored, 16 << 20)?).into_owned();
+        let changed = parse::allowed_changes(&before, text, &FREE).map_err(|e| {
+            let mut error = Error::usage(format!("{} holds a run of another recipe", dir.display()));
+            error.causes = e.causes;
+            error.hint(format!("give another `--out DIR`, or remove {}", dir.display()))
+        })?;
+        if !changed.is_empty() {
+            term::note(&format!("changed since the last run here: {}", changed.join(", ")));
+        }
+    }
+    fs::write_atomic(&stored, text.as_bytes())?;
+    // `eval` on the run directory finds the text where `run` found it, wherever it is started from.
+    let absolute = std::path::absolute(base).map_err(|e| Error::io("find", base, &e))?;
+    fs::write_atomic(&dir.join(BASE), absolute.to_string_lossy().as_bytes())?;
+    Ok(lock)
+}
+
+/// The end of a run: the table and where the report is, or all results as JSON.
+fn say(results: &Results, written: &[PathBuf], as_json: bool) -> Result<()> {
+    if as_json {
+        return term::out(results.to_json()?.trim_end());
+    }
+    term::out(report::summary::summary(results))?;
+    if let Some(page) = written.iter().find(|p| p.extension().is_some_and(|e| e == "html")) {
+        term::out(format!("report {}", page.display()))?;
+    }
+    Ok(())
 }
 
 fn not_trained(name: &str, run: &Path) -> Error {

@@ -9,6 +9,7 @@ use burn::prelude::Device;
 use serde_json::json;
 
 use super::inspect::family::is_foreign;
+use super::run::seeds::seed_dir;
 use crate::cli;
 use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
@@ -16,6 +17,7 @@ use crate::export::{self, LoadedModel};
 use crate::model::draw::Filter;
 use crate::model::{Denoise, Transformer, family};
 use crate::objective::Objective;
+use crate::recipe;
 use crate::sample::family::{EntropyStop, STOP_WINDOW};
 use crate::sample::{DecodeConfig, Process, SampleSpec, Samples, beam, beyond, mbr};
 use crate::term;
@@ -71,6 +73,9 @@ pub fn model_dir(path: &Path, name: Option<&str>) -> Result<PathBuf> {
             None => Ok(path.to_path_buf()),
         };
     }
+    // Of a study with several training seeds it is the first seed's.
+    let first = first_seed(path);
+    let path = first.as_deref().unwrap_or(path);
     let models = path.join("models");
     let mut names: Vec<String> = std::fs::read_dir(&models)
         .map(|d| {
@@ -100,6 +105,12 @@ pub fn model_dir(path: &Path, name: Option<&str>) -> Result<PathBuf> {
         return Err(error.hint(format!("it has {}", names.join(", "))));
     }
     Ok(models.join(name).join("final"))
+}
+
+/// The run directory of the first training seed of the study in `path`, where it has several.
+fn first_seed(path: &Path) -> Option<PathBuf> {
+    let loaded = recipe::load(&path.join("recipe.toml").display().to_string(), &[]).ok()?;
+    loaded.recipe.seeds.first().map(|seed| seed_dir(path, *seed))
 }
 
 /// Draws and prints.

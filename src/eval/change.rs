@@ -7,7 +7,9 @@ use rand::Rng;
 
 use super::stats::{Estimate, mean, mean_interval};
 use crate::model::config::Visibility;
+use crate::model::transformer::ends::Given;
 use crate::model::{Denoise, Noised, Transformer, params};
+use crate::objective::latent::normals;
 use crate::rng::{StepRng, Stream};
 
 /// Random sequences that predictions are compared on.
@@ -24,6 +26,8 @@ pub enum Change {
     HeldOut { before: f64, after: f64, change: Estimate, n: usize },
     /// Mean KL(before || after) of the predictions in each of `n` sequences of random tokens, nats a position.
     Random { divergence: Estimate, n: usize },
+    /// Mean squared difference of what the two say of `n` random sequences of vectors of unit variance.
+    Answers { difference: Estimate, n: usize },
 }
 
 impl Change {
@@ -35,7 +39,13 @@ impl Change {
     }
 
     /// From predictions on random tokens, which say how far the weights moved and not what that costs on text.
+    ///
+    /// Of a denoiser of vectors it is what it says of random vectors, and of an autoencoder what comes back of random tokens.
     pub fn on_random_tokens(before: &Transformer, after: &Transformer) -> Change {
+        if before.vectors().is_some() {
+            let values = answers(before, after);
+            return Change::Answers { difference: mean_interval(&values, 0), n: values.len() };
+        }
         let values = divergences(before, after);
         Change::Random { divergence: mean_interval(&values, 0), n: values.len() }
     }
@@ -46,6 +56,10 @@ impl Change {
             Change::HeldOut { before, after, change: c, n } => format!(
                 "held-out loss {before:.4} -> {after:.4} nats a token, change {:+.5} [{:+.5}, {:+.5}] (n = {n})",
                 c.mean, c.low, c.high
+            ),
+            Change::Answers { difference: d, n } => format!(
+                "answers to random vectors: mean squared difference {:.2e} [{:.2e}, {:.2e}] (n = {n})",
+                d.mean, d.low, d.high
             ),
             Change::Random { divergence: d, n } => format!(
                 "predictions on random tokens (no data is at hand): KL {:.2e} [{:.2e}, {:.2e}] nats a position (n = {n})",
@@ -59,6 +73,9 @@ impl Change {
         match self {
             Change::HeldOut { before, after, change, n } => serde_json::json!({ "measured": "held_out_loss",
                 "before": before, "after": after, "change": change, "n": n }),
+            Change::Answers { difference, n } => {
+                serde_json::json!({ "measured": "squared_difference_on_random_vectors", "difference": difference, "n": n })
+            }
             Change::Random { divergence, n } => {
                 serde_json::json!({ "measured": "kl_on_random_tokens", "kl": divergence, "n": n })
             }
@@ -66,11 +83,28 @@ impl Change {
     }
 }
 
+/// The mean squared difference of what two denoisers say of each random sequence of vectors at t = 1/2.
+fn answers(before: &Transformer, after: &Transformer) -> Vec<f64> {
+    let Some(ends) = before.vectors() else { panic!("a denoiser of vectors") };
+    let (shape, rng) = ([1, ends.count, ends.width], StepRng::new(0));
+    let one = |i: usize| {
+        let x = normals(shape, &mut rng.at(i as u64, Stream::Validation), &before.device());
+        let t = vec![MASKED; ends.count];
+        let says = |m: &Transformer| m.says(x.clone(), &t, None, &Given::default());
+        let squares = params::floats((says(before) - says(after)).square());
+        mean(&squares.into_iter().map(f64::from).collect::<Vec<_>>())
+    };
+    (0..SEQUENCES).map(one).collect()
+}
+
 /// KL(before || after) in each random sequence: mean over its masked positions, or over all of them where nothing is masked.
 fn divergences(before: &Transformer, after: &Transformer) -> Vec<f64> {
-    let (length, mask) = (before.length().min(LENGTH), before.mask());
     let config = before.config();
-    let masked = config.visibility != Visibility::Causal && before.masks();
+    let (whole_text, mask) = (before.length(), before.mask());
+    // An autoencoder reads texts of its own length.
+    let length = if before.bottleneck().is_some() { whole_text } else { whole_text.min(LENGTH) };
+    let encodes = before.bottleneck().is_some();
+    let masked = config.visibility != Visibility::Causal && before.masks() && !encodes;
     // A block network reads one stream with full visibility.
     let whole = |model: &Transformer| {
         let model = model.clone();
@@ -90,7 +124,13 @@ fn divergences(before: &Transformer, after: &Transformer) -> Vec<f64> {
         hidden.iter().for_each(|p| x[*p] = mask);
         let rows = if hidden.is_empty() { (0..length).collect() } else { hidden };
         let input = Noised::tokens(&x, &vec![MASKED; length], length);
-        let predict = |m: &Transformer| params::floats(m.predict(m.features_at(&input, &rows)));
+        let predict = |m: &Transformer| match m.bottleneck() {
+            Some(_) => {
+                let features = m.decode(m.encode(&x), Some(&x));
+                params::floats(m.predict(features.reshape([length, config.dim])))
+            }
+            None => params::floats(m.predict(m.features_at(&input, &rows))),
+        };
         let (p, q) = (predict(&before), predict(&after));
         let kl = |(p, q): (&[f32], &[f32])| {
             p.iter().zip(q).map(|(p, q)| f64::from(*p).exp() * f64::from(p - q)).sum::<f64>()

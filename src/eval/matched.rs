@@ -3,8 +3,12 @@
 //! exp(NLL) under a judge mixes quality and variety, so that a lower temperature alone "improves" it (methods of the
 //! field: sweep the temperature, then interpolate at the data's entropy). For each temperature T the mean unigram entropy
 //! H(T) and the mean NLL(T) of n samples make a point; between neighbouring points NLL is linear in H. Nothing is
-//! extrapolated, and the data's mean entropy is taken as given (its own interval is in the results). Intervals resample whole samples: sample i has the same seed at every temperature, so all temperatures
-//! (and, for a change, both models) use the same resampled indices.
+//! extrapolated, and the data's mean entropy is taken as given (its own interval is in the results). Intervals resample whole
+//! samples: sample i has the same seed at every temperature, so all temperatures (and, for a change, both models) use the same
+//! resampled indices. Of a study with several training seeds each seed has a curve of its own, and the interval is Student's
+//! t over what the seeds' curves give; a change is then paired by seed and sample.
+
+use std::ops::Range;
 
 use rand::RngCore;
 
@@ -47,8 +51,14 @@ fn resampled(curve: &[Point], indices: &[usize], target: f64) -> Option<f64> {
 /// `f` of the samples themselves, with its 95 % percentile bootstrap interval over sample indices.
 ///
 /// None where the curve misses the target itself or in more than a twentieth of the resamples: then the interval would
-/// only speak of the resamples that happened to reach it.
-fn interval(n: usize, seed: u64, f: impl Fn(&[usize]) -> Option<f64>) -> Option<Estimate> {
+/// only speak of the resamples that happened to reach it. With several `groups` (samples of each training seed) it is the
+/// interval over what each group alone gives, and None where one group misses the target.
+fn interval(n: usize, groups: &[usize], seed: u64, f: impl Fn(&[usize]) -> Option<f64>) -> Option<Estimate> {
+    if groups.len() > 1 {
+        assert!(groups.iter().sum::<usize>() == n, "samples of seeds that are not all samples");
+        let each: Option<Vec<f64>> = ranges(groups).map(|range| f(&range.collect::<Vec<_>>())).collect();
+        return Some(stats::seeds_interval(&each?));
+    }
     let all: Vec<usize> = (0..n).collect();
     let mean = f(&all)?;
     let mut rng = StepRng::new(seed).at(1, Stream::Bootstrap);
@@ -61,6 +71,14 @@ fn interval(n: usize, seed: u64, f: impl Fn(&[usize]) -> Option<f64>) -> Option<
     (20 * (RESAMPLES - draws.len()) <= RESAMPLES).then(|| stats::percentile(mean, draws))
 }
 
+/// The indices of each group's samples.
+fn ranges(groups: &[usize]) -> impl Iterator<Item = Range<usize>> {
+    groups.iter().scan(0, |from, n| {
+        *from += n;
+        Some(*from - n..*from)
+    })
+}
+
 /// The length all points share, or None for an empty curve or one of unequal lengths.
 fn common_length(curves: &[&[Point]]) -> Option<usize> {
     let n = curves.first()?.first()?.nll.len();
@@ -68,16 +86,17 @@ fn common_length(curves: &[&[Point]]) -> Option<usize> {
     (n > 0 && curves.iter().all(|c| !c.is_empty() && c.iter().all(equal))).then_some(n)
 }
 
-/// NLL of a curve at entropy `target`, with its interval; None where the curve does not reach that entropy.
-pub fn nll(curve: &[Point], target: f64, seed: u64) -> Option<Estimate> {
+/// NLL of a curve at entropy `target`, with its interval; None where the curve does not reach that entropy. `groups` are the
+/// samples of each training seed, or all samples.
+pub fn nll(curve: &[Point], groups: &[usize], target: f64, seed: u64) -> Option<Estimate> {
     let n = common_length(&[curve])?;
-    interval(n, seed, |indices| resampled(curve, indices, target))
+    interval(n, groups, seed, |indices| resampled(curve, indices, target))
 }
 
 /// NLL of `candidate` minus that of `baseline`, both at entropy `target`, paired by sample; below 0 is better.
-pub fn change(baseline: &[Point], candidate: &[Point], target: f64, seed: u64) -> Option<Estimate> {
+pub fn change(baseline: &[Point], candidate: &[Point], groups: &[usize], target: f64, seed: u64) -> Option<Estimate> {
     let n = common_length(&[baseline, candidate])?;
-    interval(n, seed, |i| Some(resampled(candidate, i, target)? - resampled(baseline, i, target)?))
+    interval(n, groups, seed, |i| Some(resampled(candidate, i, target)? - resampled(baseline, i, target)?))
 }
 
 /// One model at one number of steps, compared at the data's entropy.
@@ -103,8 +122,8 @@ pub fn all(results: &Results) -> Vec<Matched<'_>> {
         Matched {
             model,
             steps: row.steps,
-            nll: nll(&own, target, 0),
-            change: base.and_then(|base| change(&base, &own, target, 0)),
+            nll: nll(&own, &model.groups(row), target, 0),
+            change: base.and_then(|base| change(&base, &own, &model.groups(row), target, 0)),
         }
     })
     .collect()
@@ -144,7 +163,7 @@ mod tests {
         // One law NLL = 0.5 + 0.6 H; the candidate's row at temperature 1 sits at a lower entropy and looks better.
         let base = [samples(0.5, 0.6, 3.0, 400, 1), samples(0.5, 0.6, 2.6, 400, 2)];
         let cand = [samples(0.5, 0.6, 2.7, 400, 3), samples(0.5, 0.6, 3.1, 400, 4)];
-        let e = change(&points(&base), &points(&cand), 2.9, 0).unwrap();
+        let e = change(&points(&base), &points(&cand), &[400], 2.9, 0).unwrap();
         assert!(e.low < 0.0 && e.high > 0.0 && e.mean.abs() < 0.02, "{e:?}");
         let raw = stats::mean(&cand[0].1) - stats::mean(&base[0].1);
         assert!(raw < -0.15, "{raw}");
@@ -156,7 +175,7 @@ mod tests {
         for s in 0..100 {
             let base = [samples(0.6, 0.6, 3.0, 100, 10 * s), samples(0.6, 0.6, 2.6, 100, 10 * s + 1)];
             let cand = [samples(0.5, 0.6, 2.7, 100, 10 * s + 2), samples(0.5, 0.6, 3.1, 100, 10 * s + 3)];
-            let e = change(&points(&base), &points(&cand), 2.9, s).unwrap();
+            let e = change(&points(&base), &points(&cand), &[100], 2.9, s).unwrap();
             assert!(e.high < 0.0, "{e:?}");
             covered += usize::from(e.low <= -0.1 && -0.1 <= e.high);
         }
@@ -166,11 +185,40 @@ mod tests {
     #[test]
     fn a_curve_that_does_not_safely_reach_the_entropy_has_no_value() {
         let one = [samples(0.5, 0.6, 3.0, 50, 1)];
-        assert!(nll(&points(&one), 3.0, 0).is_none());
+        assert!(nll(&points(&one), &[50], 3.0, 0).is_none());
         let edge = [samples(0.5, 0.6, 3.0, 50, 1), samples(0.5, 0.6, 2.6, 50, 2)];
         let mean = stats::mean(&edge[0].0);
-        assert!(nll(&points(&edge), mean - 1e-9, 0).is_none(), "half of the resamples lie beyond the edge");
-        assert!(nll(&points(&edge), 2.8, 0).is_some());
-        assert!(nll(&[], 2.8, 0).is_none());
+        assert!(nll(&points(&edge), &[50], mean - 1e-9, 0).is_none(), "half of the resamples lie beyond the edge");
+        assert!(nll(&points(&edge), &[50], 2.8, 0).is_some());
+        assert!(nll(&[], &[], 2.8, 0).is_none());
+    }
+
+    #[test]
+    fn seeds_have_curves_of_their_own_and_the_spread_between_them_is_the_interval() {
+        // Three seeds whose laws differ by 0.3; the candidate is 0.1 better under each.
+        let part = |better: f64, seed: u64| {
+            let all: Vec<_> = [0.4, 0.7, 0.4]
+                .into_iter()
+                .zip(0..)
+                .map(|(a, s)| {
+                    (
+                        samples(a - better, 0.6, 3.0, 80, seed + 2 * s),
+                        samples(a - better, 0.6, 2.6, 80, seed + 2 * s + 1),
+                    )
+                })
+                .collect();
+            let joined = |f: fn(&((Vec<f64>, Vec<f64>), (Vec<f64>, Vec<f64>))) -> &(Vec<f64>, Vec<f64>)| {
+                (all.iter().flat_map(|s| f(s).0.clone()).collect(), all.iter().flat_map(|s| f(s).1.clone()).collect())
+            };
+            [joined(|s| &s.0), joined(|s| &s.1)]
+        };
+        let (base, cand) = (part(0.0, 1), part(0.1, 20));
+        let groups = [80, 80, 80];
+        let own = nll(&points(&cand), &groups, 2.8, 0).unwrap();
+        assert!(own.high - own.mean > 0.3, "{own:?}");
+        let e = change(&points(&base), &points(&cand), &groups, 2.8, 0).unwrap();
+        assert!(e.high < 0.0 && (e.mean + 0.1).abs() < 0.02, "{e:?}");
+        // A seed that does not reach the entropy leaves none.
+        assert!(nll(&points(&base), &groups, 3.5, 0).is_none());
     }
 }

@@ -10,7 +10,9 @@ pub mod judge;
 pub mod matched;
 pub mod pictures;
 pub mod quality;
+pub mod reconstruction;
 pub mod results;
+pub mod seeds;
 pub mod speed;
 pub mod stats;
 
@@ -259,6 +261,8 @@ pub fn row(
         nfe: drawn.nfe.iter().sum::<usize>() as f64 / n as f64,
         positions: drawn.positions.iter().sum::<u64>() as f64 / n as f64,
         layer_positions: Some(drawn.layer_positions.iter().sum::<u64>() as f64 / n as f64),
+        decode_positions: (!drawn.decode_positions.is_empty())
+            .then(|| drawn.decode_positions.iter().sum::<u64>() as f64 / n as f64),
         steps_per_block: match (generator.steps_per_block(steps)?, generator) {
             // What it took.
             (None, Generator::Tokens(_, process)) => {
@@ -277,6 +281,7 @@ pub fn row(
             Scorer::Pictures(_) => drawn.tokens.iter().take(EXAMPLES).cloned().collect(),
             _ => Vec::new(),
         },
+        by_seed: Vec::new(),
     };
     Ok((row, drawn.tokens))
 }

@@ -142,6 +142,16 @@ pub struct ModelResult {
     pub train_steps: u64,
     pub train_tokens: u64,
     pub train_seconds: f64,
+    /// Forward passes over one sequence that training took, those of a teacher among them; files from before it was counted
+    /// have 0.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub train_forwards: u64,
+    /// Positions computed in those passes; files from before they were counted have none.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub train_positions: u64,
+    /// Name of the autoencoder whose latents it denoises.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub codec: Option<String>,
     pub likelihood: Option<Likelihood>,
     /// Sampled at temperature 1.
     pub rows: Vec<Row>,
@@ -154,6 +164,55 @@ pub struct ModelResult {
     /// Generation under conditions, where `eval.control` asks for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub control: Option<Control>,
+    /// How well an autoencoder gives back the text that it read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reconstruction: Option<Reconstruction>,
+    /// The same model trained with each seed of the study, where it has several.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub by_seed: Vec<SeedModel>,
+}
+
+fn is_zero(n: &u64) -> bool {
+    *n == 0
+}
+
+/// What one training seed made of a model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SeedModel {
+    /// The study's seed, of which the model's own follows.
+    pub seed: u64,
+    pub weights_sha256: String,
+    pub train_seconds: f64,
+    /// Mean of the likelihood of held-out data, nats per token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub likelihood: Option<f64>,
+}
+
+/// An autoencoder on held-out texts: text to latents, noise on them, and back.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Reconstruction {
+    /// Tokens per latent, L / latents.
+    pub compression: f64,
+    /// Numbers in a latent.
+    pub width: usize,
+    /// Texts.
+    pub n: usize,
+    /// By rising noise.
+    pub points: Vec<ReconstructionPoint>,
+}
+
+/// Reconstruction at one noise.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReconstructionPoint {
+    /// Standard deviation of the noise that is added to latents of unit variance.
+    pub sigma: f64,
+    /// Share of tokens that come back, the mean over texts.
+    pub accuracy: Estimate,
+    /// Share of texts that come back whole.
+    pub exact: Estimate,
 }
 
 /// Likelihoods differ in kind and are never compared unmarked.
@@ -190,6 +249,9 @@ pub struct Row {
     /// Mean positions computed times the layers each of them passed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub layer_positions: Option<f64>,
+    /// Those of `positions` that a decoder computes, which makes text of latents.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decode_positions: Option<f64>,
     /// Steps that a block takes, where steps are shared by blocks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub steps_per_block: Option<f64>,
@@ -207,6 +269,23 @@ pub struct Row {
     /// Token ids of the first samples, where a report draws them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub examples: Vec<Vec<u32>>,
+    /// What each training seed scores, where the study has several; samples are then seed after seed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub by_seed: Vec<SeedRow>,
+}
+
+/// The part of a row that one training seed gave.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SeedRow {
+    /// The study's training seed.
+    pub seed: u64,
+    /// Its sampling seed: other samples for every training seed, the same for every model of one.
+    pub sampling: u64,
+    /// Samples.
+    pub n: usize,
+    /// The mean of each score, by score key.
+    pub scores: IndexMap<String, f64>,
 }
 
 /// One model sampled with one number of steps at a temperature other than 1.
@@ -415,6 +494,13 @@ impl Results {
                     let count = scores.len();
                     return Err(Error::input(format!("{place}: n is {}, but `{key}` has {count} scores", row.n)));
                 }
+                let seeds = row.by_seed.iter().map(|s| s.seed).collect::<Vec<_>>();
+                let parts = row.by_seed.iter().map(|s| s.n).sum::<usize>();
+                if !seeds.is_empty() && (parts != row.n || seeds != model.seeds()) {
+                    return Err(Error::input(format!(
+                        "{place}: `by_seed` does not divide the samples by training seed"
+                    )));
+                }
             }
             for (task, found) in model.flexibility.iter().flat_map(Flexibility::tasks) {
                 if let Some((key, scores)) = found.samples.iter().find(|(_, s)| s.len() != found.n) {
@@ -486,7 +572,10 @@ impl Results {
                 let score = r.scores.iter().find(|(_, e)| bad(e)).map(|(k, _)| k.as_str());
                 let sample = r.samples.iter().find(|(_, s)| s.iter().any(|x| !x.is_finite())).map(|(k, _)| k.as_str());
                 let corpus = r.corpus.iter().find(|(_, x)| !x.is_finite()).map(|(k, _)| k.as_str());
-                let cost = (!r.nfe.is_finite() || !r.positions.is_finite()).then_some("nfe");
+                let costs = [Some(r.nfe), Some(r.positions), r.layer_positions, r.decode_positions];
+                let cost = costs.into_iter().flatten().any(|x| !x.is_finite()).then_some("nfe");
+                let seed = r.by_seed.iter().flat_map(|s| &s.scores).find(|(_, x)| !x.is_finite());
+                let score = score.or(seed.map(|(k, _)| k.as_str()));
                 let speed = r
                     .speed
                     .is_some_and(|s| {
@@ -496,6 +585,13 @@ impl Results {
                 if let Some(key) = score.or(sample).or(corpus).or(cost).or(speed) {
                     return Some(format!("model `{}`, steps {}: `{key}`", m.name, r.steps));
                 }
+            }
+            let points = m.reconstruction.iter().flat_map(|r| &r.points);
+            if points.clone().any(|p| !p.sigma.is_finite() || bad(&p.accuracy) || bad(&p.exact)) {
+                return Some(format!("model `{}`: reconstruction", m.name));
+            }
+            if m.by_seed.iter().any(|s| !s.train_seconds.is_finite() || s.likelihood.is_some_and(|x| !x.is_finite())) {
+                return Some(format!("model `{}`: likelihood or training time of a seed", m.name));
             }
             for (task, found) in m.flexibility.iter().flat_map(Flexibility::tasks) {
                 let score = found.scores.iter().find(|(_, e)| bad(e)).map(|(k, _)| k.as_str());
@@ -533,6 +629,11 @@ impl Results {
         self.models.iter().find(|m| m.name == name)
     }
 
+    /// The training seeds of a study that has several; else none.
+    pub fn seeds(&self) -> Vec<u64> {
+        self.models.iter().map(ModelResult::seeds).find(|s| !s.is_empty()).unwrap_or_default()
+    }
+
     /// The mean and interval of `metric` in `row`; None for metrics of time and for absent scores.
     pub fn score(&self, row: &Row, metric: Metric) -> Option<Estimate> {
         row.scores.get(metric.key(&self.data.nll_name)).copied()
@@ -547,6 +648,21 @@ impl ModelResult {
     /// The row with the most steps.
     pub fn full(&self) -> Option<&Row> {
         self.rows.iter().max_by_key(|r| r.steps)
+    }
+    /// The training seeds of a study that has several; else none.
+    pub fn seeds(&self) -> Vec<u64> {
+        self.by_seed.iter().map(|s| s.seed).collect()
+    }
+    /// Whether seeds gave it different weights: only then is there a spread over seeds.
+    pub fn varies(&self) -> bool {
+        self.by_seed.windows(2).any(|p| p[0].weights_sha256 != p[1].weights_sha256)
+    }
+    /// Samples of each training seed, in order, where the seeds differ; else all samples of `row` together.
+    pub fn groups(&self, row: &Row) -> Vec<usize> {
+        match self.varies() && !row.by_seed.is_empty() {
+            true => row.by_seed.iter().map(|s| s.n).collect(),
+            false => vec![row.n],
+        }
     }
 }
 

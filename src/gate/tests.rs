@@ -336,3 +336,23 @@ fn a_verdict_survives_json() {
     assert_eq!((&printed["outcome"], &printed["strict"]), (&"fail".into(), &true.into()));
     assert_eq!(printed["findings"].as_array().unwrap().len(), verdict.findings.len());
 }
+
+#[test]
+fn several_training_seeds_are_judged_by_their_spread_and_not_by_the_number_of_samples() {
+    let base = fixture::several(&[1, 2, 3]);
+    let verdict = gate(&base, &base);
+    assert!(verdict.passes(true) && verdict.findings.iter().all(|f| f.change.unwrap().mean == 0.0));
+    // One seed of three is worse by a half: a sixth on average, which three seeds cannot tell from chance.
+    let mut one = base.clone();
+    edit(&mut one, "oracle_nll", |i, x| if i < fixture::N { 1.5 * x } else { x });
+    let verdict = gate(&base, &one);
+    let finding = of(&verdict, "student", 8, "oracle_nll");
+    assert_eq!((finding.outcome, finding.needed), (Outcome::Inconclusive, None));
+    assert!(finding.note.as_ref().unwrap().contains("3 training seeds do not settle it"), "{finding:?}");
+    // All of them worse is told at once, and other seeds are no pairs.
+    let mut all = base.clone();
+    edit(&mut all, "oracle_nll", |_, x| 1.5 * x);
+    assert_eq!(of(&gate(&base, &all), "student", 8, "oracle_nll").outcome, Outcome::Fail);
+    let verdict = gate(&base, &fixture::several(&[4, 5, 6]));
+    assert_eq!(of(&verdict, "student", 8, "oracle_nll").pairing, Some(Pairing::Unpaired));
+}

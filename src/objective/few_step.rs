@@ -219,6 +219,15 @@ impl LatentDistillConfig {
         }
     }
 
+    /// The steps that a student is meant for.
+    pub fn steps(&self) -> usize {
+        match &self.method {
+            Method::Progressive(p) => p.steps >> p.rounds,
+            Method::Matching(c) => c.steps,
+            _ => 4,
+        }
+    }
+
     /// Whether its network is told where a step ends.
     pub fn two_times(&self) -> bool {
         matches!(self.method, Method::Shortcut(_) | Method::MeanFlow(_))
@@ -619,3 +628,6 @@ impl Step<'_> {
 pub fn process(config: &LatentConfig) -> (Path, Prediction) {
     (config.path, config.predict)
 }
+
+#[cfg(test)]
+mod tests;

@@ -48,6 +48,9 @@ pub struct LatentConfig {
     /// Noise of its own sampling: 0 none (DDIM), 1 ancestral.
     #[serde(default)]
     pub eta: f64,
+    /// How far its answers are taken away from those without the condition it is given; 1: not.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub guidance: f64,
     /// Share of the training steps in which a network with `vectors.self_conditioning` reads its own estimate.
     #[serde(default = "half")]
     pub self_conditioning: f64,
@@ -58,6 +61,12 @@ pub struct LatentConfig {
 
 fn is_zero(value: &f64) -> bool {
     *value == 0.0
+}
+fn one() -> f64 {
+    1.0
+}
+fn is_one(value: &f64) -> bool {
+    *value == 1.0
 }
 fn half() -> f64 {
     0.5

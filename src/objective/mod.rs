@@ -96,6 +96,19 @@ impl Objective {
         }
     }
 
+    /// Forward passes of a denoiser, or of an autoencoder, over one sequence that a training sequence takes: its own, and those of
+    /// its teacher. Reading the latents of a text is not among them.
+    pub fn forwards(&self) -> f64 {
+        match self {
+            Objective::ArNll {} | Objective::Elbo { .. } | Objective::ScoreEntropy { .. } => 1.0,
+            Objective::Sdtt(c) => 1.0 + c.steps_per_step as f64,
+            Objective::Autoencoder(_) | Objective::Latent(_) | Objective::Embedding(_) | Objective::Classifier(_) => {
+                1.0
+            }
+            Objective::LatentDistill(c) => c.forwards(),
+        }
+    }
+
     /// The name of the logged loss term.
     pub fn term(&self) -> &'static str {
         match self {

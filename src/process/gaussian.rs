@@ -191,7 +191,7 @@ mod tests {
             let mix = path.x0(says, t);
             let x0 = mix.x * x + mix.out * exact(path, says, t, x, of);
             let step = path.step(t, s, eta);
-            x = step.x * x + step.x0 * x0 + step.noise * noise[k];
+            x = step.x * x + step.x0 * x0 + step.noise * noise.get(k).copied().unwrap_or(0.0);
         }
         x
     }

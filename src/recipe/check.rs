@@ -43,6 +43,7 @@ impl Recipe {
             }
         }
         self.eval.validate()?;
+        self.check_seeds()?;
         for (name, model) in &self.model {
             if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_') {
                 return Err(Error::usage(format!(
@@ -56,6 +57,38 @@ impl Recipe {
         self.check_control()?;
         for name in &self.export.models {
             self.model(name).map_err(|e| Error { message: format!("`export.models`: {}", e.message), ..e })?;
+        }
+        Ok(())
+    }
+
+    /// Checks that the seeds differ, and that every compared model follows them.
+    fn check_seeds(&self) -> Result<()> {
+        let seeds = &self.seeds;
+        if seeds.is_empty() {
+            return Ok(());
+        }
+        if seeds.len() == 1 || self.seed != 0 {
+            return Err(Error::usage(format!("`seeds = {seeds:?}` stands for several seeds in place of `seed`")).hint(
+                match seeds.len() {
+                    1 => format!("write `seed = {}`", seeds[0]),
+                    _ => "remove `seed`".to_string(),
+                },
+            ));
+        }
+        if let Some(twice) = seeds.iter().enumerate().find(|(i, s)| seeds[..*i].contains(s)) {
+            return Err(Error::usage(format!("`seeds` lists {} twice", twice.1))
+                .hint("the same seed again is the same study again"));
+        }
+        for (name, model) in &self.model {
+            let judge = self.eval.judge.as_deref() == Some(name);
+            if let Some(seed) = model.seed.filter(|_| !judge && model.train.steps > 0) {
+                return Err(Error::usage(format!("`model.{name}.seed = {seed}` would be the same under all `seeds`"))
+                    .hint("remove it; only a judge keeps its own seed"));
+            }
+            if judge && model.seed.is_none() && model.train.steps > 0 {
+                return Err(Error::usage(format!("`seeds` needs `model.{name}.seed`, the judge's own"))
+                    .hint("all seeds are judged by one model: give it a seed that is not among `seeds`"));
+            }
         }
         Ok(())
     }

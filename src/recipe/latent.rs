@@ -9,6 +9,37 @@ use crate::objective::{Method, Objective, few_step};
 use crate::process::order::OrderConfig;
 
 impl Recipe {
+    /// What training a model takes, counted: forward passes over a sequence and the positions computed in them, those of its
+    /// teacher and of reading latents among them. Half an autoencoder reads, half of it writes.
+    pub fn train_cost(&self, name: &str, length: usize) -> Result<(u64, u64)> {
+        let model = self.model(name)?;
+        let sequences = (model.train.steps * model.train.batch * model.train.accumulate) as f64;
+        let network = match self.network(name)? {
+            Network::Given(network) => Some(network),
+            Network::From(_) => None,
+        };
+        let mut passes = model.objective.forwards();
+        let mut positions = passes * network.map_or(length, |n| n.places(length)) as f64;
+        if let Some(bottleneck) = network.and_then(|n| n.bottleneck.as_ref()) {
+            positions += 2.0 * bottleneck.latents as f64 + length as f64;
+        }
+        // Self-conditioning reads an estimate first, a teacher always, a model in training in a share of its steps.
+        let share = match &model.objective {
+            Objective::Latent(c) => c.self_conditioning,
+            Objective::Embedding(c) => c.self_conditioning,
+            _ => 0.0,
+        };
+        if network.and_then(|n| n.vectors.as_ref()).is_some_and(|v| v.self_conditioning) {
+            positions *= 1.0 + share;
+            passes *= 1.0 + share;
+        }
+        if let (Some(_), Some(vectors)) = (self.latent(name)?, network.and_then(|n| n.vectors.as_ref())) {
+            passes += 0.5;
+            positions += (length + vectors.count) as f64;
+        }
+        Ok(((sequences * passes).round() as u64, (sequences * positions).round() as u64))
+    }
+
     /// Checks that the objective of a model of latents, or of an autoencoder, fits its network and those it is made with.
     pub(super) fn check_latent(&self, name: &str, model: &ModelConfig, network: &TransformerConfig) -> Result<()> {
         let key = |k: &str| format!("model.{name}.{k}");
@@ -82,6 +113,13 @@ impl Recipe {
                             key(&format!("objective.latent.{k}"))
                         )));
                     }
+                }
+                if c.guidance != 1.0 && (vectors.condition == 0 || !c.guidance.is_finite()) {
+                    return Err(needs(
+                        "objective.latent.guidance",
+                        "network.vectors.condition",
+                        " of at least 1 token",
+                    ));
                 }
                 self.check_latent_order(name, model, network)
             }

@@ -41,6 +41,9 @@ pub struct Recipe {
     /// Seed of data order, initial weights and noise; a model may have its own.
     #[serde(default)]
     pub seed: u64,
+    /// Several seeds in place of `seed`: the study once for each, joined into one report with the spread between them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub seeds: Vec<u64>,
     pub data: DataConfig,
     /// The models by name, in the order of the report.
     pub model: IndexMap<String, ModelConfig>,
@@ -149,6 +152,21 @@ pub struct Loaded {
     pub base: PathBuf,
 }
 
+impl Loaded {
+    /// The study of one of its `seeds` alone: its training seed, a sampling seed of its own (the same for all its models),
+    /// and time measured under the first seed only, since it does not depend on weights.
+    pub fn at_seed(&self, seed: u64) -> Result<Loaded> {
+        // TOML's integers have 63 bits.
+        let sampling = self.recipe.eval.seed.wrapping_add(seed) & (u64::MAX >> 1);
+        let mut sets = vec!["seeds=[]".to_string(), format!("seed={seed}"), format!("eval.seed={sampling}")];
+        if self.recipe.seeds.first() != Some(&seed) {
+            sets.push("eval.speed_repeats=0".into());
+        }
+        let parsed = parse::parse::<Recipe>(&self.text, "the recipe", &sets)?;
+        Ok(Loaded { recipe: parsed.value, text: parsed.resolved, base: self.base.clone() })
+    }
+}
+
 /// Reads the recipe file `place`, or the built-in recipe of that name, applies `--set`, and checks it.
 pub fn load(place: &str, sets: &[String]) -> Result<Loaded> {
     let path = Path::new(place);
@@ -166,7 +184,10 @@ pub fn load(place: &str, sets: &[String]) -> Result<Loaded> {
     };
     let parsed = parse::parse::<Recipe>(&text, &shown, sets)?;
     parsed.value.check()?;
-    Ok(Loaded { recipe: parsed.value, text: parsed.resolved, base })
+    let loaded = Loaded { recipe: parsed.value, text: parsed.resolved, base };
+    // What a rule says of seeds must be so under each of them.
+    loaded.recipe.seeds.iter().try_for_each(|seed| loaded.at_seed(*seed)?.recipe.check())?;
+    Ok(loaded)
 }
 
 fn missing(place: &str) -> Error {
@@ -274,7 +295,10 @@ impl Recipe {
             },
             _ => Walk::Ddim { eta: config.eta },
         };
-        Ok(Some(LatentProcess { path: config.path, predict: config.predict, walk }))
+        // A student's steps are what its teacher's unguided ones are.
+        let own = matches!(self.model(name)?.objective, Objective::Latent(_));
+        let guidance = if own { config.guidance } else { 1.0 };
+        Ok(Some(LatentProcess { path: config.path, predict: config.predict, walk, guidance }))
     }
 
     /// The noise schedule of a model.
@@ -317,8 +341,11 @@ impl Recipe {
 
     /// How a model is meant to be sampled: a distilled one in the steps of its last round.
     pub fn generation(&self, model: &ModelConfig) -> Option<Generation> {
-        let Objective::Sdtt(c) = &model.objective else { return None };
-        let steps = (1.0 / c.dt(c.rounds)).round().max(1.0) as usize;
+        let steps = match &model.objective {
+            Objective::Sdtt(c) => (1.0 / c.dt(c.rounds)).round().max(1.0) as usize,
+            Objective::LatentDistill(c) => c.steps(),
+            _ => return None,
+        };
         Some(Generation { steps, selection: Selection::Random, temperature: 1.0 })
     }
 

@@ -2,7 +2,7 @@
 
 use super::table::{collapsed, shown};
 use crate::eval::matched;
-use crate::eval::results::{DataKind, Metric, ModelResult, Results, Role, Row};
+use crate::eval::results::{DataKind, Metric, ModelResult, Results, Role, Row, SeedRow};
 use crate::eval::stats::Estimate;
 
 /// Red, green and blue, 0 to 255.
@@ -13,7 +13,7 @@ const GRAY: Rgb = (110, 110, 110);
 const BLUE: Rgb = (0, 114, 178);
 /// The palette of Okabe and Ito (2008), safe for colour-blind readers, without blue (teacher), black (AR) and its yellow,
 /// which is too light on white.
-const STUDENTS: [Rgb; 5] = [(213, 94, 0), (0, 158, 115), (204, 121, 167), (230, 159, 0), (86, 180, 233)];
+pub(super) const STUDENTS: [Rgb; 5] = [(213, 94, 0), (0, 158, 115), (204, 121, 167), (230, 159, 0), (86, 180, 233)];
 
 /// Shapes, so that a series is known without its colour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,7 +30,7 @@ pub enum Marker {
 }
 
 /// One more than colours, so that 30 students look different.
-const STUDENT_MARKERS: [Marker; 6] =
+pub(super) const STUDENT_MARKERS: [Marker; 6] =
     [Marker::Up, Marker::Diamond, Marker::Down, Marker::Pentagon, Marker::Spark, Marker::Square];
 
 /// How an axis maps numbers to places.
@@ -58,6 +58,8 @@ pub struct Point {
     pub tag: String,
     /// Drawn open: the row has collapsed.
     pub open: bool,
+    /// Where each training seed alone lies, of a study with several.
+    pub seeds: Vec<(f64, f64)>,
 }
 
 /// Points of one model, joined by a line.
@@ -102,7 +104,7 @@ pub struct Figure {
 }
 
 /// What the bars of a study's figures are.
-const INTERVAL: &str = "95 % interval";
+pub(super) const INTERVAL: &str = "95 % interval";
 
 /// The figures of a study, without those that would show nothing.
 pub fn figures(results: &Results) -> Vec<Figure> {
@@ -118,7 +120,7 @@ pub fn figures(results: &Results) -> Vec<Figure> {
             title: format!("{study}: quality against sampling steps"),
             x: steps(),
             y: axis(&quality, Scale::Linear),
-            series: series(results, false, |_, row| Some((at_steps(row), results.score(row, Metric::Nll)?))),
+            series: series(results, false, |at| Some((at.steps(), at.score(Metric::Nll)?))),
             guides: level_guides(results, Metric::Nll),
             bars: INTERVAL,
         },
@@ -127,10 +129,10 @@ pub fn figures(results: &Results) -> Vec<Figure> {
             title: format!("{study}: quality against time (numbers beside points: steps)"),
             x: axis("seconds per 1,000 tokens (lower is better)", Scale::Log10),
             y: axis(&quality, Scale::Linear),
-            series: series(results, true, |_, row| {
-                let s = row.speed?.seconds_per_1k_tokens;
+            series: series(results, true, |at| {
+                let s = at.row.speed?.seconds_per_1k_tokens;
                 let seconds = Estimate { mean: s.median, low: s.q1, high: s.q3 };
-                Some(((s.median > 0.0).then_some(seconds)?, results.score(row, Metric::Nll)?))
+                Some(((s.median > 0.0).then_some(seconds)?, at.score(Metric::Nll)?))
             }),
             guides: level_guides(results, Metric::Nll),
             bars: INTERVAL,
@@ -140,12 +142,10 @@ pub fn figures(results: &Results) -> Vec<Figure> {
             title: format!("{study}: quality against diversity (numbers beside points: steps)"),
             x: axis("unigram entropy of a sample, nats (the data's is best)", Scale::Linear),
             y: axis(&quality, Scale::Linear),
-            series: series(results, true, |_, row| {
-                Some((results.score(row, Metric::Entropy)?, results.score(row, Metric::Nll)?))
-            })
-            .into_iter()
-            .chain(real_data(results))
-            .collect(),
+            series: series(results, true, |at| Some((at.score(Metric::Entropy)?, at.score(Metric::Nll)?)))
+                .into_iter()
+                .chain(real_data(results))
+                .collect(),
             guides: diversity_guides(results),
             bars: INTERVAL,
         },
@@ -163,7 +163,10 @@ pub fn figures(results: &Results) -> Vec<Figure> {
                 title: format!("{study}: quality at the data's entropy against sampling steps"),
                 x: steps(),
                 y: axis(&format!("{nll} at the data's entropy, nats per token (lower is better)"), Scale::Linear),
-                series: series(results, false, |model, row| Some((at_steps(row), at(model, row)?))),
+                series: series(results, false, |point| {
+                    // A seed alone is not read off here.
+                    point.seed.is_none().then_some((point.steps(), at(point.model, point.row)?))
+                }),
                 guides: ar.filter_map(|m| Some(level(m, at(m, m.full()?)?))).collect(),
                 bars: INTERVAL,
             },
@@ -180,7 +183,7 @@ pub fn figures(results: &Results) -> Vec<Figure> {
             title: format!("{study}: {what} against sampling steps"),
             x: steps(),
             y: axis(&format!("share of {what} (higher is better)"), Scale::Linear),
-            series: series(results, false, |_, row| Some((at_steps(row), results.score(row, metric)?))),
+            series: series(results, false, |at| Some((at.steps(), at.score(metric)?))),
             guides: level_guides(results, metric),
             bars: INTERVAL,
         });
@@ -198,6 +201,7 @@ pub fn figures(results: &Results) -> Vec<Figure> {
             figure.y.scale = Scale::Log10;
         }
     }
+    figures.extend(super::autoencoder::figure(results));
     figures.retain(|f| f.series.iter().any(|s| s.marker != Marker::Star && !s.points.is_empty()));
     figures
 }
@@ -241,7 +245,7 @@ fn by_cost(results: &Results, quality: &str) -> Vec<Figure> {
                 ),
                 x: Axis { label: label.into(), scale: Scale::Log10 },
                 y,
-                series: series(results, true, |_, row| Some((cost(row)?, results.score(row, metric)?))),
+                series: series(results, true, |at| Some((cost(at.row)?, at.score(metric)?))),
                 guides: level_guides(results, metric),
                 bars: INTERVAL,
             });
@@ -271,16 +275,29 @@ fn file_name(kind: &str, cost: &str) -> &'static str {
     }
 }
 
-fn at_steps(row: &Row) -> Estimate {
-    Estimate::exact(row.steps as f64)
+/// One row of a model, or what one training seed gave of it.
+struct Place<'a> {
+    results: &'a Results,
+    model: &'a ModelResult,
+    row: &'a Row,
+    seed: Option<&'a SeedRow>,
+}
+
+impl Place<'_> {
+    fn steps(&self) -> Estimate {
+        Estimate::exact(self.row.steps as f64)
+    }
+
+    fn score(&self, metric: Metric) -> Option<Estimate> {
+        match self.seed {
+            Some(seed) => seed.scores.get(metric.key(&self.results.data.nll_name)).map(|x| Estimate::exact(*x)),
+            None => self.results.score(self.row, metric),
+        }
+    }
 }
 
 /// One series per model, its points from `point`; the AR model has one only where `with_ar`, elsewhere it is a guide line.
-fn series(
-    results: &Results,
-    with_ar: bool,
-    point: impl Fn(&ModelResult, &Row) -> Option<(Estimate, Estimate)>,
-) -> Vec<Series> {
+fn series(results: &Results, with_ar: bool, point: impl Fn(&Place) -> Option<(Estimate, Estimate)>) -> Vec<Series> {
     let (mut teachers, mut student) = (0, 0);
     shown(results)
         .into_iter()
@@ -308,8 +325,13 @@ fn series(
                 .into_iter()
                 .filter_map(|row| {
                     let tag = if with_ar { row.steps.to_string() } else { String::new() };
-                    let (x, y) = point(model, row)?;
-                    Some(Point { x, y, tag, open: collapsed(results, model, row) })
+                    let (x, y) = point(&Place { results, model, row, seed: None })?;
+                    let each = row.by_seed.iter().filter(|_| model.varies());
+                    let seeds = each
+                        .filter_map(|seed| point(&Place { results, model, row, seed: Some(seed) }))
+                        .map(|(x, y)| (x.mean, y.mean))
+                        .collect();
+                    Some(Point { x, y, tag, open: collapsed(results, model, row), seeds })
                 })
                 .collect();
             let name = model.name.clone();
@@ -321,7 +343,7 @@ fn series(
 /// Held-out data as a point of its own.
 fn real_data(results: &Results) -> Option<Series> {
     let y = *results.data.reference.get(&results.data.nll_name)?;
-    let point = Point { x: results.data.entropy, y, tag: String::new(), open: false };
+    let point = Point { x: results.data.entropy, y, tag: String::new(), open: false, seeds: Vec::new() };
     Some(Series { name: "real data".into(), color: BLACK, marker: Marker::Star, points: vec![point] })
 }
 

@@ -2,11 +2,15 @@
 //!
 //! A pure function of the results: no date, host or path goes in, so equal results give equal bytes.
 
+mod autoencoder;
+mod budget;
+mod by_seed;
 pub mod control;
 pub mod figure;
 pub mod flexibility;
 pub mod html;
 pub mod markdown;
+pub mod notes;
 pub mod picture;
 pub mod plot;
 pub mod summary;
@@ -44,10 +48,11 @@ pub enum Part {
     },
 }
 
-/// Writes `report.md`, `report.html` and every plot as `.svg` and `.png` into `dir`; returns the files written.
+/// Writes `report.md`, `report.html` and every plot as `.svg` and `.png` into `dir`; returns the files written. What
+/// `notes.md` in `dir` says stands below the facts.
 pub fn write(results: &Results, dir: &Path) -> Result<Vec<PathBuf>> {
     std::fs::create_dir_all(dir).map_err(|e| Error::io("create", dir, &e))?;
-    let page = page(results);
+    let page = page(results, notes::read(dir)?);
     let mut files = Vec::new();
     let mut put = |name: String, text: String| -> Result<()> {
         let path = dir.join(name);
@@ -81,9 +86,12 @@ pub fn write(results: &Results, dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// The report's content.
-pub fn page(results: &Results) -> Page {
+/// The report's content, with what its reader should take from it.
+pub fn page(results: &Results, notes: Vec<String>) -> Page {
     let mut parts = vec![Part::Facts(facts(results))];
+    if !notes.is_empty() {
+        parts.push(Part::Notes { title: "What this shows", lines: notes });
+    }
     let mut tables = table::tables(results).into_iter();
     let mut figures = figure::figures(results).into_iter();
     // The plots that matter come before the table, the rest after it.
@@ -122,8 +130,14 @@ fn facts(results: &Results) -> Vec<(&'static str, String)> {
             "seeds",
             format!(
                 "training {}; sampling {}",
-                joined(results.models.iter().filter(|m| m.train_steps > 0).map(|m| m.seed)),
-                listed(results, |r| r.seed)
+                joined(results.models.iter().filter(|m| m.train_steps > 0).flat_map(|m| match m.varies() {
+                    true => m.seeds(),
+                    false => vec![m.seed],
+                })),
+                joined(results.models.iter().flat_map(|m| &m.rows).flat_map(|r| match r.by_seed.is_empty() {
+                    true => vec![r.seed],
+                    false => r.by_seed.iter().map(|s| s.sampling).collect(),
+                }))
             ),
         ),
         ("device", format!("{}, {} threads, {}", env.device, env.threads, env.dtype)),
@@ -171,6 +185,9 @@ fn reading(results: &Results) -> Vec<String> {
          does; two intervals that overlap here may still differ in pairs."
             .into(),
     ];
+    lines.extend(by_seed::reading(results));
+    lines.extend(budget::reading(results));
+    lines.extend(autoencoder::reading(results));
     lines.extend(control::reading(results));
     lines.extend(flexibility::reading(results).into_iter().chain(survey::reading(results)));
     if results.models.iter().any(|m| !m.sweep.is_empty()) {
@@ -293,10 +310,55 @@ mod tests {
         let mut results = fixture::story(1);
         results.models[2].name = "<script>|x".into();
         results.study = "a & <b>".into();
-        let page = page(&results);
+        let page = page(&results, Vec::new());
         let html = html::render(&page).unwrap();
         assert!(!html.contains("<script") && !html.contains("<b>"));
         assert!(markdown::render(&page).contains("&lt;script>\\|x"));
+    }
+
+    #[test]
+    fn notes_stand_in_the_report_and_stay_when_it_is_rendered_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, out) = (dir.path().join("my.md"), dir.path().join("report"));
+        std::fs::write(&file, "# Findings\n\n- the student is <b>better</b>\n  at `4` steps\n- AR is *slow*\n")
+            .unwrap();
+        notes::keep(&file, &out).unwrap();
+        for _ in 0..2 {
+            write(&fixture::story(1), &out).unwrap();
+            let html = std::fs::read_to_string(out.join("report.html")).unwrap();
+            assert!(
+                html.contains("<h2>What this shows</h2>")
+                    && html.contains("&lt;b&gt;better&lt;/b&gt; at <code>4</code>")
+            );
+            let markdown = std::fs::read_to_string(out.join("report.md")).unwrap();
+            assert!(markdown.contains("## What this shows\n\n- Findings\n- the student"), "{markdown}");
+            assert_eq!(std::fs::read(out.join(notes::FILE)).unwrap(), std::fs::read(&file).unwrap());
+        }
+    }
+
+    #[test]
+    fn several_seeds_have_a_table_a_sentence_and_marks_and_one_seed_has_none() {
+        let results = fixture::several(&[1, 2, 3]);
+        let files = written(&results);
+        let text = |name: &str| {
+            let (_, bytes) = files.iter().find(|(n, _)| n == name).unwrap();
+            String::from_utf8(bytes.clone()).unwrap()
+        };
+        let markdown = text("report.md");
+        assert!(markdown.contains("## By training seed") && markdown.contains("Student's t"), "{markdown}");
+        assert!(markdown.contains("**seeds** training 1, 2, 3;"));
+        assert!(text("quality_steps.svg").contains("dots: single training seeds"));
+        assert!(!String::from_utf8(written(&fixture::story(1))[0].1.clone()).unwrap().contains("training seed"));
+    }
+
+    #[test]
+    fn an_autoencoder_has_a_table_and_a_plot_against_noise() {
+        let results = fixture::with_autoencoder(fixture::story(1));
+        results.check().unwrap();
+        let files = written(&results);
+        let markdown = String::from_utf8(files[0].1.clone()).unwrap();
+        assert!(markdown.contains("## Autoencoder") && markdown.contains("](reconstruction_noise.svg)"), "{markdown}");
+        assert!(files.iter().any(|(n, _)| n == "reconstruction_noise.png"));
     }
 
     #[test]

@@ -85,10 +85,14 @@ pub(super) type Place = (f64, f64);
 fn size(figure: &Figure) -> Place {
     let names = figure.series.iter().map(|s| &s.name).chain(figure.guides.iter().map(|g| &g.name));
     let longest = names.clone().map(|n| n.chars().count()).max().unwrap_or(0) as f64;
-    // What stands behind the names takes at most three lines.
-    let lines = (names.count() + 3) as f64;
+    // What stands behind the names takes at most four lines.
+    let lines = (names.count() + 3 + usize::from(has_seeds(figure))) as f64;
     let width = (FRAME[2] + 16.0 + 50.0 + 8.0 * longest).min(2.0 * SIZE.0);
     (width.max(SIZE.0), (FRAME[1] + 8.0 + LINE * lines).max(SIZE.1))
+}
+
+fn has_seeds(figure: &Figure) -> bool {
+    figure.series.iter().flat_map(|s| &s.points).any(|p| !p.seeds.is_empty())
 }
 
 fn paint<B: DrawingBackend>(canvas: &Canvas<B>, figure: &Figure) -> Drawn<B> {
@@ -106,6 +110,9 @@ fn paint<B: DrawingBackend>(canvas: &Canvas<B>, figure: &Figure) -> Drawn<B> {
         }
         for p in &series.points {
             error_bars(canvas, p, series.color, &map)?;
+            for &(x, y) in &p.seeds {
+                canvas.dot(map.at(x, y), series.color)?;
+            }
         }
     }
     let mut taken: Vec<Boxed> = Vec::new();
@@ -261,6 +268,12 @@ fn legend<B: DrawingBackend>(canvas: &Canvas<B>, figure: &Figure) -> Drawn<B> {
         let at = label(canvas, "open: collapse")?;
         canvas.marker(Marker::Circle, (left + 15.0, at), INK, true)?;
     }
+    if has_seeds(figure) {
+        let at = label(canvas, "dots: single training seeds")?;
+        canvas.dot((left + 9.0, at), INK)?;
+        canvas.dot((left + 15.0, at - 4.0), INK)?;
+        canvas.dot((left + 21.0, at + 3.0), INK)?;
+    }
     let at = label(canvas, &format!("bars: {}", figure.bars))?;
     if figure.series.iter().flat_map(|s| &s.points).any(|p| p.x.low < p.x.high) && figure.x.scale == Scale::Log10 {
         label(canvas, "(of time: quartiles)")?;
@@ -287,14 +300,26 @@ impl Map {
     fn new(figure: &Figure) -> Self {
         let guides = |run| figure.guides.iter().filter(move |g| g.run == run).map(|g| g.value);
         let points = || figure.series.iter().flat_map(|s| &s.points);
+        let seeds = || points().flat_map(|p| &p.seeds).filter(|_| figure.x.scale != Scale::Log2);
+        let along = || points().flat_map(|p| &p.seeds);
+        let exact = |x: f64| Estimate::exact(x);
         Map {
-            x: Range::new(&figure.x, points().map(|p| p.x).chain(guides(Run::Vertical))),
-            y: Range::new(&figure.y, points().map(|p| p.y).chain(guides(Run::Horizontal))),
+            x: Range::new(
+                &figure.x,
+                points().map(|p| p.x).chain(guides(Run::Vertical)).chain(seeds().map(|s| exact(s.0))),
+            ),
+            y: Range::new(
+                &figure.y,
+                points().map(|p| p.y).chain(guides(Run::Horizontal)).chain(along().map(|s| exact(s.1))),
+            ),
         }
     }
-    fn place(&self, p: &Point) -> Place {
+    fn at(&self, x: f64, y: f64) -> Place {
         let [left, top, right, bottom] = FRAME;
-        (self.x.at(p.x.mean, left, right), self.y.at(p.y.mean, bottom, top))
+        (self.x.at(x, left, right), self.y.at(y, bottom, top))
+    }
+    fn place(&self, p: &Point) -> Place {
+        self.at(p.x.mean, p.y.mean)
     }
 }
 
@@ -437,6 +462,13 @@ impl<B: DrawingBackend> Canvas<B> {
         self.polygon(&outline, fill)?;
         let closed: Vec<Place> = outline.iter().chain(outline.first()).copied().collect();
         self.path(&closed, if open { color } else { WHITE_INK }, if open { 1.8 } else { 0.8 }, 1.0)
+    }
+
+    /// A small mark: one training seed.
+    fn dot(&self, (x, y): Place, color: Rgb) -> Drawn<B> {
+        let around = |i: usize| std::f64::consts::TAU * i as f64 / 12.0;
+        let outline: Vec<Place> = (0..12).map(|i| (x + 2.2 * around(i).sin(), y - 2.2 * around(i).cos())).collect();
+        self.polygon(&outline, color)
     }
 
     fn style(&self, size: f64, color: Rgb) -> TextStyle<'static> {

@@ -59,7 +59,15 @@ pub fn tables(results: &Results) -> Vec<Table> {
         .into_iter()
         .chain(super::flexibility::tables(results))
         .chain(super::survey::table(results));
-    all.into_iter().flatten().chain(flexible).chain([models(results)]).filter(|t| !t.rows.is_empty()).collect()
+    let made = [super::autoencoder::table(results), Some(models(results)), super::budget::table(results)];
+    let seeds = super::by_seed::tables(results);
+    all.into_iter()
+        .flatten()
+        .chain(seeds)
+        .chain(flexible)
+        .chain(made.into_iter().flatten())
+        .filter(|t| !t.rows.is_empty())
+        .collect()
 }
 
 /// What is known exactly about each sample of a kind of data.
@@ -75,7 +83,11 @@ fn truth(kind: DataKind) -> &'static [Metric] {
 fn quality(results: &Results) -> Table {
     let exact = truth(results.data.kind);
     let orders = several_orders(results);
+    let decoded = results.models.iter().flat_map(|m| &m.rows).any(|r| r.decode_positions.is_some());
     let mut header = names(["model", "objective", "steps", "NFE", "positions"]);
+    if decoded {
+        header.push("of them decoding".into());
+    }
     if orders {
         header.splice(2..2, names(["order"]));
         header.splice(4..4, names(["steps per block"]));
@@ -101,6 +113,9 @@ fn quality(results: &Results) -> Table {
                 cells.push(row.steps_per_block.map_or(NOTHING.into(), short));
             }
             cells.extend([short(row.nfe), short(row.positions)]);
+            if decoded {
+                cells.push(row.decode_positions.map_or(NOTHING.into(), short));
+            }
             if orders {
                 cells.push(row.layer_positions.map_or(NOTHING.into(), short));
             }
@@ -212,7 +227,8 @@ fn corpus(results: &Results) -> Option<Table> {
         for row in &model.rows {
             let mut cells = vec![model.name.clone(), row.steps.to_string()];
             cells.extend(keys.iter().map(|k| row.corpus.get(*k).map_or(NOTHING.into(), |x| fixed(*x))));
-            cells.push(row.n.to_string());
+            // Of several seeds it is the mean over sets of one seed.
+            cells.push(row.by_seed.first().map_or(row.n, |s| s.n).to_string());
             rows.push(cells);
         }
     }
@@ -231,7 +247,7 @@ fn models(results: &Results) -> Table {
             m.objective.clone(),
             m.teacher.clone().unwrap_or(NOTHING.into()),
             grouped(m.parameters),
-            m.seed.to_string(),
+            if m.varies() { joined(&m.seeds()) } else { m.seed.to_string() },
             grouped(m.train_steps),
             grouped(m.train_tokens),
             short(m.train_seconds),
@@ -256,6 +272,10 @@ fn models(results: &Results) -> Table {
         ]),
         rows: models.into_iter().map(row).collect(),
     }
+}
+
+fn joined(seeds: &[u64]) -> String {
+    seeds.iter().map(u64::to_string).collect::<Vec<_>>().join(", ")
 }
 
 fn role(role: Role) -> &'static str {
@@ -312,7 +332,7 @@ pub(super) fn measured(x: f64) -> String {
 }
 
 /// A whole number with a comma before every third digit.
-fn grouped(n: impl Display) -> String {
+pub(super) fn grouped(n: impl Display) -> String {
     let digits = n.to_string();
     let mut text = String::new();
     for (i, c) in digits.chars().enumerate() {
@@ -338,6 +358,18 @@ mod tests {
              repetition · latency ms ↓ · tok/s ↑ · n"
         );
         assert!(!quality(&fixture::text(1)).header.join(" ").contains("valid"));
+    }
+
+    #[test]
+    fn what_a_decoder_costs_stands_beside_all_positions_where_there_is_one() {
+        let mut results = fixture::story(1);
+        results.models[2].rows[0].decode_positions = Some(40.0);
+        let table = quality(&results);
+        let at = table.header.iter().position(|h| h == "of them decoding").unwrap();
+        assert_eq!(table.header[at - 1], "positions");
+        let row = table.rows.iter().find(|r| r[0] == "student").unwrap();
+        assert_eq!((row[at].as_str(), row.len()), ("40", table.header.len()));
+        assert!(table.rows.iter().any(|r| r[0] == "teacher" && r[at] == NOTHING));
     }
 
     #[test]

@@ -47,6 +47,17 @@ pub struct LatentProcess {
     pub path: Path,
     pub predict: Prediction,
     pub walk: Walk,
+    /// How far its answer is taken away from what it says without its condition (Ho and Salimans 2022); 1: not. Another value
+    /// costs a second pass a step.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub guidance: f64,
+}
+
+fn one() -> f64 {
+    1.0
+}
+fn is_one(value: &f64) -> bool {
+    *value == 1.0
 }
 
 /// A denoiser of latents with the autoencoder that they are of.
@@ -57,8 +68,6 @@ pub struct Latent<'a> {
     pub process: LatentProcess,
     /// Over the latents.
     pub order: Order,
-    /// How far x_0 is taken away from what the model says without its condition; 1: not.
-    pub guidance: f64,
 }
 
 impl Latent<'_> {
@@ -170,9 +179,9 @@ fn vectors(
         let given = Given { estimate, condition: told.as_deref(), clean: None, layout: Some(latent.order.layout()) };
         let to = model.vectors().is_some_and(|v| v.two_times).then_some(&s[..]);
         let mut says = model.says(read.clone(), &t, to, &given);
-        if latent.guidance != 1.0 && told.is_some() {
+        if process.guidance != 1.0 && told.is_some() {
             let free = model.says(read.clone(), &t, to, &Given { condition: None, ..given.clone() });
-            says = free.clone() + (says - free) * latent.guidance as f32;
+            says = free.clone() + (says - free) * process.guidance as f32;
             passes += 1;
             positions += (c + end) as u64;
         }

@@ -11,14 +11,14 @@ use crate::eval::control::{self, Control};
 use crate::eval::flexibility::{self, Flexibility};
 use crate::eval::judge::TextJudge;
 use crate::eval::results::{Environment, ModelResult, Results, Role};
-use crate::eval::{self, Scorer};
+use crate::eval::{self, Scorer, reconstruction};
 use crate::export::{self, LoadedModel};
 use crate::model::{Denoise, Oracle, params};
 use crate::objective::{self, Objective};
 use crate::process::Corruption;
 use crate::recipe::{ModelConfig, Recipe};
 use crate::sample::decode::walkable;
-use crate::sample::{Decode, Generator, Process};
+use crate::sample::{Decode, Generator, Process, latent};
 use crate::{fs, term};
 
 impl Study {
@@ -115,6 +115,16 @@ impl Study {
                         _ => self.control((name, &shown), &done.generator(process)?, judge.as_ref())?,
                     };
                     let extra = fs::verify_manifest(&self.final_dir(name))?.extra;
+                    let cost = self.recipe.train_cost(name, self.data.length())?;
+                    let reconstruction = match done.model.bottleneck() {
+                        Some(shape) => Some(reconstruction::measure(
+                            &held_out,
+                            (shape.latents, shape.width),
+                            &reconstruction::SIGMAS,
+                            |sigma| latent::reconstructed(&done.model, &held_out, sigma, config.seed),
+                        )?),
+                        None => None,
+                    };
                     Ok(ModelResult {
                         name: shown.clone(),
                         role,
@@ -127,10 +137,15 @@ impl Study {
                         train_steps: done.card.train_steps as u64,
                         train_tokens: done.card.train_tokens,
                         train_seconds: extra["seconds"].as_f64().unwrap_or(0.0),
+                        train_forwards: cost.0,
+                        train_positions: cost.1,
+                        codec: self.recipe.latent(name)?.map(|(_, config)| config.codec.clone()),
                         likelihood,
                         rows,
                         sweep,
                         flexibility,
+                        reconstruction,
+                        by_seed: Vec::new(),
                         control,
                     })
                 })?);
@@ -160,6 +175,9 @@ impl Study {
                     train_steps: 0,
                     train_tokens: 0,
                     train_seconds: 0.0,
+                    train_forwards: 0,
+                    train_positions: 0,
+                    codec: None,
                     likelihood: None,
                     rows: {
                         let generator = Generator::Tokens(&oracle, process);
@@ -167,6 +185,8 @@ impl Study {
                     },
                     sweep: self.sweep("oracle", &Generator::Tokens(&oracle, process), &config.steps, &scorer)?,
                     flexibility: self.flexibility("oracle", &oracle, &process)?,
+                    reconstruction: None,
+                    by_seed: Vec::new(),
                     control: None,
                 })
             })?);
@@ -322,6 +342,10 @@ impl Study {
         let (Some(config), Data::Pairs(pairs), Some(judge)) = (&self.recipe.eval.control, &self.data, judge) else {
             return Ok(None);
         };
+        // Latents stand for no position: their model must be told the whole condition, and nothing else.
+        if matches!(generator, Generator::Latent(l) if l.model.vectors().map(|v| v.condition) != Some(pairs.width())) {
+            return Ok(None);
+        }
         self.not_stopped(name)?;
         let (seed, batch) = (self.recipe.eval.seed, self.recipe.eval.batch);
         let guidance = config.guidance.get(name);

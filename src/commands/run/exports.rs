@@ -87,9 +87,16 @@ impl Study {
             }
             None => export::read(out, &self.device)?.model,
         };
-        let held_out = self.data.held_out(self.recipe.eval.held_out);
-        let losses = |m: &Transformer| eval::losses(m, &model.objective, &done.card.process(), &held_out).0;
-        let change = Change::held_out(&losses(&done.model), &losses(&after));
+        let ends = done.model.vectors().is_some() || done.model.bottleneck().is_some();
+        let change = match ends {
+            // Their losses are in no unit of text.
+            true => Change::on_random_tokens(&done.model, &after),
+            false => {
+                let held_out = self.data.held_out(self.recipe.eval.held_out);
+                let losses = |m: &Transformer| eval::losses(m, &model.objective, &done.card.process(), &held_out).0;
+                Change::held_out(&losses(&done.model), &losses(&after))
+            }
+        };
         let text = export::model_card(&card, &extras) + &section(storage, &change);
         fs::write_atomic(&out.join("README.md"), text.as_bytes())?;
         Ok(Some(change))

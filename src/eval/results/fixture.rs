@@ -50,6 +50,7 @@ pub fn row(level: Level, nll_name: &str, steps: usize, n: usize, seed: u64) -> R
         nfe: steps as f64,
         positions: (steps * LENGTH) as f64,
         layer_positions: None,
+        decode_positions: None,
         steps_per_block: None,
         n,
         seed,
@@ -58,6 +59,7 @@ pub fn row(level: Level, nll_name: &str, steps: usize, n: usize, seed: u64) -> R
         corpus,
         speed: None,
         examples: Vec::new(),
+        by_seed: Vec::new(),
     }
 }
 
@@ -121,10 +123,19 @@ fn model(name: &str, role: Role, objective: &str, nll_name: &str, seed: u64, ste
         train_steps: if role == Role::Oracle { 0 } else { 2000 },
         train_tokens: if role == Role::Oracle { 0 } else { 16_384_000 },
         train_seconds: if role == Role::Oracle { 0.0 } else { 412.5 },
+        train_positions: 0,
+        codec: None,
+        train_forwards: match role {
+            Role::Oracle => 0,
+            Role::Student => 3 * 64_000,
+            _ => 64_000,
+        },
         likelihood: likelihood.map(|(x, kind)| Likelihood { estimate: around(x), kind, n: 512 }),
         rows,
         sweep: Vec::new(),
         flexibility: None,
+        reconstruction: None,
+        by_seed: Vec::new(),
         control: None,
     }
 }
@@ -222,6 +233,7 @@ pub fn bare() -> Results {
         .iter()
         .map(|&steps| Row {
             layer_positions: None,
+            decode_positions: None,
             steps_per_block: None,
             steps,
             nfe: steps as f64,
@@ -233,6 +245,7 @@ pub fn bare() -> Results {
             corpus: IndexMap::new(),
             speed: None,
             examples: Vec::new(),
+            by_seed: Vec::new(),
         })
         .collect();
     results.models = vec![student];
@@ -295,5 +308,36 @@ pub fn with_flexibility(mut results: Results) -> Results {
             remasked: (!ar).then(|| task(0.6, &repaired)),
         });
     }
+    results
+}
+
+/// The same study trained with each of the seeds `seeds`.
+pub fn several(seeds: &[u64]) -> Results {
+    let each: Vec<(u64, Results)> = seeds
+        .iter()
+        .map(|&seed| {
+            let mut one = with_sweep(story(seed));
+            for model in one.models.iter_mut().filter(|m| m.role != Role::Oracle) {
+                model.weights_sha256 = sha256_hex(format!("{} {seed}", model.name).as_bytes());
+            }
+            (seed, one)
+        })
+        .collect();
+    let recipe = format!("[study]\nname = \"tiny_story\"\nseeds = {seeds:?}\n");
+    crate::eval::seeds::join(&recipe, 0, &each).unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// The same study with an autoencoder that loses tokens as noise rises.
+pub fn with_autoencoder(mut results: Results) -> Results {
+    let mut model = model("codec", Role::Teacher, "autoencoder", "oracle_nll", 1, &[]);
+    let around = |x: f64| Estimate { mean: x, low: x - 0.01, high: (x + 0.01).min(1.0) };
+    let point = |sigma: f64| ReconstructionPoint {
+        sigma,
+        accuracy: around(0.998 - 0.1 * sigma * sigma),
+        exact: around(0.98 - 0.4 * sigma),
+    };
+    model.reconstruction =
+        Some(Reconstruction { compression: 4.0, width: 16, n: N, points: [0.0, 0.25, 0.5, 1.0].map(point).to_vec() });
+    results.models.push(model);
     results
 }
