@@ -24,7 +24,7 @@ use crate::objective::Objective;
 use crate::process::d3pm::{Matrices, Matrix, Neighbours};
 use crate::process::order::OrderConfig;
 use crate::process::{Corruption, Schedule};
-use crate::sample::{Decode, Generator, Latent, LatentProcess, Process};
+use crate::sample::{Decode, Embedding, Generator, Latent, LatentProcess, Process};
 use crate::weights::{self, Dtype, NonFinite, Outputs, Planned, SCALE, SHARD, SINGLE, Storage};
 
 /// The content of config.json.
@@ -132,7 +132,24 @@ impl LoadedModel {
                 Err(Error::usage(format!("`{}` is an autoencoder, which generates nothing by itself", self.card.name))
                     .hint("sample a model of its latents"))
             }
-            _ => Ok(Generator::Tokens(&self.model, process)),
+            _ => match (&self.card.objective, process.decode) {
+                (Objective::Classifier(_), _) => {
+                    Err(Error::usage(format!("`{}` is a classifier, which generates nothing", self.card.name))
+                        .hint("sample the diffusion of embeddings that it is of"))
+                }
+                (Objective::Embedding(config), decode) => {
+                    let sampler = if let Decode::Gaussian(sampler) = decode { sampler } else { config.sampler };
+                    let anchored = process.order.levels > 0;
+                    Ok(Generator::Embedding(Embedding {
+                        model: &self.model,
+                        config,
+                        sampler,
+                        anchored,
+                        steering: None,
+                    }))
+                }
+                _ => Ok(Generator::Tokens(&self.model, process)),
+            },
         }
     }
 }
@@ -359,6 +376,17 @@ fn fits_objective(card: &ModelCard) -> std::result::Result<(), String> {
     }
     if matches!(card.objective, Objective::Autoencoder(_)) != card.network.bottleneck.is_some() {
         return Err("`network.bottleneck` and the objective contradict each other".into());
+    }
+    let embeddings = matches!(card.objective, Objective::Embedding(_) | Objective::Classifier(_));
+    if embeddings != card.network.vectors.as_ref().is_some_and(|v| v.codebook) {
+        return Err("`network.vectors.codebook` and the objective contradict each other".into());
+    }
+    let count = card.network.vectors.as_ref().map_or(0, |v| v.count);
+    if embeddings && count != card.max_position_embeddings {
+        return Err("`network.vectors.count` is not `max_position_embeddings`".into());
+    }
+    if let Objective::Embedding(config) = &card.objective {
+        config.validate("objective.embedding", count).map_err(|e| e.message)?;
     }
     let fits = match card.objective {
         Objective::Autoencoder(_) => true,

@@ -14,7 +14,9 @@ use crate::error::{Error, Result};
 use crate::model::config::Compute;
 use crate::model::family::memory;
 use crate::model::{Transformer, TransformerConfig, params};
-use crate::objective::{self, LatentConfig, NoiseRange, Objective, consistency, dcd, distill, few_step, latent};
+use crate::objective::{
+    self, LatentConfig, NoiseRange, Objective, consistency, dcd, distill, embedding, few_step, latent,
+};
 use crate::process::d3pm::{Matrices, Matrix};
 use crate::process::duality::Duality;
 use crate::recipe::{self as recipes, Recipe, builtin, parse};
@@ -244,6 +246,15 @@ fn dry_run(recipe: &Recipe, name: &str, (data, base): (&Data, &Path), device: &D
         Some((_, process)) => latent_step((recipe, name), process, (&model, &x0), (data, base), device)?,
         None => match &config.objective {
             Objective::Autoencoder(autoencoder) => latent::autoencoder(autoencoder, &model, &x0, rng),
+            Objective::Embedding(config) => {
+                let anchored = recipe.model(name)?.order.order(length).levels > 0;
+                embedding::denoise(config, &model, &x0, anchored, rng)
+            }
+            Objective::Classifier(_) => match recipe.classified(config)? {
+                // A network of the same shape has embeddings of the same width.
+                Some((_, of)) => embedding::classify(of, &model, &model.valid(), &x0, rng),
+                None => return Ok(None),
+            },
             _ => token_step((recipe, name), &shape, &model, &x0, (data, base), device)?,
         },
     };

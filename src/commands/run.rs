@@ -29,11 +29,12 @@ use crate::{alloc, eval, fs, report};
 pub use shape::{Shape, shape};
 
 /// Recipe parts that may change between two runs in the same directory: they decide no trained weight.
-const FREE: [&str; 11] = [
+const FREE: [&str; 12] = [
     "seeds",
     "seeds.*",
     "eval.*",
     "eval.*.*",
+    "eval.control.*.*.*",
     "gate.*",
     "gate.*.*",
     "export.*",
@@ -137,6 +138,8 @@ impl Study {
         let matrices = card.matrices()?;
         let latent = self.recipe.latent(name)?;
         let codec = latent.map(|(_, config)| self.finished(&config.codec)).transpose()?;
+        let classified = self.recipe.classified(model)?;
+        let of = classified.map(|(of, _)| self.finished(of)).transpose()?;
         let positions = self.positions(name)?;
         let batch = model.train.batch;
         let draw = |part: u64| self.data.batch(seed, part, batch);
@@ -168,6 +171,7 @@ impl Study {
                     .as_ref()
                     .zip(latent)
                     .map(|(codec, (_, config))| LatentJob { codec: &codec.model, config }),
+                classified: of.as_ref().zip(classified).map(|(of, (_, config))| (&of.model, config)),
                 vocab: shape.vocab,
                 mask: shape.mask,
                 tokens: shape.tokens,

@@ -16,6 +16,7 @@ use crate::error::{Error, Result};
 use crate::export::{self, LoadedModel};
 use crate::model::draw::Filter;
 use crate::model::{Denoise, Transformer, family};
+use crate::objective::Objective;
 use crate::recipe;
 use crate::sample::family::{EntropyStop, STOP_WINDOW};
 use crate::sample::{DecodeConfig, Process, SampleSpec, Samples, beam, beyond, mbr};
@@ -153,8 +154,8 @@ pub fn run(request: &Request, device: &Device) -> Result<()> {
     request.prompt = request.prompt.map(|prompt| picture.map_or_else(|| prompt.clone(), |shape| shape.padded(&prompt)));
     let request = &request;
     let pinned = filled(given(request, &encode, words)?, process.length)?;
-    if loaded.codec.is_some() || loaded.model.bottleneck().is_some() {
-        return latent(request, &loaded, &decode, pinned);
+    if loaded.codec.is_some() || loaded.model.bottleneck().is_some() || loaded.model.vectors().is_some() {
+        return latent(request, &loaded, process, &decode, pinned);
     }
     if let Some(width) = request.beam {
         let search = beam::Search::new(width, request.length_penalty);
@@ -181,19 +182,25 @@ pub fn run(request: &Request, device: &Device) -> Result<()> {
     show(request, &loaded.card.name, &format!("{steps} steps"), &decode, &drawn)
 }
 
-/// Texts of a model that denoises latents.
-fn latent(request: &Request, loaded: &LoadedModel, decode: Decode, pinned: Vec<Option<u32>>) -> Result<()> {
-    let process = loaded.card.process();
+/// Texts of a model that denoises latents, or embeddings.
+fn latent(
+    request: &Request,
+    loaded: &LoadedModel,
+    process: Process,
+    decode: Decode,
+    pinned: Vec<Option<u32>>,
+) -> Result<()> {
+    let embeddings = matches!(loaded.card.objective, Objective::Embedding(_));
     let refused = [
         (request.beam.is_some(), "--beam"),
-        (request.decode.is_some(), "--decode"),
+        (request.decode.is_some() && !embeddings, "--decode"),
         (request.trace, "--trace"),
         (request.public.length.is_some(), "--length"),
         (request.public.stop_entropy.is_some(), "--stop-entropy"),
     ];
     if let Some((_, option)) = refused.iter().find(|(given, _)| *given) {
         return Err(Error::usage(format!(
-            "`{option}` is for models of tokens, and `{}` denoises latents",
+            "`{option}` is for models of tokens, and `{}` denoises vectors",
             loaded.card.name
         ))
         .hint(format!("leave `{option}` out")));
@@ -234,6 +241,9 @@ fn decoding(text: &str, loaded: &LoadedModel) -> Result<DecodeConfig> {
     })?;
     parsed.decode.validate("--decode")?;
     let network = &loaded.card.network;
+    if let (DecodeConfig::Gaussian(_), Objective::Embedding(_)) = (&parsed.decode, &loaded.card.objective) {
+        return Ok(parsed.decode);
+    }
     match parsed.decode.misfit(network.visibility, network.encoder_layers > 0) {
         Some(why) => Err(Error::usage(format!("`--decode {text}` does not fit `{}`", loaded.card.name))
             .cause(why)

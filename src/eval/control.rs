@@ -26,24 +26,28 @@ use super::stats::{Estimate, mean, mean_interval};
 use crate::data::pairs::{Ask, END, PAD, Pairs};
 use crate::data::story::Story;
 use crate::error::{Error, Result};
-use crate::model::{Denoise, Transformer};
+use crate::model::Transformer;
 use crate::objective;
 use crate::rng::{StepRng, Stream};
-use crate::sample::{Process, SampleSpec, sample};
+use crate::sample::embedding::{self, Steering};
+use crate::sample::{Embedding, Generator, GuidanceConfig, SampleSpec};
 
 /// How controllable generation is measured.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ControlConfig {
     /// Held-out conditions (n), one sentence for each.
     pub samples: usize,
     /// Denoising steps; an autoregressive model always takes one a token.
     pub steps: Vec<usize>,
+    /// Guidance of diffusions of embeddings, by the model's name.
+    #[serde(skip_serializing_if = "IndexMap::is_empty")]
+    pub guidance: IndexMap<String, GuidanceConfig>,
 }
 
 impl Default for ControlConfig {
     fn default() -> Self {
-        ControlConfig { samples: 256, steps: vec![32] }
+        ControlConfig { samples: 256, steps: vec![32], guidance: IndexMap::new() }
     }
 }
 
@@ -131,32 +135,67 @@ pub struct Drawn {
     pub positions: Vec<u64>,
 }
 
-/// Measures a model that is given conditions as tokens, reading at most `batch` sequences at once.
+/// Measures a model that is given conditions as tokens, and where there is a classifier also guided by it; at most `batch`
+/// sequences are read at once.
 ///
-/// Errors where sampling fails.
+/// Errors where sampling fails, and (usage) where a classifier is to steer what has no noisy embeddings.
 pub fn measure(
-    model: &dyn Denoise,
-    process: &Process,
+    generator: &Generator,
     config: &ControlConfig,
     (seed, batch): (u64, usize),
     pairs: &Pairs,
     judge: &Transformer,
+    guidance: Option<(&Transformer, &GuidanceConfig)>,
 ) -> Result<Control> {
-    let left = process.cached && !model.over_blocks();
-    let (arm, steps) = if left { (Arm::Prefix, vec![process.length]) } else { (Arm::Infilling, config.steps.clone()) };
+    let left = matches!(generator, Generator::Tokens(model, process) if process.cached && !model.over_blocks());
+    let (arm, steps) =
+        if left { (Arm::Prefix, vec![generator.length()]) } else { (Arm::Infilling, config.steps.clone()) };
     let asks: Vec<Ask> = (0..config.samples as u64).map(|i| pairs.asked(seed, i).0).collect();
     let mut rows = Vec::new();
-    for k in steps {
-        let drawn = draw(model, process, k, (seed, batch), pairs, &asks)?;
-        rows.push(row(arm, k, &drawn, &asks, pairs, judge)?);
+    for k in &steps {
+        let drawn = match generator {
+            Generator::Embedding(of) => draw_together(of, *k, (seed, batch), pairs, &asks)?,
+            _ => draw(generator, *k, (seed, batch), pairs, &asks)?,
+        };
+        rows.push(row(arm, *k, &drawn, &asks, pairs, judge)?);
+    }
+    if let Some((classifier, config)) = guidance {
+        let Generator::Embedding(free) = generator else {
+            return Err(Error::usage("a classifier steers a diffusion of embeddings, and this model is none"));
+        };
+        let conditions: Vec<Vec<u32>> = asks.iter().map(|ask| pairs.condition(Some(*ask))).collect();
+        let steering = Some(Steering { classifier, config, conditions: &conditions });
+        for k in &steps {
+            let drawn = draw_together(&Embedding { steering, ..*free }, *k, (seed, batch), pairs, &asks)?;
+            rows.push(row(Arm::Guidance, *k, &drawn, &asks, pairs, judge)?);
+        }
     }
     Ok(Control { seed, rows, reference: reference(config.samples, seed, pairs, judge)? })
 }
 
+/// The positions [L] that are given where a sentence is drawn for a condition, or for one that asks for nothing.
+fn given(pairs: &Pairs, ask: Option<Ask>) -> Vec<Option<u32>> {
+    let condition = pairs.condition(ask).into_iter().map(Some);
+    condition.chain(std::iter::repeat(None)).take(pairs.length()).collect()
+}
+
+/// One sentence for each condition from a diffusion of embeddings, which takes other conditions in one batch; one that is steered
+/// sees a condition that asks for nothing.
+fn draw_together(
+    of: &Embedding,
+    steps: usize,
+    (seed, batch): (u64, usize),
+    pairs: &Pairs,
+    asks: &[Ask],
+) -> Result<Drawn> {
+    let rows: Vec<_> = asks.iter().map(|ask| given(pairs, Some(*ask).filter(|_| of.steering.is_none()))).collect();
+    let found = embedding::sample_each(of, &SampleSpec::new(steps, seed, batch), &rows)?;
+    Ok(Drawn { tokens: found.tokens, nfe: found.nfe, positions: found.positions })
+}
+
 /// One sentence for each condition; those of equal conditions are drawn together.
 fn draw(
-    model: &dyn Denoise,
-    process: &Process,
+    generator: &Generator,
     steps: usize,
     (seed, batch): (u64, usize),
     pairs: &Pairs,
@@ -168,14 +207,13 @@ fn draw(
     for (i, ask) in asks.iter().enumerate() {
         groups.entry(pairs.condition(Some(*ask))).or_default().push(i);
     }
-    for (condition, members) in groups {
+    for members in groups.into_values() {
         // Sample j of a condition is the j-th that asks for it: a function of the seed and the condition's number.
         let ask = asks[members[0]];
         let number = ask.value as u64 * 64 + ask.class.map_or(0, |c| c as u64);
         let own = StepRng::new(seed).at(number, Stream::Token).next_u64();
-        let mut spec = SampleSpec::new(steps, own, batch);
-        spec.pinned = condition.into_iter().map(Some).chain(std::iter::repeat(None)).take(process.length).collect();
-        let found = sample(model, process, &spec, members.len())?;
+        let spec = SampleSpec { pinned: given(pairs, Some(ask)), ..SampleSpec::new(steps, own, batch) };
+        let found = generator.sample(&spec, members.len())?;
         for (j, i) in members.into_iter().enumerate() {
             drawn.tokens[i].clone_from(&found.tokens[j]);
             (drawn.nfe[i], drawn.positions[i]) = (found.nfe[j], found.positions[j]);

@@ -117,6 +117,8 @@ pub enum Role {
     Judge,
     /// The autoencoder whose latents are diffused.
     Codec,
+    /// A classifier of noisy embeddings, which generates nothing.
+    Classifier,
 }
 
 /// One model with its rows.

@@ -13,6 +13,7 @@ pub mod consistency;
 pub mod d3pm;
 pub mod dcd;
 pub mod distill;
+pub mod embedding;
 pub mod few_step;
 pub mod latent;
 pub mod uniform;
@@ -37,6 +38,7 @@ pub use consistency::ConsistencyConfig;
 pub use d3pm::D3pmConfig;
 pub use dcd::DcdConfig;
 pub use distill::SdttConfig;
+pub use embedding::{ClassifierConfig, EmbeddingConfig};
 pub use few_step::{LatentDistillConfig, Method};
 pub use latent::{AutoencoderConfig, LatentConfig};
 
@@ -78,6 +80,10 @@ pub enum Objective {
     Consistency(ConsistencyConfig),
     /// Discrete diffusion by transition matrices, with its hybrid loss.
     D3pm(D3pmConfig),
+    /// Gaussian diffusion of token embeddings.
+    Embedding(EmbeddingConfig),
+    /// A classifier of such a diffusion's noisy embeddings.
+    Classifier(ClassifierConfig),
 }
 
 fn yes() -> bool {
@@ -98,6 +104,8 @@ impl Objective {
             Objective::Dcd(_) => "dcd",
             Objective::Consistency(_) => "consistency",
             Objective::D3pm(_) => "d3pm",
+            Objective::Embedding(_) => "embedding",
+            Objective::Classifier(_) => "classifier",
         }
     }
 
@@ -116,7 +124,9 @@ impl Objective {
             Objective::ArNll {} | Objective::Elbo { .. } | Objective::ScoreEntropy { .. } | Objective::D3pm(_) => 1.0,
             Objective::Sdtt(c) => 1.0 + c.steps_per_step as f64,
             Objective::Dcd(_) | Objective::Consistency(_) => 2.0,
-            Objective::Autoencoder(_) | Objective::Latent(_) => 1.0,
+            Objective::Autoencoder(_) | Objective::Latent(_) | Objective::Embedding(_) | Objective::Classifier(_) => {
+                1.0
+            }
             Objective::LatentDistill(c) => c.forwards(),
         }
     }
@@ -132,6 +142,7 @@ impl Objective {
             Objective::ArNll {} | Objective::ScoreEntropy { .. } | Objective::Sdtt(_) => Corruption::Absorb,
             // Tokens are not what is lost there.
             Objective::Autoencoder(_) | Objective::Latent(_) | Objective::LatentDistill(_) => Corruption::Absorb,
+            Objective::Embedding(_) | Objective::Classifier(_) => Corruption::Absorb,
         }
     }
 
@@ -158,7 +169,8 @@ impl Objective {
             Objective::Sdtt(_) | Objective::Dcd(_) => "divergence",
             Objective::Consistency(_) => "consistency",
             Objective::D3pm(_) => "hybrid",
-            Objective::Autoencoder(_) => "nll",
+            Objective::Autoencoder(_) | Objective::Classifier(_) => "nll",
+            Objective::Embedding(_) => "embedding loss",
             Objective::Latent(_) | Objective::LatentDistill(_) => "squared error",
         }
     }

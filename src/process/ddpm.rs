@@ -18,6 +18,7 @@ use std::f64::consts::FRAC_PI_2;
 
 use serde::{Deserialize, Serialize};
 
+use super::gaussian::{Mix, Prediction};
 use crate::error::{Error, Result};
 
 /// The largest beta of a schedule that is given by its alpha_bar.
@@ -182,6 +183,56 @@ pub enum Kind {
     Ddim { eta: f64 },
 }
 
+/// How the steps of a process over levels are drawn.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Sampler {
+    /// Noise of a step: 1 the posterior's (DDPM), 0 none (DDIM).
+    pub eta: f64,
+    /// The nearest token's vector takes the place of each predicted x0 (Diffusion-LM's clamping).
+    pub clamp: bool,
+    /// Normal numbers that are larger are drawn anew (the published `top_p`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub top_p: Option<f64>,
+}
+
+impl Default for Sampler {
+    fn default() -> Self {
+        Sampler { eta: 1.0, clamp: false, top_p: None }
+    }
+}
+
+impl Sampler {
+    /// As a table has it, on one line.
+    pub fn name(&self) -> String {
+        let kind = match self.eta {
+            1.0 => "DDPM".to_string(),
+            eta => format!("DDIM, eta {eta}"),
+        };
+        let clamp = if self.clamp { ", clamped" } else { "" };
+        format!("{kind}{clamp}{}", self.top_p.map_or(String::new(), |p| format!(", top_p {p}")))
+    }
+
+    /// Checks ranges; `key` names it in errors.
+    pub fn validate(&self, key: &str) -> Result<()> {
+        if !(0.0..=1.0).contains(&self.eta) {
+            return Err(Error::usage(format!("`{key}.eta` must be between 0 and 1, but it is {}", self.eta)));
+        }
+        match self.top_p {
+            // Below, numbers are drawn anew for long.
+            Some(p) if !(p.is_finite() && p >= 0.1) => {
+                Err(Error::usage(format!("`{key}.top_p` must be at least 0.1, but it is {p}")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The kind of its steps; with eta = 1 a DDIM step is the posterior's.
+    pub fn kind(&self) -> Kind {
+        if self.eta == 1.0 { Kind::Ancestral } else { Kind::Ddim { eta: self.eta } }
+    }
+}
+
 /// One step of a vector: x_next = `x` x + `x0` x0 + `noise` z, for z of unit variance.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct GaussianStep {
@@ -228,36 +279,23 @@ impl GaussianStep {
     }
 }
 
-/// What a network predicts of x_t = sqrt(abar) x0 + sqrt(1 - abar) eps.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Target {
-    #[default]
-    X0,
-    /// eps.
-    Noise,
-    /// v = sqrt(abar) eps - sqrt(1 - abar) x0 (Salimans & Ho 2022, arXiv 2202.00512).
-    V,
+/// What a network should say at a level, as a sum of x0 (`x`) and eps (`out`); v = sqrt(abar) eps - sqrt(1 - abar) x0 (Salimans
+/// & Ho 2022, arXiv 2202.00512).
+pub fn target(says: Prediction, alpha_bar: f64) -> Mix {
+    match says {
+        Prediction::X0 => Mix { x: 1.0, out: 0.0 },
+        Prediction::Noise => Mix { x: 0.0, out: 1.0 },
+        Prediction::V => Mix { x: -(1.0 - alpha_bar).sqrt(), out: alpha_bar.sqrt() },
+    }
 }
 
-impl Target {
-    /// (a, b): the target is a x0 + b eps.
-    pub fn of_x0_and_noise(self, alpha_bar: f64) -> (f64, f64) {
-        match self {
-            Target::X0 => (1.0, 0.0),
-            Target::Noise => (0.0, 1.0),
-            Target::V => (-(1.0 - alpha_bar).sqrt(), alpha_bar.sqrt()),
-        }
-    }
-
-    /// (a, b): x0 is a x_t + b y, for y the predicted target.
-    pub fn to_x0(self, alpha_bar: f64) -> (f64, f64) {
-        let (signal, noise) = (alpha_bar.sqrt(), (1.0 - alpha_bar).sqrt());
-        match self {
-            Target::X0 => (0.0, 1.0),
-            Target::Noise => (1.0 / signal, -noise / signal),
-            Target::V => (signal, -noise),
-        }
+/// x0 from x_t and what a network says of it.
+pub fn x0(says: Prediction, alpha_bar: f64) -> Mix {
+    let (signal, noise) = (alpha_bar.sqrt(), (1.0 - alpha_bar).sqrt());
+    match says {
+        Prediction::X0 => Mix { x: 0.0, out: 1.0 },
+        Prediction::Noise => Mix { x: 1.0 / signal, out: -noise / signal },
+        Prediction::V => Mix { x: signal, out: -noise },
     }
 }
 

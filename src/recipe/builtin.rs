@@ -1,7 +1,7 @@
 //! The recipes inside the binary: the same files as `recipes/`, so that they always match the version.
 
 /// Name, text and one line about each built-in recipe.
-pub const ALL: [(&str, &str, &str); 11] = [
+pub const ALL: [(&str, &str, &str); 15] = [
     (
         "quickstart",
         include_str!("../../recipes/quickstart.toml"),
@@ -28,9 +28,29 @@ pub const ALL: [(&str, &str, &str); 11] = [
         "few-step students of the story language at one budget of forward passes, three seeds",
     ),
     (
+        "latent",
+        include_str!("../../recipes/latent.toml"),
+        "stories through 8 latents, denoised in one, two and four steps by every method; beside tokens",
+    ),
+    (
+        "latent-shakespeare",
+        include_str!("../../recipes/latent-shakespeare.toml"),
+        "latent diffusion and its few-step students on characters of a text file of your own",
+    ),
+    (
         "hybrid-shakespeare",
         include_str!("../../recipes/hybrid-shakespeare.toml"),
         "the orders of `hybrid` on characters of a text file of your own",
+    ),
+    (
+        "control",
+        include_str!("../../recipes/control.toml"),
+        "stories on demand: a prefix, masked infilling, a diffusion of embeddings, and guidance by a classifier",
+    ),
+    (
+        "control-e2e",
+        include_str!("../../recipes/control-e2e.toml"),
+        "the arms of `control` on pairs of attributes and sentences in files of your own",
     ),
     (
         "mdlm-owt",

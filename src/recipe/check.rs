@@ -159,7 +159,9 @@ impl Recipe {
         let model = self.model(name)?;
         let key = |k: &str| format!("model.{name}.{k}");
         let (order, visibility) = (&model.order, network.visibility);
-        self.check_decode(name, model, network)?;
+        if !matches!(model.objective, Objective::Embedding(_)) {
+            self.check_decode(name, model, network)?;
+        }
         match &model.objective {
             Objective::ArNll {} => {
                 if *order != OrderConfig::LeftToRight {
@@ -198,6 +200,7 @@ impl Recipe {
             Objective::Autoencoder(_) | Objective::Latent(_) | Objective::LatentDistill(_) => {
                 self.check_latent(name, model, network)?;
             }
+            Objective::Embedding(_) | Objective::Classifier(_) => self.check_embedding(name, model, network)?,
             Objective::ScoreEntropy { .. } => {
                 if network.time != TimeInput::Sigma {
                     return Err(contradiction(
@@ -397,7 +400,7 @@ impl Recipe {
                 Err(Error::usage("`eval.control` needs a judge of this recipe, which reads the data's tokens")
                     .hint("train an autoregressive model with its own seed and name it in `eval.judge`"))
             }
-            _ => Ok(()),
+            _ => self.check_guidance(),
         }
     }
 

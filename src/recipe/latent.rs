@@ -24,11 +24,14 @@ impl Recipe {
             positions += 2.0 * bottleneck.latents as f64 + length as f64;
         }
         // Self-conditioning reads an estimate first, a teacher always, a model in training in a share of its steps.
-        if network.and_then(|n| n.vectors.as_ref()).is_some_and(|v| v.self_conditioning)
-            && let Objective::Latent(c) = &model.objective
-        {
-            positions *= 1.0 + c.self_conditioning;
-            passes *= 1.0 + c.self_conditioning;
+        let share = match &model.objective {
+            Objective::Latent(c) => c.self_conditioning,
+            Objective::Embedding(c) => c.self_conditioning,
+            _ => 0.0,
+        };
+        if network.and_then(|n| n.vectors.as_ref()).is_some_and(|v| v.self_conditioning) {
+            positions *= 1.0 + share;
+            passes *= 1.0 + share;
         }
         if let (Some(_), Some(vectors)) = (self.latent(name)?, network.and_then(|n| n.vectors.as_ref())) {
             passes += 0.5;

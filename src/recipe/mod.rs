@@ -7,6 +7,7 @@ pub mod builtin;
 mod check;
 mod consistent;
 mod derived;
+mod embedding;
 mod latent;
 pub mod parse;
 
@@ -96,7 +97,8 @@ pub struct ModelConfig {
     pub network: Option<TransformerConfig>,
     pub objective: Objective,
     pub train: TrainConfig,
-    /// The ways it is sampled in the evaluation: { order = ... } | { pipelined = ... } | { switch = ... }; default: its own
+    /// The ways it is sampled in the evaluation: { order = ... } | { pipelined = ... } | { switch = ... } |
+    /// { gaussian = ... } (embeddings); default: its own
     /// order, or each order of a mixture.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub decode: Vec<DecodeConfig>,
@@ -227,11 +229,12 @@ impl Recipe {
         }
     }
 
-    /// The models that have to be there before one is trained: its teacher, the autoencoder whose latents it denoises, or the
-    /// model whose embedding says what is near.
+    /// The models that have to be there before one is trained: its teacher, the autoencoder whose latents it denoises, the diffusion
+    /// whose noisy embeddings it classifies, or the model whose embedding says what is near.
     pub fn parents(model: &ModelConfig) -> Vec<&str> {
         let other = match &model.objective {
             Objective::Latent(c) => Some(c.codec.as_str()),
+            Objective::Classifier(c) => Some(c.model.as_str()),
             Objective::D3pm(D3pmConfig { matrix: Matrix::Neighbours { model, .. }, .. }) => Some(model.as_str()),
             _ => None,
         };
@@ -315,7 +318,11 @@ impl Recipe {
             Objective::Consistency(c) => c.schedule,
             Objective::D3pm(c) => c.schedule,
             // Their noise has a path of its own (`process/gaussian.rs`).
-            Objective::Autoencoder(_) | Objective::Latent(_) | Objective::LatentDistill(_) => Schedule::LogLinear,
+            Objective::Autoencoder(_)
+            | Objective::Latent(_)
+            | Objective::LatentDistill(_)
+            | Objective::Embedding(_)
+            | Objective::Classifier(_) => Schedule::LogLinear,
         }
     }
 
@@ -335,6 +342,8 @@ impl Recipe {
             Objective::ArNll {} if self.eval.judge.as_deref() == Some(name) => Role::Judge,
             Objective::ArNll {} => Role::Ar,
             Objective::Autoencoder(_) => Role::Codec,
+            Objective::Classifier(_) => Role::Classifier,
+            Objective::Embedding(_) => Role::Teacher,
             Objective::Elbo { .. } | Objective::ScoreEntropy { .. } | Objective::Latent(_) => Role::Teacher,
             Objective::Consistency(_) | Objective::D3pm(_) => Role::Teacher,
             Objective::Sdtt(_) | Objective::Dcd(_) | Objective::LatentDistill(_) => Role::Student,

@@ -303,7 +303,7 @@ fn series(results: &Results, with_ar: bool, point: impl Fn(&Place) -> Option<(Es
         .into_iter()
         .filter_map(|model| {
             let (color, marker) = match model.role {
-                Role::Ar | Role::Judge | Role::Codec => (BLACK, Marker::Square),
+                Role::Ar | Role::Judge | Role::Codec | Role::Classifier => (BLACK, Marker::Square),
                 // Where several models were trained from data, the others look like students: different.
                 Role::Teacher if teachers == 0 => {
                     teachers += 1;

@@ -25,6 +25,7 @@ pub fn shown(results: &Results) -> Vec<&ModelResult> {
         Role::Student => 3,
         Role::Judge => 4,
         Role::Codec => 5,
+        Role::Classifier => 6,
     };
     let mut models: Vec<&ModelResult> = results.models.iter().filter(|m| !m.rows.is_empty()).collect();
     models.sort_by_key(|m| rank(m.role)); // stable, so students keep their order
@@ -285,6 +286,7 @@ fn role(role: Role) -> &'static str {
         Role::Oracle => "oracle",
         Role::Judge => "judge",
         Role::Codec => "codec",
+        Role::Classifier => "classifier",
     }
 }
 

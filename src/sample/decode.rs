@@ -9,6 +9,7 @@ use super::Process;
 use crate::error::{Error, Result};
 use crate::model::config::Visibility;
 use crate::process::Layout;
+use crate::process::ddpm::Sampler;
 use crate::process::order::OrderConfig;
 
 /// How a process is walked from noise to text.
@@ -26,6 +27,8 @@ pub enum Decode {
     /// In the steps of the order's table, so many candidates a sample, of which the one that the others resemble most is kept
     /// (minimum Bayes risk; AR-Diffusion).
     Mbr(usize),
+    /// Down the levels of a diffusion of embeddings.
+    Gaussian(Sampler),
 }
 
 /// The thresholds of pipelined decoding, shares and probabilities.
@@ -71,7 +74,7 @@ impl Decode {
     /// The blocks it works on, where it does not follow the order.
     pub fn layout(&self, process: &Process) -> Layout {
         match self {
-            Decode::Table | Decode::GreedyTail | Decode::Mbr(_) => process.order.layout(),
+            Decode::Table | Decode::GreedyTail | Decode::Mbr(_) | Decode::Gaussian(_) => process.order.layout(),
             Decode::Pipelined(p) => Layout::blocks(p.block.min(process.length)),
             Decode::Switch(s) => Layout::blocks(s.block.min(process.length)),
         }
@@ -94,6 +97,8 @@ pub enum DecodeConfig {
         order: OrderConfig,
         candidates: usize,
     },
+    /// By this sampler of a diffusion of embeddings.
+    Gaussian(Sampler),
 }
 
 impl DecodeConfig {
@@ -105,6 +110,7 @@ impl DecodeConfig {
             DecodeConfig::Pipelined(p) => format!("pipelined {} x {}, p > {}", p.block, p.window, p.commit),
             DecodeConfig::Switch(s) => format!("switch {}, {} nats", s.block, s.tolerance),
             DecodeConfig::Mbr { order, candidates } => format!("{}, best of {candidates}", order.name()),
+            DecodeConfig::Gaussian(sampler) => sampler.name(),
         }
     }
 
@@ -118,6 +124,7 @@ impl DecodeConfig {
             DecodeConfig::Mbr { order, candidates } => {
                 Process { order: order.order(of.length), decode: Decode::Mbr(*candidates), ..of }
             }
+            DecodeConfig::Gaussian(sampler) => Process { decode: Decode::Gaussian(*sampler), ..of },
             DecodeConfig::Pipelined(p) => {
                 let order = OrderConfig::Pipelined { block: p.block, window: p.window };
                 Process { order: order.order(of.length), decode: Decode::Pipelined(*p), ..of }
@@ -132,6 +139,7 @@ impl DecodeConfig {
     /// read finished text only.
     pub fn misfit(&self, visibility: Visibility, encodes: bool) -> Option<&'static str> {
         let order = match self {
+            DecodeConfig::Gaussian(_) => return Some("`gaussian` is for models of embeddings"),
             DecodeConfig::Order(order) | DecodeConfig::GreedyTail(order) | DecodeConfig::Mbr { order, .. } => {
                 order.clone()
             }
@@ -165,6 +173,7 @@ impl DecodeConfig {
         };
         match self {
             DecodeConfig::Order(order) | DecodeConfig::GreedyTail(order) => order.validate(key),
+            DecodeConfig::Gaussian(sampler) => sampler.validate(&format!("{key}.gaussian")),
             DecodeConfig::Mbr { order, candidates } => {
                 within("mbr.candidates", *candidates as f64, 2.0, 1024.0)?;
                 order.validate(key)
@@ -194,6 +203,7 @@ pub fn walkable(process: &Process, steps: &[usize]) -> Vec<usize> {
         Decode::Table | Decode::GreedyTail | Decode::Mbr(_) if blocks == length && process.order.window == 1 => {
             vec![length]
         }
+        Decode::Gaussian(_) => steps.to_vec(),
         Decode::Table | Decode::GreedyTail | Decode::Mbr(_) if process.order.window > 1 => steps.to_vec(),
         Decode::Table | Decode::GreedyTail | Decode::Mbr(_) | Decode::Switch(_) => {
             let walked: Vec<usize> = steps.iter().copied().filter(|k| *k >= blocks).collect();

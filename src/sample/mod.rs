@@ -15,6 +15,7 @@ pub mod beam;
 pub mod beyond;
 pub mod d3pm;
 pub mod decode;
+pub mod embedding;
 pub mod family;
 pub mod latent;
 pub mod mbr;
@@ -36,6 +37,7 @@ use crate::process::order::changed;
 use crate::process::{Corruption, Order, Reading, Schedule};
 use crate::rng::{StepRng, Stream};
 pub use decode::{Decode, DecodeConfig};
+pub use embedding::{Embedding, GuidanceConfig};
 pub use latent::{Latent, LatentProcess};
 
 /// The process a model was trained for, as its sampler needs it.
@@ -97,6 +99,8 @@ pub enum Generator<'a> {
     Tokens(&'a dyn Denoise, Process),
     /// A denoiser of latents with its autoencoder.
     Latent(Latent<'a>),
+    /// A denoiser of token embeddings.
+    Embedding(Embedding<'a>),
 }
 
 impl Generator<'_> {
@@ -107,6 +111,7 @@ impl Generator<'_> {
         match self {
             Generator::Tokens(model, process) => sample(*model, process, spec, n),
             Generator::Latent(latent) => latent::sample(latent, spec, n),
+            Generator::Embedding(of) => embedding::sample(of, spec, n),
         }
     }
 
@@ -115,6 +120,7 @@ impl Generator<'_> {
         match self {
             Generator::Tokens(_, process) => process.length,
             Generator::Latent(latent) => latent.codec.length(),
+            Generator::Embedding(of) => of.model.length(),
         }
     }
 
@@ -127,8 +133,10 @@ impl Generator<'_> {
                 Decode::Table | Decode::GreedyTail | Decode::Mbr(_) => {
                     Some(process.order.grid(process.length, steps)?.steps_per_block())
                 }
-                Decode::Pipelined(_) | Decode::Switch(_) => None,
+                Decode::Pipelined(_) | Decode::Switch(_) | Decode::Gaussian(_) => None,
             },
+            // Every step is one of all positions, whatever their levels are.
+            Generator::Embedding(_) => Some(steps as f64),
             Generator::Latent(latent) => Some(latent.order.grid(latent.count(), steps)?.steps_per_block()),
         })
     }
@@ -165,6 +173,9 @@ pub fn sample(model: &dyn Denoise, process: &Process, spec: &SampleSpec, n: usiz
                 .hint("use `{ order = .. }` and a lower temperature"));
         }
         Decode::Pipelined(_) | Decode::Switch(_) => return adaptive::sample(model, process, spec, n),
+        Decode::Gaussian(_) => {
+            return Err(Error::usage("tokens have no Gaussian noise").hint("`gaussian` is for models of embeddings"));
+        }
     }
     // A filter that sorts is made for the host.
     let draws_there = spec.filter.top_k.is_none() && spec.filter.top_p.is_none();

@@ -21,7 +21,8 @@ use crate::model::transformer::lora::Plan;
 use crate::model::{Transformer, TransformerConfig};
 use crate::objective::latent::Batch;
 use crate::objective::{
-    self, Clip, LatentConfig, Method, Objective, RowLoss, clip, consistency, dcd, distill, few_step, latent,
+    self, Clip, EmbeddingConfig, LatentConfig, Method, Objective, RowLoss, clip, consistency, dcd, distill, embedding,
+    few_step, latent,
 };
 use crate::process::Order;
 use crate::process::d3pm::Matrices;
@@ -160,6 +161,8 @@ pub struct Job<'a> {
     pub teacher: Option<&'a Transformer>,
     /// Of a model of latents, the autoencoder and what its diffusion is.
     pub latent: Option<LatentJob<'a>>,
+    /// Of a classifier, the diffusion of embeddings that it is of, on a plain device.
+    pub classified: Option<(&'a Transformer, &'a EmbeddingConfig)>,
     /// Frozen weights, and the adapters that are trained on them in place of a whole network.
     pub frozen: Option<(&'a Transformer, &'a Plan)>,
     /// The transition matrices of an objective on a chain.
@@ -329,6 +332,14 @@ fn gradients(job: &Job, state: &TrainState, part: u64) -> Result<(f64, Gradients
             let (plain, average) = (state.model.valid(), state.optimizer.averaged(&state.model));
             let step = latent_step(job, state, &batch, (&plain, average.as_ref()), part);
             step.backward(&config.method, state.critic.as_ref().map(|c| c.model.valid()).as_ref())
+        }
+        (Objective::Embedding(config), _) => {
+            let anchored = order_of(job.orders, rng).levels > 0;
+            Ok(embedding::denoise(config, &state.model, &(job.batch)(part), anchored, rng))
+        }
+        (Objective::Classifier(_), _) => {
+            let Some((of, config)) = job.classified else { panic!("a classifier is of a diffusion of embeddings") };
+            Ok(embedding::classify(config, &state.model, of, &(job.batch)(part), rng))
         }
         _ => Ok(objective::backward(&state.model, &rows(job, state, part)?)),
     }

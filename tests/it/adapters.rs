@@ -69,6 +69,7 @@ fn trained(dir: &Path, teacher: &Transformer, keep: Option<&[usize]>, lora: bool
         start: (!lora).then_some(&start),
         teacher: Some(teacher),
         latent: None,
+        classified: None,
         frozen: lora.then_some((&student, &plan)),
         matrices: None,
         fingerprint: "test",

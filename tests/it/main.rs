@@ -4,6 +4,7 @@ mod adapters;
 mod bad_input;
 mod binary;
 mod consistency;
+mod embedding;
 mod exporting;
 mod fixtures;
 mod hostile;

@@ -103,6 +103,10 @@ fn every_shipped_recipe_checks_and_is_the_one_inside_the_binary() {
             let Some(text) = shared("data/tinyshakespeare.txt") else { continue };
             let set = format!("data.text.path={:?}", text.display().to_string());
             place.run(&["recipe", "check", &name, "--set", &set]).ok();
+        } else if text.contains("files = [") {
+            let Some(text) = shared("data/e2e-valid.txt") else { continue };
+            let set = format!("data.pairs.source={{files=[{:?}]}}", text.display().to_string());
+            place.run(&["recipe", "check", &name, "--set", &set]).ok();
         } else {
             place.run(&["recipe", "check", &name]).ok();
         }

@@ -60,6 +60,7 @@ fn train_in(
         start,
         teacher: None,
         latent: None,
+        classified: None,
         frozen: None,
         matrices: None,
         fingerprint: "test",

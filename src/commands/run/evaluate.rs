@@ -12,7 +12,8 @@ use crate::eval::flexibility::{self, Flexibility};
 use crate::eval::judge::TextJudge;
 use crate::eval::results::{Environment, ModelResult, Results, Role};
 use crate::eval::{self, Scorer, reconstruction};
-use crate::model::{Denoise, Oracle, Transformer, params};
+use crate::export::{self, LoadedModel};
+use crate::model::{Denoise, Oracle, params};
 use crate::objective::{self, Objective};
 use crate::process::Corruption;
 use crate::recipe::{ModelConfig, Recipe};
@@ -61,7 +62,11 @@ impl Study {
             }
             let done = self.finished(name)?;
             for (label, decode) in Recipe::decodings(model) {
-                let how = format!("{decode:?}");
+                // What steers it decides its numbers too.
+                let steers = config.control.as_ref().and_then(|c| c.guidance.get(name));
+                let steers =
+                    steers.map(|g| Ok::<_, Error>(self.finished(&g.classifier)?.weights_sha256)).transpose()?;
+                let how = format!("{decode:?} {}", steers.unwrap_or_default());
                 let key = self.eval_key(&[&summary.sha256, &done.weights_sha256, judge_hash, &how])?;
                 let shown = if label.is_empty() { name.clone() } else { format!("{name}: {label}") };
                 // Of several ways each has a file of its own.
@@ -73,13 +78,13 @@ impl Study {
                     // One that sees everything has none over blocks either: it does not know what is finished.
                     let seen = done.model.over_blocks() || !objective::beside(process.order, process.length);
                     let ar = matches!(model.objective, Objective::ArNll {});
-                    let tokens = done.codec.is_none() && role != Role::Codec;
+                    let tokens = done.codec.is_none() && done.model.vectors().is_none() && role != Role::Codec;
                     let likely =
                         tokens && (role != Role::Judge || !public) && process.decode == Decode::Table && (seen || ar);
                     let likelihood =
                         likely.then(|| eval::likelihood(&done.model, &model.objective, &process, &held_out));
                     let (rows, sweep) = match role {
-                        Role::Judge | Role::Codec => (Vec::new(), Vec::new()),
+                        Role::Judge | Role::Codec | Role::Classifier => (Vec::new(), Vec::new()),
                         _ => {
                             let generator = done.generator(process)?;
                             let steps = match &generator {
@@ -92,6 +97,9 @@ impl Study {
                                         steps.extend(steps.is_empty().then_some(chain.levels()));
                                     }
                                     steps
+                                }
+                                Generator::Embedding(of) => {
+                                    config.steps.iter().filter(|k| **k <= of.config.levels).copied().collect()
                                 }
                                 Generator::Latent(latent) => {
                                     let walks = |k: &&usize| latent.order.grid(latent.count(), **k).is_ok();
@@ -111,8 +119,8 @@ impl Study {
                         _ => self.flexibility(&shown, &done.model, &process)?,
                     };
                     let control = match role {
-                        Role::Judge => None,
-                        _ => self.control(&shown, &done.model, &process, judge.as_ref().map(|j| &j.model))?,
+                        Role::Judge | Role::Codec | Role::Classifier => None,
+                        _ => self.control((name, &shown), &done.generator(process)?, judge.as_ref())?,
                     };
                     let extra = fs::verify_manifest(&self.final_dir(name))?.extra;
                     let cost = self.recipe.train_cost(name, self.data.length())?;
@@ -335,21 +343,30 @@ impl Study {
     /// Generation under conditions, where the recipe has `eval.control`.
     fn control(
         &self,
-        name: &str,
-        model: &dyn Denoise,
-        process: &Process,
-        judge: Option<&Transformer>,
+        (name, shown): (&str, &str),
+        generator: &Generator,
+        judge: Option<&LoadedModel>,
     ) -> Result<Option<Control>> {
         let (Some(config), Data::Pairs(pairs), Some(judge)) = (&self.recipe.eval.control, &self.data, judge) else {
             return Ok(None);
         };
+        // Latents stand for no position: their model must be told the whole condition, and nothing else.
+        if matches!(generator, Generator::Latent(l) if l.model.vectors().map(|v| v.condition) != Some(pairs.width())) {
+            return Ok(None);
+        }
         self.not_stopped(name)?;
         let (seed, batch) = (self.recipe.eval.seed, self.recipe.eval.batch);
-        let found = control::measure(model, process, config, (seed, batch), pairs, judge)?;
+        let guidance = config.guidance.get(name);
+        // Its gradient by the vectors is asked for, which a plain device does not have.
+        let device = self.device.clone().autodiff();
+        let classifier = guidance.map(|g| export::read(&self.final_dir(&g.classifier), &device)).transpose()?;
+        let guided = classifier.as_ref().map(|c| &c.model).zip(guidance);
+        let found = control::measure(generator, config, (seed, batch), pairs, &judge.model, guided)?;
         for row in &found.rows {
             term::note(&format!(
-                "eval {name:<10} {:>5} steps  asked for and told {:5.1} %  nll {:.3}",
+                "eval {shown:<10} {:>5} steps  {}: told {:5.1} %  nll {:.3}",
                 row.steps,
+                row.arm.words(),
                 100.0 * row.scores["attribute"].mean,
                 row.scores["judge_nll"].mean
             ));

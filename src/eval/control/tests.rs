@@ -3,7 +3,7 @@ use crate::data::pairs::{PairsConfig, Source};
 use crate::data::story::StoryConfig;
 use crate::model::TransformerConfig;
 use crate::process::{Corruption, Order, Schedule};
-use crate::sample::Decode;
+use crate::sample::{Decode, Process};
 use burn::prelude::Device;
 use std::path::Path;
 
@@ -61,16 +61,18 @@ fn both_arms_keep_the_condition_and_draw_the_same_whatever_the_batch() {
     for cached in [true, false] {
         let (model, process) = (network(&pairs, cached), process(&pairs, cached));
         let k = if cached { pairs.length() } else { 4 };
-        let drawn = draw(&model, &process, k, (5, 4), &pairs, &asks).unwrap();
+        let generator = Generator::Tokens(&model, process);
+        let all = |batch: usize, asks: &[Ask]| draw(&generator, k, (5, batch), &pairs, asks).unwrap();
+        let drawn = all(4, &asks);
         for (tokens, ask) in drawn.tokens.iter().zip(&asks) {
             assert_eq!(tokens[..pairs.width()], pairs.condition(Some(*ask)));
         }
-        assert_eq!(drawn.tokens, draw(&model, &process, k, (5, 1), &pairs, &asks).unwrap().tokens);
+        assert_eq!(drawn.tokens, all(1, &asks).tokens);
         // The first conditions draw the same, however many there are.
-        assert_eq!(drawn.tokens[..4], draw(&model, &process, k, (5, 4), &pairs, &asks[..4]).unwrap().tokens[..]);
-        let config = ControlConfig { samples: 9, steps: vec![2, 4] };
+        assert_eq!(drawn.tokens[..4], all(4, &asks[..4]).tokens[..]);
+        let config = ControlConfig { samples: 9, steps: vec![2, 4], ..ControlConfig::default() };
         let judge = network(&pairs, true);
-        let found = measure(&model, &process, &config, (5, 4), &pairs, &judge).unwrap();
+        let found = measure(&generator, &config, (5, 4), &pairs, &judge, None).unwrap();
         assert_eq!(found.rows.len(), if cached { 1 } else { 2 });
         assert_eq!(found.rows[0].arm, if cached { Arm::Prefix } else { Arm::Infilling });
         assert!(found.rows.iter().all(|r| r.n == 9 && r.samples["judge_nll"].len() == 9 && r.nfe > 0.0));

@@ -250,18 +250,18 @@ proptest! {
     #[test]
     fn x0_noise_and_v_turn_into_each_other(a in 1e-4..0.9999f64, x0 in -3.0..3.0f64, eps in -3.0..3.0f64) {
         let x = a.sqrt() * x0 + (1.0 - a).sqrt() * eps;
-        for target in [Target::X0, Target::Noise, Target::V] {
-            let (of_x0, of_noise) = target.of_x0_and_noise(a);
-            let y = of_x0 * x0 + of_noise * eps;
-            let (of_x, of_y) = target.to_x0(a);
-            let back = of_x * x + of_y * y;
-            prop_assert!((back - x0).abs() < 1e-6, "{target:?}: {back} for {x0}");
+        for says in [Prediction::X0, Prediction::Noise, Prediction::V] {
+            let wanted = target(says, a);
+            let said = wanted.x * x0 + wanted.out * eps;
+            let mix = super::x0(says, a);
+            let back = mix.x * x + mix.out * said;
+            prop_assert!((back - x0).abs() < 1e-6, "{says:?}: {back} for {x0}");
             let (of_x, of_x0) = noise_of(a);
-            prop_assert!((of_x * x + of_x0 * back - eps).abs() < 1e-6, "{target:?}");
+            prop_assert!((of_x * x + of_x0 * back - eps).abs() < 1e-6, "{says:?}");
         }
         // v is the derivative of (cos phi, sin phi) along phi: orthogonal to x_t in the plane of (x0, eps).
-        let (of_x0, of_noise) = Target::V.of_x0_and_noise(a);
-        prop_assert!((of_x0 * a.sqrt() + of_noise * (1.0 - a).sqrt()).abs() < 1e-12);
-        prop_assert!((of_x0.hypot(of_noise) - 1.0).abs() < 1e-12);
+        let v = target(Prediction::V, a);
+        prop_assert!((v.x * a.sqrt() + v.out * (1.0 - a).sqrt()).abs() < 1e-12);
+        prop_assert!((v.x.hypot(v.out) - 1.0).abs() < 1e-12);
     }
 }
