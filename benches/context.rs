@@ -300,6 +300,7 @@ fn figure(
             y: cost(p),
             tag: String::new(),
             open: false,
+            seeds: Vec::new(),
         };
         Series { name: format!("{}: {way}", paradigm.name()), color, marker, points: own.iter().map(point).collect() }
     });

@@ -177,7 +177,13 @@ fn figure(
         let base = BASE.iter().find(|(name, _)| name == axis).map_or(1, |b| b.1) as f64;
         let power = fitted(points, path, axis, |p| cost(p).mean);
         let points = along(points, path, axis)
-            .map(|p| Point { x: Estimate::exact(p.value as f64 / base), y: cost(p), tag: String::new(), open: false })
+            .map(|p| Point {
+                x: Estimate::exact(p.value as f64 / base),
+                y: cost(p),
+                tag: String::new(),
+                open: false,
+                seeds: Vec::new(),
+            })
             .collect();
         Series { name: format!("{axis}: power {power:.2}"), color, marker, points }
     });

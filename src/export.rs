@@ -7,6 +7,7 @@
 pub mod origin;
 
 use std::path::Path;
+use std::sync::Arc;
 
 use burn::prelude::Device;
 use serde::{Deserialize, Serialize};
@@ -20,6 +21,7 @@ use crate::model::family::{self, Generation};
 use crate::model::params::{self, Named};
 use crate::model::{Transformer, TransformerConfig};
 use crate::objective::Objective;
+use crate::process::d3pm::{Matrices, Matrix, Neighbours};
 use crate::process::order::OrderConfig;
 use crate::process::{Corruption, Schedule};
 use crate::sample::{Decode, Embedding, Generator, Latent, LatentProcess, Process};
@@ -59,12 +61,28 @@ pub struct ModelCard {
     /// How its latents are drawn; their autoencoder lies in `codec/`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub latent: Option<LatentProcess>,
+    /// Of a chain over similar tokens, the neighbours of each.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub neighbours: Option<Neighbours>,
     /// There where the weights are int8 with scales.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quantization_config: Option<serde_json::Value>,
 }
 
 impl ModelCard {
+    /// The transition matrices of a model on a chain.
+    ///
+    /// Errors as [`Matrices::new`], and (input) where the neighbours are not those of its tokens.
+    pub fn matrices(&self) -> Result<Option<Arc<Matrices>>> {
+        let Objective::D3pm(c) = &self.objective else { return Ok(None) };
+        let vocab = self.vocab_size;
+        let fits = |graph: &Neighbours| graph.len() == vocab && graph.iter().flatten().all(|id| (*id as usize) < vocab);
+        if matches!(c.matrix, Matrix::Neighbours { .. }) && !self.neighbours.as_ref().is_some_and(fits) {
+            return Err(Error::input(format!("`neighbours` must list token ids below {vocab} for each of {vocab}")));
+        }
+        Matrices::new(&c.matrix, vocab, c.levels, c.schedule, self.neighbours.as_ref()).map(|m| Some(Arc::new(m)))
+    }
+
     /// The process the model samples with.
     pub fn process(&self) -> Process {
         let length = self.max_position_embeddings;
@@ -287,7 +305,8 @@ fn read_nested(dir: &Path, device: &Device, depth: usize) -> Result<LoadedModel>
         }
         (false, None) => (model, true),
     };
-    let model = model.with_mask(card.mask_token_id).without(&card.excluded_token_ids);
+    let matrices = card.matrices().map_err(|e| Error { message: format!("{}: {}", path.display(), e.message), ..e })?;
+    let model = model.with_mask(card.mask_token_id).without(&card.excluded_token_ids).with_matrices(matrices);
     if let Some(t) = tokenizer.as_ref().filter(|_| !fits) {
         return Err(Error::input(format!(
             "{}: the tokenizer has {} tokens, but the model has `vocab_size` {}",

@@ -14,9 +14,13 @@ use crate::error::{Error, Result};
 use crate::model::config::Compute;
 use crate::model::family::memory;
 use crate::model::{Transformer, TransformerConfig, params};
-use crate::objective::{self, LatentConfig, NoiseRange, Objective, distill, embedding, few_step, latent};
+use crate::objective::{
+    self, LatentConfig, NoiseRange, Objective, consistency, dcd, distill, embedding, few_step, latent,
+};
+use crate::process::d3pm::{Matrices, Matrix};
+use crate::process::duality::Duality;
 use crate::recipe::{self as recipes, Recipe, builtin, parse};
-use crate::rng::StepRng;
+use crate::rng::{StepRng, Stream};
 use crate::term;
 use crate::train::log::clock;
 
@@ -153,8 +157,29 @@ fn token_step(
                 distill::rows(sdtt, &teacher, x0, length, sdtt.dt(0), orders, rng)?
             }
         }
+        Objective::Dcd(dcd) => {
+            teacher = match &shape.lora {
+                Some(_) => model.without_adapters(),
+                None => init(network, device),
+            };
+            let duality = Duality::new(shape.vocab, dcd.ends());
+            dcd::rows(dcd, &teacher, &duality, x0, length, dcd.dt(0), rng)
+        }
+        Objective::D3pm(of) => {
+            // What is near to what is not known yet; it changes neither time nor memory.
+            let near = matches!(of.matrix, Matrix::Neighbours { .. });
+            let matrix = if near { &Matrix::Uniform } else { &of.matrix };
+            let matrices = Matrices::new(matrix, shape.vocab, of.levels, of.schedule, None)?;
+            let gens = (rng.0.at(0, Stream::Times), rng.0.at(0, Stream::Corrupt));
+            objective::d3pm::rows(&matrices, of.auxiliary, x0, length, gens)
+        }
+        Objective::Consistency(of) => {
+            teacher = init(network, device);
+            consistency::rows(of, &teacher, x0, length, shape.mask, rng)
+        }
         other => {
-            let order = (config.order.order(length), NoiseRange::WHOLE);
+            let duality = other.ends().map(|ends| Duality::new(shape.vocab, ends));
+            let order = (config.order.order(length), NoiseRange::WHOLE, duality.as_ref());
             match objective::data_rows(other, x0, length, (shape.mask, shape.vocab), order, rng) {
                 Some(rows) => rows,
                 None => panic!("only distillation needs a teacher"),
@@ -245,7 +270,7 @@ fn dry_run(recipe: &Recipe, name: &str, (data, base): (&Data, &Path), device: &D
         Some(plan) => plan.parameters() as usize,
         None => params::count(&model),
     };
-    let copies = 4 + usize::from(config.train.ema.is_some()) + usize::from(Recipe::teacher(config).is_some());
+    let copies = 4 + usize::from(config.train.ema.is_some()) + usize::from(config.objective.distils());
     // Per block and position: residual, norms, q k v, attention out, the hidden layer twice, and the scores of each head.
     let per_position = 10 * network.dim + 3 * network.hidden() + 2 * network.heads * length;
     let activations = match network.checkpoint || network.compute != Compute::F32 {

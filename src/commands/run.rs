@@ -18,7 +18,9 @@ use crate::error::{Error, Result};
 use crate::eval::results::Results;
 use crate::export::{self, Extras, LoadedModel, ModelCard, origin};
 use crate::model::params;
-use crate::process::{Corruption, Order};
+use crate::objective::Objective;
+use crate::process::Order;
+use crate::process::d3pm::{self, Matrix, Neighbours};
 use crate::recipe::{Loaded, ModelConfig, Network, Recipe, parse};
 use crate::term::{self, Interrupt};
 use crate::train::{self, Job, LatentJob, Trained};
@@ -132,7 +134,8 @@ impl Study {
         if let Some((rows, vocab)) = shape.rows.as_ref().filter(|_| model.from.is_some()) {
             term::note(&format!("{name}: {}", rows.summary(*vocab)));
         }
-        let card = self.card(name, model, &shape, (0, 0.0))?;
+        let card = ModelCard { neighbours: self.neighbours(model)?, ..self.card(name, model, &shape, (0, 0.0))? };
+        let matrices = card.matrices()?;
         let latent = self.recipe.latent(name)?;
         let codec = latent.map(|(_, config)| self.finished(&config.codec)).transpose()?;
         let classified = self.recipe.classified(model)?;
@@ -179,6 +182,7 @@ impl Study {
                 start: start.as_ref(),
                 teacher,
                 frozen,
+                matrices: matrices.as_deref(),
                 fingerprint: &fingerprint,
                 device: &self.device,
                 interrupt: &self.interrupt,
@@ -221,6 +225,16 @@ impl Study {
         Ok(teacher.unwrap_or(model).order.all(self.data.length()))
     }
 
+    /// What is near to what, for a chain that needs it, by the embedding of another model of the study.
+    fn neighbours(&self, model: &ModelConfig) -> Result<Option<Neighbours>> {
+        let Objective::D3pm(config) = &model.objective else { return Ok(None) };
+        let Matrix::Neighbours { model: other, k } = &config.matrix else { return Ok(None) };
+        let named = params::export(&self.finished(other)?.model);
+        let (embedding, vocab) = (&named["embed"], self.data.vocab());
+        let width = embedding.shape[1];
+        Ok(Some(d3pm::nearest(&embedding.data[..vocab * width], width, *k)))
+    }
+
     fn shape(&self, name: &str) -> Result<Shape> {
         shape(&self.recipe, name, &self.data, &self.base)
     }
@@ -247,7 +261,7 @@ impl Study {
             network: shape.network.clone(),
             order: model.order.clone(),
             schedule: self.recipe.schedule(model),
-            corruption: Corruption::Absorb,
+            corruption: model.objective.corruption(),
             objective: model.objective.clone(),
             seed: self.recipe.seed(model),
             train_steps: model.train.steps,
@@ -256,6 +270,7 @@ impl Study {
             generation: self.recipe.generation(model),
             picture: self.data.picture(),
             latent: self.recipe.latent_process(name)?,
+            neighbours: None,
             quantization_config: None,
         })
     }

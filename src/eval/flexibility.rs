@@ -138,7 +138,7 @@ pub struct Flexibility {
     pub infill: Task,
     /// Generation behind a damaged half, whose words stay.
     pub recovery: Task,
-    /// The same texts after one pass of remasking; none: the network looks back only.
+    /// The same texts after one pass of remasking; none: the network looks back only, or knows no mask.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub remasked: Option<Task>,
 }
@@ -180,7 +180,8 @@ pub fn measure(
         let (plain, nfe) = tasks::fill(model, process, given, config.steps, draws.seed(Part::Rest))?;
         recovery.passes.push(nfe as f64);
         recovery.repair(text, &plain, &damage, story);
-        if sees(model, process) == Sees::Left {
+        // A second look masks what it doubts; under uniform noise there is no mask, and every pass may change a token.
+        if sees(model, process) == Sees::Left || !process.corruption.absorbs() {
             continue;
         }
         let (looks, likely) = tasks::leave_one_out(model, process, &plain, batch);

@@ -172,7 +172,11 @@ pub fn nelbo(model: &Transformer, schedule: Schedule, process: &Process, texts: 
             // The batch is one text `draws` times, so its times are stratified over (0, 1].
             let copies = text.repeat(draws);
             let gens = (rng.at(2 * i as u64, Stream::Validation), rng.at(2 * i as u64 + 1, Stream::Validation));
-            let rows = objective::elbo(&copies, text.len(), model.mask(), process.order, schedule, gens);
+            let rows = match process.corruption.absorbs() {
+                _ if let Some(chain) = model.matrices() => objective::d3pm::rows(chain, 0.0, &copies, text.len(), gens),
+                true => objective::elbo(&copies, text.len(), model.mask(), process.order, schedule, gens),
+                false => objective::uniform::elbo(&copies, text.len(), model.vocab(), schedule, None, gens),
+            };
             if rows.rows.is_empty() { 0.0 } else { objective::evaluate(model, &rows).0 }
         })
         .collect()

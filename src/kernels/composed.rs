@@ -8,8 +8,8 @@ use burn::tensor::activation::{gelu, gelu_approximate, silu, softmax};
 use burn::tensor::{DType, FloatDType};
 
 use super::{
-    Activation, AdamWStep, BlockParameters, BlockSpec, Head, LowRank, NormKind, Shape, Slab, Target, Visible,
-    index_tensor,
+    Activation, AdamWStep, BlockParameters, BlockSpec, Head, LowRank, NormKind, PosteriorRows, Shape, Slab, Target,
+    UniformRows, Visible, index_tensor,
 };
 
 type Projection = (Tensor<2>, Option<Tensor<1>>);
@@ -366,6 +366,52 @@ pub fn score_entropy(logits: Tensor<2>, ids: &[u32], offsets: &[f32]) -> Tensor<
     total - 1.0 + cross_entropy(log_q, ids)
 }
 
+/// The integrand of the ELBO of uniform diffusion of each row [n], without its factor -alpha'/(alpha (1 - alpha)); see
+/// objective/uniform.rs for the formula.
+pub fn uniform_elbo(log_probs: Tensor<2>, rows: &UniformRows) -> Tensor<1> {
+    let ([n, v], device, dtype) = (log_probs.dims(), log_probs.device().inner(), log_probs.dtype());
+    let column = |value: &dyn Fn(usize) -> f64| -> Tensor<1> {
+        let values: Vec<f32> = (0..n).map(|r| value(r) as f32).collect();
+        Tensor::<1>::from_data(TensorData::new(values, [n]), &device).cast(dtype)
+    };
+    let odds = |r: usize| v as f64 * rows.alpha[r] / (1.0 - rows.alpha[r]);
+    let same = |r: usize| f64::from(u8::from(rows.x0[r] == rows.xt[r]));
+    let w = |r: usize| if rows.x0[r] == rows.xt[r] { 1.0 / (1.0 + odds(r)) } else { 1.0 };
+    let constant = |r: usize| {
+        let a = rows.alpha[r];
+        w(r) * ((a + (1.0 - a) / v as f64 - same(r)) * odds(r).ln_1p() - 1.0)
+    };
+    let u = (log_probs.exp() * column(&odds).reshape([n, 1])).log1p();
+    let mean: Tensor<1> = u.clone().mean_dim(1).squeeze_dim(1);
+    let at = |ids: &[u32]| cross_entropy(u.clone(), ids).neg();
+    let (u_t, u_0) = (at(&rows.xt), at(&rows.x0));
+    let linear = u_t.clone() - mean * column(&|r| 1.0 - rows.alpha[r]) - u_0 * column(&|r| rows.alpha[r]);
+    u_t.neg().exp() + linear * column(&w) + column(&constant)
+}
+
+/// KL( q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t) ) of each row [n], where p is proportional to Q_t[., x_t] (f Qbar_{t-1}) for the
+/// prediction f; see objective/d3pm.rs.
+pub fn posterior(log_probs: Tensor<2>, rows: &PosteriorRows) -> Tensor<1> {
+    let ([n, v], device, dtype) = (log_probs.dims(), log_probs.device().inner(), log_probs.dtype());
+    let states = rows.states;
+    let host = |values: &[f32], shape: [usize; 2]| {
+        Tensor::<2>::from_data(TensorData::new(values.to_vec(), shape), &device).cast(dtype)
+    };
+    let p = log_probs.exp();
+    let mut parts = Vec::new();
+    for same in rows.of.chunk_by(|a, b| a == b) {
+        let from = parts.iter().map(|part: &Tensor<2>| part.dims()[0]).sum();
+        let product = host(&rows.products[same[0]], [v, states]);
+        parts.push(p.clone().narrow(0, from, same.len()).matmul(product));
+    }
+    let ours = log_softmax((Tensor::cat(parts, 0) + 1e-30).log() + host(&rows.way, [n, states]));
+    let entropy = |row: &[f32]| row.iter().filter(|q| **q > 0.0).map(|q| q * q.ln()).sum::<f32>();
+    let constant: Vec<f32> = rows.wanted.chunks(states).map(entropy).collect();
+    let constant = Tensor::<1>::from_data(TensorData::new(constant, [n]), &device).cast(dtype);
+    let cross: Tensor<1> = (ours * host(&rows.wanted, [n, states])).sum_dim(1).squeeze_dim(1);
+    constant - cross
+}
+
 /// The loss of [`super::loss`].
 pub fn loss(x: Tensor<2>, head: Head, target: Target, weights: &[f32]) -> Tensor<1> {
     let _span = tracing::trace_span!("composed_loss").entered();
@@ -373,6 +419,8 @@ pub fn loss(x: Tensor<2>, head: Head, target: Target, weights: &[f32]) -> Tensor
     let rows: Tensor<1> = match target {
         Target::Tokens(ids) => cross_entropy(log_softmax(ours), &ids),
         Target::Scores(ids, offsets) => score_entropy(ours, &ids, &offsets),
+        Target::Uniform(rows) => uniform_elbo(log_softmax(ours), &rows),
+        Target::Posterior(rows) => posterior(log_softmax(ours), &rows),
         Target::Teacher(rows, head, kind) => {
             let theirs = log_softmax(logits(rows, &head));
             kind.rows(log_softmax(ours), theirs)

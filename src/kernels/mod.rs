@@ -233,8 +233,48 @@ pub enum Target {
     Tokens(Arc<[u32]>),
     /// Token ids [n] and offsets [n] of scores ([`composed::score_entropy`]); composed on every device.
     Scores(Arc<[u32]>, Arc<[f32]>),
+    /// Under uniform noise ([`composed::uniform_elbo`]); composed on every device.
+    Uniform(UniformRows),
+    /// Against the posterior of a chain of matrices ([`composed::posterior`]); composed on every device.
+    Posterior(PosteriorRows),
     /// The teacher's feature rows [n, D] with its head, and the divergence; a constant.
     Teacher(Tensor<2>, Head, Divergence),
+}
+
+/// Rows of the ELBO of uniform diffusion: the clean tokens [n], the noisy ones [n], and alpha [n] of each.
+#[derive(Debug, Clone)]
+pub struct UniformRows {
+    pub x0: Arc<[u32]>,
+    pub xt: Arc<[u32]>,
+    pub alpha: Arc<[f64]>,
+}
+
+/// Rows of a chain of transition matrices over N states: n rows, each with one of the products Qbar_{t-1} [V, N].
+#[derive(Debug, Clone)]
+pub struct PosteriorRows {
+    pub states: usize,
+    /// Row-major [V, N] each.
+    pub products: Vec<Arc<[f32]>>,
+    /// Which product is whose [n]; rows of the same one lie together.
+    pub of: Arc<[usize]>,
+    /// ln Q_t[., x_t] [n, N].
+    pub way: Arc<[f32]>,
+    /// q(x_{t-1} | x_t, x_0) [n, N].
+    pub wanted: Arc<[f32]>,
+}
+
+impl PosteriorRows {
+    /// Rows `range` of them.
+    pub fn slice(&self, range: std::ops::Range<usize>) -> Self {
+        let flat = range.start * self.states..range.end * self.states;
+        PosteriorRows {
+            states: self.states,
+            products: self.products.clone(),
+            of: self.of[range].into(),
+            way: self.way[flat.clone()].into(),
+            wanted: self.wanted[flat].into(),
+        }
+    }
 }
 
 /// Bytes of logits that one chunk of rows may take.
@@ -255,7 +295,9 @@ pub fn loss(x: Tensor<2>, head: Head, target: Target, weights: &[f32], composed:
     if !composed && flex::takes(&x) {
         let (teacher, targets, divergence) = match target {
             Target::Tokens(ids) => (None, Some(ids), Divergence::ForwardKl),
-            Target::Scores(..) => return composed::loss(x, head, target, weights),
+            Target::Scores(..) | Target::Uniform(_) | Target::Posterior(_) => {
+                return composed::loss(x, head, target, weights);
+            }
             Target::Teacher(rows, head, kind) => (Some((rows, head)), None, kind),
         };
         let spec = flex::LossSpec {

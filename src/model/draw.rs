@@ -41,6 +41,32 @@ impl Filter {
         self.at(scores, rng.random())
     }
 
+    /// The probability of token `id` in the bent distribution of one row of scores.
+    pub fn probability(&self, scores: &[f32], id: u32) -> f64 {
+        if self.temperature < 1e-30 {
+            return f64::from(u8::from(argmax(scores) == id));
+        }
+        let top = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let weight = |v: f32| (f64::from(v - top) / self.temperature).exp();
+        if self.top_k.is_none() && self.top_p.is_none() {
+            return weight(scores[id as usize]) / scores.iter().map(|v| weight(*v)).sum::<f64>();
+        }
+        let (order, kept) = self.kept(scores);
+        let own = order.iter().position(|i| *i == id).map_or(0.0, |i| kept[i]);
+        own / kept.iter().sum::<f64>()
+    }
+
+    /// The bent distribution [V] of one row of scores.
+    pub fn distribution(&self, scores: &[f32]) -> Vec<f64> {
+        let (order, kept) = match self.temperature < 1e-30 {
+            true => (vec![argmax(scores)], vec![1.0]),
+            false => self.kept(scores),
+        };
+        let (mut out, total) = (vec![0.0; scores.len()], kept.iter().sum::<f64>());
+        order.iter().zip(kept).for_each(|(i, w)| out[*i as usize] = w / total);
+        out
+    }
+
     /// The token whose slice of the bent distribution holds u in [0, 1).
     pub fn at(&self, scores: &[f32], u: f64) -> u32 {
         // Below that, 1 / T is no f32 and the most probable token is all that is left.
@@ -50,6 +76,12 @@ impl Filter {
         if self.top_k.is_none() && self.top_p.is_none() {
             return softmax_cdf(scores, self.temperature, u);
         }
+        let (order, kept) = self.kept(scores);
+        order[inverse_cdf(&kept, u) as usize]
+    }
+
+    /// The tokens that are kept, the most probable first, and their weights.
+    fn kept(&self, scores: &[f32]) -> (Vec<u32>, Vec<f64>) {
         let top = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         let scaled: Vec<f64> = scores.iter().map(|v| (f64::from(v - top) / self.temperature).exp()).collect();
         let mut order: Vec<u32> = (0..scaled.len() as u32).collect();
@@ -64,8 +96,8 @@ impl Filter {
             });
             order.truncate(keep.map_or(order.len(), |k| k + 1));
         }
-        let kept: Vec<f64> = order.iter().map(|i| scaled[*i as usize]).collect();
-        order[inverse_cdf(&kept, u) as usize]
+        let kept = order.iter().map(|i| scaled[*i as usize]).collect();
+        (order, kept)
     }
 }
 
@@ -190,6 +222,29 @@ pub fn picks(model: &dyn Denoise, features: Tensor<2>, picks: &[(usize, f64)], f
             Ok(filter.at(scores, *u))
         };
         out.extend(picks[here].par_iter().map(draw).collect::<Result<Vec<u32>>>()?);
+    }
+    Ok(out)
+}
+
+/// What `of` makes of each row of scores (its number, [V]) of the feature rows [n, D], on all cores.
+///
+/// Errors (exit 5) as [`picks`].
+pub fn map_rows<T: Send>(
+    model: &dyn Denoise,
+    features: Tensor<2>,
+    of: impl Fn(usize, &[f32]) -> T + Sync,
+) -> Result<Vec<T>> {
+    let (n, v) = (features.dims()[0], model.vocab());
+    let mut out = Vec::with_capacity(n);
+    for from in (0..n).step_by(chunk(v)) {
+        let size = chunk(v).min(n - from);
+        let scores = params::floats(model.scores(features.clone().narrow(0, from, size)));
+        let row = |(i, scores): (usize, &[f32])| match largest(scores).is_finite() && !scores.iter().any(|s| s.is_nan())
+        {
+            true => Ok(of(from + i, scores)),
+            false => Err(not_finite()),
+        };
+        out.extend(scores.par_chunks(v).enumerate().map(row).collect::<Result<Vec<T>>>()?);
     }
     Ok(out)
 }

@@ -18,6 +18,7 @@ use burn::prelude::*;
 
 pub use crate::kernels::index_tensor;
 use crate::process::Layout;
+use crate::process::d3pm::Matrices;
 pub use config::TransformerConfig;
 pub use oracle::Oracle;
 pub use transformer::Transformer;
@@ -186,6 +187,10 @@ pub trait Denoise {
     /// The id of the mask: V, or of networks with a place for it in their vocabulary one of the V, never predicted.
     fn mask(&self) -> u32 {
         self.vocab() as u32
+    }
+    /// The transition matrices of the chain that it was trained on, if it was on one.
+    fn matrices(&self) -> Option<&Matrices> {
+        None
     }
     /// Whether each position sees its own block and all before it, so that finished blocks can be kept.
     fn over_blocks(&self) -> bool {

@@ -155,7 +155,7 @@ fn rows_at<'a>(
     let times = |i: usize, j: usize| (0..length).map(move |l| (i, j, l));
     let times = |i: usize, j: usize| times(i, j).map(|(i, j, l)| time(left[i][j], l)).collect::<Vec<f64>>();
     let t_row: Vec<f64> = (0..batch).flat_map(|i| times(i, 0)).collect();
-    let xt = Corruption::Absorb.corrupt(x0, &t_row, config.schedule, mask, &mut rng.at(step, Stream::Corrupt));
+    let xt = Corruption::Absorb.corrupt(x0, &t_row, config.schedule, (mask, 0), &mut rng.at(step, Stream::Corrupt));
     let falls = |r: usize| one_time || time(left[r / length][k], r % length) < t_row[r];
     let rows: Vec<usize> = (0..xt.len()).filter(|i| xt[*i] == mask && falls(*i)).collect();
 

@@ -242,8 +242,12 @@ impl LatentDistillConfig {
             // Three answers of its own for its share, one for the others.
             Method::Shortcut(c) => 1.0 + 2.0 * c.share,
             Method::MeanFlow(c) => 3.0 + f64::from(u8::from(c.distill)),
-            // The student's earlier steps, its answer, both scores, and the critic's own passes.
-            Method::Matching(c) => (c.steps as f64 - 1.0) / 2.0 + 3.0 + c.critic_steps as f64,
+            // The student's earlier steps, its answer and both scores; and for each step of the critic a sample, its own pass,
+            // and half an autoencoder that reads texts for it.
+            Method::Matching(c) => {
+                let earlier = (c.steps as f64 - 1.0) / 2.0;
+                earlier + 3.0 + c.critic_steps as f64 * (earlier + 2.5)
+            }
         }
     }
 

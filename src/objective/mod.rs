@@ -9,25 +9,34 @@
 //! B batch, L length, D width, V vocabulary, n rows.
 
 pub mod clip;
+pub mod consistency;
+pub mod d3pm;
+pub mod dcd;
 pub mod distill;
 pub mod embedding;
 pub mod few_step;
 pub mod latent;
+pub mod uniform;
 
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::prelude::*;
 use rand::Rng;
 use serde::{Deserialize, Serialize};
 
-use crate::kernels::{self, composed};
+use crate::kernels::{self, PosteriorRows, UniformRows, composed};
 pub use crate::kernels::{Divergence, chunk_rows};
 use crate::model::config::Compute;
 use crate::model::transformer::sigma;
 use crate::model::{Denoise, Noised, State, Transformer};
+use crate::process::d3pm::Matrix;
+use crate::process::duality::{Duality, Ends};
 use crate::process::order::Context;
 use crate::process::{Corruption, Order, Schedule};
 use crate::rng::{StepRng, Stream};
 pub use clip::{Clip, NoiseRange};
+pub use consistency::ConsistencyConfig;
+pub use d3pm::D3pmConfig;
+pub use dcd::DcdConfig;
 pub use distill::SdttConfig;
 pub use embedding::{ClassifierConfig, EmbeddingConfig};
 pub use few_step::{LatentDistillConfig, Method};
@@ -39,8 +48,11 @@ pub use latent::{AutoencoderConfig, LatentConfig};
 pub enum Objective {
     /// Next-token negative log-likelihood with teacher forcing.
     ArNll {},
-    /// The continuous-time negative ELBO of absorbing diffusion (SUBS).
+    /// The continuous-time negative ELBO of absorbing diffusion (SUBS), or of uniform diffusion.
     Elbo {
+        /// absorb | uniform | gaussian_argmax
+        #[serde(default, skip_serializing_if = "Corruption::absorbs")]
+        corruption: Corruption,
         /// log_linear | cosine
         #[serde(default)]
         schedule: Schedule,
@@ -62,6 +74,12 @@ pub enum Objective {
     Latent(LatentConfig),
     /// A few-step student of such a diffusion.
     LatentDistill(LatentDistillConfig),
+    /// Discrete consistency distillation from a teacher of uniform noise.
+    Dcd(DcdConfig),
+    /// Consistency with the average of its own weights, without a teacher.
+    Consistency(ConsistencyConfig),
+    /// Discrete diffusion by transition matrices, with its hybrid loss.
+    D3pm(D3pmConfig),
     /// Gaussian diffusion of token embeddings.
     Embedding(EmbeddingConfig),
     /// A classifier of such a diffusion's noisy embeddings.
@@ -83,6 +101,9 @@ impl Objective {
             Objective::Autoencoder(_) => "autoencoder",
             Objective::Latent(_) => "latent",
             Objective::LatentDistill(c) => c.name(),
+            Objective::Dcd(_) => "dcd",
+            Objective::Consistency(_) => "consistency",
+            Objective::D3pm(_) => "d3pm",
             Objective::Embedding(_) => "embedding",
             Objective::Classifier(_) => "classifier",
         }
@@ -100,13 +121,43 @@ impl Objective {
     /// its teacher. Reading the latents of a text is not among them.
     pub fn forwards(&self) -> f64 {
         match self {
-            Objective::ArNll {} | Objective::Elbo { .. } | Objective::ScoreEntropy { .. } => 1.0,
+            Objective::ArNll {} | Objective::Elbo { .. } | Objective::ScoreEntropy { .. } | Objective::D3pm(_) => 1.0,
             Objective::Sdtt(c) => 1.0 + c.steps_per_step as f64,
+            Objective::Dcd(_) | Objective::Consistency(_) => 2.0,
             Objective::Autoencoder(_) | Objective::Latent(_) | Objective::Embedding(_) | Objective::Classifier(_) => {
                 1.0
             }
             Objective::LatentDistill(c) => c.forwards(),
         }
+    }
+
+    /// What noise is to the model that it trains; a student of `sdtt` knows masks alone.
+    pub fn corruption(&self) -> Corruption {
+        match self {
+            Objective::Elbo { corruption, .. } => *corruption,
+            Objective::Consistency(c) => c.corruption,
+            Objective::Dcd(_) => Corruption::GaussianArgmax,
+            Objective::D3pm(c) if c.matrix != Matrix::Absorbing => Corruption::Uniform,
+            Objective::D3pm(_) => Corruption::Absorb,
+            Objective::ArNll {} | Objective::ScoreEntropy { .. } | Objective::Sdtt(_) => Corruption::Absorb,
+            // Tokens are not what is lost there.
+            Objective::Autoencoder(_) | Objective::Latent(_) | Objective::LatentDistill(_) => Corruption::Absorb,
+            Objective::Embedding(_) | Objective::Classifier(_) => Corruption::Absorb,
+        }
+    }
+
+    /// The ends of the Gaussian process it draws from, if it does.
+    pub fn ends(&self) -> Option<Ends> {
+        match self {
+            Objective::Elbo { corruption: Corruption::GaussianArgmax, .. } => Some(Ends::WHOLE),
+            Objective::Dcd(c) => Some(c.ends()),
+            _ => None,
+        }
+    }
+
+    /// Whether it learns from a teacher that is replaced from round to round.
+    pub fn distils(&self) -> bool {
+        matches!(self, Objective::Sdtt(_) | Objective::Dcd(_) | Objective::LatentDistill(_))
     }
 
     /// The name of the logged loss term.
@@ -115,7 +166,9 @@ impl Objective {
             Objective::ArNll {} => "nll",
             Objective::Elbo { .. } => "nelbo",
             Objective::ScoreEntropy { .. } => "score entropy",
-            Objective::Sdtt(_) => "divergence",
+            Objective::Sdtt(_) | Objective::Dcd(_) => "divergence",
+            Objective::Consistency(_) => "consistency",
+            Objective::D3pm(_) => "hybrid",
             Objective::Autoencoder(_) | Objective::Classifier(_) => "nll",
             Objective::Embedding(_) => "embedding loss",
             Objective::Latent(_) | Objective::LatentDistill(_) => "squared error",
@@ -131,8 +184,14 @@ pub enum Target<'a> {
     Tokens(Vec<u32>),
     /// Token ids [n] of scores: with q = exp(logits - offset of the row), sum q - 1 - ln q(token).
     Scores(Vec<u32>, Vec<f64>),
+    /// Clean and noisy tokens [n] under uniform noise: the integrand of its ELBO ([`uniform`]).
+    Uniform(UniformRows),
+    /// Posteriors of a chain of transition matrices ([`d3pm`]).
+    Posterior(PosteriorRows),
     /// The teacher's feature rows [n, D] (its log-probabilities are made chunk by chunk), and the divergence.
     Teacher(&'a Transformer, Tensor<2>, Divergence),
+    /// Several targets of the same rows, each with weights [n] of its own: the sum of their losses.
+    Several(Vec<(Vec<f64>, Target<'a>)>),
 }
 
 /// A training step before any gradient: the noisy input, and which rows count how much against what.
@@ -207,7 +266,7 @@ pub fn elbo_within<'a>(
         }
     };
     let (t, rate): (Vec<f64>, Vec<f64>) = t.into_iter().unzip();
-    let xt = Corruption::Absorb.corrupt(x0, &t, schedule, mask, &mut noise);
+    let xt = Corruption::Absorb.corrupt(x0, &t, schedule, (mask, 0), &mut noise);
     let rows: Vec<usize> = (0..xt.len()).filter(|i| xt[*i] == mask && rate[*i] > 0.0).collect();
     let weight = |r: usize| if single(r % length) { 1.0 } else { schedule.elbo_weight(t[r]) * rate[r] };
     let weights = rows.iter().map(|r| weight(*r) / x0.len() as f64).collect();
@@ -245,43 +304,73 @@ pub fn score_entropy<'a>(
     RowLoss { target: Target::Scores(ids, offsets), ..rows }
 }
 
-/// Builds the rows of one step of a non-distilling objective.
+/// Builds the rows of one step of an objective that needs no other network. `duality` is there where the noise is Gaussian.
 pub fn data_rows<'a>(
     objective: &Objective,
     x0: &[u32],
     length: usize,
     (mask, vocab): (u32, usize),
-    (order, range): (Order, NoiseRange),
+    (order, range, duality): (Order, NoiseRange, Option<&Duality>),
     rng: (StepRng, u64),
 ) -> Option<RowLoss<'a>> {
     let (rng, step) = rng;
+    let draws = (rng.at(step, Stream::Times), rng.at(step, Stream::Corrupt));
     match objective {
         Objective::ArNll {} => Some(ar_nll(x0, length)),
-        Objective::Elbo { schedule, .. } => {
-            let draws = (rng.at(step, Stream::Times), rng.at(step, Stream::Corrupt));
+        Objective::Elbo { schedule, corruption: Corruption::Absorb, .. } => {
             Some(elbo_within(x0, length, mask, order, *schedule, range, draws))
         }
-        Objective::ScoreEntropy { scaled } => {
-            let draws = (rng.at(step, Stream::Times), rng.at(step, Stream::Corrupt));
-            Some(score_entropy(x0, length, (mask, vocab), *scaled, draws))
-        }
+        Objective::Elbo { schedule, .. } => Some(uniform::elbo(x0, length, vocab, *schedule, duality, draws)),
+        Objective::ScoreEntropy { scaled } => Some(score_entropy(x0, length, (mask, vocab), *scaled, draws)),
         _ => None,
     }
 }
 
 impl Target<'_> {
-    /// Rows `from .. from + n` as the head's loss takes them.
-    fn rows(&self, from: usize, n: usize) -> kernels::Target {
-        match self {
-            Target::Tokens(ids) => kernels::Target::Tokens(ids[from..from + n].into()),
+    /// What rows `from .. from + weights` are compared with as the head's loss takes it, each with its weights.
+    fn parts(&self, from: usize, weights: &[f64]) -> Vec<(kernels::Target, Vec<f32>)> {
+        let to = from + weights.len();
+        let target = match self {
+            Target::Tokens(ids) => kernels::Target::Tokens(ids[from..to].into()),
             Target::Scores(ids, offsets) => {
-                let offsets: Vec<f32> = offsets[from..from + n].iter().map(|o| *o as f32).collect();
-                kernels::Target::Scores(ids[from..from + n].into(), offsets.into())
+                let offsets: Vec<f32> = offsets[from..to].iter().map(|o| *o as f32).collect();
+                kernels::Target::Scores(ids[from..to].into(), offsets.into())
             }
+            Target::Uniform(rows) => kernels::Target::Uniform(UniformRows {
+                x0: rows.x0[from..to].into(),
+                xt: rows.xt[from..to].into(),
+                alpha: rows.alpha[from..to].into(),
+            }),
+            Target::Posterior(rows) => kernels::Target::Posterior(rows.slice(from..to)),
             Target::Teacher(teacher, rows, kind) => {
-                kernels::Target::Teacher(rows.clone().narrow(0, from, n), teacher.head(), *kind)
+                kernels::Target::Teacher(rows.clone().narrow(0, from, to - from), teacher.head(), *kind)
             }
+            Target::Several(all) => {
+                let product = |own: &[f64]| own.iter().zip(weights).map(|(a, b)| a * b).collect::<Vec<f64>>();
+                return all.iter().flat_map(|(own, t)| t.parts(from, &product(&own[from..to]))).collect();
+            }
+        };
+        vec![(target, weights.iter().map(|w| *w as f32).collect())]
+    }
+
+    /// Whether no fused kernel knows it.
+    fn composed(&self) -> bool {
+        match self {
+            Target::Scores(..) | Target::Uniform(_) | Target::Posterior(_) => true,
+            Target::Several(all) => all.iter().any(|(_, t)| t.composed()),
+            Target::Tokens(_) | Target::Teacher(..) => false,
         }
+    }
+}
+
+/// The head's losses of feature rows `from ..`, weighted and summed, as a tensor [1].
+fn head_loss(model: &Transformer, rows: Tensor<2>, loss: &RowLoss, from: usize, composed: bool) -> Tensor<1> {
+    let weights = &loss.weights[from..from + rows.dims()[0]];
+    let parts = loss.target.parts(from, weights).into_iter();
+    let values = parts.map(|(target, weights)| kernels::loss(rows.clone(), model.head(), target, &weights, composed));
+    match values.reduce(|a, b| a + b) {
+        Some(sum) => sum,
+        None => rows.sum().mul_scalar(0.0),
     }
 }
 
@@ -290,24 +379,21 @@ pub fn backward(model: &Transformer, loss: &RowLoss) -> (f64, GradientsParams) {
     if loss.rows.is_empty() {
         return (0.0, GradientsParams::new());
     }
-    let weights: Vec<f32> = loss.weights.iter().map(|w| *w as f32).collect();
     let config = model.config();
     let fused = kernels::fused(&model.device(), config.compute == Compute::F32, config.composed);
     // Blocks that no kernel knows, and those with adapters, have no checkpoint of their own.
     let by_blocks = config.checkpoint && (model.has_adapters() || !config.fused_blocks());
-    let scores = matches!(loss.target, Target::Scores(..));
-    if scores || !fused || by_blocks {
-        return backward_in_chunks(model, loss, &weights);
+    if loss.target.composed() || !fused || by_blocks {
+        return backward_in_chunks(model, loss);
     }
-    let rows = model.features_at(&loss.input, &loss.rows);
-    let value = kernels::loss(rows, model.head(), loss.target.rows(0, weights.len()), &weights, false);
+    let value = head_loss(model, model.features_at(&loss.input, &loss.rows), loss, 0, false);
     let number = f64::from(value.clone().inner().into_scalar::<f32>());
     (number, GradientsParams::from_grads(value.backward(), model))
 }
 
 /// Each chunk's graph starts at a copy of its feature rows; the gradients with respect to those rows are gathered and
 /// sent back through the blocks: all at once, as the derivative of the dot product (features, gradient), or one by one.
-fn backward_in_chunks(model: &Transformer, loss: &RowLoss, weights: &[f32]) -> (f64, GradientsParams) {
+fn backward_in_chunks(model: &Transformer, loss: &RowLoss) -> (f64, GradientsParams) {
     let chunk = chunk_rows(model.vocab());
     let mut acc = GradientsAccumulator::<Transformer>::new();
     let mut value = 0.0;
@@ -317,8 +403,7 @@ fn backward_in_chunks(model: &Transformer, loss: &RowLoss, weights: &[f32]) -> (
         for from in (0..n).step_by(chunk) {
             let size = chunk.min(n - from);
             let leaf = plain.clone().slice([from..from + size, 0..d]).autodiff().require_grad();
-            let weights = &weights[from..from + size];
-            let part = kernels::loss(leaf.clone(), model.head(), loss.target.rows(from, size), weights, true);
+            let part = head_loss(model, leaf.clone(), loss, from, true);
             value += f64::from(part.clone().inner().into_scalar::<f32>());
             let mut grads = part.backward();
             row_grads.push(match leaf.grad_remove(&mut grads) {
@@ -350,14 +435,23 @@ pub fn evaluate(model: &dyn Denoise, loss: &RowLoss) -> (f64, Vec<f64>) {
     for from in (0..n).step_by(chunk) {
         let size = chunk.min(n - from);
         let rows = rows.clone().narrow(0, from, size);
-        let part = match loss.target.rows(from, size) {
-            kernels::Target::Tokens(ids) => composed::cross_entropy(model.predict(rows), &ids),
-            kernels::Target::Scores(ids, offsets) => composed::score_entropy(model.scores(rows), &ids, &offsets),
-            kernels::Target::Teacher(theirs, head, kind) => {
-                kind.rows(model.predict(rows), composed::log_softmax(composed::logits(theirs, &head)))
-            }
-        };
-        values.extend(crate::model::params::floats(part).into_iter().map(f64::from));
+        let mut here = vec![0.0; size];
+        for (target, weights) in loss.target.parts(from, &vec![1.0; size]) {
+            let part = match target {
+                kernels::Target::Tokens(ids) => composed::cross_entropy(model.predict(rows.clone()), &ids),
+                kernels::Target::Scores(ids, offsets) => {
+                    composed::score_entropy(model.scores(rows.clone()), &ids, &offsets)
+                }
+                kernels::Target::Uniform(of) => composed::uniform_elbo(model.predict(rows.clone()), &of),
+                kernels::Target::Posterior(of) => composed::posterior(model.predict(rows.clone()), &of),
+                kernels::Target::Teacher(theirs, head, kind) => {
+                    kind.rows(model.predict(rows.clone()), composed::log_softmax(composed::logits(theirs, &head)))
+                }
+            };
+            let part = crate::model::params::floats(part);
+            here.iter_mut().zip(part).zip(weights).for_each(|((sum, v), w)| *sum += f64::from(v) * f64::from(w));
+        }
+        values.extend(here);
     }
     (values.iter().zip(&loss.weights).map(|(v, w)| v * w).sum(), values)
 }

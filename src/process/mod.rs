@@ -2,7 +2,9 @@
 
 pub mod ar_diffusion;
 pub mod corruption;
+pub mod d3pm;
 pub mod ddpm;
+pub mod duality;
 pub mod gaussian;
 pub mod order;
 pub mod schedule;

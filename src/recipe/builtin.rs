@@ -1,7 +1,7 @@
 //! The recipes inside the binary: the same files as `recipes/`, so that they always match the version.
 
 /// Name, text and one line about each built-in recipe.
-pub const ALL: [(&str, &str, &str); 12] = [
+pub const ALL: [(&str, &str, &str); 15] = [
     (
         "quickstart",
         include_str!("../../recipes/quickstart.toml"),
@@ -21,6 +21,21 @@ pub const ALL: [(&str, &str, &str); 12] = [
         "hybrid",
         include_str!("../../recipes/hybrid.toml"),
         "autoregression, parallel, blocks, AR-Diffusion, pipelines, deeper layers and a switch, on one page",
+    ),
+    (
+        "consistency",
+        include_str!("../../recipes/consistency.toml"),
+        "few-step students of the story language at one budget of forward passes, three seeds",
+    ),
+    (
+        "latent",
+        include_str!("../../recipes/latent.toml"),
+        "stories through 8 latents, denoised in one, two and four steps by every method; beside tokens",
+    ),
+    (
+        "latent-shakespeare",
+        include_str!("../../recipes/latent-shakespeare.toml"),
+        "latent diffusion and its few-step students on characters of a text file of your own",
     ),
     (
         "hybrid-shakespeare",

@@ -12,7 +12,7 @@ use crate::process::order::OrderConfig;
 use crate::sample::DecodeConfig;
 use crate::train::TrainConfig;
 
-fn contradiction(key: &str, has: &str, other: &str, wants: &str) -> Error {
+pub(super) fn contradiction(key: &str, has: &str, other: &str, wants: &str) -> Error {
     Error::usage(format!("`{key} = {has}` needs `{other} = {wants}`"))
 }
 
@@ -67,13 +67,8 @@ impl Recipe {
         if seeds.is_empty() {
             return Ok(());
         }
-        if seeds.len() == 1 || self.seed != 0 {
-            return Err(Error::usage(format!("`seeds = {seeds:?}` stands for several seeds in place of `seed`")).hint(
-                match seeds.len() {
-                    1 => format!("write `seed = {}`", seeds[0]),
-                    _ => "remove `seed`".to_string(),
-                },
-            ));
+        if let [one] = seeds[..] {
+            return Err(Error::usage(format!("`seeds = [{one}]` is one seed")).hint(format!("write `seed = {one}`")));
         }
         if let Some(twice) = seeds.iter().enumerate().find(|(i, s)| seeds[..*i].contains(s)) {
             return Err(Error::usage(format!("`seeds` lists {} twice", twice.1))
@@ -127,6 +122,7 @@ impl Recipe {
         if let Objective::Sdtt(c) = &model.objective {
             self.check_sdtt(name, model, c)?;
         }
+        self.check_consistency(name, model)?;
         match self.network(name)? {
             Network::Given(network) => self.check_network(name, network),
             // Known only when the directory is read: `run` checks it then.
@@ -184,13 +180,23 @@ impl Recipe {
                         .hint("without it position l reads the token it is asked for"));
                 }
             }
-            Objective::Elbo { schedule, clip } => {
+            Objective::Elbo { corruption, schedule, clip } => {
                 if let Some(clip) = clip {
+                    if !corruption.absorbs() {
+                        return Err(contradiction(
+                            &key("objective.elbo.clip"),
+                            "..",
+                            &key("objective.elbo.corruption"),
+                            "\"absorb\"",
+                        ));
+                    }
                     clip.validate(&key("objective.elbo.clip"), (&key("order"), order), *schedule)?;
                 }
                 self.check_diffusion(name, model, network)?;
             }
-            Objective::Sdtt(_) => self.check_diffusion(name, model, network)?,
+            Objective::Sdtt(_) | Objective::Dcd(_) | Objective::Consistency(_) | Objective::D3pm(_) => {
+                self.check_diffusion(name, model, network)?;
+            }
             Objective::Autoencoder(_) | Objective::Latent(_) | Objective::LatentDistill(_) => {
                 self.check_latent(name, model, network)?;
             }
@@ -221,6 +227,14 @@ impl Recipe {
                 at("teacher"),
                 c.teacher
             )));
+        }
+        if !teacher.objective.corruption().absorbs() {
+            return Err(Error::usage(format!(
+                "`{}` reveals masks, but `model.{}.objective` has uniform noise",
+                key("objective.sdtt"),
+                c.teacher
+            ))
+            .hint("`objective.dcd` distils such a teacher"));
         }
         if self.schedule(teacher) != c.schedule {
             return Err(Error::usage(format!(
@@ -292,6 +306,7 @@ impl Recipe {
         let key = |k: &str| format!("model.{name}.{k}");
         let (objective, shown) = (format!("\"{}\"", model.objective.name()), model.order.shown());
         let sees = |wants: &str| contradiction(&key("order"), &shown, &key("network.visibility"), wants);
+        self.check_noise(name, model, network)?;
         if matches!(model.objective, Objective::ScoreEntropy { .. }) && model.order != OrderConfig::Parallel {
             return Err(contradiction(&key("objective"), &objective, &key("order"), "\"parallel\""));
         }

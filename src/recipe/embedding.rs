@@ -40,7 +40,7 @@ impl Recipe {
             .hint("each token has a vector"));
         }
         match &model.objective {
-            Objective::Embedding(c) => self.check_noise(name, model, c, (network, vectors)),
+            Objective::Embedding(c) => self.check_levels(name, model, c, (network, vectors)),
             Objective::Classifier(c) => {
                 let at = key("objective.classifier.model");
                 let of = self.model(&c.model).map_err(|e| Error { message: format!("`{at}`: {}", e.message), ..e })?;
@@ -74,7 +74,7 @@ impl Recipe {
         }
     }
 
-    fn check_noise(
+    fn check_levels(
         &self,
         name: &str,
         model: &ModelConfig,

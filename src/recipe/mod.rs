@@ -5,6 +5,7 @@
 
 pub mod builtin;
 mod check;
+mod consistent;
 mod derived;
 mod embedding;
 mod latent;
@@ -24,8 +25,9 @@ use crate::model::TransformerConfig;
 use crate::model::config::Compute;
 use crate::model::family::{Generation, Selection, Vocabulary};
 use crate::model::transformer::lora::LoraConfig;
-use crate::objective::{LatentConfig, Method, Objective};
+use crate::objective::{D3pmConfig, LatentConfig, Method, Objective};
 use crate::process::Schedule;
+use crate::process::d3pm::Matrix;
 use crate::process::order::OrderConfig;
 use crate::sample::latent::Walk;
 use crate::sample::{DecodeConfig, LatentProcess};
@@ -222,16 +224,21 @@ impl Recipe {
         match &model.objective {
             Objective::Sdtt(c) => Some(&c.teacher),
             Objective::LatentDistill(c) => Some(&c.teacher),
+            Objective::Dcd(c) => Some(&c.teacher),
             _ => None,
         }
     }
 
-    /// The models that one is made with: its teacher, the autoencoder whose latents it denoises, and the diffusion whose noisy
-    /// embeddings it classifies.
+    /// The models that have to be there before one is trained: its teacher, the autoencoder whose latents it denoises, the diffusion
+    /// whose noisy embeddings it classifies, or the model whose embedding says what is near.
     pub fn parents(model: &ModelConfig) -> Vec<&str> {
-        let codec = if let Objective::Latent(c) = &model.objective { Some(c.codec.as_str()) } else { None };
-        let classified = if let Objective::Classifier(c) = &model.objective { Some(c.model.as_str()) } else { None };
-        Self::teacher(model).into_iter().chain(codec).chain(classified).collect()
+        let other = match &model.objective {
+            Objective::Latent(c) => Some(c.codec.as_str()),
+            Objective::Classifier(c) => Some(c.model.as_str()),
+            Objective::D3pm(D3pmConfig { matrix: Matrix::Neighbours { model, .. }, .. }) => Some(model.as_str()),
+            _ => None,
+        };
+        Self::teacher(model).into_iter().chain(other).collect()
     }
 
     /// The configuration of the diffusion of latents at the end of a model's line of teachers, and which of the models is that;
@@ -307,6 +314,9 @@ impl Recipe {
             Objective::ArNll {} | Objective::ScoreEntropy { .. } => Schedule::LogLinear,
             Objective::Elbo { schedule, .. } => *schedule,
             Objective::Sdtt(c) => c.schedule,
+            Objective::Dcd(c) => c.schedule,
+            Objective::Consistency(c) => c.schedule,
+            Objective::D3pm(c) => c.schedule,
             // Their noise has a path of its own (`process/gaussian.rs`).
             Objective::Autoencoder(_)
             | Objective::Latent(_)
@@ -335,14 +345,17 @@ impl Recipe {
             Objective::Classifier(_) => Role::Classifier,
             Objective::Embedding(_) => Role::Teacher,
             Objective::Elbo { .. } | Objective::ScoreEntropy { .. } | Objective::Latent(_) => Role::Teacher,
-            Objective::Sdtt(_) | Objective::LatentDistill(_) => Role::Student,
+            Objective::Consistency(_) | Objective::D3pm(_) => Role::Teacher,
+            Objective::Sdtt(_) | Objective::Dcd(_) | Objective::LatentDistill(_) => Role::Student,
         }
     }
 
     /// How a model is meant to be sampled: a distilled one in the steps of its last round.
     pub fn generation(&self, model: &ModelConfig) -> Option<Generation> {
+        let of = |dt: f64| (1.0 / dt).round().max(1.0) as usize;
         let steps = match &model.objective {
-            Objective::Sdtt(c) => (1.0 / c.dt(c.rounds)).round().max(1.0) as usize,
+            Objective::Sdtt(c) => of(c.dt(c.rounds)),
+            Objective::Dcd(c) => of(c.dt(c.rounds)),
             Objective::LatentDistill(c) => c.steps(),
             _ => return None,
         };
@@ -378,7 +391,7 @@ impl Recipe {
         (decisive.train.log_every, decisive.train.save_every, decisive.train.keep) = (1, 0, 2);
         let mut text = format!("{}{}", toml_text(&self.data), toml_text(&decisive));
         for parent in Self::parents(model) {
-            let what = if Self::teacher(model) == Some(parent) { "teacher" } else { "codec" };
+            let what = if matches!(model.objective, Objective::Latent(_)) { "codec" } else { "teacher" };
             text.push_str(&self.fingerprint(parent)?.lines().map(|l| format!("{what}: {l}\n")).collect::<String>());
         }
         Ok(text)

@@ -347,7 +347,7 @@ mod tests {
         let markdown = text("report.md");
         assert!(markdown.contains("## By training seed") && markdown.contains("Student's t"), "{markdown}");
         assert!(markdown.contains("**seeds** training 1, 2, 3;"));
-        assert!(text("quality_steps.svg").contains("dots: single training seeds"));
+        assert!(text("quality_steps.svg").contains("dots: single seeds"));
         assert!(!String::from_utf8(written(&fixture::story(1))[0].1.clone()).unwrap().contains("training seed"));
     }
 

@@ -269,7 +269,7 @@ fn legend<B: DrawingBackend>(canvas: &Canvas<B>, figure: &Figure) -> Drawn<B> {
         canvas.marker(Marker::Circle, (left + 15.0, at), INK, true)?;
     }
     if has_seeds(figure) {
-        let at = label(canvas, "dots: single training seeds")?;
+        let at = label(canvas, "dots: single seeds")?;
         canvas.dot((left + 9.0, at), INK)?;
         canvas.dot((left + 15.0, at - 4.0), INK)?;
         canvas.dot((left + 21.0, at + 3.0), INK)?;

@@ -41,7 +41,9 @@ pub fn sample(model: &dyn Denoise, process: &Process, spec: &SampleSpec, n: usiz
     for i in 0..n {
         let mut one = One::new(model, process, spec, layout, i);
         match process.decode {
-            Decode::Table | Decode::Mbr(_) | Decode::Gaussian(_) => panic!("the table is walked by `sample`"),
+            Decode::Table | Decode::GreedyTail | Decode::Mbr(_) | Decode::Gaussian(_) => {
+                panic!("the table is walked by `sample`")
+            }
             Decode::Pipelined(rule) => one.pipelined(rule)?,
             Decode::Switch(rule) => one.switch(rule)?,
         }

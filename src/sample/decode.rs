@@ -18,6 +18,8 @@ pub enum Decode {
     /// In the steps of the order's table.
     #[default]
     Table,
+    /// In the steps of the order's table, the last of which takes the most probable tokens (uniform noise; DUO's `greedy`).
+    GreedyTail,
     /// Blocks that are opened and committed by confidence.
     Pipelined(Pipelined),
     /// Each block at once or token by token; the steps are the budget of passes.
@@ -72,7 +74,7 @@ impl Decode {
     /// The blocks it works on, where it does not follow the order.
     pub fn layout(&self, process: &Process) -> Layout {
         match self {
-            Decode::Table | Decode::Mbr(_) | Decode::Gaussian(_) => process.order.layout(),
+            Decode::Table | Decode::GreedyTail | Decode::Mbr(_) | Decode::Gaussian(_) => process.order.layout(),
             Decode::Pipelined(p) => Layout::blocks(p.block.min(process.length)),
             Decode::Switch(s) => Layout::blocks(s.block.min(process.length)),
         }
@@ -85,6 +87,8 @@ impl Decode {
 pub enum DecodeConfig {
     /// In the steps of this order's table.
     Order(OrderConfig),
+    /// In the steps of this order's table, the last of which takes the most probable tokens; for uniform noise.
+    GreedyTail(OrderConfig),
     Pipelined(Pipelined),
     /// The step counts of `eval.steps` are budgets of passes.
     Switch(Switch),
@@ -102,6 +106,7 @@ impl DecodeConfig {
     pub fn name(&self) -> String {
         match self {
             DecodeConfig::Order(order) => order.name(),
+            DecodeConfig::GreedyTail(order) => format!("{}, greedy tail", order.name()),
             DecodeConfig::Pipelined(p) => format!("pipelined {} x {}, p > {}", p.block, p.window, p.commit),
             DecodeConfig::Switch(s) => format!("switch {}, {} nats", s.block, s.tolerance),
             DecodeConfig::Mbr { order, candidates } => format!("{}, best of {candidates}", order.name()),
@@ -113,6 +118,9 @@ impl DecodeConfig {
     pub fn process(&self, of: Process) -> Process {
         match self {
             DecodeConfig::Order(order) => Process { order: order.order(of.length), decode: Decode::Table, ..of },
+            DecodeConfig::GreedyTail(order) => {
+                Process { order: order.order(of.length), decode: Decode::GreedyTail, ..of }
+            }
             DecodeConfig::Mbr { order, candidates } => {
                 Process { order: order.order(of.length), decode: Decode::Mbr(*candidates), ..of }
             }
@@ -132,7 +140,9 @@ impl DecodeConfig {
     pub fn misfit(&self, visibility: Visibility, encodes: bool) -> Option<&'static str> {
         let order = match self {
             DecodeConfig::Gaussian(_) => return Some("`gaussian` is for models of embeddings"),
-            DecodeConfig::Order(order) | DecodeConfig::Mbr { order, .. } => order.clone(),
+            DecodeConfig::Order(order) | DecodeConfig::GreedyTail(order) | DecodeConfig::Mbr { order, .. } => {
+                order.clone()
+            }
             DecodeConfig::Pipelined(p) => OrderConfig::Pipelined { block: p.block, window: p.window.max(2) },
             DecodeConfig::Switch(s) => OrderConfig::Blocks(s.block),
         };
@@ -162,7 +172,7 @@ impl DecodeConfig {
             false => Err(Error::usage(format!("`{key}.{name}` must be between {low} and {high}, but it is {value}"))),
         };
         match self {
-            DecodeConfig::Order(order) => order.validate(key),
+            DecodeConfig::Order(order) | DecodeConfig::GreedyTail(order) => order.validate(key),
             DecodeConfig::Gaussian(sampler) => sampler.validate(&format!("{key}.gaussian")),
             DecodeConfig::Mbr { order, candidates } => {
                 within("mbr.candidates", *candidates as f64, 2.0, 1024.0)?;
@@ -190,10 +200,12 @@ pub fn walkable(process: &Process, steps: &[usize]) -> Vec<usize> {
     let (length, blocks) = (process.length, process.decode.layout(process).count(process.length));
     match process.decode {
         Decode::Pipelined(_) => vec![length],
-        Decode::Table | Decode::Mbr(_) if blocks == length && process.order.window == 1 => vec![length],
+        Decode::Table | Decode::GreedyTail | Decode::Mbr(_) if blocks == length && process.order.window == 1 => {
+            vec![length]
+        }
         Decode::Gaussian(_) => steps.to_vec(),
-        Decode::Table | Decode::Mbr(_) if process.order.window > 1 => steps.to_vec(),
-        Decode::Table | Decode::Mbr(_) | Decode::Switch(_) => {
+        Decode::Table | Decode::GreedyTail | Decode::Mbr(_) if process.order.window > 1 => steps.to_vec(),
+        Decode::Table | Decode::GreedyTail | Decode::Mbr(_) | Decode::Switch(_) => {
             let walked: Vec<usize> = steps.iter().copied().filter(|k| *k >= blocks).collect();
             if walked.is_empty() { vec![blocks] } else { walked }
         }

@@ -13,11 +13,13 @@
 pub mod adaptive;
 pub mod beam;
 pub mod beyond;
+pub mod d3pm;
 pub mod decode;
 pub mod embedding;
 pub mod family;
 pub mod latent;
 pub mod mbr;
+pub mod uniform;
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -128,7 +130,9 @@ impl Generator<'_> {
     pub fn steps_per_block(&self, steps: usize) -> Result<Option<f64>> {
         Ok(match self {
             Generator::Tokens(_, process) => match process.decode {
-                Decode::Table | Decode::Mbr(_) => Some(process.order.grid(process.length, steps)?.steps_per_block()),
+                Decode::Table | Decode::GreedyTail | Decode::Mbr(_) => {
+                    Some(process.order.grid(process.length, steps)?.steps_per_block())
+                }
                 Decode::Pipelined(_) | Decode::Switch(_) | Decode::Gaussian(_) => None,
             },
             // Every step is one of all positions, whatever their levels are.
@@ -153,13 +157,20 @@ pub fn sample(model: &dyn Denoise, process: &Process, spec: &SampleSpec, n: usiz
             .hint("use a diffusion model of the recipe, or pin a prefix only"));
     }
     match process.decode {
-        Decode::Table => {}
         Decode::Mbr(candidates) => {
             let drawn = sample(model, &Process { decode: Decode::Table, ..*process }, spec, n * candidates.max(1))?;
             // What is given is the same in all.
             let own = |p: usize| spec.pinned.get(p).is_none_or(Option::is_none);
             let text = |t: &[u32]| (0..t.len()).filter(|p| own(*p)).map(|p| t[p]).collect();
             return Ok(mbr::choose(drawn, candidates.max(1), &text));
+        }
+        _ if let Some(matrices) = model.matrices() => return d3pm::sample(model, matrices, process, spec, n),
+        _ if !process.corruption.absorbs() => return uniform::sample(model, process, spec, n),
+        Decode::Table => {}
+        Decode::GreedyTail => {
+            return Err(Error::usage("a greedy tail is for uniform noise")
+                .cause("under masks the last step reveals what is left and nothing else")
+                .hint("use `{ order = .. }` and a lower temperature"));
         }
         Decode::Pipelined(_) | Decode::Switch(_) => return adaptive::sample(model, process, spec, n),
         Decode::Gaussian(_) => {

@@ -21,9 +21,11 @@ use crate::model::transformer::lora::Plan;
 use crate::model::{Transformer, TransformerConfig};
 use crate::objective::latent::Batch;
 use crate::objective::{
-    self, Clip, EmbeddingConfig, LatentConfig, Method, Objective, RowLoss, clip, distill, embedding, few_step, latent,
+    self, Clip, EmbeddingConfig, LatentConfig, Method, Objective, RowLoss, clip, consistency, dcd, distill, embedding,
+    few_step, latent,
 };
 use crate::process::Order;
+use crate::process::d3pm::Matrices;
 use crate::rng::{StepRng, Stream};
 use crate::term::{self, Interrupt};
 use crate::weights::Weights;
@@ -163,6 +165,8 @@ pub struct Job<'a> {
     pub classified: Option<(&'a Transformer, &'a EmbeddingConfig)>,
     /// Frozen weights, and the adapters that are trained on them in place of a whole network.
     pub frozen: Option<(&'a Transformer, &'a Plan)>,
+    /// The transition matrices of an objective on a chain.
+    pub matrices: Option<&'a Matrices>,
     /// Names every setting that decides the numbers; a checkpoint of another one is not resumed.
     pub fingerprint: &'a str,
     /// A plain device (no autodiff).
@@ -230,11 +234,16 @@ pub fn train(job: &Job) -> Result<Trained> {
     })
 }
 
-/// At the border of a round the student so far becomes the teacher.
+/// At the border of a round the student so far becomes the teacher; the one of consistency is the average, in every step.
 fn refresh_teacher(job: &Job, state: &mut TrainState) {
     let (round, refresh) = match job.objective {
         Objective::Sdtt(c) => (c.round(state.step, job.config.steps), c.refresh),
         Objective::LatentDistill(c) => (c.round(state.step, job.config.steps), c.refresh()),
+        Objective::Dcd(c) => (c.round(state.step, job.config.steps), c.refresh),
+        Objective::Consistency(_) => {
+            state.teacher = state.optimizer.averaged(&state.model);
+            return;
+        }
         _ => return,
     };
     if round > state.round {
@@ -279,8 +288,21 @@ fn rows<'a>(job: &Job, state: &'a TrainState, part: u64) -> Result<RowLoss<'a>> 
             };
             distill::rows(sdtt, teacher, &x0, job.length, sdtt.dt(state.round), orders, rng)
         }
+        (Objective::Dcd(dcd), Some(teacher)) => {
+            let Some(duality) = &state.duality else { panic!("its Gaussian process was prepared") };
+            Ok(dcd::rows(dcd, teacher, duality, &x0, job.length, dcd.dt(state.round), rng))
+        }
+        (Objective::Consistency(config), Some(average)) => {
+            Ok(consistency::rows(config, average, &x0, job.length, job.mask, rng))
+        }
+        (Objective::D3pm(d3pm), _) => {
+            let Some(matrices) = job.matrices else { panic!("its matrices were prepared") };
+            let gens = (rng.0.at(part, Stream::Times), rng.0.at(part, Stream::Corrupt));
+            Ok(objective::d3pm::rows(matrices, d3pm.auxiliary, &x0, job.length, gens))
+        }
         (objective, _) => {
-            match objective::data_rows(objective, &x0, job.length, (job.mask, job.vocab), (order, state.range), rng) {
+            let of = (order, state.range, state.duality.as_ref());
+            match objective::data_rows(objective, &x0, job.length, (job.mask, job.vocab), of, rng) {
                 Some(rows) => Ok(rows),
                 None => panic!("a distilling state has a teacher"),
             }

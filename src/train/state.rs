@@ -14,7 +14,8 @@ use super::optim::Optimizer;
 use crate::error::{Error, Kind, Result};
 use crate::fs;
 use crate::model::Transformer;
-use crate::objective::{Method, NoiseRange, Objective};
+use crate::objective::{LatentDistillConfig, Method, NoiseRange, Objective};
+use crate::process::duality::Duality;
 use crate::term;
 use crate::weights::{self, NonFinite, Weights};
 
@@ -28,6 +29,8 @@ pub struct TrainState {
     pub teacher: Option<Transformer>,
     /// The network that follows the student's own samples, of a distribution matching.
     pub critic: Option<Critic>,
+    /// The Gaussian process of an objective that has one.
+    pub duality: Option<Duality>,
     /// Distillation round the teacher belongs to.
     pub round: usize,
     /// Times that are trained on, as the last search left them.
@@ -46,11 +49,8 @@ pub struct Critic {
 
 /// Whether training has a teacher, and a critic.
 fn third_networks(objective: &Objective) -> (bool, bool) {
-    match objective {
-        Objective::Sdtt(_) => (true, false),
-        Objective::LatentDistill(c) => (true, matches!(c.method, Method::Matching(_))),
-        _ => (false, false),
-    }
+    let matching = |c: &LatentDistillConfig| matches!(c.method, Method::Matching(_));
+    (objective.distils(), matches!(objective, Objective::LatentDistill(c) if matching(c)))
 }
 
 /// The part of a checkpoint that is not a tensor.
@@ -124,6 +124,7 @@ impl TrainState {
             optimizer: Optimizer::new(&model, job.config.ema.is_some()),
             teacher,
             critic,
+            duality: duality(job)?,
             model,
             round: 0,
             range: first_range(job),
@@ -218,6 +219,7 @@ impl TrainState {
             optimizer,
             teacher,
             critic,
+            duality: duality(job)?,
             round: record.round,
             range: record.range.unwrap_or_else(|| first_range(job)),
             tokens: record.tokens,
@@ -249,7 +251,8 @@ impl TrainState {
             .map_err(|e| Error::new(Kind::Io, format!("cannot describe the checkpoint: {e}")))?;
         let ema = self.optimizer.averaged(&self.model);
         // The first round's teacher may lie elsewhere.
-        let teacher = self.teacher.as_ref().filter(|_| job.teacher.is_none() || self.round > 0);
+        let kept = job.objective.distils() && (job.teacher.is_none() || self.round > 0);
+        let teacher = self.teacher.as_ref().filter(|_| kept);
         let critic = self.critic.as_ref().map(|c| &c.model);
         let parts = [("model", Some(&self.model)), ("ema", ema.as_ref()), ("teacher", teacher), ("critic", critic)];
         fs::commit_dir(job.dir, &name, |tmp| {
@@ -288,6 +291,11 @@ fn first_range(job: &Job) -> NoiseRange {
         Objective::Elbo { clip: Some(clip), .. } => clip.start(),
         _ => NoiseRange::WHOLE,
     }
+}
+
+/// The Gaussian process of a training that has one, from its directory where it is there already.
+fn duality(job: &Job) -> Result<Option<Duality>> {
+    job.objective.ends().map(|ends| Duality::cached(job.vocab, ends, job.dir)).transpose()
 }
 
 /// The lines in which two fingerprints differ.

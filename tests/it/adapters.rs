@@ -71,6 +71,7 @@ fn trained(dir: &Path, teacher: &Transformer, keep: Option<&[usize]>, lora: bool
         latent: None,
         classified: None,
         frozen: lora.then_some((&student, &plan)),
+        matrices: None,
         fingerprint: "test",
         device: &Device::flex(),
         interrupt: &Interrupt::default(),

@@ -3,6 +3,7 @@
 mod adapters;
 mod bad_input;
 mod binary;
+mod consistency;
 mod embedding;
 mod exporting;
 mod fixtures;
@@ -16,4 +17,5 @@ mod pictures;
 mod readme;
 mod resuming;
 mod sampling;
+mod seeds;
 mod training;

@@ -3,7 +3,7 @@
 use burn::prelude::Device;
 use fewstep::data::story::{Story, StoryConfig};
 use fewstep::objective::{Divergence, Objective, SdttConfig, distill::Refresh};
-use fewstep::process::{Order, Schedule};
+use fewstep::process::{Corruption, Order, Schedule};
 use fewstep::rng::{StepRng, Stream};
 use fewstep::term::Interrupt;
 use fewstep::train::{self, Decay, Job, TrainConfig, Trained};
@@ -62,6 +62,7 @@ fn train_in(
         latent: None,
         classified: None,
         frozen: None,
+        matrices: None,
         fingerprint: "test",
         device,
         interrupt: &Interrupt::default(),
@@ -69,7 +70,7 @@ fn train_in(
 }
 
 fn elbo() -> Objective {
-    Objective::Elbo { schedule: Schedule::LogLinear, clip: None }
+    Objective::Elbo { corruption: Corruption::Absorb, schedule: Schedule::LogLinear, clip: None }
 }
 
 fn sdtt(divergence: Divergence) -> Objective {

@@ -89,7 +89,15 @@ impl Study {
                             let generator = done.generator(process)?;
                             let steps = match &generator {
                                 _ if ar => vec![process.length],
-                                Generator::Tokens(..) => walkable(&process, &config.steps),
+                                Generator::Tokens(..) => {
+                                    let mut steps = walkable(&process, &config.steps);
+                                    if let Some(chain) = done.model.matrices() {
+                                        // No step is shorter than a level.
+                                        steps.retain(|k| *k <= chain.levels());
+                                        steps.extend(steps.is_empty().then_some(chain.levels()));
+                                    }
+                                    steps
+                                }
                                 Generator::Embedding(of) => {
                                     config.steps.iter().filter(|k| **k <= of.config.levels).copied().collect()
                                 }

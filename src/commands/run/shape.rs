@@ -243,9 +243,22 @@ fn trainable(d: &Description, from: &Path, objective: &Objective) -> Result<(Tra
         };
         return Ok((TransformerConfig { shift: true, shift_output: false, ..d.network.clone() }, start));
     }
+    let uniform = !objective.corruption().absorbs();
+    if d.family.prediction() == Prediction::Uniform {
+        return match uniform {
+            true => Ok((d.network.clone(), d.vocab as u32)),
+            false => cannot("its noise is uniform", "`objective.elbo = { corruption = \"uniform\" }`, or `dcd`"),
+        };
+    }
+    if uniform {
+        return cannot("its noise is another than uniform", "DUO's checkpoints are made for that");
+    }
     let Some(mask) = d.special.mask else {
-        return cannot("it has no mask token", "masked diffusion and autoregressive models can be trained so far");
+        return cannot("it has no mask token", "masked diffusion, DUO and autoregressive models can be trained");
     };
+    if matches!(objective, Objective::D3pm(_)) {
+        return cannot("a chain's mask stands behind its tokens", "give the model a `network` of its own");
+    }
     match (d.family.prediction(), objective) {
         (Prediction::Score, Objective::ScoreEntropy { scaled }) if *scaled != d.scale_by_sigma => {
             cannot("its `scale_by_sigma` is another", "`objective.score_entropy.scaled` must be as in its config.json")

@@ -11,6 +11,7 @@ use super::super::{Cache, Denoise, Layers, Noised, select_rows};
 use super::Transformer;
 use super::read::Read;
 use crate::kernels::{self, Visible, composed};
+use crate::process::d3pm::Matrices;
 
 impl Denoise for Transformer {
     fn features(&self, input: &Noised) -> Tensor<3> {
@@ -77,6 +78,10 @@ impl Denoise for Transformer {
 
     fn vocab(&self) -> usize {
         self.vocab
+    }
+
+    fn matrices(&self) -> Option<&Matrices> {
+        self.matrices.as_deref()
     }
 
     fn over_blocks(&self) -> bool {

@@ -25,6 +25,7 @@ use super::{Denoise, Noised, params, select_rows};
 use crate::error::{Error, Result};
 use crate::kernels::{self, BlockSpec, Extra, Head, Rows, Tables, Visible, composed};
 use crate::process::Layout;
+use crate::process::d3pm::Matrices;
 use crate::rng::{StepRng, Stream};
 use crate::weights::{Weights, match_names};
 use ends::{Bottleneck, Vectors};
@@ -76,6 +77,8 @@ pub struct Transformer {
     /// Further ids that are never predicted.
     #[module(skip)]
     excluded: Arc<[u32]>,
+    #[module(skip)]
+    matrices: Option<Arc<Matrices>>,
 }
 
 impl Transformer {
@@ -122,12 +125,14 @@ impl Transformer {
             mask: vocab,
             tokens: vocab,
             excluded: Arc::from([]),
+            matrices: None,
         }
     }
 
-    /// The same network with one of its V tokens as the mask, which it then never predicts.
+    /// The same network with one of its V tokens as the mask, which it then never predicts; V: the mask has a row of its own, or
+    /// there is none.
     pub fn with_mask(self, id: usize) -> Self {
-        assert!(id < self.vocab || self.config.mask_row, "the mask has a row in the embedding");
+        assert!(id <= self.vocab, "a mask is one of the tokens or stands behind them");
         Transformer { mask: id, ..self }
     }
 
@@ -139,6 +144,11 @@ impl Transformer {
     /// The same network that never predicts these ids either.
     pub fn without(self, ids: &[u32]) -> Self {
         Transformer { excluded: ids.into(), ..self }
+    }
+
+    /// The same network on a chain of transition matrices.
+    pub fn with_matrices(self, matrices: Option<Arc<Matrices>>) -> Self {
+        Transformer { matrices, ..self }
     }
 
     /// The same weights under a configuration that differs in what needs no parameters: visibility, shift, reading of time.

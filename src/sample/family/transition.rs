@@ -10,6 +10,7 @@ use crate::model::draw::argmax;
 use crate::model::family::log_score;
 use crate::model::transformer::sigma;
 use crate::model::{Padding, Transformer};
+use crate::process::corruption::uniform_posterior;
 
 /// The end of the grid.
 const GRID_EPS: f64 = 1e-5;
@@ -322,17 +323,6 @@ fn euler(score: &[f64], walk: &Walk, at: usize, rate: f64, absorb: bool) -> Vec<
     weights[x] = 0.0;
     weights[x] = 1.0 - weights.iter().sum::<f64>();
     weights
-}
-
-/// DUO's posterior q(x_s | x_t, x_0) for uniform noise, with alphas at t and s.
-fn uniform_posterior(x0: &[f64], xt: u32, at: f64, as_: f64) -> Vec<f64> {
-    let (v, ats, xt) = (x0.len() as f64, at / as_, xt as usize);
-    let below = at * v * x0[xt] + 1.0 - at;
-    let above = |(y, p): (usize, &f64)| {
-        let here = if y == xt { at * v * p + ats - at } else { 0.0 };
-        here + (as_ - at) * p + (1.0 - ats) * (1.0 - as_) / v
-    };
-    x0.iter().enumerate().map(|y| above(y) / below).collect()
 }
 
 /// The smallest set of tokens whose mass stays within p, at least the most probable one, renormalised.

@@ -1,0 +1,181 @@
+//! The checks of models that are trained under uniform noise or for consistency.
+
+use super::check::contradiction;
+use super::{ModelConfig, Recipe};
+use crate::error::{Error, Result};
+use crate::model::TransformerConfig;
+use crate::model::config::{TimeInput, Visibility};
+use crate::objective::distill::Refresh;
+use crate::objective::{DcdConfig, Objective};
+use crate::process::d3pm::Matrix;
+use crate::process::order::OrderConfig;
+use crate::sample::DecodeConfig;
+
+impl Recipe {
+    /// Checks what does not depend on the network.
+    pub(super) fn check_consistency(&self, name: &str, model: &ModelConfig) -> Result<()> {
+        let key = |k: &str| format!("model.{name}.{k}");
+        let chain = matches!(model.objective, Objective::D3pm(_));
+        let uniform = !model.objective.corruption().absorbs() || chain;
+        for (i, decode) in model.decode.iter().enumerate() {
+            let key = key(&format!("decode[{i}]"));
+            match (decode, uniform) {
+                (DecodeConfig::GreedyTail(_), false) => {
+                    return Err(Error::usage(format!("`{key}` has a greedy tail, which is for uniform noise"))
+                        .hint("use `{ order = \"parallel\" }`: under masks the last step only reveals what is left"));
+                }
+                (
+                    DecodeConfig::Order(order) | DecodeConfig::GreedyTail(order) | DecodeConfig::Mbr { order, .. },
+                    true,
+                ) if *order == OrderConfig::Parallel => {}
+                (_, true) => {
+                    return Err(contradiction(
+                        &key,
+                        &decode.name(),
+                        &format!("model.{name}.objective"),
+                        "one of absorbing noise",
+                    )
+                    .hint("uniform noise is sampled at all positions at once: `{ order = \"parallel\" }`"));
+                }
+                (_, false) => {}
+            }
+        }
+        match &model.objective {
+            Objective::Consistency(c) => {
+                c.validate(&key("objective.consistency"))?;
+                match model.train.ema {
+                    Some(_) => Ok(()),
+                    None => Err(contradiction(
+                        &key("objective"),
+                        "\"consistency\"",
+                        &key("train.ema"),
+                        "a decay such as 0.999",
+                    )
+                    .hint("what a network is compared with is the average of its own weights")),
+                }
+            }
+            Objective::Dcd(c) => self.check_dcd(name, model, c),
+            Objective::D3pm(c) => {
+                let at = key("objective.d3pm");
+                c.validate(&at)?;
+                if let Some(flexibility) = self.eval.flexibility.as_ref().filter(|f| f.steps > c.levels) {
+                    return Err(Error::usage(format!(
+                        "`eval.flexibility.steps = {}` are more than `{at}.levels = {}`",
+                        flexibility.steps, c.levels
+                    ))
+                    .hint("a chain takes at most one step a level"));
+                }
+                let Matrix::Neighbours { model: other, .. } = &c.matrix else { return Ok(()) };
+                let at = format!("{at}.matrix.neighbours.model");
+                let found = self.model(other).map_err(|e| Error { message: format!("`{at}`: {}", e.message), ..e })?;
+                match other == name || found.network.is_none() {
+                    true => Err(Error::usage(format!("`{at} = \"{other}\"` has no embedding of its own to look into"))
+                        .hint("name a model of the recipe that has a `network`, such as the autoregressive one")),
+                    false => Ok(()),
+                }
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn check_dcd(&self, name: &str, model: &ModelConfig, c: &DcdConfig) -> Result<()> {
+        let key = |k: &str| format!("model.{name}.{k}");
+        let at = |k: &str| key(&format!("objective.dcd.{k}"));
+        let teacher = self.model(&c.teacher)?;
+        if teacher.objective.corruption().absorbs() {
+            return Err(Error::usage(format!(
+                "`{}` needs a teacher of uniform noise, but `model.{}.objective` is \"{}\" of absorbing noise",
+                at("teacher"),
+                c.teacher,
+                teacher.objective.name()
+            ))
+            .hint("train it by `objective.elbo = { corruption = \"uniform\" }`, or distil it by `objective.sdtt`"));
+        }
+        if self.schedule(teacher) != c.schedule {
+            return Err(Error::usage(format!(
+                "`{}` and `model.{}.objective` have different noise schedules",
+                at("schedule"),
+                c.teacher
+            )));
+        }
+        if self.network(name)? != self.network(&c.teacher)? {
+            return Err(Error::usage(format!("`{}` differs from `model.{}.network`", key("network"), c.teacher))
+                .hint("a student starts from its teacher's weights: leave its `network` out"));
+        }
+        if !(1..=1 << 20).contains(&c.levels) || !(1..=32).contains(&c.rounds) {
+            return Err(Error::usage(format!(
+                "`{}` must be between 1 and {} and `{}` between 1 and 32, but they are {} and {}",
+                at("levels"),
+                1 << 20,
+                at("rounds"),
+                c.levels,
+                c.rounds
+            )));
+        }
+        if c.dt(c.rounds - 1) > 1.0 {
+            return Err(Error::usage(format!(
+                "`{} = {}` end in a step longer than all `{} = {}`",
+                at("rounds"),
+                c.rounds,
+                at("levels"),
+                c.levels
+            ))
+            .hint("lower `rounds`, or raise `levels`"));
+        }
+        if c.rounds > model.train.steps {
+            return Err(Error::usage(format!(
+                "`{} = {}` are more than `{} = {}`",
+                at("rounds"),
+                c.rounds,
+                key("train.steps"),
+                model.train.steps
+            )));
+        }
+        for (k, gamma) in [("gamma_min", c.gamma_min), ("gamma_max", c.gamma_max)] {
+            if gamma.is_some_and(|g| !(-40.0..=40.0).contains(&g)) {
+                return Err(Error::usage(format!("`{}` must be between -40 and 40", at(k))));
+            }
+        }
+        if let (Some(low), Some(high)) = (c.gamma_min, c.gamma_max)
+            && low >= high
+        {
+            return Err(Error::usage(format!(
+                "`{} = {low}` is not below `{} = {high}`",
+                at("gamma_min"),
+                at("gamma_max")
+            )));
+        }
+        if c.refresh == Refresh::Ema && model.train.ema.is_none() {
+            return Err(contradiction(&at("refresh"), "\"ema\"", &key("train.ema"), "a decay such as 0.999"));
+        }
+        Ok(())
+    }
+
+    /// Checks that a network under uniform noise sees all of it and is told how much there is: no mask says so.
+    pub(super) fn check_noise(&self, name: &str, model: &ModelConfig, network: &TransformerConfig) -> Result<()> {
+        let key = |k: &str| format!("model.{name}.{k}");
+        let corruption = model.objective.corruption();
+        let consistent = matches!(model.objective, Objective::Consistency(_) | Objective::D3pm(_));
+        if corruption.absorbs() && !consistent {
+            return Ok(());
+        }
+        let (at, has) = match &model.objective {
+            Objective::Dcd(_) => (key("objective"), "\"dcd\"".to_string()),
+            Objective::D3pm(_) => (key("objective"), "\"d3pm\"".to_string()),
+            Objective::Consistency(_) if corruption.absorbs() => (key("objective"), "\"consistency\"".to_string()),
+            other => (key(&format!("objective.{}.corruption", other.name())), format!("\"{}\"", corruption.name())),
+        };
+        if model.order != OrderConfig::Parallel {
+            return Err(contradiction(&at, &has, &key("order"), "\"parallel\""));
+        }
+        if network.visibility != Visibility::Full {
+            return Err(contradiction(&at, &has, &key("network.visibility"), "\"full\""));
+        }
+        let told = matches!(network.time, TimeInput::Sequence | TimeInput::Position | TimeInput::Sigma);
+        if !corruption.absorbs() && !told {
+            return Err(contradiction(&at, &has, &key("network.time"), "\"sequence\" or \"sigma\"")
+                .hint("without masks nothing else says how much is noise"));
+        }
+        Ok(())
+    }
+}
