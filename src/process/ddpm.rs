@@ -11,6 +11,7 @@
 //! Everything here is on the host in f64. The network that predicts x0, noise or v from (x, [`Levels::told`]) is not here;
 //! a sampler multiplies its vectors by a [`GaussianStep`]. T levels, K steps, V vocabulary, D width.
 
+mod sampler;
 #[cfg(test)]
 mod tests;
 
@@ -20,6 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use super::gaussian::{Mix, Prediction};
 use crate::error::{Error, Result};
+pub use sampler::Sampler;
 
 /// The largest beta of a schedule that is given by its alpha_bar.
 const LARGEST: f64 = 0.999;
@@ -181,56 +183,6 @@ pub enum Kind {
     Ancestral,
     /// DDIM (Song et al. 2021, eq. 12) with noise in proportion to eta; 0 draws none.
     Ddim { eta: f64 },
-}
-
-/// How the steps of a process over levels are drawn.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Sampler {
-    /// Noise of a step: 1 the posterior's (DDPM), 0 none (DDIM).
-    pub eta: f64,
-    /// The nearest token's vector takes the place of each predicted x0 (Diffusion-LM's clamping).
-    pub clamp: bool,
-    /// Normal numbers that are larger are drawn anew (the published `top_p`).
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub top_p: Option<f64>,
-}
-
-impl Default for Sampler {
-    fn default() -> Self {
-        Sampler { eta: 1.0, clamp: false, top_p: None }
-    }
-}
-
-impl Sampler {
-    /// As a table has it, on one line.
-    pub fn name(&self) -> String {
-        let kind = match self.eta {
-            1.0 => "DDPM".to_string(),
-            eta => format!("DDIM, eta {eta}"),
-        };
-        let clamp = if self.clamp { ", clamped" } else { "" };
-        format!("{kind}{clamp}{}", self.top_p.map_or(String::new(), |p| format!(", top_p {p}")))
-    }
-
-    /// Checks ranges; `key` names it in errors.
-    pub fn validate(&self, key: &str) -> Result<()> {
-        if !(0.0..=1.0).contains(&self.eta) {
-            return Err(Error::usage(format!("`{key}.eta` must be between 0 and 1, but it is {}", self.eta)));
-        }
-        match self.top_p {
-            // Below, numbers are drawn anew for long.
-            Some(p) if !(p.is_finite() && p >= 0.1) => {
-                Err(Error::usage(format!("`{key}.top_p` must be at least 0.1, but it is {p}")))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// The kind of its steps; with eta = 1 a DDIM step is the posterior's.
-    pub fn kind(&self) -> Kind {
-        if self.eta == 1.0 { Kind::Ancestral } else { Kind::Ddim { eta: self.eta } }
-    }
 }
 
 /// One step of a vector: x_next = `x` x + `x0` x0 + `noise` z, for z of unit variance.

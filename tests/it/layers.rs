@@ -3,12 +3,13 @@
 use std::path::Path;
 
 /// Modules by layer, lowest first.
-const LAYERS: [&[&str]; 9] = [
+const LAYERS: [&[&str]; 10] = [
     &["error", "rng", "fs", "hub", "term", "profile", "alloc"],
     &["process", "data", "weights"],
     &["kernels"],
     &["model"],
-    &["objective", "sample"],
+    &["objective"],
+    &["sample"],
     &["train", "eval"],
     &["report", "gate", "export"],
     &["recipe"],
