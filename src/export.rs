@@ -263,6 +263,13 @@ fn read_nested(dir: &Path, device: &Device, depth: usize) -> Result<LoadedModel>
     }
     let reads_tokens = card.network.vectors.as_ref().is_none_or(|v| v.condition > 0);
     // Under uniform noise there may be none: then its id is that behind the tokens.
+    let vectors = card.network.vectors.as_ref();
+    if vectors.is_some_and(|v| v.condition > card.max_position_embeddings) || card.mask_token_id > card.vocab_size {
+        return Err(Error::input(format!(
+            "{}: `network.vectors.condition` or `mask_token_id` is out of range",
+            path.display()
+        )));
+    }
     let maskless = !card.corruption.absorbs() && card.mask_token_id == card.vocab_size;
     if reads_tokens && !maskless && card.mask_token_id >= card.network.rows(card.vocab_size) {
         return Err(Error::input(format!(
@@ -380,6 +387,9 @@ fn fits_objective(card: &ModelCard) -> std::result::Result<(), String> {
         return Err("`network.bottleneck` and the objective contradict each other".into());
     }
     let embeddings = matches!(card.objective, Objective::Embedding(_) | Objective::Classifier(_));
+    if card.network.vectors.is_some() && (!(latent || embeddings) || card.network.visibility == Visibility::Order) {
+        return Err("`network.vectors` contradicts the objective or `network.visibility`".into());
+    }
     if embeddings != card.network.vectors.as_ref().is_some_and(|v| v.codebook) {
         return Err("`network.vectors.codebook` and the objective contradict each other".into());
     }

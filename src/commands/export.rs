@@ -72,8 +72,15 @@ pub fn convert(from: &Path, out: &Path, storage: Storage, device: &Device) -> Re
         if let Some(codec) = &before.codec {
             export::write_codec(out, codec, &recipe, storage)?;
         }
-        let after = || Ok::<_, Error>(export::read(out, device)?.model);
-        let change = storage.is_lossy().then(|| Ok(Change::on_random_tokens(&before.model, &after()?))).transpose()?;
+        let change = match storage.is_lossy() {
+            true => {
+                let after = export::read(out, device)?;
+                let codecs = before.codec.as_ref().zip(after.codec.as_ref());
+                let codecs = codecs.map(|(before, after)| (&before.model, &after.model));
+                Some(Change::on_random_tokens(&before.model, &after.model).with_codec(codecs))
+            }
+            false => None,
+        };
         (change, export::model_card(&before.card, &extras))
     } else {
         let before = family::load(from, &LoadOptions::default(), device)?;

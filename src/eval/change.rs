@@ -26,8 +26,9 @@ pub enum Change {
     HeldOut { before: f64, after: f64, change: Estimate, n: usize },
     /// Mean KL(before || after) of the predictions in each of `n` sequences of random tokens, nats a position.
     Random { divergence: Estimate, n: usize },
-    /// Mean squared difference of what the two say of `n` random sequences of vectors of unit variance.
-    Answers { difference: Estimate, n: usize },
+    /// Mean squared difference of what the two say of `n` random sequences of vectors of unit variance, and the divergence of
+    /// their autoencoders' predictions, where they have them.
+    Answers { difference: Estimate, codec: Option<Estimate>, n: usize },
 }
 
 impl Change {
@@ -44,10 +45,21 @@ impl Change {
     pub fn on_random_tokens(before: &Transformer, after: &Transformer) -> Change {
         if before.vectors().is_some() {
             let values = answers(before, after);
-            return Change::Answers { difference: mean_interval(&values, 0), n: values.len() };
+            return Change::Answers { difference: mean_interval(&values, 0), codec: None, n: values.len() };
         }
         let values = divergences(before, after);
         Change::Random { divergence: mean_interval(&values, 0), n: values.len() }
+    }
+
+    /// The same with what became of the autoencoders beside the two.
+    pub fn with_codec(self, codecs: Option<(&Transformer, &Transformer)>) -> Change {
+        match (self, codecs) {
+            (Change::Answers { difference, n, .. }, Some((before, after))) => {
+                let codec = Some(mean_interval(&divergences(before, after), 0));
+                Change::Answers { difference, codec, n }
+            }
+            (change, _) => change,
+        }
     }
 
     /// One line of text.
@@ -57,9 +69,15 @@ impl Change {
                 "held-out loss {before:.4} -> {after:.4} nats a token, change {:+.5} [{:+.5}, {:+.5}] (n = {n})",
                 c.mean, c.low, c.high
             ),
-            Change::Answers { difference: d, n } => format!(
-                "answers to random vectors: mean squared difference {:.2e} [{:.2e}, {:.2e}] (n = {n})",
-                d.mean, d.low, d.high
+            Change::Answers { difference: d, codec, n } => format!(
+                "answers to random vectors: mean squared difference {:.2e} [{:.2e}, {:.2e}] (n = {n}){}",
+                d.mean,
+                d.low,
+                d.high,
+                codec.map_or(String::new(), |c| format!(
+                    "; what its autoencoder makes of random tokens: KL {:.2e} [{:.2e}, {:.2e}] nats a position",
+                    c.mean, c.low, c.high
+                ))
             ),
             Change::Random { divergence: d, n } => format!(
                 "predictions on random tokens (no data is at hand): KL {:.2e} [{:.2e}, {:.2e}] nats a position (n = {n})",
@@ -73,8 +91,9 @@ impl Change {
         match self {
             Change::HeldOut { before, after, change, n } => serde_json::json!({ "measured": "held_out_loss",
                 "before": before, "after": after, "change": change, "n": n }),
-            Change::Answers { difference, n } => {
-                serde_json::json!({ "measured": "squared_difference_on_random_vectors", "difference": difference, "n": n })
+            Change::Answers { difference, codec, n } => {
+                serde_json::json!({ "measured": "squared_difference_on_random_vectors", "difference": difference,
+                    "codec_kl": codec, "n": n })
             }
             Change::Random { divergence, n } => {
                 serde_json::json!({ "measured": "kl_on_random_tokens", "kl": divergence, "n": n })

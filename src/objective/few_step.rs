@@ -105,7 +105,7 @@ pub struct Continuous {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Shortcut {
-    /// Smallest step is 1 / finest.
+    /// The smallest step that is learnt by two halves is 2 / finest; its halves are taken by the velocity itself.
     #[serde(default = "finest")]
     pub finest: usize,
     /// Share of the sequences that learn two half steps; the others learn the velocity.
@@ -233,26 +233,41 @@ impl LatentDistillConfig {
         matches!(self.method, Method::Shortcut(_) | Method::MeanFlow(_))
     }
 
-    /// Passes of networks over the latents of a training sequence, backward ones not counted.
-    pub fn forwards(&self) -> f64 {
+    /// Passes of networks over the latents of a training sequence, backward ones not counted; `twice` says that the teacher
+    /// reads its own estimate. A progressive one does so in its first round only.
+    pub fn forwards(&self, twice: bool) -> f64 {
+        let asked = |distill: bool| f64::from(u8::from(distill)) * if twice { 2.0 } else { 1.0 };
         match &self.method {
+            Method::Progressive(p) if twice => 3.0 + 2.0 / p.rounds as f64,
             Method::Progressive(_) => 3.0,
-            Method::Consistency(c) => 2.0 + f64::from(u8::from(c.distill)),
-            Method::Continuous(c) => 4.0 + f64::from(u8::from(c.distill)),
+            Method::Consistency(c) => 2.0 + asked(c.distill),
+            Method::Continuous(c) => 4.0 + asked(c.distill),
             // Three answers of its own for its share, one for the others.
             Method::Shortcut(c) => 1.0 + 2.0 * c.share,
-            Method::MeanFlow(c) => 3.0 + f64::from(u8::from(c.distill)),
-            // The student's earlier steps, its answer and both scores; and for each step of the critic a sample, its own pass,
-            // and half an autoencoder that reads texts for it.
+            Method::MeanFlow(c) => 3.0 + asked(c.distill),
+            // The student's earlier steps, its answer and both scores; and for each step of the critic a sample and its pass.
             Method::Matching(c) => {
-                let earlier = (c.steps as f64 - 1.0) / 2.0;
-                earlier + 3.0 + c.critic_steps as f64 * (earlier + 2.5)
+                let (earlier, critic) = ((c.steps as f64 - 1.0) / 2.0, c.critic_steps as f64);
+                let again = if twice { 2.0 + 0.5 * critic } else { 0.0 };
+                earlier + 3.0 + critic * (earlier + 2.0) + again
             }
         }
     }
 
+    /// Texts that an autoencoder reads for a training sequence.
+    pub fn texts(&self) -> f64 {
+        match &self.method {
+            Method::Matching(c) => 1.0 + c.critic_steps as f64,
+            _ => 1.0,
+        }
+    }
+
     /// Checks ranges; `key` is the dotted place of the table.
-    pub fn validate(&self, key: &str, (path, _): (Path, Prediction)) -> Result<()> {
+    pub fn validate(&self, key: &str, (path, predict): (Path, Prediction)) -> Result<()> {
+        if predict == Prediction::Noise {
+            return Err(Error::usage(format!("`{key}` needs a teacher of `predict = \"v\"` or `\"x0\"`"))
+                .cause("predicted noise says nothing of the data at t = 1, where a student begins"));
+        }
         let bad = |k: &str, why: &str| Err(Error::usage(format!("`{key}.method.{k}` {why}")));
         let share = |k: &str, v: f64| match (0.0..=1.0).contains(&v) {
             true => Ok(()),
@@ -294,6 +309,9 @@ impl LatentDistillConfig {
             Method::MeanFlow(c) => {
                 if path != Path::Linear {
                     return bad("mean_flow", "is written for the teacher's `path = \"linear\"`");
+                }
+                if predict != Prediction::V {
+                    return bad("mean_flow", "is written for the teacher's `predict = \"v\"`");
                 }
                 share("mean_flow.share", c.share)
             }
@@ -349,7 +367,8 @@ impl Step<'_> {
     /// What a plain network says; one that reads its own estimate is asked twice.
     fn teacher_says(&self, x: &Tensor<3>, t: &[f64]) -> Tensor<3> {
         let given = self.batch.given();
-        if !self.teacher.vectors().is_some_and(|v| v.self_conditioning) {
+        // From the second round on it is a student itself, which never reads an estimate.
+        if self.round > 0 || !self.teacher.vectors().is_some_and(|v| v.self_conditioning) {
             return self.teacher.says(x.clone(), t, None, &given);
         }
         let (path, predict) = self.process;
@@ -440,7 +459,7 @@ impl Step<'_> {
             .map_err(|e| Error::usage(format!("`method.continuous.deviation`: {e}")))?;
         let t: Vec<f64> = (0..b).map(|_| normal.sample(&mut rng).exp().atan() / FRAC_PI_2).collect();
         // The difference must not leave the path's ends.
-        let t: Vec<f64> = t.iter().map(|t| t.clamp(H, 1.0 - H)).collect();
+        let t: Vec<f64> = t.iter().map(|t| t.clamp(2.0 * H, 1.0 - 2.0 * H)).collect();
         let t = spread(&t, m);
         let (path, predict) = self.process;
         let xt = self.batch.at(path, &t);
@@ -514,8 +533,14 @@ impl Step<'_> {
                 let given = Given { condition, ..Given::default() };
                 let judge = self.average.unwrap_or(self.plain);
                 let x = cut(&xt);
-                let middle = jumped(self.process, t, half, x.clone(), judge.says(x.clone(), t, Some(half), &given));
-                let out = judge.says(middle.clone(), half, Some(s), &given);
+                // Half of the smallest step is shorter than any that is learnt: the velocity stands for it.
+                let told = |from: &[f64], to: &[f64]| -> Vec<f64> {
+                    let at = |i: usize| if size[i / m] * c.finest as f64 <= 2.0 { from[i] } else { to[i] };
+                    (0..own * m).map(at).collect()
+                };
+                let (first, second) = (told(t, half), told(half, s));
+                let middle = jumped(self.process, t, half, x.clone(), judge.says(x.clone(), t, Some(&first), &given));
+                let out = judge.says(middle.clone(), half, Some(&second), &given);
                 let xs = jumped(self.process, half, s, middle, out);
                 let two = answer(self.process, t, s, x, xs);
                 if own == b { two } else { Tensor::cat(vec![two, truth.narrow(0, own, b - own)], 0) }
@@ -531,7 +556,7 @@ impl Step<'_> {
         let pair = |apart: &bool| {
             let (one, two) = (rng.random::<f64>(), rng.random::<f64>());
             let t = one.max(two).clamp(H, 1.0 - H);
-            (t, if *apart { one.min(two) } else { t })
+            (t, if *apart { one.min(two).min(t) } else { t })
         };
         let (t, s): (Vec<f64>, Vec<f64>) = apart.iter().map(pair).unzip();
         let (t, s) = (spread(&t, m), spread(&s, m));

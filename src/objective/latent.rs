@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::kernels;
 use crate::model::transformer::ends::Given;
-use crate::model::{Denoise, Transformer, params};
+use crate::model::{Denoise, Transformer};
 use crate::objective::beside;
 use crate::process::gaussian::{Mix, Path, Prediction};
 use crate::process::{Context, Order};
@@ -257,25 +257,4 @@ pub fn denoise(
     let all = counts.iter().all(|c| *c == 1.0);
     let loss = mean_square(model.says(xt, &t, None, &given) - wanted, (!all).then_some(&counts[..]));
     finish(loss, model)
-}
-
-/// Log-probabilities [B L, V] of the positions of texts with latents z [B, M, d], from a parallel decoder.
-pub fn decoded(codec: &Transformer, z: Tensor<3>) -> Tensor<2> {
-    let features = codec.decode(z, None);
-    let [b, l, d] = features.dims();
-    codec.predict(features.reshape([b * l, d]))
-}
-
-/// The squared error of a denoiser on held-out texts [n L], by the same draws for every model: what stands for a likelihood, which
-/// this loss does not bound.
-pub fn held_out(config: &LatentConfig, model: &Transformer, codec: &Transformer, x0: &[u32], order: Order) -> f64 {
-    let rng = StepRng::new(0);
-    let batch = Batch::of(codec, model, x0, 0.0, (rng, 0));
-    let (t, _) = times(order, batch.dims(), &mut rng.at(0, Stream::Validation));
-    let xt = batch.at(config.path, &t);
-    let clean = beside(order, batch.dims()[1]).then(|| batch.z.clone());
-    let given = Given { clean, layout: Some(order.layout()), ..batch.given() };
-    let out = model.says(xt.clone(), &t, None, &given);
-    let x0 = mixed(&t, |t| config.path.x0(config.predict, t), xt, out);
-    params::floats((x0 - batch.z.clone()).square().mean()).first().copied().map_or(f64::NAN, f64::from)
 }

@@ -127,7 +127,7 @@ impl Objective {
             Objective::Autoencoder(_) | Objective::Latent(_) | Objective::Embedding(_) | Objective::Classifier(_) => {
                 1.0
             }
-            Objective::LatentDistill(c) => c.forwards(),
+            Objective::LatentDistill(c) => c.forwards(false),
         }
     }
 

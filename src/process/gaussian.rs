@@ -50,6 +50,9 @@ pub struct Step {
     pub noise: f64,
 }
 
+/// The smallest alpha that predicted noise is divided by.
+pub const LEAST_ALPHA: f64 = 0.05;
+
 impl Path {
     /// alpha and sigma at time t in [0, 1].
     pub fn at(self, t: f64) -> (f64, f64) {
@@ -81,8 +84,8 @@ impl Path {
         }
     }
 
-    /// x_0 from x_t and what a network says at time t; at t = 0 it is x_t. Predicting noise says nothing at t = 1, where the
-    /// last finite moment before it is taken.
+    /// x_0 from x_t and what a network says at time t; at t = 0 it is x_t. Predicted noise says nothing of the data at t = 1:
+    /// it is read there as if alpha were [`LEAST_ALPHA`], so that its error is not blown up without bound.
     pub fn x0(self, says: Prediction, t: f64) -> Mix {
         let (alpha, sigma) = self.at(t);
         if t <= 0.0 {
@@ -91,7 +94,7 @@ impl Path {
         match says {
             Prediction::X0 => Mix { x: 0.0, out: 1.0 },
             Prediction::Noise => {
-                let alpha = alpha.max(1e-3);
+                let alpha = alpha.max(LEAST_ALPHA);
                 Mix { x: 1.0 / alpha, out: -sigma / alpha }
             }
             // x_t = alpha x_0 + sigma eps and v = a x_0 + b eps, solved for x_0.
@@ -224,6 +227,16 @@ mod tests {
     }
 
     #[test]
+    fn predicted_noise_leads_to_the_data_too_although_it_says_nothing_of_it_in_the_beginning() {
+        let of = (0.7f64, 0.25f64);
+        for path in PATHS {
+            let end = |z: f64| walk(path, Prediction::Noise, (4000, 0.0), z, of, &[]);
+            let (slope, mean) = (end(1.0) - end(0.0), end(0.0));
+            assert!((slope - of.1.sqrt()).abs() < 0.03 && (mean - of.0).abs() < 0.05, "{path:?}: {slope}, {mean}");
+        }
+    }
+
+    #[test]
     fn the_ancestral_sampler_of_a_gaussian_has_the_variance_of_its_closed_form() {
         let of = (-0.4f64, 0.36f64);
         for path in PATHS {
@@ -264,7 +277,7 @@ mod tests {
                     let (a, b) = (path.x0(says, t), path.noise(says, t));
                     // Through the noise alone x_0 is divided by alpha, and through x_0 alone eps by sigma.
                     let tolerance = 1e-9 / (alpha.max(1e-3) * sigma.max(1e-3));
-                    if alpha > 1e-3 || says != Prediction::Noise {
+                    if alpha > LEAST_ALPHA || says != Prediction::Noise {
                         prop_assert!((a.x * xt + a.out * out - x0).abs() < tolerance);
                     }
                     prop_assert!((b.x * xt + b.out * out - eps).abs() < tolerance);

@@ -162,6 +162,28 @@ impl Recipe {
         if !matches!(model.objective, Objective::Embedding(_)) {
             self.check_decode(name, model, network)?;
         }
+        let (vectors, bottleneck) = match &model.objective {
+            Objective::Autoencoder(_) => (false, true),
+            Objective::Latent(_) | Objective::LatentDistill(_) | Objective::Embedding(_) | Objective::Classifier(_) => {
+                (true, false)
+            }
+            _ => (false, false),
+        };
+        let has = [
+            (network.vectors.is_some() && !vectors, "vectors"),
+            (network.bottleneck.is_some() && !bottleneck, "bottleneck"),
+        ];
+        if let Some((_, which)) = has.iter().find(|(wrong, _)| *wrong) {
+            return Err(Error::usage(format!(
+                "`{}` is not for `{}`",
+                key(&format!("network.{which}")),
+                key(&format!("objective.{}", model.objective.key()))
+            ))
+            .hint(match *which {
+                "vectors" => "vectors are denoised by `objective.latent` or `objective.embedding`",
+                _ => "a bottleneck is trained by `objective.autoencoder`",
+            }));
+        }
         match &model.objective {
             Objective::ArNll {} => {
                 if *order != OrderConfig::LeftToRight {

@@ -143,7 +143,7 @@ impl Recipe {
     }
 
     /// Tokens of a sequence, where the recipe alone says it.
-    fn length(&self) -> Option<usize> {
+    pub(super) fn length(&self) -> Option<usize> {
         match &self.data {
             DataConfig::Text(t) => Some(t.length),
             DataConfig::Pairs(p) => Some(p.length),

@@ -18,24 +18,26 @@ impl Recipe {
             Network::Given(network) => Some(network),
             Network::From(_) => None,
         };
-        let mut passes = model.objective.forwards();
+        let twice = match self.latent(name)? {
+            Some((_, root)) => {
+                root.self_conditioning > 0.0
+                    && network.and_then(|n| n.vectors.as_ref()).is_some_and(|v| v.self_conditioning)
+            }
+            None => false,
+        };
+        // Self-conditioning reads an estimate first: a teacher always, a model in training in a share of its steps.
+        let (mut passes, texts) = match &model.objective {
+            Objective::LatentDistill(c) => (c.forwards(twice), c.texts()),
+            Objective::Latent(c) => (if twice { 1.0 + c.self_conditioning } else { 1.0 }, 1.0),
+            other => (other.forwards(), 0.0),
+        };
         let mut positions = passes * network.map_or(length, |n| n.places(length)) as f64;
         if let Some(bottleneck) = network.and_then(|n| n.bottleneck.as_ref()) {
             positions += 2.0 * bottleneck.latents as f64 + length as f64;
         }
-        // Self-conditioning reads an estimate first, a teacher always, a model in training in a share of its steps.
-        let share = match &model.objective {
-            Objective::Latent(c) => c.self_conditioning,
-            Objective::Embedding(c) => c.self_conditioning,
-            _ => 0.0,
-        };
-        if network.and_then(|n| n.vectors.as_ref()).is_some_and(|v| v.self_conditioning) {
-            positions *= 1.0 + share;
-            passes *= 1.0 + share;
-        }
-        if let (Some(_), Some(vectors)) = (self.latent(name)?, network.and_then(|n| n.vectors.as_ref())) {
-            passes += 0.5;
-            positions += (length + vectors.count) as f64;
+        if let Some(vectors) = network.and_then(|n| n.vectors.as_ref()) {
+            passes += 0.5 * texts;
+            positions += texts * (length + vectors.count) as f64;
         }
         Ok(((sequences * passes).round() as u64, (sequences * positions).round() as u64))
     }
@@ -121,6 +123,21 @@ impl Recipe {
                         " of at least 1 token",
                     ));
                 }
+                if vectors.codebook {
+                    return Err(Error::usage(format!(
+                        "`{}` is for `objective.embedding`",
+                        key("network.vectors.codebook")
+                    ))
+                    .hint("latents are no vectors of tokens: leave it out"));
+                }
+                if vectors.condition > self.length().unwrap_or(usize::MAX) {
+                    return Err(Error::usage(format!(
+                        "`{}` asks for {} tokens of texts of {}",
+                        key("network.vectors.condition"),
+                        vectors.condition,
+                        self.length().unwrap_or(0)
+                    )));
+                }
                 self.check_latent_order(name, model, network)
             }
             Objective::LatentDistill(c) => {
@@ -131,6 +148,16 @@ impl Recipe {
                         c.teacher
                     )));
                 };
+                let theirs = &self.model(&c.teacher)?.objective;
+                let halves = |o: &Objective| matches!(o, Objective::LatentDistill(c) if matches!(c.method, Method::Progressive(_)));
+                if !matches!(theirs, Objective::Latent(_)) && !(halves(theirs) && halves(&model.objective)) {
+                    return Err(Error::usage(format!(
+                        "`{}` names `{}`, which is a few-step student itself",
+                        key("objective.latent_distill.teacher"),
+                        c.teacher
+                    ))
+                    .hint("a student learns from the denoiser of latents; only a progressive one also from a progressive one"));
+                }
                 c.validate(&key("objective.latent_distill"), few_step::process(root))?;
                 if self.network(name)? != self.network(&c.teacher)? {
                     return Err(Error::usage(format!(

@@ -305,7 +305,13 @@ impl Recipe {
         // A student's steps are what its teacher's unguided ones are.
         let own = matches!(self.model(name)?.objective, Objective::Latent(_));
         let guidance = if own { config.guidance } else { 1.0 };
-        Ok(Some(LatentProcess { path: config.path, predict: config.predict, walk, guidance }))
+        let reads_itself = match self.network(name)? {
+            Network::Given(network) => network.vectors.as_ref().is_some_and(|v| v.self_conditioning),
+            Network::From(_) => false,
+        };
+        // A student answers at once, and never learnt to read an estimate.
+        let estimates = own && reads_itself && config.self_conditioning > 0.0;
+        Ok(Some(LatentProcess { path: config.path, predict: config.predict, walk, estimates, guidance }))
     }
 
     /// The noise schedule of a model.

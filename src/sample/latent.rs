@@ -22,6 +22,7 @@ use crate::model::config::{Decoder, Visibility};
 use crate::model::draw;
 use crate::model::transformer::ends::{Given, unit};
 use crate::model::{Denoise, Transformer, params};
+use crate::objective::beside;
 use crate::objective::latent::{column, mixed};
 use crate::process::Order;
 use crate::process::gaussian::{Path, Prediction, Step};
@@ -47,6 +48,9 @@ pub struct LatentProcess {
     pub path: Path,
     pub predict: Prediction,
     pub walk: Walk,
+    /// It reads its own last estimate, as it was trained to.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub estimates: bool,
     /// How far its answer is taken away from what it says without its condition (Ho and Salimans 2022); 1: not. Another value
     /// costs a second pass a step.
     #[serde(default = "one", skip_serializing_if = "is_one")]
@@ -80,7 +84,8 @@ impl Latent<'_> {
     pub fn decoding(&self) -> (usize, u64) {
         let (m, l) = (self.count() as u64, self.codec.length());
         match self.codec.bottleneck().map(|b| b.decoder) {
-            Some(Decoder::Autoregressive) => (l, m + l as u64),
+            // The latents are read in a pass of their own.
+            Some(Decoder::Autoregressive) => (l + 1, m + l as u64),
             _ => (1, m + l as u64),
         }
     }
@@ -174,10 +179,19 @@ fn vectors(
         let each = |row: &[f64]| row[..end].repeat(b);
         let (t, s) = (each(&now), each(&next));
         let read = x.clone().narrow(1, 0, end);
-        let own = model.vectors().is_some_and(|v| v.self_conditioning);
-        let estimate = last.clone().filter(|_| own).map(|x| x.narrow(1, 0, end));
+        let own = process.estimates;
+        let estimate = last.clone().map(|x| x.narrow(1, 0, end));
+        // Finished vectors before a block are read without one, as in training.
+        let estimate = match beside(latent.order, m) {
+            true => {
+                let noisy: Vec<f64> = t.iter().map(|t| f64::from(u8::from(*t > 0.0))).collect();
+                estimate.map(|x| x * column(&noisy, [b, end], &device))
+            }
+            false => estimate,
+        };
         let given = Given { estimate, condition: told.as_deref(), clean: None, layout: Some(latent.order.layout()) };
-        let to = model.vectors().is_some_and(|v| v.two_times).then_some(&s[..]);
+        // Only a mean velocity is told where the step ends: all else was trained on no distance.
+        let to = (process.walk == Walk::Jump).then_some(&s[..]);
         let mut says = model.says(read.clone(), &t, to, &given);
         if process.guidance != 1.0 && told.is_some() {
             let free = model.says(read.clone(), &t, to, &Given { condition: None, ..given.clone() });
@@ -275,4 +289,119 @@ pub fn reconstructed(codec: &Transformer, texts: &[Vec<u32>], sigma: f64, seed: 
         out.extend(written(codec, z + noise * sigma as f32, &spec, &mut tokens)?);
     }
     Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::TransformerConfig;
+    use crate::model::config::{BottleneckConfig, TimeInput, VectorsConfig};
+
+    fn codec() -> Transformer {
+        let bottleneck = BottleneckConfig { latents: 4, width: 6, decoder_layers: 1, decoder: Decoder::Parallel };
+        let config = TransformerConfig {
+            learned_positions: true,
+            bottleneck: Some(bottleneck),
+            ..TransformerConfig::new(16, 2, 2, Visibility::Full)
+        };
+        Transformer::init(&config, 7, 12, 3, &Device::flex())
+    }
+
+    fn flow(two_times: bool, visibility: Visibility) -> Transformer {
+        let vectors = VectorsConfig {
+            count: 4,
+            width: 6,
+            self_conditioning: true,
+            two_times,
+            condition: 0,
+            codebook: false,
+            time_scale: 30.0,
+        };
+        let config = TransformerConfig {
+            time: TimeInput::Position,
+            vectors: Some(vectors),
+            ..TransformerConfig::new(16, 2, 2, visibility)
+        };
+        let model = Transformer::init(&config, 7, 12, 5, &Device::flex());
+        // Blocks of new weights are modulated by nothing: give the time a say.
+        let mut named = params::export(&model);
+        for (name, tensor) in named.iter_mut().filter(|(name, _)| name.contains("modulation")) {
+            let n = name.len();
+            tensor.data.iter_mut().enumerate().for_each(|(i, v)| *v = (((i + n) * 37 % 19) as f32 - 9.0) / 60.0);
+        }
+        params::import(model, &named, &Device::flex())
+    }
+
+    fn process(walk: Walk, estimates: bool) -> LatentProcess {
+        LatentProcess { path: Path::Trigonometric, predict: Prediction::V, walk, estimates, guidance: 1.0 }
+    }
+
+    fn drawn(model: &Transformer, order: Order, process: LatentProcess, (steps, batch): (usize, usize)) -> Vec<f32> {
+        let codec = codec();
+        let latent = Latent { model, codec: &codec, process, order };
+        let rng = StepRng::new(1);
+        let mut out = Samples::default();
+        let mut all = Vec::new();
+        for from in (0..4).step_by(batch) {
+            let mut noise: Vec<ChaCha8Rng> = (from..from + batch).map(|i| rng.at(i as u64, Stream::Noise)).collect();
+            let z = vectors(&latent, &SampleSpec::new(steps, 1, batch), None, &mut noise, &mut out).unwrap();
+            all.extend(params::floats(z));
+        }
+        all
+    }
+
+    fn apart(a: &[f32], b: &[f32]) -> f32 {
+        a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+    }
+
+    #[test]
+    fn a_sample_depends_on_its_number_and_not_on_its_batch_under_every_walk_and_order() {
+        for (order, visibility) in [
+            (Order::parallel(4), Visibility::Full),
+            (Order::in_blocks(2), Visibility::Blocks(2)),
+            (crate::process::order::OrderConfig::ArDiffusion { levels: 10 }.order(4), Visibility::Full),
+        ] {
+            let model = flow(false, visibility);
+            for walk in [Walk::Ddim { eta: 0.0 }, Walk::Ddim { eta: 1.0 }, Walk::Renoise] {
+                let [one, four] = [1, 4].map(|batch| drawn(&model, order, process(walk, true), (6, batch)));
+                assert!(apart(&one, &four) < 1e-4, "{order:?} {walk:?}");
+            }
+        }
+    }
+
+    /// A network of two times is trained on no distance unless it learns a mean velocity.
+    #[test]
+    fn only_a_mean_velocity_is_told_where_a_step_ends() {
+        let model = flow(true, Visibility::Full);
+        let mut named = params::export(&model);
+        // The sines of the distance: nothing where it is 0. Weights on the host are [out, in], cosines first.
+        let Some(weight) = named.get_mut("vectors.second.first.weight") else { panic!("the second time's embedding") };
+        let inputs = weight.shape[1];
+        weight.data.iter_mut().enumerate().filter(|(i, _)| i % inputs >= inputs / 2).for_each(|(_, v)| *v = 0.0);
+        let deaf = params::import(model.clone(), &named, &Device::flex());
+        let both = |walk| [&model, &deaf].map(|m| drawn(m, Order::parallel(4), process(walk, false), (3, 4)));
+        let [one, two] = both(Walk::Ddim { eta: 0.0 });
+        assert!(apart(&one, &two) < 1e-6);
+        let [one, two] = both(Walk::Jump);
+        assert!(apart(&one, &two) > 1e-3);
+    }
+
+    /// In training finished vectors before a block are read without an estimate.
+    #[test]
+    fn finished_blocks_are_read_as_in_training_whatever_was_estimated() {
+        let model = flow(false, Visibility::Blocks(2));
+        let z =
+            crate::objective::latent::normals([1, 4, 6], &mut StepRng::new(2).at(0, Stream::Noise), &Device::flex());
+        let estimate = z.clone() * 0.5;
+        let t = [0.0, 0.0, 0.7, 0.7];
+        let layout = Some(Order::in_blocks(2).layout());
+        let noisy = column(&[0.0, 0.0, 1.0, 1.0], [1, 4], &Device::flex());
+        let read = |clean: Option<Tensor<3>>, estimate: Tensor<3>| {
+            let given = Given { estimate: Some(estimate), condition: None, clean, layout };
+            params::floats(model.says(z.clone(), &t, None, &given).narrow(1, 2, 2))
+        };
+        let training = read(Some(z.clone()), estimate.clone());
+        assert!(apart(&training, &read(None, estimate.clone() * noisy)) < 1e-5);
+        assert!(apart(&training, &read(None, estimate)) > 1e-3, "an estimate of finished vectors would be seen");
+    }
 }

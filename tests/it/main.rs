@@ -15,6 +15,7 @@ mod network;
 mod orders;
 mod pictures;
 mod readme;
+mod reports;
 mod resuming;
 mod sampling;
 mod seeds;

@@ -103,7 +103,9 @@ impl Study {
                                 }
                                 Generator::Latent(latent) => {
                                     let walks = |k: &&usize| latent.order.grid(latent.count(), **k).is_ok();
-                                    config.steps.iter().filter(walks).copied().collect()
+                                    let steps: Vec<usize> = config.steps.iter().filter(walks).copied().collect();
+                                    // As few as it can take, where none of those asked for are enough.
+                                    if steps.is_empty() { vec![latent.order.blocks(latent.count())] } else { steps }
                                 }
                             };
                             (

@@ -81,17 +81,26 @@ impl Study {
         if !storage.is_lossy() {
             return Ok(None);
         }
+        let mut written_codec = None;
         let after = match &shape.from {
             Some(_) => {
                 let tensors = self.start(out, &shape)?;
                 params::import(done.model.clone(), &tensors, &self.device)
             }
-            None => export::read(out, &self.device)?.model,
+            None => {
+                let read = export::read(out, &self.device)?;
+                written_codec = read.codec;
+                read.model
+            }
         };
         let ends = done.model.vectors().is_some() || done.model.bottleneck().is_some();
         let change = match ends {
             // Their losses are in no unit of text.
-            true => Change::on_random_tokens(&done.model, &after),
+            true => {
+                let codecs = done.codec.as_ref().zip(written_codec.as_ref());
+                let codecs = codecs.map(|(before, after)| (&before.model, &after.model));
+                Change::on_random_tokens(&done.model, &after).with_codec(codecs)
+            }
             false => {
                 let held_out = self.data.held_out(self.recipe.eval.held_out);
                 let losses = |m: &Transformer| eval::losses(m, &model.objective, &done.card.process(), &held_out).0;
