@@ -169,7 +169,7 @@ fn reading(results: &Results) -> Vec<String> {
     let mut lines = vec![
         format!(
             "Never read `{nll}` without entropy: text that repeats itself scores well. A row marked *collapse* has an \
-             entropy wholly below its teacher's and the data's."
+             entropy wholly below its teacher's and the data's, or at most a tenth as many different texts as real data."
         ),
         "Values are `mean [low, high]` with 95 % bootstrap intervals over samples; an interval of no width means that all \
          samples scored alike, not that more samples would. Latency and its range are median and quartiles of repeated \
