@@ -262,7 +262,9 @@ fn read_nested(dir: &Path, device: &Device, depth: usize) -> Result<LoadedModel>
         )));
     }
     let reads_tokens = card.network.vectors.as_ref().is_none_or(|v| v.condition > 0);
-    if reads_tokens && card.mask_token_id >= card.network.rows(card.vocab_size) {
+    // Under uniform noise there may be none: then its id is that behind the tokens.
+    let maskless = !card.corruption.absorbs() && card.mask_token_id == card.vocab_size;
+    if reads_tokens && !maskless && card.mask_token_id >= card.network.rows(card.vocab_size) {
         return Err(Error::input(format!(
             "{}: `mask_token_id` {} has no row in the embedding of {}",
             path.display(),

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::eval;
 use crate::eval::change::Change;
 use crate::eval::results::Results;
-use crate::export::{self, Extras};
+use crate::export::{self, Extras, ModelCard};
 use crate::model::Transformer;
 use crate::model::family::{self, LoadOptions};
 use crate::model::params::{self, Named};
@@ -40,6 +40,7 @@ impl Study {
         let done = self.finished(name)?;
         let shape = self.shape(name)?;
         let card = self.card(name, model, &shape, (done.card.train_tokens, 0.0))?;
+        let card = ModelCard { neighbours: done.card.neighbours.clone(), ..card };
         std::fs::create_dir_all(out).map_err(|e| Error::io("create", out, &e))?;
         let own =
             results.and_then(|r| r.models.iter().find(|m| m.name == name).map(|m| report::summary::model_card(r, m)));
