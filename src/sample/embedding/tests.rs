@@ -11,7 +11,14 @@ fn network(device: &Device, self_conditioning: bool) -> Transformer {
          vectors = {{ count = {L}, width = 5, codebook = true, self_conditioning = {self_conditioning} }}"
     );
     let config: TransformerConfig = toml::from_str(&text).unwrap();
-    Transformer::init(&config, V, L, 4, device)
+    let model = Transformer::init(&config, V, L, 4, device);
+    // Blocks that begin as the identity would let no position see another.
+    let mut named = params::export(&model);
+    let mut rng = StepRng::new(8).at(0, Stream::Init);
+    for (_, tensor) in named.iter_mut().filter(|(name, _)| name.contains("modulation")) {
+        tensor.data.iter_mut().for_each(|v| *v = 0.3 * rng.sample::<f32, _>(StandardNormal));
+    }
+    params::import(model, &named, device)
 }
 
 fn config() -> EmbeddingConfig {
