@@ -6,14 +6,19 @@ use rand_distr::{Distribution, StandardNormal};
 const L: usize = 6;
 const V: usize = 9;
 
-fn network(rest: &str, device: &Device) -> Transformer {
+/// A network as training begins with it.
+fn beginning(rest: &str, device: &Device) -> Transformer {
     let text = format!(
         "dim = 16\nlayers = 2\nheads = 2\nvisibility = \"full\"\nlearned_positions = true\n\
          time = \"position\"\nvectors = {{ count = {L}, width = 5, codebook = true{rest} }}"
     );
     let config: TransformerConfig = toml::from_str(&text).unwrap();
     config.validate("network").unwrap();
-    let model = Transformer::init(&config, V, L, 4, device);
+    Transformer::init(&config, V, L, 4, device)
+}
+
+fn network(rest: &str, device: &Device) -> Transformer {
+    let model = beginning(rest, device);
     // Blocks that begin as the identity would let no position see another.
     let mut named = params::export(&model);
     let mut rng = StepRng::new(8).at(0, Stream::Init);
@@ -169,7 +174,7 @@ fn a_classifier_learns_what_the_noisy_embeddings_say() {
     use crate::train::optim::Optimizer;
     let device = Device::flex();
     let of = network("", &device);
-    let mut model = network("", &device.clone().autodiff());
+    let mut model = beginning("", &device.clone().autodiff());
     let config = EmbeddingConfig { given: 1, levels: 30, ..EmbeddingConfig::default() };
     let train: TrainConfig = toml::from_str("steps = 60\nbatch = 16\nlr = 1e-2").unwrap();
     let mut optimizer = Optimizer::new(&model, false);
