@@ -69,6 +69,7 @@ impl Study {
         let lock = claim(&dir, &loaded)?;
         let Loaded { recipe, text, base } = loaded;
         let data = Data::prepare(&recipe.data, &base, &seeds::data_dir(&dir))?;
+        recipe.check_given(&data)?;
         // What the evaluation will need is missed before anything is trained.
         recipe.eval.context.as_ref().map(|path| eval::context::load(&base.join(path))).transpose()?;
         recipe.eval.flexibility.as_ref().map_or(Ok(()), |config| config.fits(data.length()))?;
@@ -230,7 +231,8 @@ impl Study {
         let Objective::D3pm(config) = &model.objective else { return Ok(None) };
         let Matrix::Neighbours { model: other, k } = &config.matrix else { return Ok(None) };
         let named = params::export(&self.finished(other)?.model);
-        let (embedding, vocab) = (&named["embed"], self.data.vocab());
+        // A diffusion of embeddings has its tokens' vectors in the codebook.
+        let (embedding, vocab) = (named.get("vectors.codebook").unwrap_or_else(|| &named["embed"]), self.data.vocab());
         let width = embedding.shape[1];
         Ok(Some(d3pm::nearest(&embedding.data[..vocab * width], width, *k)))
     }

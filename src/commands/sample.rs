@@ -194,6 +194,8 @@ fn latent(
     let refused = [
         (request.beam.is_some(), "--beam"),
         (request.decode.is_some() && !embeddings, "--decode"),
+        (request.filter.top_k.is_some(), "--top-k"),
+        (request.filter.top_p.is_some(), "--top-p"),
         (request.trace, "--trace"),
         (request.public.length.is_some(), "--length"),
         (request.public.stop_entropy.is_some(), "--stop-entropy"),

@@ -168,6 +168,11 @@ impl Pairs {
         self.width
     }
 
+    /// The share of training sequences whose condition asks for nothing.
+    pub fn unconditional(&self) -> f64 {
+        self.config.unconditional
+    }
+
     /// The stories that the sentences are, where they are stories.
     pub fn story(&self) -> Option<&StoryConfig> {
         match &self.config.source {

@@ -8,7 +8,12 @@
 //!   are of the class that was asked for. `both`: both, where lengths are asked for.
 //! * `judge_nll`: nats per token of the sentence with its end, under the study's judge, behind a condition that asks for
 //!   nothing: fluency does not depend on what was asked for. Never without `entropy`, the unigram entropy of the sentence.
+//! * `well_formed`: one end stands in the sequence, words before it and padding behind it. A sentence is read up to its first
+//!   end or padding, so that the other scores forgive what stands behind.
 //! * `valid` and `oracle_nll` (nats per token, exact) where sentences are stories.
+//!
+//! The floor of every score of control is what a model draws that is asked for nothing (`Arm::Unasked`), scored against the same
+//! conditions.
 //!
 //! L length, C width of a condition, n conditions.
 
@@ -80,6 +85,8 @@ pub enum Arm {
     Prefix,
     /// It fills in what stands behind the condition.
     Infilling,
+    /// It sees a condition that asks for nothing, and is scored as if asked.
+    Unasked,
     /// A classifier's gradient steers it; the condition that it sees asks for nothing.
     Guidance,
 }
@@ -90,6 +97,7 @@ impl Arm {
         match self {
             Arm::Prefix => "condition as prefix",
             Arm::Infilling => "condition pinned",
+            Arm::Unasked => "nothing asked",
             Arm::Guidance => "classifier guidance",
         }
     }
@@ -152,12 +160,16 @@ pub fn measure(
         if left { (Arm::Prefix, vec![generator.length()]) } else { (Arm::Infilling, config.steps.clone()) };
     let asks: Vec<Ask> = (0..config.samples as u64).map(|i| pairs.asked(seed, i).0).collect();
     let mut rows = Vec::new();
-    for k in &steps {
-        let drawn = match generator {
-            Generator::Embedding(of) => draw_together(of, *k, (seed, batch), pairs, &asks)?,
-            _ => draw(generator, *k, (seed, batch), pairs, &asks)?,
-        };
-        rows.push(row(arm, *k, &drawn, &asks, pairs, judge)?);
+    // A model of latents is told conditions another way, and data without sentences that nothing was asked of taught none.
+    let unasked = pairs.unconditional() > 0.0 && !matches!(generator, Generator::Latent(_));
+    for arm in std::iter::once(arm).chain(unasked.then_some(Arm::Unasked)) {
+        for k in &steps {
+            let drawn = match generator {
+                Generator::Embedding(of) => draw_together(of, *k, (seed, batch), pairs, &asks, arm)?,
+                _ => draw(generator, *k, (seed, batch), pairs, &asks, arm)?,
+            };
+            rows.push(row(arm, *k, &drawn, &asks, pairs, judge)?);
+        }
     }
     if let Some((classifier, config)) = guidance {
         let Generator::Embedding(free) = generator else {
@@ -166,16 +178,21 @@ pub fn measure(
         let conditions: Vec<Vec<u32>> = asks.iter().map(|ask| pairs.condition(Some(*ask))).collect();
         let steering = Some(Steering { classifier, config, conditions: &conditions });
         for k in &steps {
-            let drawn = draw_together(&Embedding { steering, ..*free }, *k, (seed, batch), pairs, &asks)?;
+            let drawn =
+                draw_together(&Embedding { steering, ..*free }, *k, (seed, batch), pairs, &asks, Arm::Guidance)?;
             rows.push(row(Arm::Guidance, *k, &drawn, &asks, pairs, judge)?);
         }
     }
     Ok(Control { seed, rows, reference: reference(config.samples, seed, pairs, judge)? })
 }
 
-/// The positions [L] that are given where a sentence is drawn for a condition, or for one that asks for nothing.
-fn given(pairs: &Pairs, ask: Option<Ask>) -> Vec<Option<u32>> {
-    let condition = pairs.condition(ask).into_iter().map(Some);
+/// The positions [L] that are given where a sentence is drawn for a condition.
+fn given(pairs: &Pairs, ask: Ask, arm: Arm) -> Vec<Option<u32>> {
+    let told = match arm {
+        Arm::Prefix | Arm::Infilling => Some(ask),
+        Arm::Unasked | Arm::Guidance => None,
+    };
+    let condition = pairs.condition(told).into_iter().map(Some);
     condition.chain(std::iter::repeat(None)).take(pairs.length()).collect()
 }
 
@@ -187,8 +204,9 @@ fn draw_together(
     (seed, batch): (u64, usize),
     pairs: &Pairs,
     asks: &[Ask],
+    arm: Arm,
 ) -> Result<Drawn> {
-    let rows: Vec<_> = asks.iter().map(|ask| given(pairs, Some(*ask).filter(|_| of.steering.is_none()))).collect();
+    let rows: Vec<_> = asks.iter().map(|ask| given(pairs, *ask, arm)).collect();
     let found = embedding::sample_each(of, &SampleSpec::new(steps, seed, batch), &rows)?;
     Ok(Drawn { tokens: found.tokens, nfe: found.nfe, positions: found.positions })
 }
@@ -200,6 +218,7 @@ fn draw(
     (seed, batch): (u64, usize),
     pairs: &Pairs,
     asks: &[Ask],
+    arm: Arm,
 ) -> Result<Drawn> {
     let n = asks.len();
     let mut drawn = Drawn { tokens: vec![Vec::new(); n], nfe: vec![0; n], positions: vec![0; n] };
@@ -212,7 +231,7 @@ fn draw(
         let ask = asks[members[0]];
         let number = ask.value as u64 * 64 + ask.class.map_or(0, |c| c as u64);
         let own = StepRng::new(seed).at(number, Stream::Token).next_u64();
-        let spec = SampleSpec { pinned: given(pairs, Some(ask)), ..SampleSpec::new(steps, own, batch) };
+        let spec = SampleSpec { pinned: given(pairs, ask, arm), ..SampleSpec::new(steps, own, batch) };
         let found = generator.sample(&spec, members.len())?;
         for (j, i) in members.into_iter().enumerate() {
             drawn.tokens[i].clone_from(&found.tokens[j]);
@@ -235,7 +254,8 @@ pub fn row(
 ) -> Result<ControlRow> {
     let n = asks.len();
     let sentences: Vec<&[u32]> = drawn.tokens.iter().map(|t| pairs.sentence(t)).collect();
-    let samples = scores(&sentences, asks, pairs, judge)?;
+    let mut samples = scores(&sentences, asks, pairs, judge)?;
+    samples.insert("well_formed".into(), drawn.tokens.iter().map(|t| well_formed(pairs, t)).collect());
     Ok(ControlRow {
         arm,
         steps,
@@ -256,7 +276,18 @@ pub fn row(
 /// Errors as [`row`].
 pub fn reference(n: usize, seed: u64, pairs: &Pairs, judge: &Transformer) -> Result<IndexMap<String, Estimate>> {
     let (asks, sentences): (Vec<Ask>, Vec<&[u32]>) = (0..n as u64).map(|i| pairs.asked(seed, i)).unzip();
-    Ok(estimates(&scores(&sentences, &asks, pairs, judge)?))
+    let mut samples = scores(&sentences, &asks, pairs, judge)?;
+    let whole = |(ask, sentence): (&Ask, &&[u32])| well_formed(pairs, &pairs.sequence(Some(*ask), sentence));
+    samples.insert("well_formed".into(), asks.iter().zip(&sentences).map(whole).collect());
+    Ok(estimates(&samples))
+}
+
+/// 1 where a sequence [L] is words behind its condition, one end, and padding alone behind it; else 0.
+fn well_formed(pairs: &Pairs, tokens: &[u32]) -> f64 {
+    let behind = &tokens[pairs.width()..];
+    let rest = &behind[pairs.sentence(tokens).len()..];
+    let whole = rest.split_first().is_some_and(|(end, tail)| *end == END && tail.iter().all(|t| *t == PAD));
+    f64::from(u8::from(whole))
 }
 
 fn estimates(samples: &IndexMap<String, Vec<f64>>) -> IndexMap<String, Estimate> {
@@ -289,7 +320,7 @@ fn scores(
 }
 
 /// NLL per token of each sentence with its end under the judge, nats, behind a condition that asks for nothing.
-fn fluency(judge: &Transformer, pairs: &Pairs, sentences: &[&[u32]]) -> Vec<f64> {
+pub fn fluency(judge: &Transformer, pairs: &Pairs, sentences: &[&[u32]]) -> Vec<f64> {
     let (l, c) = (pairs.length(), pairs.width());
     let mut out = Vec::with_capacity(sentences.len());
     for group in sentences.chunks(16) {

@@ -24,6 +24,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::data::Data;
+use crate::data::pairs::Pairs;
 use crate::error::{Error, Result};
 use crate::model::{Denoise, Transformer};
 use crate::objective::{self, Objective};
@@ -125,6 +126,8 @@ pub enum Scorer<'a> {
     Pictures(&'a crate::data::picture::Pictures),
     /// A held-out autoregressive model.
     Judge(&'a Transformer),
+    /// A held-out autoregressive model of sentences behind conditions: it scores the sentence with its end alone.
+    Sentences(&'a Transformer, &'a Pairs),
     /// A public autoregressive model with a tokenizer of its own.
     Text(judge::TextJudge<'a>),
 }
@@ -134,7 +137,7 @@ impl Scorer<'_> {
     pub fn name(&self) -> &'static str {
         match self {
             Scorer::Story(_) | Scorer::Pictures(_) => "oracle_nll",
-            Scorer::Judge(_) => "judge_nll",
+            Scorer::Judge(_) | Scorer::Sentences(..) => "judge_nll",
             Scorer::Text(_) => "judge_nll_per_character",
         }
     }
@@ -145,7 +148,20 @@ impl Scorer<'_> {
             Scorer::Story(s) => texts.par_iter().map(|t| -s.chain().log_likelihood(t) / t.len() as f64).collect(),
             Scorer::Pictures(p) => texts.par_iter().map(|t| -p.log_likelihood(t) / t.len() as f64).collect(),
             Scorer::Judge(judge) => ar_nll(judge, texts),
+            Scorer::Sentences(judge, pairs) => {
+                control::fluency(judge, pairs, &texts.iter().map(|t| pairs.sentence(t)).collect::<Vec<_>>())
+            }
             Scorer::Text(judge) => judge.nll(texts),
+        }
+    }
+
+    /// What of a sequence [L] is scored: all of it; where it is a sentence behind a condition, the sentence.
+    ///
+    /// A condition and padding repeat themselves, and would make samples of equal sentences look alike.
+    pub fn scored<'t>(&self, tokens: &'t [u32]) -> &'t [u32] {
+        match self {
+            Scorer::Sentences(_, pairs) => pairs.sentence(tokens),
+            _ => tokens,
         }
     }
 }
@@ -205,7 +221,7 @@ pub fn likelihood(model: &Transformer, objective: &Objective, process: &Process,
 fn scores(texts: &[Vec<u32>], scorer: &Scorer) -> IndexMap<String, Vec<f64>> {
     let mut out = IndexMap::new();
     out.insert(scorer.name().to_string(), scorer.nll(texts));
-    let per = |f: fn(&[u32]) -> f64| texts.iter().map(|t| f(t)).collect::<Vec<f64>>();
+    let per = |f: fn(&[u32]) -> f64| texts.iter().map(|t| f(scorer.scored(t))).collect::<Vec<f64>>();
     out.insert("entropy".into(), per(quality::unigram_entropy));
     if let Scorer::Story(s) = scorer {
         out.insert("valid".into(), texts.iter().map(|t| f64::from(u8::from(s.is_valid(t)))).collect());
@@ -247,7 +263,7 @@ pub fn row(
     let n = config.samples;
     let drawn = generator.sample(&SampleSpec::new(steps, config.seed, config.batch), n)?;
     let samples = scores(&drawn.tokens, scorer);
-    let texts: Vec<&[u32]> = drawn.tokens.iter().map(Vec::as_slice).collect();
+    let texts: Vec<&[u32]> = drawn.tokens.iter().map(|t| scorer.scored(t)).collect();
     // By confidence samples are drawn one by one, whatever the batch.
     let one_by_one =
         matches!(generator, Generator::Tokens(_, p) if matches!(p.decode, Decode::Pipelined(_) | Decode::Switch(_)));
@@ -305,7 +321,7 @@ pub fn sweep_row(
     let texts = generator.sample(&spec, config.samples)?.tokens;
     let samples = IndexMap::from([
         (scorer.name().to_string(), scorer.nll(&texts)),
-        ("entropy".to_string(), texts.iter().map(|t| quality::unigram_entropy(t)).collect()),
+        ("entropy".to_string(), texts.iter().map(|t| quality::unigram_entropy(scorer.scored(t))).collect()),
     ]);
     let scores = estimates(&samples);
     Ok(SweepRow { steps, temperature, n: config.samples, seed: config.seed, scores, samples })
@@ -343,7 +359,7 @@ pub fn data_summary(data: &Data, scorer: &Scorer, held_out: &[Vec<u32>]) -> Data
         entropy_rate,
         nll_name: scorer.name().to_string(),
         reference,
-        corpus: between(&held_out.iter().map(Vec::as_slice).collect::<Vec<_>>()),
+        corpus: between(&held_out.iter().map(|t| scorer.scored(t)).collect::<Vec<_>>()),
     }
 }
 

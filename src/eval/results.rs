@@ -152,6 +152,9 @@ pub struct ModelResult {
     /// Name of the autoencoder whose latents it denoises.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub codec: Option<String>,
+    /// The model whose embedding says what is near to what in its noise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub neighbours: Option<String>,
     pub likelihood: Option<Likelihood>,
     /// Sampled at temperature 1.
     pub rows: Vec<Row>,

@@ -8,6 +8,7 @@
 
 use indexmap::IndexMap;
 
+use super::control::{Control, ControlRow};
 use super::flexibility::{Flexibility, Task};
 use super::results::{
     Likelihood, ModelResult, Reconstruction, ReconstructionPoint, Results, Row, SeedModel, SeedRow, SweepRow,
@@ -17,7 +18,18 @@ use super::stats::{Estimate, mean, mean_interval, seeds_interval, shared_interva
 use crate::error::{Error, Result};
 
 /// Scores that are shares, so that an interval ends at 0 and 1.
-const SHARES: [&str; 6] = ["valid", "caption_valid", "clauses", "agreement", "distinct_2", "repetition"];
+const SHARES: [&str; 10] = [
+    "valid",
+    "caption_valid",
+    "clauses",
+    "agreement",
+    "distinct_2",
+    "repetition",
+    "attribute",
+    "length",
+    "both",
+    "well_formed",
+];
 
 /// The results of one study under each of its training seeds (at least one), joined; `recipe` is the study's own text and
 /// `sampling` its `eval.seed`. Models and rows that a seed lacks are left out.
@@ -84,6 +96,8 @@ fn join_model(each: &[(u64, &ModelResult)], sampling: u64) -> ModelResult {
     });
     let found: Option<Vec<&Flexibility>> = each.iter().map(|(_, m)| m.flexibility.as_ref()).collect();
     model.flexibility = found.map(|all| join_flexibility(&all, varies));
+    let found: Option<Vec<&Control>> = each.iter().map(|(_, m)| m.control.as_ref()).collect();
+    model.control = found.map(|all| join_control(&all, varies, sampling));
     let found: Option<Vec<&Reconstruction>> = each.iter().map(|(_, m)| m.reconstruction.as_ref()).collect();
     model.reconstruction = found.map(|all| join_reconstruction(&all, varies));
     model
@@ -182,6 +196,42 @@ fn join_flexibility(all: &[&Flexibility], varies: bool) -> Flexibility {
     }
 }
 
+/// Every seed drew for conditions of its own.
+fn join_control(all: &[&Control], varies: bool, sampling: u64) -> Control {
+    let row = |first: &ControlRow| {
+        let same = |c: &&Control| c.rows.iter().position(|r| (r.arm, r.steps) == (first.arm, first.steps));
+        let parts: Option<Vec<&ControlRow>> = all.iter().map(|c| Some(&c.rows[same(c)?])).collect();
+        let parts = parts?;
+        let over = |f: fn(&ControlRow) -> f64| mean(&parts.iter().map(|r| f(r)).collect::<Vec<_>>());
+        let samples = concatenated(&parts.iter().map(|r| &r.samples).collect::<Vec<_>>());
+        let corpus = first.corpus.keys().filter_map(|key| {
+            let each: Option<Vec<f64>> = parts.iter().map(|r| r.corpus.get(key).copied()).collect();
+            Some((key.clone(), mean(&each?)))
+        });
+        Some(ControlRow {
+            n: parts.iter().map(|r| r.n).sum(),
+            nfe: over(|r| r.nfe),
+            positions: over(|r| r.positions),
+            scores: estimates(&samples, parts.len(), varies),
+            samples,
+            corpus: corpus.collect(),
+            ..first.clone()
+        })
+    };
+    let reference = all[0].reference.keys().filter_map(|key| {
+        let each: Option<Vec<Estimate>> = all.iter().map(|c| c.reference.get(key).copied()).collect();
+        Some((key.clone(), pooled(&each?)))
+    });
+    Control { seed: sampling, rows: all[0].rows.iter().filter_map(row).collect(), reference: reference.collect() }
+}
+
+/// The mean of independent estimates, each side of its interval by the sum of squares.
+fn pooled(each: &[Estimate]) -> Estimate {
+    let over = |f: fn(&Estimate) -> f64| each.iter().map(f).map(|x| x * x).sum::<f64>().sqrt() / each.len() as f64;
+    let middle = mean(&each.iter().map(|e| e.mean).collect::<Vec<_>>());
+    Estimate { mean: middle, low: middle - over(|e| e.mean - e.low), high: middle + over(|e| e.high - e.mean) }
+}
+
 fn join_reconstruction(all: &[&Reconstruction], varies: bool) -> Reconstruction {
     let point = |first: &ReconstructionPoint| {
         let same = |r: &&Reconstruction| r.points.iter().find(|p| p.sigma == first.sigma).copied();
@@ -231,6 +281,47 @@ mod tests {
         let results = fixture::several(&[1, 2]);
         let rows = results.models.iter().flat_map(|m| &m.rows);
         assert!(rows.map(|r| r.scores["valid"]).all(|e| e.low >= 0.0 && e.high <= 1.0));
+    }
+
+    #[test]
+    fn generation_under_conditions_has_the_sentences_of_every_seed_and_the_spread_between_them() {
+        let one = |values: [f64; 2]| {
+            let samples = IndexMap::from([("attribute".to_string(), values.to_vec())]);
+            let scores = estimates(&samples, 1, false);
+            let corpus = IndexMap::from([("unique".to_string(), values[0])]);
+            let row = |steps: usize| ControlRow {
+                arm: crate::eval::control::Arm::Infilling,
+                steps,
+                n: 2,
+                nfe: 4.0 + values[0],
+                positions: 8.0,
+                scores: scores.clone(),
+                samples: samples.clone(),
+                corpus: corpus.clone(),
+            };
+            let reference = IndexMap::from([("attribute".to_string(), Estimate { mean: 0.5, low: 0.1, high: 0.8 })]);
+            Control { seed: 9, rows: vec![row(4), row(8)], reference }
+        };
+        let (a, b, mut c) = (one([1.0, 1.0]), one([0.0, 1.0]), one([0.0, 0.0]));
+        c.rows.remove(1);
+        let joined = join_control(&[&a, &b, &c], true, 3);
+        assert_eq!((joined.seed, joined.rows.len(), joined.rows[0].steps), (3, 1, 4));
+        let row = &joined.rows[0];
+        assert_eq!((row.n, &row.samples["attribute"][..]), (6, &[1.0, 1.0, 0.0, 1.0, 0.0, 0.0][..]));
+        assert_eq!((row.scores["attribute"].mean, row.corpus["unique"]), (0.5, 1.0 / 3.0));
+        // The seeds' means 1, 0.5, 0 spread so far that a share's interval is all there is.
+        assert_eq!((row.scores["attribute"].low, row.scores["attribute"].high), (0.0, 1.0));
+        let real = joined.reference["attribute"];
+        assert!((real.low - (0.5 - 0.4 / 3f64.sqrt())).abs() < 1e-12 && real.high > 0.67, "{real:?}");
+        let mut results = [1u64, 2].map(|seed| (seed, fixture::story(seed)));
+        for (i, (_, r)) in results.iter_mut().enumerate() {
+            r.models[0].control = Some(one([i as f64, 1.0]));
+        }
+        let joined = join("", 0, &results).unwrap();
+        joined.check().unwrap();
+        assert_eq!(joined.models[0].control.as_ref().unwrap().rows[0].samples["attribute"].len(), 4);
+        results[1].1.models[0].control = None;
+        assert!(join("", 0, &results).unwrap().models[0].control.is_none());
     }
 
     #[test]

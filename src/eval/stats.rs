@@ -172,7 +172,7 @@ pub fn seeds_change(baseline: &[f64], candidate: &[f64], change: Change, pairing
     // The change is c - b, or (c - b) / |b|: its slopes in c and in b.
     let (up, down) = match change {
         Change::Absolute => (1.0, 1.0),
-        Change::Relative => (1.0 / b.abs().max(1e-12), c.abs() / b.abs().max(1e-12).powi(2)),
+        Change::Relative => (1.0 / b.abs().max(1e-12), c * b.signum() / b.abs().max(1e-12).powi(2)),
     };
     let half = match pairing {
         Pairing::Paired => {

@@ -105,7 +105,23 @@ pub fn rows<'a>(
     dt: f64,
     (rng, step): (StepRng, u64),
 ) -> RowLoss<'a> {
-    let (n, batch, vocab) = (x0.len(), x0.len() / length, teacher.vocab() as u32);
+    let n = x0.len();
+    let (student, ahead) = inputs(config, duality, (x0, length), teacher.vocab(), dt, (rng, step));
+    let rows: Vec<usize> = (0..n).collect();
+    let target = Target::Teacher(teacher, teacher.features_at(&ahead, &rows), config.divergence);
+    RowLoss { input: student, weights: vec![1.0 / n as f64; n], target, rows }
+}
+
+/// What the student reads, and what the teacher reads `dt` earlier, both with the same noise.
+fn inputs(
+    config: &DcdConfig,
+    duality: &Duality,
+    (x0, length): (&[u32], usize),
+    vocab: usize,
+    dt: f64,
+    (rng, step): (StepRng, u64),
+) -> (Noised, Noised) {
+    let (n, batch, vocab) = (x0.len(), x0.len() / length, vocab as u32);
     let offset = rng.at(step, Stream::Times).random::<f64>();
     let u = |i: usize| 1.0 - (offset + i as f64 / batch as f64).fract();
     // As published: what would begin behind the end begins there.
@@ -121,9 +137,7 @@ pub fn rows<'a>(
         let t: Vec<f64> = (0..n).map(|r| config.schedule.time(duality.alpha(at(r)).0)).collect();
         Noised::tokens(&z, &t, length)
     };
-    let rows: Vec<usize> = (0..n).collect();
-    let target = Target::Teacher(teacher, teacher.features_at(&input(1), &rows), config.divergence);
-    RowLoss { input: input(0), weights: vec![1.0 / n as f64; n], target, rows }
+    (input(0), input(1))
 }
 
 #[cfg(test)]
@@ -168,6 +182,20 @@ mod tests {
         assert_eq!(loss.rows.len(), 1200);
         let lost = loss.input.token_ids().iter().zip(&x0).filter(|(z, x)| z != x).count();
         assert!(lost > 300 && lost < 1100, "{lost}");
+        // Without a step a network reads what the teacher reads with one: the same draws, at the end of the step.
+        let (mut earlier, mut kept) = (0, 0);
+        let (student, ahead) = inputs(&c, &duality, (&x0, 12), 11, 0.25, at);
+        assert_eq!(student.token_ids(), loss.input.token_ids());
+        let tokens = student.token_ids().iter().zip(ahead.token_ids()).zip(&x0);
+        for (i, ((z, s), x)) in tokens.enumerate() {
+            assert!(student.t[i] > ahead.t[i], "{i}");
+            earlier += usize::from(s == x && z != x);
+            if s != x {
+                assert_eq!(s, z, "{i}: what the teacher has lost the student has lost to the same token");
+                kept += 1;
+            }
+        }
+        assert!(earlier > 50 && kept > 50, "{earlier} {kept}");
         // Without a step both read the same, and nothing is to learn.
         assert!(crate::objective::evaluate(&teacher, &of(0.0)).0.abs() < 1e-6);
         assert!(crate::objective::evaluate(&teacher, &loss).0 > 1e-5);

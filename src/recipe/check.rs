@@ -400,6 +400,11 @@ impl Recipe {
                 return Err(contradiction(&key, &decode.name(), &other, "\"order\"").hint(why));
             }
         }
+        Self::check_different(name, model)
+    }
+
+    /// Checks that no way of sampling a model stands twice in its list.
+    pub(super) fn check_different(name: &str, model: &ModelConfig) -> Result<()> {
         let mut names: Vec<String> = model.decode.iter().map(DecodeConfig::name).collect();
         names.sort();
         match names.windows(2).find(|pair| pair[0] == pair[1]) {

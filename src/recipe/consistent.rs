@@ -4,7 +4,7 @@ use super::check::contradiction;
 use super::{ModelConfig, Recipe};
 use crate::error::{Error, Result};
 use crate::model::TransformerConfig;
-use crate::model::config::{TimeInput, Visibility};
+use crate::model::config::{TimeInput, VectorsConfig, Visibility};
 use crate::objective::distill::Refresh;
 use crate::objective::{DcdConfig, Objective};
 use crate::process::d3pm::Matrix;
@@ -68,9 +68,12 @@ impl Recipe {
                 let Matrix::Neighbours { model: other, .. } = &c.matrix else { return Ok(()) };
                 let at = format!("{at}.matrix.neighbours.model");
                 let found = self.model(other).map_err(|e| Error { message: format!("`{at}`: {}", e.message), ..e })?;
-                match other == name || found.network.is_none() {
+                // Vectors without a codebook and a condition stand for no tokens.
+                let wordless = |v: &VectorsConfig| !v.codebook && v.condition == 0;
+                let without = found.network.as_ref().is_none_or(|n| n.vectors.as_ref().is_some_and(wordless));
+                match other == name || without {
                     true => Err(Error::usage(format!("`{at} = \"{other}\"` has no embedding of its own to look into"))
-                        .hint("name a model of the recipe that has a `network`, such as the autoregressive one")),
+                        .hint("name a model of the recipe that has a `network` that reads tokens, such as the autoregressive one")),
                     false => Ok(()),
                 }
             }
@@ -90,6 +93,16 @@ impl Recipe {
                 teacher.objective.name()
             ))
             .hint("train it by `objective.elbo = { corruption = \"uniform\" }`, or distil it by `objective.sdtt`"));
+        }
+        if let Objective::D3pm(theirs) = &teacher.objective
+            && theirs.matrix != Matrix::Uniform
+        {
+            return Err(Error::usage(format!(
+                "`{}` needs a teacher of uniform noise, but `model.{}.objective.d3pm.matrix` is not \"uniform\"",
+                at("teacher"),
+                c.teacher
+            ))
+            .hint("what the student reads is noise that takes any token alike"));
         }
         if self.schedule(teacher) != c.schedule {
             return Err(Error::usage(format!(

@@ -1,7 +1,7 @@
 //! Checks of diffusions of embeddings, of their classifiers, and of guidance by them.
 
 use super::{ModelConfig, Network, Recipe};
-use crate::data::DataConfig;
+use crate::data::{Data, DataConfig};
 use crate::error::{Error, Result};
 use crate::model::TransformerConfig;
 use crate::model::config::{TimeInput, VectorsConfig, Visibility};
@@ -116,6 +116,26 @@ impl Recipe {
             }
             decode.validate(&at)?;
         }
+        Self::check_different(name, model)
+    }
+
+    /// Checks that diffusions of embeddings are given the whole condition of `data.pairs`, and nothing else.
+    ///
+    /// The width of a condition is known when the data is read.
+    pub fn check_given(&self, data: &Data) -> Result<()> {
+        let Data::Pairs(pairs) = data else { return Ok(()) };
+        for (name, model) in &self.model {
+            let Objective::Embedding(c) = &model.objective else { continue };
+            let unasked = c.given == 0 && self.eval.control.is_none();
+            if c.given != pairs.width() && !unasked {
+                return Err(Error::usage(format!(
+                    "`model.{name}.objective.embedding.given` is {}, but a condition of `data.pairs` has {} tokens",
+                    c.given,
+                    pairs.width()
+                ))
+                .hint(format!("write `given = {}`", pairs.width())));
+            }
+        }
         Ok(())
     }
 
@@ -125,7 +145,15 @@ impl Recipe {
         for (name, guidance) in guided {
             let key = format!("eval.control.guidance.{name}");
             let at = |e: Error, key: &str| Error { message: format!("`{key}`: {}", e.message), ..e };
-            self.model(name).map_err(|e| at(e, &key))?;
+            let guided = self.model(name).map_err(|e| at(e, &key))?;
+            if matches!(guided.order, OrderConfig::ArDiffusion { .. }) {
+                return Err(Error::usage(format!(
+                    "`{key}` steers `{name}`, whose `model.{name}.order` is {}",
+                    guided.order.shown()
+                ))
+                .cause("its positions have noise of different levels, and a classifier is trained on one of all")
+                .hint("guide a model with `order = \"parallel\"`"));
+            }
             guidance.validate(&key)?;
             let classifier = self.model(&guidance.classifier).map_err(|e| at(e, &format!("{key}.classifier")))?;
             match &classifier.objective {

@@ -51,12 +51,13 @@ fn positions(model: &ModelResult, length: u64) -> u64 {
     if model.train_positions > 0 { model.train_positions } else { model.train_forwards * length }
 }
 
-/// All models that a model was made from, each once: its teacher and its autoencoder, those of its teacher, and so on.
+/// All models that a model was made from, each once: its teacher, its autoencoder, the model whose embedding
+/// its noise is made from, those of its teacher, and so on.
 fn made_from<'a>(results: &'a Results, model: &'a ModelResult) -> Vec<&'a ModelResult> {
     let mut all: Vec<&ModelResult> = Vec::new();
     let mut open = vec![model];
     while let Some(at) = open.pop() {
-        for name in at.codec.iter().chain(&at.teacher) {
+        for name in at.codec.iter().chain(&at.neighbours).chain(&at.teacher) {
             let Some(parent) = results.model(name) else { continue };
             if parent.name != model.name && all.iter().all(|m| m.name != parent.name) {
                 all.push(parent);
@@ -93,9 +94,12 @@ mod tests {
         assert_eq!(row("student"), "student sdtt 192,000 49,152,000 teacher 256,000 65,536,000");
         assert!(row("eager").ends_with("student, teacher 448,000 114,688,000"), "{}", row("eager"));
         assert!(table.rows.iter().all(|r| r[0] != "oracle"));
+        // What a chain's noise was made from is charged as well.
+        results.models[1].neighbours = Some("ar".into());
+        assert_eq!(made_from(&results, &results.models[1])[0].name, "ar");
         // A file that was edited into a circle ends all the same.
         results.models[1].teacher = Some("eager".into());
-        assert_eq!(made_from(&results, &results.models[1]).len(), 2);
+        assert_eq!(made_from(&results, &results.models[1]).len(), 3);
     }
 
     #[test]

@@ -210,6 +210,13 @@ fn reading(results: &Results) -> Vec<String> {
             ),
         );
     }
+    if results.data.kind == DataKind::Pairs {
+        lines.push(
+            "Of `data.pairs` the sentence alone is scored (its end as well in the judge's nll): the condition before it and \
+             the padding behind it are no text. ELBO/NLL is over the whole sequence."
+                .into(),
+        );
+    }
     if results.data.kind == DataKind::Pictures {
         lines.insert(
             2,

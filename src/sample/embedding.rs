@@ -9,7 +9,10 @@
 //! fluency |x - x_next|^2/2 - ln p(c | x)
 //! ```
 //!
-//! with the classifier's gradient (section 4.3 of Diffusion-LM, which regularises by the step's Gaussian). Its passes are counted.
+//! with the classifier's gradient, where x_next is what the step drew. This is not Diffusion-LM's own fluency term (section 4.3),
+//! the log density of the step's Gaussian |x - mu|^2/(2 sigma^2): that one pulls towards the step's mean, and the harder the
+//! less noise the step has; here the pull is towards what was drawn and of one weight in all steps, so that late updates are
+//! freer. An update counts as two passes of the classifier, one forward and one backward.
 //! A sample is a function of (seed, its number). B batch, L length, d width, V vocabulary, K steps.
 
 use std::time::Instant;
@@ -154,7 +157,8 @@ pub fn sample_each(of: &Embedding, spec: &SampleSpec, pinned: &[Vec<Option<u32>>
         let own = Embedding { steering, ..*of };
         out.tokens.extend(texts(&own, spec.filter.temperature, &walk, rows, &mut noise)?);
         let (l, layers) = (of.model.length(), of.model.config().layers);
-        let updates = of.steering.map_or(0, |s| s.config.updates);
+        // Forward and backward of each update.
+        let updates = of.steering.map_or(0, |s| 2 * s.config.updates);
         let read = of.steering.map_or(0, |s| s.classifier.config().layers) * updates + layers;
         out.nfe.extend(std::iter::repeat_n(walk.len() * (1 + updates), size));
         out.positions.extend(std::iter::repeat_n((walk.len() * (1 + updates) * l) as u64, size));
@@ -178,11 +182,11 @@ fn texts(
     let d = codebook.dims()[1];
     let mut normal = |limit: Option<f64>| {
         let one = |rng: &mut ChaCha8Rng| {
-            normals(l * d, limit, &mut |n| {
-                (0..n).map(|_| (temperature * rng.sample::<f64, _>(StandardNormal)) as f32).collect()
-            })
+            normals(l * d, limit, &mut |n| (0..n).map(|_| rng.sample::<f64, _>(StandardNormal) as f32).collect())
         };
-        let values: Vec<f32> = noise.iter_mut().flat_map(one).collect();
+        // The limit is on unit normals: at temperature 0 none would be within a scaled one.
+        let scaled = |z: f32| (temperature * f64::from(z)) as f32;
+        let values: Vec<f32> = noise.iter_mut().flat_map(one).map(scaled).collect();
         Tensor::<3>::from_data(TensorData::new(values, [b, l, d]), &device)
     };
     let pinned: Vec<Option<u32>> = rows.concat();
@@ -194,7 +198,7 @@ fn texts(
     let given = |x: Tensor<3>| x * open.clone() + clean.clone() * shut.clone();
     let own_time = model.config().time == TimeInput::Position;
     let reads_itself = model.vectors().is_some_and(|v| v.self_conditioning);
-    let limit = of.sampler.top_p.map(|p| p * temperature);
+    let limit = of.sampler.top_p;
     let mut x = given(normal(None));
     let mut last: Option<Tensor<3>> = None;
     for (k, down) in walk.iter().enumerate() {

@@ -100,13 +100,22 @@ fn a_study_of_pairs_has_every_arm_of_controllable_generation_in_its_report() {
         control.rows.iter().map(|r| (r.arm, r.steps, r.nfe)).collect::<Vec<_>>()
     };
     assert_eq!(arms("ar")[0].0, Arm::Prefix);
-    assert_eq!(arms("masked").iter().map(|r| r.0).collect::<Vec<_>>(), [Arm::Infilling; 2]);
-    // Two updates a step are two passes of the classifier.
-    let guided =
-        [(Arm::Infilling, 2, 2.0), (Arm::Infilling, 4, 4.0), (Arm::Guidance, 2, 6.0), (Arm::Guidance, 4, 12.0)];
+    assert_eq!(
+        arms("masked").iter().map(|r| r.0).collect::<Vec<_>>(),
+        [Arm::Infilling, Arm::Infilling, Arm::Unasked, Arm::Unasked]
+    );
+    // Two updates a step are four passes of the classifier, forward and backward.
+    let guided = [
+        (Arm::Infilling, 2, 2.0),
+        (Arm::Infilling, 4, 4.0),
+        (Arm::Unasked, 2, 2.0),
+        (Arm::Unasked, 4, 4.0),
+        (Arm::Guidance, 2, 10.0),
+        (Arm::Guidance, 4, 20.0),
+    ];
     assert_eq!(arms("embed: DDPM"), guided);
     assert_eq!(arms("embed: DDIM, eta 0, clamped"), guided);
-    assert_eq!(arms("anchored").len(), 2);
+    assert_eq!(arms("anchored").len(), 4);
     for model in results.models.iter().filter(|m| m.objective == "embedding") {
         assert_eq!(model.rows.iter().map(|r| (r.steps, r.nfe)).collect::<Vec<_>>(), [(2, 2.0), (50, 50.0)]);
         assert!(model.likelihood.is_none());
@@ -135,6 +144,10 @@ fn a_study_of_pairs_has_every_arm_of_controllable_generation_in_its_report() {
         assert_eq!(text.contains("name: mia"), more.contains(&"--prompt"), "{text}");
     }
     place.run(&["sample", "run", "--model", "masked", "--decode", "{ gaussian = {} }"]).fails(2, &["embeddings"]);
+    place.run(&["sample", "run", "--model", "anchored", "--temperature", "0", "-n", "1", "--steps", "4"]).ok();
+    for option in ["--top-k", "--top-p"] {
+        place.run(&["sample", "run", "--model", "embed", option, "1"]).fails(2, &[option, "denoises vectors"]);
+    }
     place.run(&["sample", "run", "--model", "classifier"]).fails(2, &["classifier"]);
 }
 
@@ -179,6 +192,8 @@ fn a_recipe_of_embeddings_that_contradicts_itself_names_its_keys() {
             "guidance.embed = { classifier = \"ar\"",
             ["eval.control.guidance.embed", "no classifier"],
         ),
+        ("{ model = \"embed\" }", "{ model = \"anchored\" }", ["eval.control.guidance.embed", "no classifier"]),
+        ("{ gaussian = { eta = 0.0, clamp = true } }", "{ gaussian = {} }", ["model.embed.decode", "twice"]),
         ("guidance.embed", "guidance.embod", ["eval.control.guidance.embod", "embed"]),
         ("judge = \"judge\"", "", ["data.pairs", "eval.judge"]),
         ("steps = [2, 4]", "steps = [4, 2]", ["eval.control.steps", "rising"]),
@@ -188,6 +203,13 @@ fn a_recipe_of_embeddings_that_contradicts_itself_names_its_keys() {
         place.write("bad.toml", RECIPE.replacen(from, to, 1));
         place.run(&["recipe", "check", "bad.toml"]).fails(2, &words);
     }
+    place.write(
+        "bad.toml",
+        RECIPE.replace("guidance.embed", "guidance.anchored").replace("model = \"embed\"", "model = \"anchored\""),
+    );
+    place.run(&["recipe", "check", "bad.toml"]).fails(2, &["eval.control.guidance.anchored", "ar_diffusion"]);
+    place.write("bad.toml", RECIPE.replacen("given = 2, self", "given = 3, self", 1));
+    place.run(&["run", "bad.toml", "--out", "bad"]).fails(2, &["objective.embedding.given", "is 3", "has 2 tokens"]);
     let text = RECIPE
         .replace("[data.pairs]", "[data.story]")
         .replace("source = { story = { names = 2, things = 2, places = 1, count = 3 } }", "");

@@ -16,6 +16,7 @@ use crate::export::{self, LoadedModel};
 use crate::model::{Denoise, Oracle, params};
 use crate::objective::{self, Objective};
 use crate::process::Corruption;
+use crate::process::d3pm::Matrix;
 use crate::recipe::{ModelConfig, Recipe};
 use crate::sample::decode::walkable;
 use crate::sample::{Decode, Generator, Process, latent};
@@ -40,7 +41,10 @@ impl Study {
                     start: judge.card.mask_token_id as u32,
                     data,
                 }),
-                _ => Scorer::Judge(&judge.model),
+                _ => match data {
+                    Data::Pairs(pairs) => Scorer::Sentences(&judge.model, pairs),
+                    _ => Scorer::Judge(&judge.model),
+                },
             },
             (data, None) => {
                 return Err(Error::usage(format!("`data.{}` needs `eval.judge`", data.kind())));
@@ -89,24 +93,7 @@ impl Study {
                             let generator = done.generator(process)?;
                             let steps = match &generator {
                                 _ if ar => vec![process.length],
-                                Generator::Tokens(..) => {
-                                    let mut steps = walkable(&process, &config.steps);
-                                    if let Some(chain) = done.model.matrices() {
-                                        // No step is shorter than a level.
-                                        steps.retain(|k| *k <= chain.levels());
-                                        steps.extend(steps.is_empty().then_some(chain.levels()));
-                                    }
-                                    steps
-                                }
-                                Generator::Embedding(of) => {
-                                    config.steps.iter().filter(|k| **k <= of.config.levels).copied().collect()
-                                }
-                                Generator::Latent(latent) => {
-                                    let walks = |k: &&usize| latent.order.grid(latent.count(), **k).is_ok();
-                                    let steps: Vec<usize> = config.steps.iter().filter(walks).copied().collect();
-                                    // As few as it can take, where none of those asked for are enough.
-                                    if steps.is_empty() { vec![latent.order.blocks(latent.count())] } else { steps }
-                                }
+                                generator => taken(&done, generator, &config.steps),
                             };
                             (
                                 self.rows((name, &shown), &generator, &steps, &scorer, true)?,
@@ -122,7 +109,7 @@ impl Study {
                     };
                     let control = match role {
                         Role::Judge | Role::Codec | Role::Classifier => None,
-                        _ => self.control((name, &shown), &done.generator(process)?, judge.as_ref())?,
+                        _ => self.control((name, &shown), &done, &done.generator(process)?, judge.as_ref())?,
                     };
                     let extra = fs::verify_manifest(&self.final_dir(name))?.extra;
                     let cost = self.recipe.train_cost(name, self.data.length())?;
@@ -150,6 +137,7 @@ impl Study {
                         train_forwards: cost.0,
                         train_positions: cost.1,
                         codec: self.recipe.latent(name)?.map(|(_, config)| config.codec.clone()),
+                        neighbours: self.neighbours_shown(model)?,
                         likelihood,
                         rows,
                         sweep,
@@ -188,6 +176,7 @@ impl Study {
                     train_forwards: 0,
                     train_positions: 0,
                     codec: None,
+                    neighbours: None,
                     likelihood: None,
                     rows: {
                         let generator = Generator::Tokens(&oracle, process);
@@ -225,6 +214,15 @@ impl Study {
         let of = |wanted: &str| ways.iter().find(|(label, _)| label == wanted);
         let way = of(&own).or_else(|| of("parallel")).or(ways.first());
         Ok(way.map(|(label, _)| if label.is_empty() { name.to_string() } else { format!("{name}: {label}") }))
+    }
+
+    /// What the model is called in results whose embedding a chain's noise is made from.
+    fn neighbours_shown(&self, model: &ModelConfig) -> Result<Option<String>> {
+        let Objective::D3pm(config) = &model.objective else { return Ok(None) };
+        let Matrix::Neighbours { model: name, .. } = &config.matrix else { return Ok(None) };
+        let ways = Recipe::decodings(self.recipe.model(name)?);
+        let shown = |(label, _): &(String, _)| if label.is_empty() { name.clone() } else { format!("{name}: {label}") };
+        Ok(ways.first().map(shown))
     }
 
     /// Whether something was evaluated of a model already.
@@ -346,6 +344,7 @@ impl Study {
     fn control(
         &self,
         (name, shown): (&str, &str),
+        done: &LoadedModel,
         generator: &Generator,
         judge: Option<&LoadedModel>,
     ) -> Result<Option<Control>> {
@@ -354,8 +353,21 @@ impl Study {
         };
         // Latents stand for no position: their model must be told the whole condition, and nothing else.
         if matches!(generator, Generator::Latent(l) if l.model.vectors().map(|v| v.condition) != Some(pairs.width())) {
+            term::note(&format!(
+                "eval {shown:<10} no generation under conditions: its `network.vectors.condition` is not their width {}",
+                pairs.width()
+            ));
             return Ok(None);
         }
+        let mut config = config.clone();
+        if !matches!(done.card.objective, Objective::ArNll {}) {
+            let steps = taken(done, generator, &config.steps);
+            if steps != config.steps {
+                term::note(&format!("eval {shown:<10} `eval.control.steps` {:?} become {steps:?}", config.steps));
+            }
+            config.steps = steps;
+        }
+        let config = &config;
         self.not_stopped(name)?;
         let (seed, batch) = (self.recipe.eval.seed, self.recipe.eval.batch);
         let guidance = config.guidance.get(name);
@@ -392,6 +404,30 @@ impl Study {
             dtype: eval::device_dtype(&self.device),
             os: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
             cpu_features: cpu_features(),
+        }
+    }
+}
+
+/// Those of the step counts `wanted` that a model can be sampled in; where there are none, the nearest that it can.
+fn taken(done: &LoadedModel, generator: &Generator, wanted: &[usize]) -> Vec<usize> {
+    // No step is shorter than a level.
+    let within = |levels: usize, mut steps: Vec<usize>| {
+        steps.retain(|k| *k <= levels);
+        if steps.is_empty() { vec![levels] } else { steps }
+    };
+    match generator {
+        Generator::Tokens(_, process) => {
+            let steps = walkable(process, wanted);
+            match done.model.matrices() {
+                Some(chain) => within(chain.levels(), steps),
+                None => steps,
+            }
+        }
+        Generator::Embedding(of) => within(of.config.levels, wanted.to_vec()),
+        Generator::Latent(latent) => {
+            let walks = |k: &&usize| latent.order.grid(latent.count(), **k).is_ok();
+            let steps: Vec<usize> = wanted.iter().filter(walks).copied().collect();
+            if steps.is_empty() { vec![latent.order.blocks(latent.count())] } else { steps }
         }
     }
 }

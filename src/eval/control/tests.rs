@@ -62,7 +62,7 @@ fn both_arms_keep_the_condition_and_draw_the_same_whatever_the_batch() {
         let (model, process) = (network(&pairs, cached), process(&pairs, cached));
         let k = if cached { pairs.length() } else { 4 };
         let generator = Generator::Tokens(&model, process);
-        let all = |batch: usize, asks: &[Ask]| draw(&generator, k, (5, batch), &pairs, asks).unwrap();
+        let all = |batch: usize, asks: &[Ask]| draw(&generator, k, (5, batch), &pairs, asks, Arm::Infilling).unwrap();
         let drawn = all(4, &asks);
         for (tokens, ask) in drawn.tokens.iter().zip(&asks) {
             assert_eq!(tokens[..pairs.width()], pairs.condition(Some(*ask)));
@@ -73,9 +73,14 @@ fn both_arms_keep_the_condition_and_draw_the_same_whatever_the_batch() {
         let config = ControlConfig { samples: 9, steps: vec![2, 4], ..ControlConfig::default() };
         let judge = network(&pairs, true);
         let found = measure(&generator, &config, (5, 4), &pairs, &judge, None).unwrap();
-        assert_eq!(found.rows.len(), if cached { 1 } else { 2 });
+        assert_eq!(found.rows.len(), if cached { 2 } else { 4 });
         assert_eq!(found.rows[0].arm, if cached { Arm::Prefix } else { Arm::Infilling });
         assert!(found.rows.iter().all(|r| r.n == 9 && r.samples["judge_nll"].len() == 9 && r.nfe > 0.0));
+        // The floor: nothing is asked, and the same conditions are scored.
+        let floor = found.rows.last().unwrap();
+        assert_eq!((floor.arm, floor.samples["attribute"].len()), (Arm::Unasked, 9));
+        let free = draw(&generator, k, (5, 4), &pairs, &asks, Arm::Unasked).unwrap();
+        assert!(free.tokens.iter().all(|t| t[..pairs.width()] == pairs.condition(None)));
         // What is given is not drawn: the passes are those of the rest.
         if cached {
             assert!(found.rows[0].nfe <= (pairs.length() - pairs.width() + 1) as f64, "{}", found.rows[0].nfe);
@@ -95,6 +100,37 @@ fn a_sentence_that_is_no_story_costs_what_noise_costs_in_every_word() {
         let (valid, nll) = story_score(&story, 1e-3, &pairs, broken);
         assert!(!valid && (nll - floor).abs() < 1e-12, "{nll} for {floor}");
     }
+}
+
+#[test]
+fn a_sequence_is_well_formed_with_one_end_and_padding_alone_behind_it() {
+    let pairs = pairs();
+    let (ask, sentence) = pairs.asked(1, 0);
+    let good = pairs.sequence(Some(ask), sentence);
+    assert_eq!(well_formed(&pairs, &good), 1.0);
+    assert_eq!(reference(9, 3, &pairs, &network(&pairs, true)).unwrap()["well_formed"].mean, 1.0);
+    let (l, c) = (pairs.length(), pairs.width());
+    // A word behind the end, a second end, padding before it, no end at all.
+    for (place, token) in [(l - 1, sentence[0]), (l - 1, END), (c, PAD), (c + sentence.len(), sentence[0])] {
+        let mut bad = good.clone();
+        bad[place] = token;
+        assert_eq!(well_formed(&pairs, &bad), 0.0, "{token} at {place}");
+        let drawn = Drawn { tokens: vec![bad], nfe: vec![1], positions: vec![1] };
+        let row = row(Arm::Infilling, 1, &drawn, &[ask], &pairs, &network(&pairs, true)).unwrap();
+        assert_eq!(row.scores["well_formed"].mean, 0.0);
+    }
+}
+
+#[test]
+fn sentences_of_pairs_are_scored_without_their_condition_and_padding() {
+    let pairs = pairs();
+    let judge = network(&pairs, true);
+    let (ask, sentence) = pairs.asked(1, 0);
+    let score = |tokens: Vec<u32>| crate::eval::scores(&[tokens], &crate::eval::Scorer::Sentences(&judge, &pairs));
+    let asked = score(pairs.sequence(Some(ask), sentence));
+    assert_eq!(asked, score(pairs.sequence(None, sentence)));
+    assert_eq!(asked["entropy"], [quality::unigram_entropy(sentence)]);
+    assert_eq!(asked["judge_nll"], fluency(&judge, &pairs, &[sentence]));
 }
 
 #[test]

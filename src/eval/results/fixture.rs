@@ -125,6 +125,7 @@ fn model(name: &str, role: Role, objective: &str, nll_name: &str, seed: u64, ste
         train_seconds: if role == Role::Oracle { 0.0 } else { 412.5 },
         train_positions: 0,
         codec: None,
+        neighbours: None,
         train_forwards: match role {
             Role::Oracle => 0,
             Role::Student => 3 * 64_000,

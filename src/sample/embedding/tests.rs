@@ -130,5 +130,20 @@ fn guidance_makes_what_is_asked_for_more_probable_and_counts_its_passes() {
     let config = config();
     let guided = Embedding { steering: Some(steering), ..of(&model, &config, SAMPLERS[0]) };
     let drawn = sample(&guided, &SampleSpec::new(3, 1, 2), 2).unwrap();
-    assert_eq!((drawn.nfe[0], drawn.positions[1]), (15, (15 * L) as u64));
+    assert_eq!((drawn.nfe[0], drawn.positions[1]), (27, (27 * L) as u64));
+}
+
+#[test]
+fn at_temperature_0_a_truncated_sampler_draws_the_same_whatever_the_seed() {
+    let (model, config) = (network(&Device::flex(), false), config());
+    for sampler in SAMPLERS {
+        let of = of(&model, &config, sampler);
+        let draw = |seed: u64, temperature: f64| {
+            let mut spec = SampleSpec::new(5, seed, 2);
+            spec.filter.temperature = temperature;
+            sample(&of, &spec, 2).unwrap().tokens
+        };
+        assert_eq!(draw(1, 0.0), draw(2, 0.0), "{sampler:?}");
+        assert_ne!(draw(1, 1.0), draw(2, 1.0), "{sampler:?}");
+    }
 }
