@@ -417,4 +417,12 @@ mod tests {
         assert_eq!(Spread::of(&[4.0, 1.0, 3.0, 2.0]), Spread { median: 2.5, q1: 1.75, q3: 3.25 });
         assert_eq!(Spread::of(&[5.0]), Spread { median: 5.0, q1: 5.0, q3: 5.0 });
     }
+
+    #[test]
+    fn a_relative_change_from_below_zero_to_above_it_has_the_slope_of_its_own_sign() {
+        // b = -2, c = 3: slopes 1/2 in c and 3/4 in b, so that the seeds move by 0.25 and -0.25.
+        let e = seeds_change(&[-1.0, -3.0], &[2.0, 4.0], Change::Relative, Pairing::Paired);
+        assert!((e.mean - 2.5).abs() < 1e-12);
+        assert!((e.high - e.mean - 0.25 * student_t(1)).abs() < 1e-9, "{e:?}");
+    }
 }

@@ -52,9 +52,9 @@ pub fn reading(results: &Results) -> Option<String> {
          the share of sentences that tell the value asked for, `length` of those whose length is of the class asked for. \
          The judge's nll is per token of the sentence alone, and falls where sentences are dull: read it beside entropy and \
          distinct-2, and beside the held-out sentences' own, which fulfil their conditions by construction: their 1 measures \
-         nothing. `nothing asked` is the floor, the same conditions met by chance. An attribute of a file, `near` and `name` among them, is told by its words \
-         alone, wherever they stand. `well formed` is the \
-         share of sequences with one end and padding alone behind it; the other scores read up to the first end or padding. \
+         nothing. `nothing asked` is the floor, the same conditions met by chance. An attribute of a file, `near` and `name` \
+         among them, is told by its words alone, wherever they stand. `well formed` is the share of sequences with one end and \
+         padding alone behind it; the other scores read up to the first end or padding. \
          NFE and positions of guidance count two passes of the classifier for each of its updates, forward and backward."
             .into(),
     )
