@@ -207,7 +207,8 @@ mod tests {
                     )
                 })
                 .collect();
-            let joined = |f: fn(&((Vec<f64>, Vec<f64>), (Vec<f64>, Vec<f64>))) -> &(Vec<f64>, Vec<f64>)| {
+            type Pair = (Vec<f64>, Vec<f64>);
+            let joined = |f: fn(&(Pair, Pair)) -> &Pair| {
                 (all.iter().flat_map(|s| f(s).0.clone()).collect(), all.iter().flat_map(|s| f(s).1.clone()).collect())
             };
             [joined(|s| &s.0), joined(|s| &s.1)]

@@ -150,7 +150,8 @@ impl Recipe {
                 };
                 let theirs = &self.model(&c.teacher)?.objective;
                 let halves = |o: &Objective| matches!(o, Objective::LatentDistill(c) if matches!(c.method, Method::Progressive(_)));
-                if !matches!(theirs, Objective::Latent(_)) && !(halves(theirs) && halves(&model.objective)) {
+                let taught = matches!(theirs, Objective::Latent(_)) || halves(theirs) && halves(&model.objective);
+                if !taught {
                     return Err(Error::usage(format!(
                         "`{}` names `{}`, which is a few-step student itself",
                         key("objective.latent_distill.teacher"),
