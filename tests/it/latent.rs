@@ -185,7 +185,7 @@ fn a_latent_recipe_that_contradicts_itself_names_both_keys() {
             ["two_times", "model.flow"],
         ),
         ("path = \"linear\"", "path = \"linear\", predict = \"x0\"", ["mean_flow", "predict = \"v\""]),
-        ("codec = \"codec\", }", "codec = \"codec\", predict = \"noise\" }", ["latent_distill", "t = 1"]),
+        ("codec = \"codec\",  }", "codec = \"codec\", predict = \"noise\" }", ["latent_distill", "t = 1"]),
         ("self_conditioning = true }", "condition = 40 }", ["network.vectors.condition", "40 tokens of texts of 32"]),
         ("self_conditioning = true }", "codebook = true }", ["vectors.codebook", "objective.embedding"]),
         (
@@ -193,7 +193,7 @@ fn a_latent_recipe_that_contradicts_itself_names_both_keys() {
             "teacher = \"matching\", method = { continuous = {} }",
             ["few-step student itself", "matching"],
         ),
-        ("objective.latent = { codec = \"codec\", }", "objective.elbo = {}", ["network.vectors", "objective.elbo"]),
+        ("objective.latent = { codec = \"codec\",  }", "objective.elbo = {}", ["network.vectors", "objective.elbo"]),
         ("objective.autoencoder = { noise = 0.3 }", "objective.elbo = {}", ["network.bottleneck", "objective.elbo"]),
         ("{ steps = 8, rounds = 3 }", "{ steps = 8, rounds = 4 }", ["progressive", "no whole step"]),
         ("noise = 0.3", "noise = -1", ["objective.autoencoder.noise", "between 0 and 10"]),

@@ -59,7 +59,7 @@ fn a_study_of_two_seeds_is_joined_resumes_and_is_read_by_every_command() {
     place.run(&["export", "r", "--model", "teacher", "--out", "e"]).ok();
     assert_eq!(std::fs::read(place.path("e/model.safetensors")).unwrap(), first, "the first seed's");
     assert!(place.path("r/export/student/config.json").is_file());
-    place.run(&["sample", "r", "--n", "1", "--steps", "2"]).ok();
+    place.run(&["sample", "r", "-n", "1", "--steps", "2"]).ok();
     place.write("n.md", "- two seeds are few\n");
     place.run(&["report", "r", "--notes", "n.md"]).ok();
     place.run(&["report", "r"]).ok();
