@@ -15,13 +15,14 @@
 //! the path are central differences of the network, taken in f32 with a step that the smooth embedding of the time allows; forward
 //! differentiation is not to be had. B batch, M latents, d their width.
 
+mod config;
+
 use std::f64::consts::FRAC_PI_2;
 
 use burn::optim::GradientsParams;
 use burn::prelude::*;
 use rand::Rng;
 use rand_distr::{Distribution, Normal};
-use serde::{Deserialize, Serialize};
 
 use super::distill::Refresh;
 use super::latent::{Batch, LatentConfig, column, estimate, finish, mean_square, mixed, normals};
@@ -30,144 +31,7 @@ use crate::model::Transformer;
 use crate::model::transformer::ends::Given;
 use crate::process::gaussian::{Mix, Path, Prediction};
 use crate::rng::{StepRng, Stream};
-
-/// A few-step student of latents.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct LatentDistillConfig {
-    /// The denoiser of latents of this recipe to learn from; the student starts with its weights.
-    pub teacher: String,
-    /// How: { progressive = ... } | { consistency = ... } | { continuous = ... } | { shortcut = ... } | { mean_flow = ... } |
-    /// { matching = ... }
-    pub method: Method,
-}
-
-/// How a few-step student is trained; see the file's head.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
-pub enum Method {
-    Progressive(Progressive),
-    Consistency(Consistency),
-    Continuous(Continuous),
-    Shortcut(Shortcut),
-    MeanFlow(MeanFlow),
-    Matching(Matching),
-}
-
-/// Halving of the steps, round by round.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Progressive {
-    /// Steps of the first round's teacher, halved each round.
-    pub steps: usize,
-    /// Number of rounds; training steps are shared evenly.
-    pub rounds: usize,
-    /// raw | ema: which weights become the next teacher.
-    #[serde(default)]
-    pub refresh: Refresh,
-}
-
-/// Consistency in discrete time.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Consistency {
-    /// Grid of times in the beginning, and in the end; it doubles in between.
-    #[serde(default = "ten")]
-    pub first_grid: usize,
-    #[serde(default = "grid")]
-    pub last_grid: usize,
-    /// true: the step towards the data is the teacher's (distillation); false: the same noise at a smaller time (training).
-    #[serde(default = "yes")]
-    pub distill: bool,
-    /// raw | ema: the weights that the nearer point is read with, the student's own (iCT) or their average (needs `train.ema`).
-    #[serde(default)]
-    pub target: Refresh,
-}
-
-/// Consistency in continuous time.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Continuous {
-    /// true: the path's direction is the teacher's; false: that of the data and its noise.
-    #[serde(default = "yes")]
-    pub distill: bool,
-    /// Share of the training over which the unstable part of the tangent is faded in.
-    #[serde(default = "tenth")]
-    pub warmup: f64,
-    /// Mean and deviation of ln tan(phi), phi the angle of the time.
-    #[serde(default = "zero")]
-    pub mean: f64,
-    #[serde(default = "wide")]
-    pub deviation: f64,
-}
-
-/// Steps of any size by self-consistency.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Shortcut {
-    /// The smallest step that is learnt by two halves is 2 / finest; its halves are taken by the velocity itself.
-    #[serde(default = "finest")]
-    pub finest: usize,
-    /// Share of the sequences that learn two half steps; the others learn the velocity.
-    #[serde(default = "quarter")]
-    pub share: f64,
-}
-
-/// The mean velocity by its own identity.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct MeanFlow {
-    /// Share of the sequences with s < t; the others learn the velocity.
-    #[serde(default = "half")]
-    pub share: f64,
-    /// true: the path's direction is the teacher's; false: that of the data and its noise.
-    #[serde(default)]
-    pub distill: bool,
-}
-
-/// Matching of distributions with a critic.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Matching {
-    /// Steps that the student will take; each is trained on what its own earlier ones leave.
-    pub steps: usize,
-    /// Steps of the critic for each of the student's.
-    #[serde(default = "two")]
-    pub critic_steps: usize,
-    /// Learning rate of the critic.
-    pub critic_lr: f64,
-}
-
-fn ten() -> usize {
-    10
-}
-fn grid() -> usize {
-    160
-}
-fn finest() -> usize {
-    64
-}
-fn two() -> usize {
-    2
-}
-fn yes() -> bool {
-    true
-}
-fn zero() -> f64 {
-    0.0
-}
-fn wide() -> f64 {
-    1.4
-}
-fn tenth() -> f64 {
-    0.1
-}
-fn quarter() -> f64 {
-    0.25
-}
-fn half() -> f64 {
-    0.5
-}
+pub use config::{Consistency, Continuous, LatentDistillConfig, Matching, MeanFlow, Method, Progressive, Shortcut};
 
 /// The step of a central difference in t: the slowest that f32 resolves well.
 const H: f64 = 4e-3;
@@ -189,145 +53,6 @@ pub struct Step<'a> {
     pub rng: (StepRng, u64),
 }
 
-impl LatentDistillConfig {
-    /// The method's name in results.
-    pub fn name(&self) -> &'static str {
-        match &self.method {
-            Method::Progressive(_) => "progressive",
-            Method::Consistency(c) if c.distill => "consistency_distillation",
-            Method::Consistency(_) => "consistency_training",
-            Method::Continuous(_) => "continuous_consistency",
-            Method::Shortcut(_) => "shortcut",
-            Method::MeanFlow(_) => "mean_flow",
-            Method::Matching(_) => "distribution_matching",
-        }
-    }
-
-    /// The round that training step `step` of `total` belongs to.
-    pub fn round(&self, step: usize, total: usize) -> usize {
-        match &self.method {
-            Method::Progressive(p) => (step * p.rounds / total.max(1)).min(p.rounds - 1),
-            _ => 0,
-        }
-    }
-
-    /// Which weights become the next round's teacher.
-    pub fn refresh(&self) -> Refresh {
-        match &self.method {
-            Method::Progressive(p) => p.refresh,
-            _ => Refresh::Raw,
-        }
-    }
-
-    /// The steps that a student is meant for.
-    pub fn steps(&self) -> usize {
-        match &self.method {
-            Method::Progressive(p) => p.steps >> p.rounds,
-            Method::Matching(c) => c.steps,
-            _ => 4,
-        }
-    }
-
-    /// Whether its network is told where a step ends.
-    pub fn two_times(&self) -> bool {
-        matches!(self.method, Method::Shortcut(_) | Method::MeanFlow(_))
-    }
-
-    /// Passes of networks over the latents of a training sequence, backward ones not counted; `twice` says that the teacher
-    /// reads its own estimate. A progressive one does so in its first round only.
-    pub fn forwards(&self, twice: bool) -> f64 {
-        let asked = |distill: bool| f64::from(u8::from(distill)) * if twice { 2.0 } else { 1.0 };
-        match &self.method {
-            Method::Progressive(p) if twice => 3.0 + 2.0 / p.rounds as f64,
-            Method::Progressive(_) => 3.0,
-            Method::Consistency(c) => 2.0 + asked(c.distill),
-            Method::Continuous(c) => 4.0 + asked(c.distill),
-            // Three answers of its own for its share, one for the others.
-            Method::Shortcut(c) => 1.0 + 2.0 * c.share,
-            Method::MeanFlow(c) => 3.0 + asked(c.distill),
-            // The student's earlier steps, its answer and both scores; and for each step of the critic a sample and its pass.
-            Method::Matching(c) => {
-                let (earlier, critic) = ((c.steps as f64 - 1.0) / 2.0, c.critic_steps as f64);
-                let again = if twice { 2.0 + 0.5 * critic } else { 0.0 };
-                earlier + 3.0 + critic * (earlier + 2.0) + again
-            }
-        }
-    }
-
-    /// Texts that an autoencoder reads for a training sequence.
-    pub fn texts(&self) -> f64 {
-        match &self.method {
-            Method::Matching(c) => 1.0 + c.critic_steps as f64,
-            _ => 1.0,
-        }
-    }
-
-    /// Checks ranges; `key` is the dotted place of the table.
-    pub fn validate(&self, key: &str, (path, predict): (Path, Prediction)) -> Result<()> {
-        if predict == Prediction::Noise {
-            return Err(Error::usage(format!("`{key}` needs a teacher of `predict = \"v\"` or `\"x0\"`"))
-                .cause("predicted noise says nothing of the data at t = 1, where a student begins"));
-        }
-        let bad = |k: &str, why: &str| Err(Error::usage(format!("`{key}.method.{k}` {why}")));
-        let share = |k: &str, v: f64| match (0.0..=1.0).contains(&v) {
-            true => Ok(()),
-            false => bad(k, &format!("must be between 0 and 1, but it is {v}")),
-        };
-        match &self.method {
-            Method::Progressive(p) => {
-                if p.rounds == 0 || p.rounds > 30 || p.steps >> p.rounds == 0 || p.steps % (1 << p.rounds) != 0 {
-                    return bad(
-                        "progressive",
-                        &format!("halves {} steps {} times, which leaves no whole step", p.steps, p.rounds),
-                    );
-                }
-                Ok(())
-            }
-            Method::Consistency(c) => {
-                match c.first_grid >= 2 && c.last_grid >= c.first_grid && c.last_grid <= 1 << 16 {
-                    true => Ok(()),
-                    false => bad("consistency", "needs 2 <= first_grid <= last_grid <= 65536"),
-                }
-            }
-            Method::Continuous(c) => {
-                if path != Path::Trigonometric {
-                    return bad("continuous", "is written for the teacher's `path = \"trigonometric\"`");
-                }
-                share("continuous.warmup", c.warmup)?;
-                match c.mean.is_finite() && c.deviation.is_finite() && c.deviation > 0.0 {
-                    true => Ok(()),
-                    false => bad("continuous", "needs a finite mean and a deviation above 0"),
-                }
-            }
-            Method::Shortcut(c) => {
-                share("shortcut.share", c.share)?;
-                match c.finest.is_power_of_two() && c.finest >= 2 && c.finest <= 1 << 12 {
-                    true => Ok(()),
-                    false => bad("shortcut.finest", "must be a power of two between 2 and 4096"),
-                }
-            }
-            Method::MeanFlow(c) => {
-                if path != Path::Linear {
-                    return bad("mean_flow", "is written for the teacher's `path = \"linear\"`");
-                }
-                if predict != Prediction::V {
-                    return bad("mean_flow", "is written for the teacher's `predict = \"v\"`");
-                }
-                share("mean_flow.share", c.share)
-            }
-            Method::Matching(c) => {
-                if c.steps == 0 || c.steps > 64 || c.critic_steps == 0 || c.critic_steps > 100 {
-                    return bad("matching", "needs between 1 and 64 steps and between 1 and 100 critic_steps");
-                }
-                match c.critic_lr.is_finite() && c.critic_lr > 0.0 {
-                    true => Ok(()),
-                    false => bad("matching.critic_lr", "must be above 0"),
-                }
-            }
-        }
-    }
-}
-
 /// Times [B M] of sequences with one time each.
 fn spread(t: &[f64], m: usize) -> Vec<f64> {
     t.iter().flat_map(|t| std::iter::repeat_n(*t, m)).collect()
@@ -345,22 +70,25 @@ pub fn jump((path, predict): (Path, Prediction), t: f64, s: f64) -> Mix {
     Mix { x: step.x + step.x0 * x0.x, out: step.x0 * x0.out }
 }
 
+/// The jumps' coefficients of x_t and of what the network said, as factors of vectors [B, M, d].
+fn factors(process: (Path, Prediction), t: &[f64], s: &[f64], like: &Tensor<3>) -> (Tensor<3>, Tensor<3>) {
+    let [b, m, _] = like.dims();
+    let (x, out): (Vec<f64>, Vec<f64>) =
+        t.iter().zip(s).map(|(t, s)| jump(process, *t, *s)).map(|mix| (mix.x, mix.out)).unzip();
+    let device = like.device();
+    (column(&x, [b, m], &device), column(&out, [b, m], &device))
+}
+
 /// x_s [B, M, d] after the deterministic step from t to s [B M] by what the network said.
 pub fn jumped(process: (Path, Prediction), t: &[f64], s: &[f64], x: Tensor<3>, out: Tensor<3>) -> Tensor<3> {
-    let [b, m, _] = x.dims();
-    let device = x.device();
-    let mixes: Vec<Mix> = t.iter().zip(s).map(|(t, s)| jump(process, *t, *s)).collect();
-    let of = |f: fn(&Mix) -> f64| column(&mixes.iter().map(f).collect::<Vec<_>>(), [b, m], &device);
-    x * of(|c| c.x) + out * of(|c| c.out)
+    let (of_x, of_out) = factors(process, t, s, &x);
+    x * of_x + out * of_out
 }
 
 /// What a network would have to say at x_t for its one step to lead to x_s.
 fn answer(process: (Path, Prediction), t: &[f64], s: &[f64], x: Tensor<3>, xs: Tensor<3>) -> Tensor<3> {
-    let [b, m, _] = x.dims();
-    let device = x.device();
-    let mixes: Vec<Mix> = t.iter().zip(s).map(|(t, s)| jump(process, *t, *s)).collect();
-    let of = |f: fn(&Mix) -> f64| column(&mixes.iter().map(f).collect::<Vec<_>>(), [b, m], &device);
-    (xs - x * of(|c| c.x)) / of(|c| c.out)
+    let (of_x, of_out) = factors(process, t, s, &x);
+    (xs - x * of_x) / of_out
 }
 
 impl Step<'_> {

@@ -4,18 +4,16 @@
 //! with f64 uniforms, so that nothing of it is cut off. Every pass reads all positions: K passes, K L positions. What is given
 //! stays, at t = 0. B batch, L length, N states.
 
-use std::time::Instant;
-
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
+use super::whole::{Extent, walk};
 use super::{Decode, Process, SampleSpec, Samples};
 use crate::error::{Error, Result};
 use crate::model::draw::{self, inverse_cdf};
 use crate::model::{Denoise, Noised};
 use crate::process::corruption::any;
 use crate::process::d3pm::Matrices;
-use crate::rng::{StepRng, Stream};
 
 /// Draws `n` samples; `spec` fits the process.
 ///
@@ -27,7 +25,7 @@ pub fn sample(
     spec: &SampleSpec,
     n: usize,
 ) -> Result<Samples> {
-    let (start, l, levels) = (Instant::now(), process.length, matrices.levels());
+    let (l, levels) = (process.length, matrices.levels());
     if process.order.blocks(l) > 1 || matches!(process.decode, Decode::Pipelined(_) | Decode::Switch(_)) {
         return Err(
             Error::usage("a chain of matrices is sampled at all positions at once").hint("use the order \"parallel\"")
@@ -38,38 +36,15 @@ pub fn sample(
             .hint(format!("use between 1 and {levels} steps")));
     }
     let level = |k: usize| ((levels * (spec.steps - k)) as f64 / spec.steps as f64).round() as usize;
-    let rng = StepRng::new(spec.seed);
-    let mut out = Samples::default();
-    for from in (0..n).step_by(spec.batch.max(1)) {
-        let numbers = from..n.min(from + spec.batch.max(1));
-        let mut draws: Vec<ChaCha8Rng> = numbers.clone().map(|i| rng.at(i as u64, Stream::Token)).collect();
-        let begin = |i: u64| {
-            let mut noise = rng.at(i, Stream::Reveal);
-            let mut state = || match matrices.absorbs() {
-                true => matrices.states() as u32 - 1,
-                false => any(matrices.states(), &mut noise),
-            };
-            let row = (0..l).map(|p| (state(), spec.pinned.get(p).copied().flatten()));
-            row.map(|(noise, given)| given.unwrap_or(noise)).collect::<Vec<u32>>()
-        };
-        let mut x: Vec<u32> = numbers.clone().flat_map(|i| begin(i as u64)).collect();
-        let mut trace = vec![x.clone()];
-        for k in 0..spec.steps {
-            let greedy = process.decode == Decode::GreedyTail && k + 1 == spec.steps;
-            x = step(model, matrices, spec, &x, (level(k), level(k + 1), l), greedy, &mut draws)?;
-            trace.push(x.clone());
-        }
-        let row = |x: &Vec<u32>, i: usize| x[i * l..(i + 1) * l].to_vec();
-        for i in 0..numbers.len() {
-            out.tokens.push(row(&x, i));
-            out.trace.extend(spec.trace.then(|| trace.iter().map(|x| row(x, i)).collect()));
-            out.nfe.push(spec.steps);
-            out.positions.push((spec.steps * l) as u64);
-            out.layer_positions.push((spec.steps * l * model.layers().whole) as u64);
-        }
-    }
-    out.seconds = start.elapsed().as_secs_f64();
-    Ok(out)
+    let extent = Extent { length: l, steps: spec.steps, layers: model.layers().whole };
+    let noise = |rng: &mut ChaCha8Rng| match matrices.absorbs() {
+        true => matrices.states() as u32 - 1,
+        false => any(matrices.states(), rng),
+    };
+    walk(&extent, spec, n, noise, |k, x, draws| {
+        let greedy = process.decode == Decode::GreedyTail && k + 1 == spec.steps;
+        step(model, matrices, spec, x, (level(k), level(k + 1), l), greedy, draws)
+    })
 }
 
 /// The states [B L] after one step from level `t` to `s` of sequences of `l`.

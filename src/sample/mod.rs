@@ -20,6 +20,7 @@ pub mod family;
 pub mod latent;
 pub mod mbr;
 pub mod uniform;
+mod whole;
 
 use std::collections::HashMap;
 use std::ops::Range;

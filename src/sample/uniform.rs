@@ -5,17 +5,15 @@
 //! stays, at t = 0. A filter bends the prediction, in both the choice and the draw. The greedy tail takes the most probable
 //! tokens in the last step instead (DUO's `greedy`). B batch, L length, K steps, V vocabulary.
 
-use std::time::Instant;
-
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
+use super::whole::{Extent, walk};
 use super::{Decode, Process, SampleSpec, Samples};
 use crate::error::{Error, Result};
 use crate::model::draw::{self, Filter};
 use crate::model::{Denoise, Noised};
 use crate::process::corruption::{Bridge, Source, any};
-use crate::rng::{StepRng, Stream};
 
 /// The most probable token, whatever the filter.
 const GREEDY: Filter = Filter { temperature: 0.0, top_k: None, top_p: None };
@@ -24,7 +22,7 @@ const GREEDY: Filter = Filter { temperature: 0.0, top_k: None, top_p: None };
 ///
 /// Errors (usage) where the order is not that of all positions at once, or the way of walking is for masks.
 pub fn sample(model: &dyn Denoise, process: &Process, spec: &SampleSpec, n: usize) -> Result<Samples> {
-    let (start, l) = (Instant::now(), process.length);
+    let l = process.length;
     if process.order.blocks(l) > 1 || matches!(process.decode, Decode::Pipelined(_) | Decode::Switch(_)) {
         return Err(Error::usage("uniform noise is sampled at all positions at once")
             .cause("blocks and thresholds reveal masks, and there are none")
@@ -33,34 +31,12 @@ pub fn sample(model: &dyn Denoise, process: &Process, spec: &SampleSpec, n: usiz
     let grid = process.order.grid(l, spec.steps)?;
     // One time for the whole sequence, as the table has it.
     let times: Vec<f64> = (0..=grid.steps()).map(|k| grid.row(k)[0]).collect();
-    let rng = StepRng::new(spec.seed);
-    let mut out = Samples::default();
-    for from in (0..n).step_by(spec.batch.max(1)) {
-        let numbers = from..n.min(from + spec.batch.max(1));
-        let mut draws: Vec<ChaCha8Rng> = numbers.clone().map(|i| rng.at(i as u64, Stream::Token)).collect();
-        let begin = |i: u64| {
-            let mut noise = rng.at(i, Stream::Reveal);
-            let row = (0..l).map(|p| (any(model.vocab(), &mut noise), spec.pinned.get(p).copied().flatten()));
-            row.map(|(noise, given)| given.unwrap_or(noise)).collect::<Vec<u32>>()
-        };
-        let mut x: Vec<u32> = numbers.clone().flat_map(|i| begin(i as u64)).collect();
-        let mut trace = vec![x.clone()];
-        for (k, pair) in times.windows(2).enumerate() {
-            let greedy = process.decode == Decode::GreedyTail && k + 1 == grid.steps();
-            x = step(model, process, spec, &x, (pair[0], pair[1]), greedy, &mut draws)?;
-            trace.push(x.clone());
-        }
-        let row = |x: &Vec<u32>, i: usize| x[i * l..(i + 1) * l].to_vec();
-        for i in 0..numbers.len() {
-            out.tokens.push(row(&x, i));
-            out.trace.extend(spec.trace.then(|| trace.iter().map(|x| row(x, i)).collect()));
-            out.nfe.push(grid.steps());
-            out.positions.push((grid.steps() * l) as u64);
-            out.layer_positions.push((grid.steps() * l * model.layers().whole) as u64);
-        }
-    }
-    out.seconds = start.elapsed().as_secs_f64();
-    Ok(out)
+    let extent = Extent { length: l, steps: grid.steps(), layers: model.layers().whole };
+    let noise = |rng: &mut ChaCha8Rng| any(model.vocab(), rng);
+    walk(&extent, spec, n, noise, |k, x, draws| {
+        let greedy = process.decode == Decode::GreedyTail && k + 1 == grid.steps();
+        step(model, process, spec, x, (times[k], times[k + 1]), greedy, draws)
+    })
 }
 
 /// The tokens [B L] after one step from `t` to `s`.
