@@ -113,9 +113,26 @@ pub fn nearest<'a>(typed: &str, known: impl IntoIterator<Item = &'a str>) -> Opt
         .map(|(_, k)| k)
 }
 
+/// A word of a command line as a shell reads it back: quoted where it has to be.
+pub fn typed(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+@%".contains(c);
+    match !word.is_empty() && word.chars().all(plain) {
+        true => word.to_string(),
+        false => format!("'{}'", word.replace('\'', "'\\''")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_word_is_quoted_for_the_shell_only_where_it_has_to_be() {
+        assert_eq!(typed("runs/tiny-1"), "runs/tiny-1");
+        assert_eq!(typed("my runs"), "'my runs'");
+        assert_eq!(typed("it's"), "'it'\\''s'");
+        assert_eq!(typed("seeds=[1, 2]"), "'seeds=[1, 2]'");
+    }
 
     #[test]
     fn an_error_prints_message_indented_causes_and_hint() {

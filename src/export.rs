@@ -5,6 +5,7 @@
 //! The run's own final models are kept in the same form. int8 weights are stored as `weights::quantise` says.
 
 pub mod origin;
+pub mod whole;
 
 use std::path::Path;
 use std::sync::Arc;

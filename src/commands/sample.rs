@@ -66,7 +66,7 @@ type Decode<'a> = &'a dyn Fn(&[u32]) -> String;
 
 /// The directory of the model meant by a path: itself, or a model of a run.
 pub fn model_dir(path: &Path, name: Option<&str>) -> Result<PathBuf> {
-    if path.join("config.json").is_file() {
+    if export::whole::is_model(path) {
         return match name {
             Some(name) => Err(Error::usage(format!("`--model {name}`: {} is one model, not a run", path.display()))
                 .hint("leave `--model` out")),
@@ -119,6 +119,7 @@ pub fn run(request: &Request, device: &Device) -> Result<()> {
         return Err(Error::usage(format!("`--steps {k}` must be between 1 and {}", 1 << 20)));
     }
     let dir = model_dir(&family::resolve(&request.path)?, request.model.as_deref())?;
+    export::whole::verify(&dir)?;
     if is_foreign(&dir)? {
         if request.decode.is_some() {
             return Err(Error::usage("`--decode` is for models of fewstep's own")

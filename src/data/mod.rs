@@ -171,6 +171,11 @@ impl Data {
         }
     }
 
+    /// SHA-256 of the tokenizer as it is stored with a model: what makes text of ids.
+    pub fn tokenizer_sha256(&self) -> Result<String> {
+        Ok(fs::sha256_hex(self.tokenizer().to_json()?.as_bytes()))
+    }
+
     /// Identifies the data: the corpus' token hash, or the hash of the built-in language's held-out texts.
     pub fn sha256(&self) -> String {
         match self {

@@ -328,7 +328,9 @@ pub fn sweep_row(
 }
 
 /// What real data scores, and what identifies it.
-pub fn data_summary(data: &Data, scorer: &Scorer, held_out: &[Vec<u32>]) -> DataSummary {
+///
+/// Errors: a tokenizer that cannot be written.
+pub fn data_summary(data: &Data, scorer: &Scorer, held_out: &[Vec<u32>]) -> Result<DataSummary> {
     let reference = estimates(&scores(held_out, scorer));
     let (kind, entropy_rate) = match data {
         // The rate that samples are compared with is the noisy chain's own, estimated on many texts.
@@ -348,19 +350,20 @@ pub fn data_summary(data: &Data, scorer: &Scorer, held_out: &[Vec<u32>]) -> Data
         Data::Pictures(p) => Some(p.config().clone()),
         _ => None,
     };
-    DataSummary {
+    Ok(DataSummary {
         kind,
         pictures,
         vocab: data.vocab(),
         length: data.length(),
         sha256: data.sha256(),
+        tokenizer_sha256: Some(data.tokenizer_sha256()?),
         entropy: reference["entropy"],
         n_reference: held_out.len(),
         entropy_rate,
         nll_name: scorer.name().to_string(),
         reference,
         corpus: between(&held_out.iter().map(|t| scorer.scored(t)).collect::<Vec<_>>()),
-    }
+    })
 }
 
 /// The floating point type that tensors of a device have, for results.

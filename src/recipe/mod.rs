@@ -10,6 +10,7 @@ mod derived;
 mod embedding;
 mod latent;
 pub mod parse;
+mod settings;
 
 use std::path::{Path, PathBuf};
 
@@ -17,7 +18,7 @@ use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
 use crate::data::DataConfig;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, typed};
 use crate::eval::EvalConfig;
 use crate::eval::results::Role;
 use crate::gate::GateConfig;
@@ -152,7 +153,13 @@ pub struct Loaded {
     pub text: String,
     /// What relative paths in the recipe are looked up from.
     pub base: PathBuf,
+    /// The file or built-in recipe that it was read from, and what `--set` changed, as they were given.
+    pub place: String,
+    pub sets: Vec<String>,
 }
+
+/// File of a run directory that names what relative paths in its recipe are looked up from.
+pub const BASE: &str = "base";
 
 impl Loaded {
     /// The study of one of its `seeds` alone: its training seed, a sampling seed of its own (the same for all its models),
@@ -165,7 +172,18 @@ impl Loaded {
             sets.push("eval.speed_repeats=0".into());
         }
         let parsed = parse::parse::<Recipe>(&self.text, "the recipe", &sets)?;
-        Ok(Loaded { recipe: parsed.value, text: parsed.resolved, base: self.base.clone() })
+        Ok(Loaded { recipe: parsed.value, text: parsed.resolved, ..self.clone() })
+    }
+
+    /// The command that does this study in the run directory `dir`.
+    pub fn command(&self, dir: &Path) -> String {
+        let set = self.sets.iter().map(|s| format!(" --set {}", typed(s)));
+        format!(
+            "fewstep run {}{} --out {}",
+            typed(&self.place),
+            set.collect::<String>(),
+            typed(&dir.display().to_string())
+        )
     }
 }
 
@@ -178,18 +196,27 @@ pub fn load(place: &str, sets: &[String]) -> Result<Loaded> {
             std::io::ErrorKind::InvalidData => Error::usage(format!("{place} is not UTF-8 text")),
             _ => Error::io("read", path, &e),
         })?;
-        let base = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_path_buf();
-        (text, place.to_string(), base)
+        let dir = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        (text, place.to_string(), stored_base(path, dir).unwrap_or_else(|| dir.to_path_buf()))
     } else {
         let Some(text) = builtin::find(place) else { return Err(missing(place)) };
         (text.to_string(), format!("built-in recipe {place}"), PathBuf::from("."))
     };
     let parsed = parse::parse::<Recipe>(&text, &shown, sets)?;
     parsed.value.check()?;
-    let loaded = Loaded { recipe: parsed.value, text: parsed.resolved, base };
+    let (place, sets) = (place.to_string(), sets.to_vec());
+    let loaded = Loaded { recipe: parsed.value, text: parsed.resolved, base, place, sets };
     // What a rule says of seeds must be so under each of them.
     loaded.recipe.seeds.iter().try_for_each(|seed| loaded.at_seed(*seed)?.recipe.check())?;
     Ok(loaded)
+}
+
+/// What the paths in the recipe of a run directory are looked up from: where they were when it ran.
+fn stored_base(path: &Path, dir: &Path) -> Option<PathBuf> {
+    let ours = path.file_name().is_some_and(|name| name == "recipe.toml");
+    let text = std::fs::read_to_string(dir.join(BASE)).ok().filter(|_| ours)?;
+    let base = PathBuf::from(text.trim_end_matches('\n'));
+    base.is_absolute().then_some(base)
 }
 
 fn missing(place: &str) -> Error {
@@ -387,22 +414,6 @@ impl Recipe {
         Ok(done)
     }
 
-    /// Every setting that decides the numbers of a model, one per line: what a checkpoint must agree with.
-    pub fn fingerprint(&self, name: &str) -> Result<String> {
-        let model = self.model(name)?;
-        let mut decisive = model.clone();
-        decisive.decode.clear();
-        decisive.seed = Some(self.seed(model));
-        // How often to log and save, and how much to keep, changes no number.
-        (decisive.train.log_every, decisive.train.save_every, decisive.train.keep) = (1, 0, 2);
-        let mut text = format!("{}{}", toml_text(&self.data), toml_text(&decisive));
-        for parent in Self::parents(model) {
-            let what = if matches!(model.objective, Objective::Latent(_)) { "codec" } else { "teacher" };
-            text.push_str(&self.fingerprint(parent)?.lines().map(|l| format!("{what}: {l}\n")).collect::<String>());
-        }
-        Ok(text)
-    }
-
     /// How the vocabulary of the checkpoint that a model comes from, itself or through its teachers, fits the data's.
     pub fn vocabulary(&self, name: &str) -> Result<Vocabulary> {
         let mut model = self.model(name)?;
@@ -413,13 +424,5 @@ impl Recipe {
             }
         }
         Ok(model.vocabulary)
-    }
-}
-
-/// TOML text of a configuration part.
-fn toml_text(part: &impl Serialize) -> String {
-    match toml::to_string(part) {
-        Ok(text) => text,
-        Err(e) => panic!("a configuration that was read can be written: {e}"),
     }
 }

@@ -20,7 +20,7 @@ use toml::map::Entry;
 
 use crate::error::{Error, Result};
 
-pub use compare::{allowed_changes, diff, flatten};
+pub use compare::{changed, diff, flatten, lines};
 
 /// A value and the TOML text that gives exactly it.
 #[derive(Debug, Clone)]

@@ -1,6 +1,7 @@
 //! The training loop, as the method section of a paper reads: rng from (seed, step); refresh teacher; batch(step); loss;
 //! backward, clip, optimiser, EMA; log; save when due. Everything but the weights is a function of (recipe, step).
 
+pub mod fingerprint;
 pub mod log;
 pub mod lr;
 pub mod optim;
@@ -29,6 +30,7 @@ use crate::process::d3pm::Matrices;
 use crate::rng::{StepRng, Stream};
 use crate::term::{self, Interrupt};
 use crate::weights::Weights;
+pub use fingerprint::Fingerprint;
 pub use lr::Decay;
 pub use state::TrainState;
 
@@ -167,8 +169,10 @@ pub struct Job<'a> {
     pub frozen: Option<(&'a Transformer, &'a Plan)>,
     /// The transition matrices of an objective on a chain.
     pub matrices: Option<&'a Matrices>,
-    /// Names every setting that decides the numbers; a checkpoint of another one is not resumed.
-    pub fingerprint: &'a str,
+    /// All that decides the numbers; a checkpoint of another one is not resumed.
+    pub fingerprint: &'a Fingerprint,
+    /// The command that trains the model anew, for hints.
+    pub again: &'a str,
     /// A plain device (no autodiff).
     pub device: &'a Device,
     pub interrupt: &'a Interrupt,
@@ -198,7 +202,7 @@ pub struct Trained {
 pub fn train(job: &Job) -> Result<Trained> {
     let config = job.config;
     let mut state = TrainState::resume_or_start(job)?;
-    let mut log = log::Log::open(job.dir, job.name, config, state.step)?;
+    let mut log = log::Log::open(job.dir, job.name, config, state.step, state.log.as_ref())?;
     let began = Instant::now();
     let before = state.seconds;
     while state.step < config.steps {
@@ -214,7 +218,7 @@ pub fn train(job: &Job) -> Result<Trained> {
         let due = config.save_every > 0 && state.step.is_multiple_of(config.save_every);
         let stop = job.interrupt.requested();
         if due || stop || state.step == config.steps {
-            state.save(job)?;
+            state.save(job, log.mark()?)?;
         }
         if stop && state.step < config.steps {
             let saved = job.dir.join(state::checkpoint_name(state.step));
@@ -441,8 +445,10 @@ fn non_finite(job: &Job, state: &TrainState, loss: f64, norm: f64) -> Error {
     let clip = job.config.clip.map_or("unset".to_string(), |c| c.to_string());
     error.cause(kept.map_or("no checkpoint was saved yet".into(), |k| format!("last good checkpoint: {k}"))).hint(
         format!(
-            "lower `model.{0}.train.lr` ({1}) or set `model.{0}.train.clip` ({clip}), then run the same command",
-            job.name, job.config.lr
+            "lower `model.{0}.train.lr` ({1}) or set `model.{0}.train.clip` ({clip}), then {2}",
+            job.name,
+            job.config.lr,
+            state::anew(job)
         ),
     )
 }

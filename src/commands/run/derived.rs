@@ -58,9 +58,12 @@ impl Study {
             (None, None) => return Err(Error::usage(format!("`model.{name}` has nothing to start from"))),
         };
         let names = shape.from.as_ref().map(std::path::absolute).transpose();
+        // A finished model has a manifest of its own.
+        let public = shape.from.as_deref().filter(|_| Recipe::teacher(model).is_none());
         Ok(Origin {
             base,
             sha256,
+            files: public.map(origin::beside).transpose()?.unwrap_or_default(),
             dtype: shape.dtype,
             keep_layers: model.keep_layers.clone(),
             adapters: model.lora.is_some(),
@@ -97,7 +100,7 @@ impl Study {
         if !dir.exists() {
             return Err(not_trained(name, &self.dir));
         }
-        fs::verify_manifest(&dir)?;
+        self.agrees(name, &self.verified(name)?)?;
         std::fs::create_dir_all(out).map_err(|e| Error::io("create", out, &e))?;
         for file in [adapters::CONFIG, adapters::WEIGHTS, "recipe.toml"] {
             fs::write_atomic(&out.join(file), &fs::read_limited(&dir.join(file), 1 << 36)?)?;

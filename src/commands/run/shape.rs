@@ -124,6 +124,14 @@ pub fn shape(recipe: &Recipe, name: &str, data: &Data, base: &Path) -> Result<Sh
     Ok(shape)
 }
 
+/// The directory of the public checkpoint that a recipe calls `from`.
+pub(super) fn checkpoint(from: &Path, base: &Path) -> Result<PathBuf> {
+    match crate::hub::reference(&from.to_string_lossy())? {
+        Some(_) => family::resolve(from),
+        None => Ok(base.join(from)),
+    }
+}
+
 /// The shape of a model as its network is described, all blocks of it.
 fn whole(recipe: &Recipe, name: &str, data: &Data, base: &Path) -> Result<Shape> {
     let types = recipe.dtype(name)?;
@@ -132,10 +140,7 @@ fn whole(recipe: &Recipe, name: &str, data: &Data, base: &Path) -> Result<Shape>
             let vocab = data.vocab();
             return Ok(Shape::own(network.clone(), vocab, vocab as u32, data.length()));
         }
-        Network::From(from) => match crate::hub::reference(&from.to_string_lossy())? {
-            Some(_) => family::resolve(from)?,
-            None => base.join(from),
-        },
+        Network::From(from) => checkpoint(from, base)?,
     };
     let (mut d, store) = family::look(&from)?;
     LoadOptions { dtype: types.weights, compute: types.compute, ..LoadOptions::default() }.configure(&mut d.network);
