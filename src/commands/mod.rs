@@ -141,8 +141,16 @@ fn stored(run_dir: &Path) -> Result<Loaded> {
             .hint("`fewstep run quickstart` makes one in runs/quickstart"));
     }
     let mut loaded = recipes::load(&path.display().to_string(), &[])?;
-    if let Ok(base) = std::fs::read_to_string(run_dir.join(run::BASE)) {
-        loaded.base = PathBuf::from(base);
+    let base = run_dir.join(run::BASE);
+    if let Ok(text) = std::fs::read_to_string(&base) {
+        if text.trim().is_empty() {
+            return Err(Error::input(format!(
+                "{} is empty, and names where relative paths of the recipe start",
+                base.display()
+            ))
+            .hint("write the directory of the recipe into it, or delete it if the recipe has no relative paths"));
+        }
+        loaded.base = PathBuf::from(text);
     }
     Ok(loaded)
 }

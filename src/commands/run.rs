@@ -21,11 +21,11 @@ use crate::model::params;
 use crate::objective::Objective;
 use crate::process::Order;
 use crate::process::d3pm::{self, Matrix, Neighbours};
-use crate::recipe::{Loaded, ModelConfig, Network, Recipe, parse};
+use crate::recipe::{Loaded, ModelConfig, Network, Recipe, Written, parse};
 use crate::term::{self, Interrupt};
 use crate::train::{self, Job, LatentJob, Trained};
 use crate::weights::{Storage, Weights};
-use crate::{alloc, eval, fs, report};
+use crate::{alloc, fs, report};
 pub use shape::{Shape, shape};
 
 /// Recipe parts that may change between two runs in the same directory: they decide no trained weight.
@@ -55,6 +55,10 @@ pub struct Study {
     pub data: Data,
     pub device: Device,
     base: PathBuf,
+    /// The recipe as the user wrote it, for the places of errors.
+    written: Written,
+    /// What is not as the recipe says, but can be done.
+    notes: Vec<String>,
     device_name: String,
     interrupt: Interrupt,
     _lock: fs::RunLock,
@@ -67,15 +71,13 @@ impl Study {
     pub fn open(loaded: Loaded, dir: Option<PathBuf>, device: (Device, &str), interrupt: Interrupt) -> Result<Study> {
         let dir = dir.unwrap_or_else(|| Path::new("runs").join(&loaded.recipe.name));
         let lock = claim(&dir, &loaded)?;
-        let Loaded { recipe, text, base } = loaded;
+        let Loaded { recipe, text, base, written } = loaded;
         let data = Data::prepare(&recipe.data, &base, &seeds::data_dir(&dir))?;
-        recipe.check_given(&data)?;
         // What the evaluation will need is missed before anything is trained.
-        recipe.eval.context.as_ref().map(|path| eval::context::load(&base.join(path))).transpose()?;
-        recipe.eval.flexibility.as_ref().map_or(Ok(()), |config| config.fits(data.length()))?;
+        let notes = recipe.check_with(&data, &base).map_err(|e| written.located(e))?;
         let (device, device_name) = device;
         let device_name = device_name.to_string();
-        Ok(Study { recipe, text, dir, data, device, base, device_name, interrupt, _lock: lock })
+        Ok(Study { recipe, text, dir, data, device, base, written, notes, device_name, interrupt, _lock: lock })
     }
 
     fn model_dir(&self, name: &str) -> PathBuf {
@@ -109,12 +111,13 @@ impl Study {
                 open.extend(Recipe::parents(self.recipe.model(name)?));
             }
         }
-        for name in self.recipe.training_order()? {
-            if only.is_none() || wanted.contains(&name) {
-                self.train_model(name)?;
-            }
+        let order = self.recipe.training_order()?;
+        let names: Vec<&str> = order.into_iter().filter(|name| only.is_none() || wanted.contains(name)).collect();
+        // What cannot be trained is missed before the first of them is.
+        for name in names.iter().filter(|name| !self.final_dir(name).exists()) {
+            self.shape(name)?;
         }
-        Ok(())
+        names.into_iter().try_for_each(|name| self.train_model(name))
     }
 
     fn train_model(&self, name: &str) -> Result<()> {
@@ -238,7 +241,7 @@ impl Study {
     }
 
     fn shape(&self, name: &str) -> Result<Shape> {
-        shape(&self.recipe, name, &self.data, &self.base)
+        shape(&self.recipe, name, &self.data, &self.base).map_err(|e| self.written.located(e))
     }
 
     /// Positions that a model's order goes over: those of a text, or its latents.
@@ -289,6 +292,7 @@ impl Study {
             self.device_name,
             rayon::current_num_threads()
         ));
+        self.notes.iter().for_each(|note| term::warn(note));
     }
 
     /// The whole study: train, evaluate, report, export; prints the table and where everything is, or all results as JSON.

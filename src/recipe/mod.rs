@@ -8,7 +8,9 @@ mod check;
 mod consistent;
 mod derived;
 mod embedding;
+mod fits;
 mod latent;
+mod names;
 pub mod parse;
 
 use std::path::{Path, PathBuf};
@@ -33,6 +35,7 @@ use crate::sample::latent::Walk;
 use crate::sample::{DecodeConfig, LatentProcess};
 use crate::train::TrainConfig;
 use crate::weights::Storage;
+pub use names::{ORACLE, slug};
 
 /// One study.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -152,6 +155,23 @@ pub struct Loaded {
     pub text: String,
     /// What relative paths in the recipe are looked up from.
     pub base: PathBuf,
+    /// What the user wrote, so that errors found later name its place too.
+    pub written: Written,
+}
+
+/// A recipe as the user wrote it: a text, what it is called, and what was set on the command line.
+#[derive(Debug, Clone, Default)]
+pub struct Written {
+    pub text: String,
+    pub place: String,
+    pub sets: Vec<String>,
+}
+
+impl Written {
+    /// The same error with the place of the key that it names, where it names one of this recipe's.
+    pub fn located(&self, error: Error) -> Error {
+        parse::located(error, &self.text, &self.place, &self.sets)
+    }
 }
 
 impl Loaded {
@@ -165,7 +185,12 @@ impl Loaded {
             sets.push("eval.speed_repeats=0".into());
         }
         let parsed = parse::parse::<Recipe>(&self.text, "the recipe", &sets)?;
-        Ok(Loaded { recipe: parsed.value, text: parsed.resolved, base: self.base.clone() })
+        Ok(Loaded {
+            recipe: parsed.value,
+            text: parsed.resolved,
+            base: self.base.clone(),
+            written: self.written.clone(),
+        })
     }
 }
 
@@ -184,11 +209,19 @@ pub fn load(place: &str, sets: &[String]) -> Result<Loaded> {
         let Some(text) = builtin::find(place) else { return Err(missing(place)) };
         (text.to_string(), format!("built-in recipe {place}"), PathBuf::from("."))
     };
-    let parsed = parse::parse::<Recipe>(&text, &shown, sets)?;
-    parsed.value.check()?;
-    let loaded = Loaded { recipe: parsed.value, text: parsed.resolved, base };
+    read(Written { text, place: shown, sets: sets.to_vec() }, base)
+}
+
+/// The recipe that was `written`, checked; relative paths in it are looked up from `base`.
+///
+/// Errors: Usage, with the place of the key at fault.
+pub fn read(written: Written, base: PathBuf) -> Result<Loaded> {
+    let parsed = parse::parse::<Recipe>(&written.text, &written.place, &written.sets)?;
+    parsed.value.check().map_err(|e| written.located(e))?;
+    let loaded = Loaded { recipe: parsed.value, text: parsed.resolved, base, written };
     // What a rule says of seeds must be so under each of them.
-    loaded.recipe.seeds.iter().try_for_each(|seed| loaded.at_seed(*seed)?.recipe.check())?;
+    let under = |seed: &u64| loaded.at_seed(*seed)?.recipe.check();
+    loaded.recipe.seeds.iter().try_for_each(under).map_err(|e| loaded.written.located(e))?;
     Ok(loaded)
 }
 
@@ -252,7 +285,8 @@ impl Recipe {
                 _ => return Ok(None),
             }
         }
-        Err(Error::usage(format!("the teachers of `model.{name}` form a circle")))
+        Err(Error::usage(format!("the teachers of `model.{name}` form a circle"))
+            .hint("one of them must learn from data: give it an objective without a teacher"))
     }
 
     /// The network of a model: its own, or its teacher's.
@@ -270,7 +304,28 @@ impl Recipe {
                 }
             }
         }
-        Err(Error::usage(format!("the teachers of `model.{name}` form a circle")))
+        Err(Error::usage(format!("the teachers of `model.{name}` form a circle"))
+            .hint("one of them must learn from data: give it an objective without a teacher"))
+    }
+
+    /// Where the network of a model is written: in its own table, or in that of the teacher whose network it has.
+    pub(crate) fn network_place(&self, name: &str) -> String {
+        format!("{}.network", self.root_place(name))
+    }
+
+    /// The table of the model at the end of a model's line of teachers whose network it has.
+    pub(crate) fn root_place(&self, name: &str) -> String {
+        let mut at = name;
+        for _ in 0..self.model.len() {
+            match self.model.get(at) {
+                Some(model) if model.network.is_none() && model.from.is_none() => match Self::teacher(model) {
+                    Some(teacher) => at = teacher,
+                    None => break,
+                },
+                _ => break,
+            }
+        }
+        format!("model.{at}")
     }
 
     /// A model and its teachers, up to the one whose network is described: given in the recipe, or in a checkpoint.
@@ -380,7 +435,8 @@ impl Recipe {
                 Some((name, _)) => done.push(name),
                 None => {
                     let stuck = self.model.keys().find(|n| !done.contains(&n.as_str())).map_or("", |n| n.as_str());
-                    return Err(Error::usage(format!("the teachers of `model.{stuck}` form a circle")));
+                    return Err(Error::usage(format!("the teachers of `model.{stuck}` form a circle"))
+                        .hint("one of them must learn from data: give it an objective without a teacher"));
                 }
             }
         }

@@ -140,22 +140,24 @@ impl TrainState {
     pub fn resume_or_start(job: &Job) -> Result<Self> {
         fs::remove_stale_tmp(job.dir)?;
         let found = checkpoints(job.dir);
-        let mut bad = Vec::new();
+        let mut bad: Vec<Error> = Vec::new();
         for (_, dir) in &found {
             match Self::load(job, dir) {
                 Ok(state) => {
-                    bad.iter().for_each(|b| term::warn(&format!("{b}; using {}", dir.display())));
+                    bad.iter().for_each(|b| term::warn(&format!("{}; using {}", b.message, dir.display())));
                     return Ok(state);
                 }
-                Err(e) if e.kind == Kind::Input => bad.push(e.message.clone()),
+                Err(e) if e.kind == Kind::Input => bad.push(e),
                 Err(e) => return Err(e),
             }
         }
         match bad.first() {
             None => Self::start(job),
             Some(first) => Err(Error::input(format!("no checkpoint in {} can be used", job.dir.display()))
-                .cause(first)
-                .hint(format!("remove {} to train `{}` from the start", job.dir.display(), job.name))),
+                .cause(&first.message)
+                .hint(first.hint.clone().unwrap_or_else(|| {
+                    format!("remove {} to train `{}` from the start", job.dir.display(), job.name)
+                }))),
         }
     }
 
@@ -167,7 +169,8 @@ impl TrainState {
             return Err(damaged(format!(
                 "written by fewstep {} in checkpoint format {}",
                 record.fewstep, record.format
-            )));
+            ))
+            .hint(format!("go on with fewstep {}, or train again with another `--out DIR`", record.fewstep)));
         }
         if record.fingerprint != job.fingerprint {
             return Err(Error::usage(format!("`{}` in {} was trained by another recipe", job.name, job.dir.display()))
