@@ -59,72 +59,113 @@ pub fn diff(old: &str, new: &str) -> Result<()> {
     term::out(parse::diff(&a.text, &b.text, old, new)?)
 }
 
-/// What the sizes of a study come to.
+/// What the sizes of a model come to, known before anything is computed.
 struct Estimate {
-    parameters: usize,
+    parameters: u128,
     /// Bytes of weights, gradients, optimiser moments, average and teacher.
-    states: usize,
+    states: u128,
     /// Bytes of frozen weights under adapters, which no checkpoint holds.
-    frozen: usize,
+    frozen: u128,
     /// Bytes of activations kept for the backward pass, and of one chunk of logits.
-    activations: usize,
-    seconds_per_step: f64,
-    loss: f64,
+    activations: u128,
+    /// Bytes of the checkpoints that are kept.
+    disk: u128,
+    /// Forward passes over a sequence in the whole training.
+    forwards: u64,
 }
 
-/// Checks a recipe: keys, contradictions, data, memory and disk, and one real forward and backward pass per model.
+impl Estimate {
+    fn of(recipe: &Recipe, name: &str, shape: &Shape, length: usize) -> Result<Estimate> {
+        let config = recipe.model(name)?;
+        let (network, vocab, batch) = (&shape.network, shape.vocab, config.train.batch);
+        let whole = network.parameters(vocab, length);
+        let parameters = shape.lora.as_ref().map_or(whole, |plan| plan.parameters() as u128);
+        let copies = 4 + u128::from(config.train.ema.is_some()) + u128::from(config.objective.distils());
+        let states = 4 * copies * parameters;
+        let [d, f, heads, layers, l, b, v] =
+            [network.dim, network.hidden(), network.heads, network.layers, length, batch, vocab].map(|n| n as u128);
+        // Per block and position: residual, norms, q k v, attention out, the hidden layer twice, and the scores of each head.
+        let per_position = 10 * d + 3 * f + 2 * heads * l;
+        let activations = match network.checkpoint || network.compute != Compute::F32 {
+            true => {
+                let m = memory::adapter_training(network, shape.dtype, 0, vocab, [length, batch]);
+                m.activations + m.logits
+            }
+            false => {
+                let chunk = (objective::chunk_rows(vocab) as u128).min(b * l);
+                4 * b * l * (per_position * layers + 4 * d) + 12 * chunk * v
+            }
+        };
+        let frozen =
+            if shape.lora.is_some() { shape.dtype.bytes() as u128 * (whole - parameters.min(whole)) } else { 0 };
+        let (forwards, _) = recipe.train_cost(name, length)?;
+        Ok(Estimate {
+            parameters,
+            states,
+            frozen,
+            activations,
+            disk: (config.train.keep as u128 + 1) * states,
+            forwards,
+        })
+    }
+
+    fn memory(&self) -> u128 {
+        self.states + self.frozen + self.activations
+    }
+}
+
+/// Checks a recipe: keys, contradictions, data and checkpoints, then prints what it takes, and last does one real forward and
+/// backward pass per model.
 pub fn check(place: &str, sets: &[String], device: &Device, as_json: bool) -> Result<()> {
     let loaded = recipes::load(place, sets)?;
     let first = loaded.recipe.seeds.first().map(|seed| loaded.at_seed(*seed)).transpose()?;
     let recipe = &first.as_ref().unwrap_or(&loaded).recipe;
+    let say = |line: String| if as_json { Ok(()) } else { term::out(line) };
     // Before anything that the recipe names is opened or downloaded.
-    if !as_json {
-        term::out(format!("recipe   {}: {} models, all keys known", recipe.name, recipe.model.len()))?;
-    }
+    say(format!("recipe   {}: {} models, all keys known", recipe.name, recipe.model.len()))?;
     let cache = std::env::temp_dir().join(format!("fewstep-check-{}", std::process::id()));
     let data = Data::prepare(&recipe.data, &loaded.base, &cache);
     let _ = std::fs::remove_dir_all(&cache);
-    let data = data?;
-    if !as_json {
-        term::out(format!("data     {}, vocabulary {}, length {}", data.kind(), data.vocab(), data.length()))?;
-    }
+    let (data, located) = (data?, |e| loaded.written.located(e));
+    say(format!("data     {}, vocabulary {}, length {}", data.kind(), data.vocab(), data.length()))?;
+    recipe.check_with(&data, &loaded.base).map_err(located)?.iter().for_each(|note| term::warn(note));
     // Under every seed the same is trained: it is tried under the first.
-    let (mut total, times) = (0.0, loaded.recipe.seeds.len().max(1));
+    let times = loaded.recipe.seeds.len().max(1);
+    let mut planned = Vec::new();
     for name in recipe.training_order()? {
-        let model = recipe.model(name)?;
-        let Some(e) = dry_run(recipe, name, (&data, &loaded.base), device)? else {
-            if !as_json {
-                term::out(format!("judge    {name}: a checkpoint that reads text with its own tokenizer"))?;
-            }
-            continue;
-        };
-        let seconds = e.seconds_per_step * (model.train.steps * model.train.accumulate) as f64;
-        total += times as f64 * seconds;
-        let (forwards, _) = recipe.train_cost(name, data.length())?;
-        let megabytes = |bytes: usize| bytes as f64 / 1e6;
-        let disk = (model.train.keep + 1) * e.states;
-        if as_json {
-            term::out(format!(
-                "{}",
-                json!({ "model": name, "parameters": e.parameters, "memory_bytes": e.states + e.frozen + e.activations,
-                "disk_bytes": disk, "loss": e.loss, "train_forwards": forwards, "seconds": seconds })
-            ))?;
+        let shape = shape(recipe, name, &data, &loaded.base).map_err(located)?;
+        if shape.tokenizer.is_some() {
+            say(format!("judge    {name}: a checkpoint that reads text with its own tokenizer"))?;
             continue;
         }
-        term::out(format!(
-            "model    {name}: {} parameters, about {:.0} MB memory, {:.0} MB disk; dry run loss {:.3}, gradients finite; {forwards} forward passes of a sequence; about {}",
-            e.parameters,
-            megabytes(e.states + e.frozen + e.activations),
-            megabytes(disk),
-            e.loss,
-            clock(seconds)
+        let estimate = Estimate::of(recipe, name, &shape, data.length())?;
+        let megabytes = |bytes: u128| bytes as f64 / 1e6;
+        say(format!(
+            "model    {name}: {} parameters, about {:.0} MB memory, {:.0} MB disk; {} forward passes of a sequence",
+            estimate.parameters,
+            megabytes(estimate.memory()),
+            megabytes(estimate.disk),
+            estimate.forwards
         ))?;
+        planned.push((name, shape, estimate));
     }
-    if !as_json {
-        let seeds = if times > 1 { format!(" under {times} seeds") } else { String::new() };
-        term::out(format!("estimate {} of training{seeds}", clock(total)))?;
+    let mut total = 0.0;
+    for (name, shape, estimate) in planned {
+        let model = recipe.model(name)?;
+        let Some((loss, one)) = dry_run(recipe, name, &shape, (&data, &loaded.base), device)? else { continue };
+        let seconds = one * model.train.steps as f64 * model.train.accumulate as f64;
+        total += times as f64 * seconds;
+        match as_json {
+            true => term::out(format!(
+                "{}",
+                json!({ "model": name, "parameters": estimate.parameters as u64, "memory_bytes": estimate.memory() as u64,
+                "disk_bytes": estimate.disk as u64, "loss": loss, "train_forwards": estimate.forwards, "seconds": seconds })
+            ))?,
+            false => term::out(format!("dry run  {name}: loss {loss:.3}, gradients finite; about {}", clock(seconds)))?,
+        }
     }
-    Ok(())
+    let seeds = if times > 1 { format!(" under {times} seeds") } else { String::new() };
+    say(format!("estimate {} of training{seeds}", clock(total)))
 }
 
 /// Loss and gradients of one step of a model of tokens.
@@ -221,15 +262,17 @@ fn latent_step(
     step.backward(&distill.method, Some(&plain))
 }
 
-/// One forward and backward pass of a model at its real batch and length; none of a judge that is never trained.
-fn dry_run(recipe: &Recipe, name: &str, (data, base): (&Data, &Path), device: &Device) -> Result<Option<Estimate>> {
+/// Loss, and seconds of one forward and backward pass of a model at its real batch and length.
+fn dry_run(
+    recipe: &Recipe,
+    name: &str,
+    shape: &Shape,
+    (data, base): (&Data, &Path),
+    device: &Device,
+) -> Result<Option<(f64, f64)>> {
     let config = recipe.model(name)?;
-    let shape = shape(recipe, name, data, base)?;
     if config.from.is_some() {
         shape.notes.iter().for_each(|note| term::warn(note));
-    }
-    if shape.tokenizer.is_some() {
-        return Ok(None);
     }
     let (network, vocab) = (&shape.network, shape.vocab);
     let (length, batch) = (data.length(), config.train.batch);
@@ -258,34 +301,16 @@ fn dry_run(recipe: &Recipe, name: &str, (data, base): (&Data, &Path), device: &D
                 Some((_, of)) => embedding::classify(of, &model, &model.valid(), &x0, rng),
                 None => return Ok(None),
             },
-            _ => token_step((recipe, name), &shape, &model, &x0, (data, base), device)?,
+            _ => token_step((recipe, name), shape, &model, &x0, (data, base), device)?,
         },
     };
     let norm = params::gradient_norm(&model, &grads);
-    let seconds_per_step = begin.elapsed().as_secs_f64();
+    let seconds = begin.elapsed().as_secs_f64();
     if !loss.is_finite() || !norm.is_finite() {
         return Err(Error::new(
             crate::error::Kind::NonFinite,
             format!("`{name}`: the dry run gives loss {loss}, gradient norm {norm}"),
         ));
     }
-    let parameters = match &shape.lora {
-        Some(plan) => plan.parameters() as usize,
-        None => params::count(&model),
-    };
-    let copies = 4 + usize::from(config.train.ema.is_some()) + usize::from(config.objective.distils());
-    // Per block and position: residual, norms, q k v, attention out, the hidden layer twice, and the scores of each head.
-    let per_position = 10 * network.dim + 3 * network.hidden() + 2 * network.heads * length;
-    let activations = match network.checkpoint || network.compute != Compute::F32 {
-        true => {
-            let m = memory::adapter_training(network, shape.dtype, 0, vocab, [length, batch]);
-            usize::try_from(m.activations + m.logits).unwrap_or(usize::MAX)
-        }
-        false => {
-            4 * batch * length * (per_position * network.layers + 4 * network.dim)
-                + 12 * objective::chunk_rows(vocab).min(batch * length) * vocab
-        }
-    };
-    let frozen = if shape.lora.is_some() { shape.dtype.bytes() * (params::count(&model) - parameters) } else { 0 };
-    Ok(Some(Estimate { parameters, states: 4 * copies * parameters, frozen, activations, seconds_per_step, loss }))
+    Ok(Some((loss, seconds)))
 }

@@ -26,7 +26,7 @@ use crate::model::params;
 use crate::objective::Objective;
 use crate::process::Order;
 use crate::process::d3pm::{self, Matrix, Neighbours};
-use crate::recipe::{BASE, Loaded, ModelConfig, Network, Recipe, parse};
+use crate::recipe::{BASE, Loaded, ModelConfig, Network, Recipe, Written, parse};
 use crate::term::{self, Interrupt};
 use crate::train::{self, Job, LatentJob, Trained, state};
 use crate::weights::{Storage, Weights};
@@ -42,6 +42,10 @@ pub struct Study {
     pub data: Data,
     pub device: Device,
     base: PathBuf,
+    /// The recipe as the user wrote it, for the places of errors.
+    written: Written,
+    /// What is not as the recipe says, but can be done.
+    notes: Vec<String>,
     device_name: String,
     interrupt: Interrupt,
     /// The command that does the whole study, for hints.
@@ -79,12 +83,11 @@ impl Study {
     fn open_at(loaded: Loaded, site: Site, device: (Device, &str), interrupt: Interrupt) -> Result<Study> {
         let Site { dir, data, command } = site;
         let claim = claim(&dir, &data, &loaded)?;
-        let Loaded { recipe, text, base, .. } = loaded;
+        let Loaded { recipe, text, base, written, .. } = loaded;
         let data = Data::prepare(&recipe.data, &base, &data)?;
-        recipe.check_given(&data)?;
         // What the evaluation will need is missed before anything is trained.
+        let notes = recipe.check_with(&data, &base).map_err(|e| written.located(e))?;
         let context = recipe.eval.context.as_ref().map(|path| eval::context::load(&base.join(path))).transpose()?;
-        recipe.eval.flexibility.as_ref().map_or(Ok(()), |config| config.fits(data.length()))?;
         let (device, device_name) = device;
         let (device_name, sources) = (device_name.to_string(), bound::data_sources(&data)?);
         Ok(Study {
@@ -94,6 +97,8 @@ impl Study {
             data,
             device,
             base,
+            written,
+            notes,
             device_name,
             interrupt,
             command,
@@ -132,6 +137,10 @@ impl Study {
     pub fn train(&self, only: Option<&str>) -> Result<()> {
         let wanted = self.wanted(only)?;
         self.check_bound(&wanted)?;
+        // What cannot be trained is missed before the first of them is.
+        for name in wanted.iter().filter(|name| !bound::there(&self.final_dir(name))) {
+            self.shape(name)?;
+        }
         self.keep()?;
         wanted.into_iter().try_for_each(|name| self.train_model(name))
     }
@@ -263,7 +272,7 @@ impl Study {
     }
 
     fn shape(&self, name: &str) -> Result<Shape> {
-        shape(&self.recipe, name, &self.data, &self.base)
+        shape(&self.recipe, name, &self.data, &self.base).map_err(|e| self.written.located(e))
     }
 
     /// Positions that a model's order goes over: those of a text, or its latents.
@@ -314,6 +323,7 @@ impl Study {
             self.device_name,
             rayon::current_num_threads()
         ));
+        self.notes.iter().for_each(|note| term::warn(note));
     }
 
     /// The whole study: train, evaluate, report, export; prints the table and where everything is, or all results as JSON.

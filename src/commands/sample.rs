@@ -77,14 +77,15 @@ pub fn model_dir(path: &Path, name: Option<&str>) -> Result<PathBuf> {
     let first = first_seed(path);
     let path = first.as_deref().unwrap_or(path);
     let models = path.join("models");
-    let mut names: Vec<String> = std::fs::read_dir(&models)
-        .map(|d| {
-            d.flatten()
-                .filter(|e| e.path().join("final").is_dir())
-                .map(|e| e.file_name().to_string_lossy().into_owned())
-                .collect()
-        })
-        .unwrap_or_default();
+    let mut names: Vec<String> = match std::fs::read_dir(&models) {
+        Ok(entries) => entries
+            .flatten()
+            .filter(|e| e.path().join("final").is_dir())
+            .map(|e| e.file_name().to_string_lossy().into_owned())
+            .collect(),
+        Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => return Err(Error::io("read", &models, &e)),
+        Err(_) => Vec::new(),
+    };
     names.sort();
     if names.is_empty() {
         return Err(Error::input(format!(

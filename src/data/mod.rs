@@ -8,7 +8,9 @@ pub mod pairs;
 pub mod picture;
 mod row_corpus;
 pub mod rows;
+mod start;
 pub mod story;
+mod text_config;
 pub mod tokenizer;
 
 use std::path::Path;
@@ -58,6 +60,7 @@ impl Data {
             DataConfig::Pictures(pictures) => Data::Pictures(Arc::new(Pictures::new(pictures)?)),
             DataConfig::Pairs(pairs) => Data::Pairs(Arc::new(Pairs::prepare(pairs, base)?)),
             DataConfig::Text(text) => {
+                start::check(text, base)?;
                 let (corpus, tokenizer) = Corpus::prepare(text, base, cache)?;
                 Data::Text { corpus, tokenizer, length: text.length }
             }
@@ -117,6 +120,24 @@ impl Data {
                 let n = n.min(there);
                 (0..n).map(|i| corpus.valid_window(i * there / n, *length).to_vec()).collect()
             }
+        }
+    }
+
+    /// Different sequences that it can train on without one being seen twice; of the built-in languages any number.
+    pub fn sequences(&self) -> Option<usize> {
+        match self {
+            Data::Story(_) | Data::Pictures(_) => None,
+            Data::Pairs(p) => Some(p.train_records()),
+            Data::Text { corpus, length, .. } => Some(corpus.train_windows(*length)),
+        }
+    }
+
+    /// Held-out sequences that there are; of the built-in languages any number.
+    pub fn held_out_there(&self) -> Option<usize> {
+        match self {
+            Data::Story(_) | Data::Pictures(_) => None,
+            Data::Pairs(p) => Some(p.valid_records()),
+            Data::Text { corpus, length, .. } => Some(corpus.valid_windows(*length)),
         }
     }
 

@@ -1,5 +1,6 @@
 //! The shape of the one transformer: what a recipe may choose, and which choices contradict each other.
 
+mod check;
 mod ends;
 mod rope;
 mod tensors;
@@ -7,7 +8,6 @@ mod tensors;
 use burn::tensor::FloatDType;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
 pub use ends::{BottleneckConfig, Decoder, VectorsConfig};
 pub use rope::{Local, RopeScaling};
 
@@ -300,8 +300,9 @@ impl TransformerConfig {
     /// Width of the feed-forward half.
     pub fn hidden(&self) -> usize {
         self.hidden.unwrap_or(match self.activation.gated() {
-            false => 4 * self.dim,
-            true => (8 * self.dim / 3).next_multiple_of(16),
+            // No configuration that was not checked yet may overflow here.
+            false => self.dim.saturating_mul(4),
+            true => (self.dim.saturating_mul(8) / 3).checked_next_multiple_of(16).unwrap_or(usize::MAX),
         })
     }
 
@@ -396,97 +397,5 @@ impl TransformerConfig {
             + transform
             + head
             + self.end_parameters(vocab, length)
-    }
-
-    fn validate_encoder(&self, key: &str) -> Result<()> {
-        let at = format!("{key}.encoder_layers = {}", self.encoder_layers);
-        let needs = |other: &str, wants: &str| Err(Error::usage(format!("`{at}` needs `{key}.{other}` = {wants}")));
-        if self.encoder_layers >= self.layers {
-            return Err(Error::usage(format!("`{at}` leaves none of `{key}.layers = {}`", self.layers))
-                .hint("the layers behind the encoder's iterate over noise"));
-        }
-        if !matches!(self.visibility, Visibility::Blocks(_) | Visibility::Order) {
-            return needs("visibility", "{ blocks = N } or \"order\"");
-        }
-        if self.time != TimeInput::None {
-            return needs("time", "\"none\"");
-        }
-        match self.checkpoint {
-            true => needs("checkpoint", "false"),
-            false => Ok(()),
-        }
-    }
-
-    /// Checks ranges and contradictions; `key` is the dotted place of this table in the recipe.
-    pub fn validate(&self, key: &str) -> Result<()> {
-        for (name, value, max) in [
-            ("dim", self.dim, 1 << 16),
-            ("layers", self.layers, 1024),
-            ("heads", self.heads, 1024),
-            ("hidden", self.hidden(), 1 << 20),
-        ] {
-            if value == 0 || value > max {
-                return Err(Error::usage(format!("`{key}.{name}` must be between 1 and {max}, but it is {value}")));
-            }
-        }
-        if self.head_dim.is_some_and(|d| d == 0 || !d.is_multiple_of(2) || d > 1 << 16) {
-            return Err(Error::usage(format!(
-                "`{key}.head_dim` must be even and at most 65536, but it is {}",
-                self.head_dim()
-            )));
-        }
-        if self.head_dim.is_none()
-            && (!self.dim.is_multiple_of(self.heads) || !(self.dim / self.heads).is_multiple_of(2))
-        {
-            return Err(Error::usage(format!(
-                "`{key}.heads` ({}) must divide `{key}.dim` ({}) into an even head width",
-                self.heads, self.dim
-            ))
-            .hint(format!("`{key}.heads = {}`", self.dim / (self.dim / self.heads).next_multiple_of(2).max(2))));
-        }
-        if self.kv_heads() == 0 || !self.heads.is_multiple_of(self.kv_heads()) {
-            return Err(Error::usage(format!(
-                "`{key}.kv_heads` ({}) must divide `{key}.heads` ({})",
-                self.kv_heads(),
-                self.heads
-            )));
-        }
-        // 64 GiB of f32 weights: what is meant as a size is below it, and what is above it would end in an abort.
-        if self.parameters(0, 0) > 1 << 34 {
-            return Err(Error::usage(format!(
-                "`{key}.dim` ({}) and `{key}.layers` ({}) make a network of {} parameters",
-                self.dim,
-                self.layers,
-                self.parameters(0, 0)
-            )));
-        }
-        if self.encoder_layers > 0 {
-            self.validate_encoder(key)?;
-        }
-        self.validate_ends(key)?;
-        if self.shift && self.visibility != Visibility::Causal {
-            return Err(Error::usage(format!("`{key}.shift = true` needs `{key}.visibility = \"causal\"`"))
-                .hint("a network that sees every position needs no shift; set `shift = false`"));
-        }
-        let positive = |v: f64| v.is_finite() && v > 0.0;
-        let local = self.local.as_ref().and_then(|l| l.rope_scaling);
-        if !self.rope_scaling.iter().chain(&local).all(RopeScaling::is_sound) {
-            return Err(Error::usage(format!(
-                "`{key}.rope_scaling` needs positive factors, the high one above the low one"
-            ))
-            .hint(
-                "`factor` alone, or with `low_freq_factor`, `high_freq_factor` and `original_max_position_embeddings`",
-            ));
-        }
-        if !self.local.as_ref().is_none_or(|l| l.every > 0 && positive(l.rope_theta)) || !positive(self.norm_eps) {
-            return Err(Error::usage(format!("`{key}.local` and `{key}.norm_eps` need positive numbers")));
-        }
-        if self.visibility == Visibility::Blocks(0) {
-            return Err(Error::usage(format!("`{key}.visibility` needs blocks of at least 1 position")));
-        }
-        if !(self.rope_theta.is_finite() && self.rope_theta > 1.0) {
-            return Err(Error::usage(format!("`{key}.rope_theta` must be above 1, but it is {}", self.rope_theta)));
-        }
-        Ok(())
     }
 }

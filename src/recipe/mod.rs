@@ -8,7 +8,9 @@ mod check;
 mod consistent;
 mod derived;
 mod embedding;
+mod fits;
 mod latent;
+mod names;
 pub mod parse;
 mod settings;
 
@@ -34,6 +36,7 @@ use crate::sample::latent::Walk;
 use crate::sample::{DecodeConfig, LatentProcess};
 use crate::train::TrainConfig;
 use crate::weights::Storage;
+pub use names::{ORACLE, slug};
 
 /// One study.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -153,9 +156,25 @@ pub struct Loaded {
     pub text: String,
     /// What relative paths in the recipe are looked up from.
     pub base: PathBuf,
-    /// The file or built-in recipe that it was read from, and what `--set` changed, as they were given.
+    /// The file or built-in recipe that it was read from, as it was given.
+    pub place: String,
+    /// What the user wrote, so that errors found later name its place too.
+    pub written: Written,
+}
+
+/// A recipe as the user wrote it: a text, what it is called, and what was set on the command line.
+#[derive(Debug, Clone, Default)]
+pub struct Written {
+    pub text: String,
     pub place: String,
     pub sets: Vec<String>,
+}
+
+impl Written {
+    /// The same error with the place of the key that it names, where it names one of this recipe's.
+    pub fn located(&self, error: Error) -> Error {
+        parse::located(error, &self.text, &self.place, &self.sets)
+    }
 }
 
 /// File of a run directory that names what relative paths in its recipe are looked up from.
@@ -177,7 +196,7 @@ impl Loaded {
 
     /// The command that does this study in the run directory `dir`.
     pub fn command(&self, dir: &Path) -> String {
-        let set = self.sets.iter().map(|s| format!(" --set {}", typed(s)));
+        let set = self.written.sets.iter().map(|s| format!(" --set {}", typed(s)));
         format!(
             "fewstep run {}{} --out {}",
             typed(&self.place),
@@ -202,12 +221,22 @@ pub fn load(place: &str, sets: &[String]) -> Result<Loaded> {
         let Some(text) = builtin::find(place) else { return Err(missing(place)) };
         (text.to_string(), format!("built-in recipe {place}"), PathBuf::from("."))
     };
-    let parsed = parse::parse::<Recipe>(&text, &shown, sets)?;
-    parsed.value.check()?;
-    let (place, sets) = (place.to_string(), sets.to_vec());
-    let loaded = Loaded { recipe: parsed.value, text: parsed.resolved, base, place, sets };
+    let mut loaded = read(Written { text, place: shown, sets: sets.to_vec() }, base)?;
+    loaded.place = place.to_string();
+    Ok(loaded)
+}
+
+/// The recipe that was `written`, checked; relative paths in it are looked up from `base`.
+///
+/// Errors: Usage, with the place of the key at fault.
+pub fn read(written: Written, base: PathBuf) -> Result<Loaded> {
+    let parsed = parse::parse::<Recipe>(&written.text, &written.place, &written.sets)?;
+    parsed.value.check().map_err(|e| written.located(e))?;
+    let place = written.place.clone();
+    let loaded = Loaded { recipe: parsed.value, text: parsed.resolved, base, place, written };
     // What a rule says of seeds must be so under each of them.
-    loaded.recipe.seeds.iter().try_for_each(|seed| loaded.at_seed(*seed)?.recipe.check())?;
+    let under = |seed: &u64| loaded.at_seed(*seed)?.recipe.check();
+    loaded.recipe.seeds.iter().try_for_each(under).map_err(|e| loaded.written.located(e))?;
     Ok(loaded)
 }
 
@@ -279,7 +308,8 @@ impl Recipe {
                 _ => return Ok(None),
             }
         }
-        Err(Error::usage(format!("the teachers of `model.{name}` form a circle")))
+        Err(Error::usage(format!("the teachers of `model.{name}` form a circle"))
+            .hint("one of them must learn from data: give it an objective without a teacher"))
     }
 
     /// The network of a model: its own, or its teacher's.
@@ -297,7 +327,28 @@ impl Recipe {
                 }
             }
         }
-        Err(Error::usage(format!("the teachers of `model.{name}` form a circle")))
+        Err(Error::usage(format!("the teachers of `model.{name}` form a circle"))
+            .hint("one of them must learn from data: give it an objective without a teacher"))
+    }
+
+    /// Where the network of a model is written: in its own table, or in that of the teacher whose network it has.
+    pub(crate) fn network_place(&self, name: &str) -> String {
+        format!("{}.network", self.root_place(name))
+    }
+
+    /// The table of the model at the end of a model's line of teachers whose network it has.
+    pub(crate) fn root_place(&self, name: &str) -> String {
+        let mut at = name;
+        for _ in 0..self.model.len() {
+            match self.model.get(at) {
+                Some(model) if model.network.is_none() && model.from.is_none() => match Self::teacher(model) {
+                    Some(teacher) => at = teacher,
+                    None => break,
+                },
+                _ => break,
+            }
+        }
+        format!("model.{at}")
     }
 
     /// A model and its teachers, up to the one whose network is described: given in the recipe, or in a checkpoint.
@@ -407,7 +458,8 @@ impl Recipe {
                 Some((name, _)) => done.push(name),
                 None => {
                     let stuck = self.model.keys().find(|n| !done.contains(&n.as_str())).map_or("", |n| n.as_str());
-                    return Err(Error::usage(format!("the teachers of `model.{stuck}` form a circle")));
+                    return Err(Error::usage(format!("the teachers of `model.{stuck}` form a circle"))
+                        .hint("one of them must learn from data: give it an objective without a teacher"));
                 }
             }
         }

@@ -16,7 +16,7 @@ use burn::prelude::*;
 use rand::Rng;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Result, whole_within, within};
 use crate::model::params::{self, Named};
 use crate::model::transformer::lora::Plan;
 use crate::model::{Transformer, TransformerConfig};
@@ -33,6 +33,9 @@ use crate::weights::Weights;
 pub use fingerprint::Fingerprint;
 pub use lr::Decay;
 pub use state::TrainState;
+
+/// Steps of a training, at most.
+const MOST_STEPS: usize = 1_000_000_000;
 
 /// How a model is trained.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -104,27 +107,25 @@ fn default_keep() -> usize {
 impl TrainConfig {
     /// Checks ranges; `key` is the dotted place of this table in the recipe.
     pub fn validate(&self, key: &str) -> Result<()> {
-        let range = |name: &str, value: f64, low: f64, high: f64| match value >= low && value <= high {
-            true => Ok(()),
-            false => Err(Error::usage(format!("`{key}.{name}` must be between {low} and {high}, but it is {value}"))),
-        };
-        range("steps", self.steps as f64, 1.0, 1e9)?;
-        range("batch", self.batch as f64, 1.0, 1e6)?;
-        range("lr", self.lr, 1e-12, 10.0)?;
-        range("final_fraction", self.final_fraction, 0.0, 1.0)?;
-        range("weight_decay", self.weight_decay, 0.0, 10.0)?;
-        range("beta1", self.beta1, 0.0, 0.999_999)?;
-        range("beta2", self.beta2, 0.0, 0.999_999)?;
-        range("eps", self.eps, 1e-30, 1.0)?;
-        range("accumulate", self.accumulate as f64, 1.0, 1e6)?;
-        range("log_every", self.log_every as f64, 1.0, 1e9)?;
-        range("keep", self.keep as f64, 2.0, 1e6)?;
-        range("warmup", self.warmup as f64, 0.0, self.steps as f64)?;
+        let at = |name: &str| format!("{key}.{name}");
+        whole_within(&at("steps"), self.steps, 1..=MOST_STEPS)?;
+        whole_within(&at("batch"), self.batch, 1..=1_000_000)?;
+        within(&at("lr"), self.lr, 1e-12..=10.0)?;
+        within(&at("final_fraction"), self.final_fraction, 0.0..=1.0)?;
+        within(&at("weight_decay"), self.weight_decay, 0.0..=10.0)?;
+        within(&at("beta1"), self.beta1, 0.0..=0.999_999)?;
+        within(&at("beta2"), self.beta2, 0.0..=0.999_999)?;
+        within(&at("eps"), self.eps, 1e-30..=1.0)?;
+        whole_within(&at("accumulate"), self.accumulate, 1..=1_000_000)?;
+        whole_within(&at("log_every"), self.log_every, 1..=MOST_STEPS)?;
+        whole_within(&at("save_every"), self.save_every, 0..=MOST_STEPS)?;
+        whole_within(&at("keep"), self.keep, 2..=1_000_000)?;
+        whole_within(&at("warmup"), self.warmup, 0..=self.steps)?;
         if let Some(clip) = self.clip {
-            range("clip", clip, 1e-9, 1e9)?;
+            within(&at("clip"), clip, 1e-9..=1e9)?;
         }
         if let Some(ema) = self.ema {
-            range("ema", ema, 0.0, 0.999_999_9)?;
+            within(&at("ema"), ema, 0.0..=0.999_999_9)?;
         }
         Ok(())
     }

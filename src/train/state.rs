@@ -177,21 +177,22 @@ impl TrainState {
     pub fn resume_or_start(job: &Job) -> Result<Self> {
         fs::remove_stale_tmp(job.dir)?;
         let found = checkpoints(job.dir);
-        let mut bad = Vec::new();
+        let mut bad: Vec<Error> = Vec::new();
         for (_, dir) in &found {
             match Self::load(job, dir) {
                 Ok(state) => {
-                    bad.iter().for_each(|b| term::warn(&format!("{b}; using {}", dir.display())));
+                    bad.iter().for_each(|b| term::warn(&format!("{}; using {}", b.message, dir.display())));
                     return Ok(state);
                 }
-                Err(Refused::Damaged(e)) => bad.push([&[e.message][..], &e.causes].concat().join(": ")),
+                Err(Refused::Damaged(e)) => bad.push(e),
                 Err(Refused::Other(e)) => return Err(e),
             }
         }
         if let Some(first) = bad.first() {
-            return Err(Error::input(format!("no checkpoint in {} can be used", job.dir.display()))
-                .cause(first)
-                .hint(format!("train it anew: `{}`", job.again)));
+            let error = Error::input(format!("no checkpoint in {} can be used", job.dir.display()))
+                .cause(&first.message)
+                .hint(first.hint.clone().unwrap_or_else(|| format!("train it anew: `{}`", job.again)));
+            return Err(first.causes.iter().fold(error, Error::cause));
         }
         let told = log::last_step(job.dir);
         let due = job.config.save_every as u64;
@@ -216,7 +217,8 @@ impl TrainState {
             return Err(damaged(format!(
                 "written by fewstep {} in checkpoint format {}",
                 record.fewstep, record.format
-            )));
+            ))
+            .hint(format!("go on with fewstep {}, or train again with another `--out DIR`", record.fewstep)));
         }
         bound(job, &record).map_err(Refused::Other)?;
         let device = job.device.clone().autodiff();

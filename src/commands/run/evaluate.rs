@@ -15,7 +15,7 @@ use crate::model::{Denoise, Oracle, params};
 use crate::objective::{self, Objective};
 use crate::process::Corruption;
 use crate::process::d3pm::Matrix;
-use crate::recipe::{ModelConfig, Recipe};
+use crate::recipe::{ModelConfig, Recipe, slug};
 use crate::sample::decode::walkable;
 use crate::sample::{Decode, Generator, Process, latent};
 use crate::{fs, term};
@@ -325,7 +325,7 @@ impl Study {
         self.not_stopped(name)?;
         let story = if let Data::Story(story) = &self.data { Some(story.as_ref()) } else { None };
         let texts = self.data.held_out(config.samples);
-        let (seed, batch) = (self.recipe.eval.seed, self.recipe.eval.batch);
+        let (seed, batch) = (self.recipe.eval.seed, self.recipe.eval.drawn_together());
         let found = flexibility::measure(model, process, config, (seed, batch), &texts, story)?;
         let gone =
             found.remasked.as_ref().map_or(String::new(), |r| format!("  errors gone {:.3}", r.scores["gone"].mean));
@@ -362,7 +362,7 @@ impl Study {
         }
         let config = &config;
         self.not_stopped(name)?;
-        let (seed, batch) = (self.recipe.eval.seed, self.recipe.eval.batch);
+        let (seed, batch) = (self.recipe.eval.seed, self.recipe.eval.drawn_together());
         let guidance = config.guidance.get(name);
         // Its gradient by the vectors is asked for, which a plain device does not have.
         let device = self.device.clone().autodiff();
@@ -433,11 +433,6 @@ fn eval_file(label: &str) -> String {
 /// Where the first samples of a way of sampling lie, beside what is kept of it.
 fn samples_file(file: &str) -> String {
     format!("samples{}.txt", file.strip_prefix("eval").unwrap_or(file))
-}
-
-/// A label as part of a file's name.
-fn slug(label: &str) -> String {
-    label.chars().map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' }).collect()
 }
 
 fn cpu_features() -> String {

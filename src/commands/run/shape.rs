@@ -101,7 +101,8 @@ pub fn shape(recipe: &Recipe, name: &str, data: &Data, base: &Path) -> Result<Sh
         check_layers(keep, &shape.network, &format!("model.{name}.keep_layers"))?;
         if shape.network.encoder_layers > 0 {
             return Err(Error::usage(format!("`model.{name}.keep_layers` is not for a network with `encoder_layers`"))
-                .hint("its layers have different tasks: leave `keep_layers` out"));
+                .cause("its layers have different tasks")
+                .hint("leave `keep_layers` out"));
         }
         let before = shape.keep.take().unwrap_or_else(|| (0..shape.network.layers).collect());
         shape.keep = Some(keep.iter().map(|i| before[*i]).collect());
@@ -122,7 +123,8 @@ pub fn shape(recipe: &Recipe, name: &str, data: &Data, base: &Path) -> Result<Sh
     if let Some(lora) = &model.lora {
         if model.from.is_some() && !shape.as_it_is() {
             return Err(Error::usage(format!("`model.{name}.lora` needs a checkpoint as it is"))
-                .cause("`vocabulary` or `ignore_extra` make another network of it"));
+                .cause("`vocabulary` or `ignore_extra` make another network of it")
+                .hint("leave these out, or train the whole network without `lora`"));
         }
         let sites = origin::sites(shape.from.as_deref(), &shape.network)?;
         shape.lora = Some(lora.plan(&format!("model.{name}.lora"), &sites)?);
@@ -160,7 +162,17 @@ fn whole(recipe: &Recipe, name: &str, data: &Data, base: &Path) -> Result<Shape>
         }
     }
     let notes = std::mem::take(&mut d.notes);
-    recipe.check_network(name, &d.network).map_err(|e| e.cause(format!("{place} holds {}", d.family.name())))?;
+    recipe.check_network(name, &d.network).map_err(|e| {
+        // The network is the checkpoint's, so what has to change is what it is trained for.
+        let causal = d.family.prediction() == Prediction::NextToken && !matches!(model.objective, Objective::ArNll {});
+        e.cause(format!("{place} holds {}", d.family.name())).hint(match causal {
+            true => format!(
+                "an autoregressive checkpoint is tuned or judges: `model.{name}.objective = \"ar_nll\"` with \
+                 `model.{name}.order = \"left_to_right\"`; a diffusion teacher comes from a masked checkpoint"
+            ),
+            false => format!("give `model.{name}` an order and an objective that fit the checkpoint's network"),
+        })
+    })?;
     let (theirs, policy) = (family::tokenizer(&from)?, recipe.vocabulary(name)?);
     // A student's checkpoint is its teacher's.
     let ignore_extra = recipe.lineage(name)?.last().is_some_and(|root| root.ignore_extra);

@@ -19,6 +19,8 @@ pub const FILE: &str = "tokenizer.json";
 /// What an id without text prints as.
 pub const UNKNOWN: &str = "·";
 const MAX_FILE: u64 = 256 << 20;
+/// What helps where a tokenizer's file is not what it should be.
+const AGAIN: &str = "copy the tokenizer's files again from the model that they came with; `bytes` and `char` need none";
 
 /// Which tokenizer a recipe asks for: `"bytes"`, `"char"`, `json = { path = ".." }`, `dir = { path = ".." }` or
 /// `bpe = { vocab = "..", merges = ".." }`; each path may be `hf://owner/name/file`, and that of `dir` `hf://owner/name`.
@@ -67,7 +69,9 @@ impl Tokenizer {
                         "tokenizer.json, or vocab.json with merges.txt; some models use GPT-2's: `bpe = { vocab, merges }`",
                     ))
             }
-            TokenizerConfig::Bpe { vocab, merges } => hf::gpt2(&hub::file(base, vocab)?, &hub::file(base, merges)?),
+            TokenizerConfig::Bpe { vocab, merges } => {
+                hf::gpt2(&hub::file(base, vocab)?, &hub::file(base, merges)?).map_err(|e| e.or_hint(AGAIN))
+            }
         }
     }
 
@@ -204,14 +208,16 @@ impl Tokenizer {
             return Ok(None);
         }
         match hf::class(&dir.join("tokenizer_config.json"))?.as_deref() {
-            None | Some("GPT2Tokenizer" | "GPT2TokenizerFast") => hf::gpt2(&vocab, &merges).map(Some),
-            Some(_) => hf::qwen2(&vocab, &merges, &dir.join("added_tokens.json")).map(Some),
+            None | Some("GPT2Tokenizer" | "GPT2TokenizerFast") => hf::gpt2(&vocab, &merges),
+            Some(_) => hf::qwen2(&vocab, &merges, &dir.join("added_tokens.json")),
         }
+        .map(Some)
+        .map_err(|e| e.or_hint(AGAIN))
     }
 
     /// Reads a Hugging Face `tokenizer.json` of any name; a file that is none is an error of kind input, never a panic.
     pub fn load_file(path: &Path) -> Result<Tokenizer> {
-        hf::parse(&path.display().to_string(), &read_limited(path, MAX_FILE)?)
+        hf::parse(&path.display().to_string(), &read_limited(path, MAX_FILE)?).map_err(|e| e.or_hint(AGAIN))
     }
 }
 
@@ -249,6 +255,7 @@ fn utf8_part<'a>(whole: &[u8], start: usize, bytes: &'a [u8]) -> Result<&'a str>
 fn unknown(what: &str, text: &[u8], at: usize) -> Error {
     let (line, column) = place(text, at);
     Error::input(format!("{what} at byte {at} (line {line}, column {column}) is not in the vocabulary"))
+        .hint("leave it out of the text, or take another tokenizer: \"bytes\" knows every text")
 }
 
 /// Line and column, from 1, of the byte `at`; the column counts characters.

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{TransformerConfig, is_default};
+use crate::error::{Error, Result, number, within};
 
 /// Stretched rotary angles. With `factor` alone every wavelength is that many times as long; with the other three as LLaMA 3
 /// has it: wavelengths above old / low_freq are `factor` times as long, those below old / high_freq stay, and those between
@@ -54,15 +55,33 @@ impl RopeScaling {
         }
     }
 
-    /// Whether its numbers are positive and in order, and all or none of LLaMA 3's are there.
-    pub(super) fn is_sound(&self) -> bool {
-        let positive = |v: f64| v.is_finite() && v > 0.0;
-        let more = [self.low_freq_factor, self.high_freq_factor, self.original_max_position_embeddings];
-        let bands = match self.bands() {
-            Some([low, high, old]) => positive(low) && positive(old) && high > low,
-            None => more.iter().all(Option::is_none),
+    /// Checks ranges, and that all or none of LLaMA 3's numbers are there; `key` is the dotted place of this table.
+    pub(super) fn validate(&self, key: &str) -> Result<()> {
+        let at = |name: &str| format!("{key}.{name}");
+        let more = [
+            ("low_freq_factor", self.low_freq_factor),
+            ("high_freq_factor", self.high_freq_factor),
+            ("original_max_position_embeddings", self.original_max_position_embeddings),
+        ];
+        within(&at("factor"), self.factor, 1e-6..=1e9)?;
+        for (name, value) in more {
+            value.map_or(Ok(()), |value| within(&at(name), value, 1e-6..=1e9))?;
+        }
+        let Some([low, high, _]) = self.bands() else {
+            return match more.iter().find(|(_, value)| value.is_none()) {
+                Some((missing, _)) if more.iter().any(|(_, value)| value.is_some()) => {
+                    Err(Error::usage(format!("`{key}` has no `{missing}`"))
+                        .cause("LLaMA 3's angles need all three of its numbers beside `factor`")
+                        .hint(format!("give `{}` too, or `factor` alone", at(missing))))
+                }
+                _ => Ok(()),
+            };
         };
-        positive(self.factor) && bands
+        if high <= low {
+            return Err(Error::usage(format!("`{key}.high_freq_factor` is not above `{key}.low_freq_factor`"))
+                .hint(format!("`{key}.high_freq_factor = {}`", number(4.0 * low))));
+        }
+        Ok(())
     }
 }
 
@@ -139,7 +158,7 @@ mod tests {
             RopeScaling::llama3(8.0, 4.0, 1.0, 64.0),
             RopeScaling { high_freq_factor: None, ..RopeScaling::llama3(8.0, 1.0, 4.0, 64.0) },
         ] {
-            assert!(!wrong.is_sound(), "{wrong:?}");
+            assert!(wrong.validate("network.rope_scaling").is_err(), "{wrong:?}");
         }
     }
 

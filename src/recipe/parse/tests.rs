@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::*;
 use crate::error::Kind;
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 #[allow(dead_code)]
 struct Study {
@@ -22,7 +22,7 @@ struct Study {
     stages: Vec<Stage>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 #[allow(dead_code)]
 struct Data {
@@ -32,14 +32,14 @@ struct Data {
     shuffle: bool,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 enum Kinds {
     Story,
     Text,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 #[allow(dead_code)]
 struct Model {
@@ -48,7 +48,7 @@ struct Model {
     train: Train,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 #[allow(dead_code)]
 struct Network {
@@ -57,7 +57,7 @@ struct Network {
     hidden: Option<usize>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 #[allow(dead_code)]
 enum Objective {
@@ -66,14 +66,14 @@ enum Objective {
     Direct(Direct),
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 #[allow(dead_code)]
 struct Direct {
     divergence: f64,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 #[allow(dead_code)]
 struct Train {
@@ -82,7 +82,7 @@ struct Train {
     batch: usize,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 #[allow(dead_code)]
 struct Stage {
@@ -154,7 +154,7 @@ fn with(old: &str, new: &str) -> String {
 }
 
 /// What is wrong with a file of one key that wants a `T`.
-fn one<T: DeserializeOwned>(text: &str) -> String {
+fn one<T: DeserializeOwned + Serialize>(text: &str) -> String {
     match parse::<BTreeMap<String, T>>(text, "my.toml", &[]) {
         Ok(_) => "fine".to_string(),
         Err(e) => e.to_string().lines().next().unwrap_or_default().to_string(),
