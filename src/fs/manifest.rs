@@ -71,18 +71,26 @@ pub fn verify_manifest(dir: &Path) -> Result<Manifest> {
 
 fn read(dir: &Path) -> Result<Manifest> {
     let path = dir.join(MANIFEST);
-    let damaged = |why: String| Error::input(format!("{} is damaged", path.display())).cause(why);
-    let text = String::from_utf8(read_limited(&path, MAX_BYTES)?).map_err(|e| damaged(e.to_string()))?;
-    let (body, trailer) = text.rsplit_once(TRAILER).ok_or_else(|| damaged("it does not end in its sha256".into()))?;
-    if trailer != format!("{}\"\n}}\n", sha256_hex(body.as_bytes())) {
-        return Err(damaged("its own sha256 differs".into()));
+    Manifest::parse(&path.display().to_string(), read_limited(&path, MAX_BYTES)?)
+}
+
+impl Manifest {
+    /// The manifest in `bytes`, called `place` in messages. Errors (input): its own hash differs, or it is not a manifest.
+    pub fn parse(place: &str, bytes: Vec<u8>) -> Result<Manifest> {
+        let damaged = |why: String| Error::input(format!("{place} is damaged")).cause(why);
+        let text = String::from_utf8(bytes).map_err(|e| damaged(e.to_string()))?;
+        let (body, trailer) =
+            text.rsplit_once(TRAILER).ok_or_else(|| damaged("it does not end in its sha256".into()))?;
+        if trailer != format!("{}\"\n}}\n", sha256_hex(body.as_bytes())) {
+            return Err(damaged("its own sha256 differs".into()));
+        }
+        let manifest: Manifest = serde_json::from_str(&format!("{body}\n}}")).map_err(|e| damaged(e.to_string()))?;
+        if manifest.format != FORMAT {
+            let known = format!("format {} is not known, this version writes {FORMAT}", manifest.format);
+            return Err(Error::input(format!("{place} is of another version")).cause(known));
+        }
+        Ok(manifest)
     }
-    let manifest: Manifest = serde_json::from_str(&format!("{body}\n}}")).map_err(|e| damaged(e.to_string()))?;
-    if manifest.format != FORMAT {
-        let known = format!("format {} is not known, this version writes {FORMAT}", manifest.format);
-        return Err(Error::input(format!("{} is of another version", path.display())).cause(known));
-    }
-    Ok(manifest)
 }
 
 /// The files below `dir`, except the manifest at the root and names that start with a dot (locks, desktop litter).

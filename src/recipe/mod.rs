@@ -184,7 +184,13 @@ pub fn load(place: &str, sets: &[String]) -> Result<Loaded> {
         let Some(text) = builtin::find(place) else { return Err(missing(place)) };
         (text.to_string(), format!("built-in recipe {place}"), PathBuf::from("."))
     };
-    let parsed = parse::parse::<Recipe>(&text, &shown, sets)?;
+    read(&text, &shown, base, sets)
+}
+
+/// The recipe in `text`, called `shown` in messages, with `sets` applied, checked; paths in it start at `base`. No file is
+/// looked at.
+pub fn read(text: &str, shown: &str, base: PathBuf, sets: &[String]) -> Result<Loaded> {
+    let parsed = parse::parse::<Recipe>(text, shown, sets)?;
     parsed.value.check()?;
     let loaded = Loaded { recipe: parsed.value, text: parsed.resolved, base };
     // What a rule says of seeds must be so under each of them.

@@ -34,17 +34,9 @@ impl Log {
             move |e: std::io::Error| Error::io(doing, &path, &e)
         };
         if path.exists() {
-            let mut kept = String::new();
-            for line in BufReader::new(File::open(&path).map_err(io("read"))?).lines() {
-                let line = line.map_err(io("read"))?;
-                // A half-written last line does not parse and goes with the lost steps.
-                let at = serde_json::from_str::<serde_json::Value>(&line).ok().and_then(|v| v["step"].as_u64());
-                if at.is_some_and(|s| s <= step as u64) {
-                    kept.push_str(&line);
-                    kept.push('\n');
-                }
-            }
-            fs::write_atomic(&path, kept.as_bytes())?;
+            let file = BufReader::new(File::open(&path).map_err(io("read"))?);
+            let kept = kept(file, step).map_err(io("read"))?;
+            fs::write_atomic(&path, &kept)?;
         }
         let file = OpenOptions::new().create(true).append(true).open(&path).map_err(io("open"))?;
         let bar = term::bars().then(|| {
@@ -119,6 +111,21 @@ impl Log {
     }
 }
 
+/// The lines of a metrics.jsonl that belong to a run which stands at `step`. Errors: `lines` cannot be read.
+pub fn kept(lines: impl BufRead, step: usize) -> std::io::Result<Vec<u8>> {
+    let mut kept = Vec::new();
+    for line in lines.split(b'\n') {
+        let line = line?;
+        // A half-written last line does not parse and goes with the lost steps.
+        let at = serde_json::from_slice::<serde_json::Value>(&line).ok().and_then(|v| v["step"].as_u64());
+        if at.is_some_and(|s| s <= step as u64) {
+            kept.extend_from_slice(&line);
+            kept.push(b'\n');
+        }
+    }
+    Ok(kept)
+}
+
 /// 41200 as `41.2k`.
 pub fn thousands(x: f64) -> String {
     match x {
@@ -134,5 +141,17 @@ pub fn clock(seconds: f64) -> String {
     match s >= 3600 {
         true => format!("{}:{:02}:{:02}", s / 3600, s % 3600 / 60, s % 60),
         false => format!("{}:{:02}", s / 60, s % 60),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_of_lost_steps_and_lines_that_were_not_finished_are_dropped_and_the_others_stay_as_they_are() {
+        let text = b"{\"step\": 1,  \"loss\": 2.0}\n{\"step\":2}\nrubbish\n\xff\xfe\n{\"step\":-1}\n{\"step\":3}\n{\"step\":2,\"lo";
+        assert_eq!(kept(&text[..], 2).unwrap(), b"{\"step\": 1,  \"loss\": 2.0}\n{\"step\":2}\n");
+        assert_eq!(kept(&text[..], 0).unwrap(), b"");
     }
 }

@@ -53,10 +53,10 @@ fn third_networks(objective: &Objective) -> (bool, bool) {
     (objective.distils(), matches!(objective, Objective::LatentDistill(c) if matching(c)))
 }
 
-/// The part of a checkpoint that is not a tensor.
+/// The part of a checkpoint that is not a tensor: what its manifest adds to the list of files.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Record {
+pub struct Record {
     format: u32,
     fewstep: String,
     step: usize,
@@ -72,6 +72,17 @@ struct Record {
 
 /// 2: moments in safetensors.
 const FORMAT: u32 = 2;
+
+impl Record {
+    /// That of a manifest. Errors say in words what is wrong with it.
+    pub fn parse(extra: serde_json::Value) -> std::result::Result<Record, String> {
+        let record: Record = serde_json::from_value(extra).map_err(|e| format!("manifest: {e}"))?;
+        match record.format == FORMAT {
+            true => Ok(record),
+            false => Err(format!("written by fewstep {} in checkpoint format {}", record.fewstep, record.format)),
+        }
+    }
+}
 
 /// Directory name of the checkpoint after `step` steps.
 pub fn checkpoint_name(step: usize) -> String {
@@ -162,13 +173,7 @@ impl TrainState {
     fn load(job: &Job, dir: &Path) -> Result<Self> {
         let manifest = fs::verify_manifest(dir)?;
         let damaged = |what: String| Error::input(format!("{}: {what}", dir.display()));
-        let record: Record = serde_json::from_value(manifest.extra).map_err(|e| damaged(format!("manifest: {e}")))?;
-        if record.format != FORMAT {
-            return Err(damaged(format!(
-                "written by fewstep {} in checkpoint format {}",
-                record.fewstep, record.format
-            )));
-        }
+        let record = Record::parse(manifest.extra).map_err(damaged)?;
         if record.fingerprint != job.fingerprint {
             return Err(Error::usage(format!("`{}` in {} was trained by another recipe", job.name, job.dir.display()))
                 .cause(difference(&record.fingerprint, job.fingerprint))

@@ -2,13 +2,17 @@
 
 mod adapters;
 mod bad_input;
+mod benches;
 mod binary;
 mod consistency;
+mod downloads;
 mod embedding;
 mod exporting;
 mod fixtures;
 mod hostile;
+mod hostile_hub;
 mod hub;
+mod hub_server;
 mod latent;
 mod layers;
 mod network;
