@@ -243,7 +243,10 @@ impl Reference {
             }
             (401 | 403, _) if !status.home => ("the store of the file refused its address", again),
             (401, _) => ("it does not exist, or it is private", format!("check its name; if it is private, {token}")),
-            (403, _) => ("the token may not read it", format!("look at {page}, then {token}")),
+            (403, _) => {
+                let why = if known { "the token may not read it" } else { "it is not for everyone" };
+                (why, format!("look at {page}, then {token}"))
+            }
             (404, _) => ("there is no such repository, revision or file", format!("check its name at {page}")),
             (429, _) => match status.wait {
                 Some(seconds) => ("too many requests", format!("wait {seconds} s, then type the same command again")),

@@ -8,10 +8,10 @@ use std::io::Read;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::Duration;
 
-use ureq::http::uri::Scheme;
 use ureq::http::{HeaderMap, Method, Request, Uri};
 use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::{Agent, Body, Timeout};
+use url::Url;
 
 use super::settings::Settings;
 use crate::error::{Error, Kind, Result};
@@ -250,28 +250,18 @@ fn header_in_full(headers: &HeaderMap, name: &str) -> Option<String> {
 fn next(url: &Uri, location: Option<&str>) -> std::result::Result<Uri, Failure> {
     let refused = |why: &str| Failure::Refused(format!("it leads on {why}"));
     let location = location.ok_or_else(|| refused("without saying where"))?;
-    let place: Uri = match location.starts_with('/') && !location.starts_with("//") {
-        true => {
-            let (scheme, authority) = (url.scheme_str().unwrap_or("https"), url.authority().map_or("", |a| a.as_str()));
-            format!("{scheme}://{authority}{location}").parse()
-        }
-        false => location.parse(),
-    }
-    .map_err(|_| refused("to what is not an address"))?;
-    let (scheme, authority) = match (place.scheme(), place.authority()) {
-        (Some(scheme), Some(authority)) if !authority.host().is_empty() => (scheme, authority),
-        _ => return Err(refused("to what is not an address")),
-    };
-    if authority.as_str().contains('@') {
-        return Err(refused("to an address with a user name in it"));
-    }
-    if *scheme != Scheme::HTTPS && *scheme != Scheme::HTTP {
+    let from = Url::parse(&url.to_string()).map_err(|_| refused("from what is not an address"))?;
+    let place = from.join(location).map_err(|_| refused("to what is not an address"))?;
+    if !["https", "http"].contains(&place.scheme()) {
         return Err(refused("to what is neither https nor http"));
     }
-    if url.scheme() == Some(&Scheme::HTTPS) && *scheme != Scheme::HTTPS {
+    if !place.username().is_empty() || place.password().is_some() {
+        return Err(refused("to an address with a user name in it"));
+    }
+    if from.scheme() == "https" && place.scheme() != "https" {
         return Err(refused("from https to http, which anyone could have changed"));
     }
-    Ok(place)
+    place.as_str().parse().map_err(|_| refused("to what is not an address"))
 }
 
 /// The pieces of a body as they come.
@@ -342,14 +332,16 @@ mod tests {
         assert_eq!(good("https://a.example/x", "/api/y?z=1"), "https://a.example/api/y?z=1");
         assert_eq!(good("http://a.example:81/x", "/y"), "http://a.example:81/y");
         assert_eq!(good("https://a.example/x", "https://b.example/y"), "https://b.example/y");
+        assert_eq!(good("https://a.example/x", "//b.example/y"), "https://b.example/y");
+        assert_eq!(good("https://a.example/x/y", "../z"), "https://a.example/z");
         for (to, word) in [
             ("http://a.example/x", "from https to http"),
             ("ftp://a.example/x", "neither https nor http"),
-            ("file:///etc/passwd", "not an address"),
-            ("//b.example/x", "not an address"),
+            ("file:///etc/passwd", "neither https nor http"),
             ("https://a.example@b.example/x", "user name"),
-            ("relative", "not an address"),
-            ("", "not an address"),
+            ("https://:secret@a.example/x", "user name"),
+            ("https://", "not an address"),
+            ("https://a.example:99999/", "not an address"),
         ] {
             match of("https://a.example/x", to) {
                 Err(Failure::Refused(why)) => assert!(why.contains(word), "{to}: {why}"),

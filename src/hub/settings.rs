@@ -9,6 +9,7 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use ureq::http::Uri;
 use ureq::http::uri::Scheme;
+use url::Url;
 
 use crate::error::{Error, Result};
 use crate::fs;
@@ -182,11 +183,10 @@ fn endpoint(written: &str) -> Result<(String, Uri, Option<String>)> {
         return Err(wrong("it has a `?` or a `#` in it"));
     }
     let bare = format!("{}://{host}{}", scheme.to_ascii_lowercase(), tail.trim_end_matches('/'));
+    let read = Url::parse(&bare).map_err(|e| wrong(&e.to_string()))?;
+    let bare = read.as_str().trim_end_matches('/').to_string();
     let home: Uri = bare.parse().map_err(|_| wrong("it cannot be read as an address"))?;
-    match home.host() {
-        Some(host) if !host.is_empty() => Ok((bare, home, credentials)),
-        _ => Err(wrong("it names no host")),
-    }
+    Ok((bare, home, credentials))
 }
 
 /// The token of HF_TOKEN, or of the file of HF_TOKEN_PATH or HF_HOME/token.

@@ -257,7 +257,7 @@ fn ctrl_c_stops_a_download_at_once_and_the_part_is_taken_up_by_the_next_run() {
     assert!(killed.success());
     let ran = Ran::from(child.wait_with_output().unwrap(), &args);
     assert!(stopping.elapsed() < Duration::from_secs(3), "{:?}", stopping.elapsed());
-    ran.fails(130, &["stopped by a signal while downloading", "hint: type the same command again"]);
+    ran.fails(130, &["stopped by", "the same command"]);
     drop(stalling);
     let hub = good(&served);
     check(&place, &hub.url(), TRAIN, &[]).ok();

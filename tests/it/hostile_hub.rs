@@ -95,11 +95,11 @@ fn credentials_in_the_endpoint_are_sent_to_it_alone_and_never_printed() {
 fn a_redirect_that_goes_round_or_away_is_not_followed() {
     for (location, word) in [
         ("/round", "more than 5 times"),
-        ("file:///etc/hostname", "leads on to what is not an address"),
+        ("", "more than 5 times"),
+        ("file:///etc/hostname", "neither https nor http"),
         ("ftp://127.0.0.1/x", "neither https nor http"),
-        ("//127.0.0.1/x", "not an address"),
+        ("http://127.0.0.1:99999/", "not an address"),
         ("http://a:b@127.0.0.1/x", "user name"),
-        ("", "not an address"),
     ] {
         let (place, hub) = (Place::new(), Hub::new(move |_, out| out.head("302 Found", &[("location", location)])));
         check(&place, &hub.url(), TRAIN, &[]).fails(4, &["not to be trusted", word]);
