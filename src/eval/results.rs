@@ -435,7 +435,7 @@ impl Results {
     }
 
     /// The results in `text`; the error's message is what follows the file's name.
-    fn parse(text: &str) -> Result<Self> {
+    pub fn parse(text: &str) -> Result<Self> {
         /// The only field that every version of the file has.
         #[derive(Deserialize)]
         struct Head {

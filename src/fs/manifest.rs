@@ -121,24 +121,31 @@ fn added(dir: &Path, manifest: &Manifest) -> Vec<String> {
 /// Errors (kind input) where it is absent, unreadable or was changed.
 pub fn read_manifest(dir: &Path) -> Result<Manifest> {
     let path = dir.join(MANIFEST);
-    let damaged = |why: String| Error::input(format!("{} is damaged", path.display())).cause(why);
     let bytes = read_limited(&path, MAX_BYTES).map_err(|e| match e.kind {
         Kind::Io => e.causes.iter().fold(Error::input(format!("{} cannot be read", path.display())), |e, c| e.cause(c)),
         // The names beside it are no hint to what was meant.
         _ => Error { hint: None, ..e },
     })?;
-    let text = String::from_utf8(bytes).map_err(|e| damaged(e.to_string()))?;
-    let body = match unseal(&text) {
-        Sealed::Whole(body) => body,
-        Sealed::Without => return Err(damaged("it does not end in its sha256".into())),
-        Sealed::Broken => return Err(damaged("its own sha256 differs".into())),
-    };
-    let manifest: Manifest = serde_json::from_str(&body).map_err(|e| damaged(e.to_string()))?;
-    if manifest.format != FORMAT {
-        let known = format!("format {} is not known, this version writes {FORMAT}", manifest.format);
-        return Err(Error::input(format!("{} is of another version", path.display())).cause(known));
+    Manifest::parse(&path.display().to_string(), bytes)
+}
+
+impl Manifest {
+    /// The manifest in `bytes`, called `place` in messages. Errors (input): its own hash differs, or it is not a manifest.
+    pub fn parse(place: &str, bytes: Vec<u8>) -> Result<Manifest> {
+        let damaged = |why: String| Error::input(format!("{place} is damaged")).cause(why);
+        let text = String::from_utf8(bytes).map_err(|e| damaged(e.to_string()))?;
+        let body = match unseal(&text) {
+            Sealed::Whole(body) => body,
+            Sealed::Without => return Err(damaged("it does not end in its sha256".into())),
+            Sealed::Broken => return Err(damaged("its own sha256 differs".into())),
+        };
+        let manifest: Manifest = serde_json::from_str(&body).map_err(|e| damaged(e.to_string()))?;
+        if manifest.format != FORMAT {
+            let known = format!("format {} is not known, this version writes {FORMAT}", manifest.format);
+            return Err(Error::input(format!("{place} is of another version")).cause(known));
+        }
+        Ok(manifest)
     }
-    Ok(manifest)
 }
 
 /// The files below `dir`, except the manifest at the root and names that start with a dot (locks, desktop litter).

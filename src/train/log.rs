@@ -153,8 +153,8 @@ impl Log {
     }
 }
 
-/// The part of a log that a run at `step` keeps.
-fn kept<'a>(path: &Path, all: &'a [u8], step: usize, mark: Option<&Mark>) -> Result<&'a [u8]> {
+/// The part of the log `all`, read from `path`, that a run at `step` keeps. Errors (input) where it is not as it was.
+pub fn kept<'a>(path: &Path, all: &'a [u8], step: usize, mark: Option<&Mark>) -> Result<&'a [u8]> {
     let Some(mark) = mark else {
         // A checkpoint of fewstep 0.1.0, or none: there is one line for each step before it.
         let end = all.split_inclusive(|b| *b == b'\n').take(step).map(<[u8]>::len).sum();

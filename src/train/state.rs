@@ -57,10 +57,10 @@ fn third_networks(objective: &Objective) -> (bool, bool) {
     (objective.distils(), matches!(objective, Objective::LatentDistill(c) if matching(c)))
 }
 
-/// The part of a checkpoint that is not a tensor.
+/// The part of a checkpoint that is not a tensor: what its manifest adds to the list of files.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Record {
+pub struct Record {
     format: u32,
     fewstep: String,
     step: usize,
@@ -84,6 +84,22 @@ const FORMAT: u32 = 2;
 /// were lost. A training begins with [`NOTHING`] in it; one of fewstep 0.1.0 has no such file.
 const SAVED: &str = "saved";
 const NOTHING: &str = "nothing";
+
+impl Record {
+    /// That of a checkpoint's manifest, which is called `place` in messages. Errors (input): it is not one, or of another version.
+    pub fn parse(place: &str, extra: serde_json::Value) -> Result<Record> {
+        let record: Record =
+            serde_json::from_value(extra).map_err(|e| Error::input(format!("{place}: manifest: {e}")))?;
+        match record.format == FORMAT {
+            true => Ok(record),
+            false => Err(Error::input(format!(
+                "{place}: written by fewstep {} in checkpoint format {}",
+                record.fewstep, record.format
+            ))
+            .hint(format!("go on with fewstep {}, or train again with another `--out DIR`", record.fewstep))),
+        }
+    }
+}
 
 /// Directory name of the checkpoint after `step` steps.
 pub fn checkpoint_name(step: usize) -> String {
@@ -212,14 +228,7 @@ impl TrainState {
     fn load(job: &Job, dir: &Path) -> std::result::Result<Self, Refused> {
         let manifest = fs::verify_manifest(dir)?;
         let damaged = |what: String| Refused::Damaged(Error::input(format!("{}: {what}", dir.display())));
-        let record: Record = serde_json::from_value(manifest.extra).map_err(|e| damaged(format!("manifest: {e}")))?;
-        if record.format != FORMAT {
-            return Err(damaged(format!(
-                "written by fewstep {} in checkpoint format {}",
-                record.fewstep, record.format
-            ))
-            .hint(format!("go on with fewstep {}, or train again with another `--out DIR`", record.fewstep)));
-        }
+        let record = Record::parse(&dir.display().to_string(), manifest.extra).map_err(Refused::Damaged)?;
         bound(job, &record).map_err(Refused::Other)?;
         let device = job.device.clone().autodiff();
         let read = |name: &str| -> Result<Option<Weights>> {

@@ -2,15 +2,19 @@
 
 mod adapters;
 mod bad_input;
+mod benches;
 mod binary;
 mod bound;
 mod consistency;
+mod downloads;
 mod embedding;
 mod exporting;
 mod fixtures;
 mod hints;
 mod hostile;
+mod hostile_hub;
 mod hub;
+mod hub_server;
 mod latent;
 mod layers;
 mod network;

@@ -217,14 +217,19 @@ impl Tokenizer {
 
     /// Reads a Hugging Face `tokenizer.json` of any name; a file that is none is an error of kind input, never a panic.
     pub fn load_file(path: &Path) -> Result<Tokenizer> {
-        hf::parse(&path.display().to_string(), &read_limited(path, MAX_FILE)?).map_err(|e| e.or_hint(AGAIN))
+        Self::parse(&path.display().to_string(), &read_limited(path, MAX_FILE)?)
+    }
+
+    /// The same of the bytes of a file that is called `file` in messages.
+    pub fn parse(file: &str, bytes: &[u8]) -> Result<Tokenizer> {
+        hf::parse(file, bytes).map_err(|e| e.or_hint(AGAIN))
     }
 }
 
 /// The directory of a tokenizer: `path` below `base`, or under `hf://` the model's snapshot in the cache, into which its
 /// tokenizer alone is downloaded where it is not there yet.
 fn directory(base: &Path, path: &Path) -> Result<PathBuf> {
-    const FILES: [&str; 5] = [FILE, "vocab.json", "merges.txt", "tokenizer_config.json", "added_tokens.json"];
+    const FILES: [&str; 5] = ["added_tokens.json", "tokenizer_config.json", "vocab.json", "merges.txt", FILE];
     let text = path.to_string_lossy();
     let Some(model) = hub::reference(&text)? else { return Ok(base.join(path)) };
     if model.file.is_some() {
@@ -234,7 +239,8 @@ fn directory(base: &Path, path: &Path) -> Result<PathBuf> {
     let there = [FILE, "merges.txt"].iter().find_map(|name| model.cached(name));
     match there.as_deref().and_then(Path::parent) {
         Some(dir) => Ok(dir.to_path_buf()),
-        None => model.snapshot(|name| FILES.contains(&name)),
+        // The two that are looked for come last.
+        None => model.snapshot(|name| FILES.iter().position(|file| *file == name)),
     }
 }
 
