@@ -233,7 +233,8 @@ pub struct Sample {
     /// How many texts
     #[arg(short = 'n', value_name = "N", default_value = "4", value_parser = from_one)]
     pub n: usize,
-    /// Seed of the random numbers: the same one writes the same texts on one kind of device (a GPU draws others than a CPU)
+    /// Seed of the random numbers: the same one writes the same texts on the same kind of device (a GPU draws others than
+    /// a CPU)
     #[arg(long, value_name = "S", default_value = "0", value_parser = from_zero)]
     pub seed: u64,
     /// Text to go on from

@@ -1,11 +1,42 @@
 //! What the committed reports are said to show, read from their results.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use fewstep::eval::results::{Metric, Results, Role};
 
 fn report(name: &str) -> Results {
     Results::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("reports").join(name).join("results.json")).unwrap()
+}
+
+/// Directories of the reports that were rendered from results.
+fn rendered() -> Vec<PathBuf> {
+    let all = std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("reports")).unwrap();
+    let dirs = all.flatten().map(|entry| entry.path());
+    dirs.filter(|dir| dir.join("results.json").is_file() && dir.join("report.md").is_file()).collect()
+}
+
+#[test]
+fn every_committed_report_is_what_its_results_render_to() {
+    let dirs = rendered();
+    assert!(dirs.len() >= 8, "{dirs:?}");
+    for dir in dirs {
+        let out = tempfile::tempdir().unwrap();
+        let notes = dir.join("notes.md");
+        if notes.exists() {
+            std::fs::copy(&notes, out.path().join("notes.md")).unwrap();
+        }
+        let files = fewstep::report::write(&Results::load(&dir.join("results.json")).unwrap(), out.path()).unwrap();
+        for file in &files {
+            let name = file.file_name().unwrap();
+            let committed = std::fs::read(dir.join(name)).unwrap_or_default();
+            assert!(std::fs::read(file).unwrap() == committed, "{} is not rendered anew", dir.join(name).display());
+        }
+        // Nothing is left of an earlier rendering.
+        let drawn = |path: &Path| path.extension().is_some_and(|e| e == "svg" || e == "png");
+        for path in std::fs::read_dir(&dir).unwrap().flatten().map(|entry| entry.path()).filter(|path| drawn(path)) {
+            assert!(out.path().join(path.file_name().unwrap()).exists(), "{} is no part of its report", path.display());
+        }
+    }
 }
 
 fn accuracy(results: &Results, model: &str) -> f64 {
