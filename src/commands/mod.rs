@@ -16,8 +16,8 @@ use crate::error::{Error, Result};
 use crate::eval::results::Results;
 use crate::model::draw::Filter;
 use crate::recipe::{self as recipes, Loaded};
-use crate::term::{self, Interrupt};
 use crate::report;
+use crate::term::{self, Interrupt};
 use run::Study;
 use run::seeds::{Seeds, seed_dir};
 

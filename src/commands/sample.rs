@@ -133,7 +133,8 @@ fn first_seed(path: &Path) -> Option<PathBuf> {
 /// Draws and prints.
 pub fn run(request: &Request, device: &Device) -> Result<()> {
     if request.raw && request.json {
-        return Err(Error::usage("`--raw` and `--json` exclude each other").hint("leave `--raw` out: JSON keeps every character"));
+        return Err(Error::usage("`--raw` and `--json` exclude each other")
+            .hint("leave `--raw` out: JSON keeps every character"));
     }
     if let Some(k) = request.steps.filter(|k| *k == 0 || *k > 1 << 20) {
         return Err(Error::usage(format!("`--steps {k}` must be between 1 and {}", 1 << 20)));

@@ -312,7 +312,10 @@ fn rules_of_models_that_a_study_lacks_are_known_before_anything_is_trained() {
     let of = |json: &str| config(json).check_for(names);
     assert!(of("{}").is_ok() && of(r#"{"rules": [{"metric": "nll", "model": "teacher"}]}"#).is_ok());
     let e = of(r#"{"rules": [{"metric": "nll"}, {"metric": "nll", "model": "techer"}]}"#).unwrap_err();
-    assert!(e.to_string().contains("`gate.rules[1].model`") && e.to_string().contains("did you mean `teacher`?"), "{e}");
+    assert!(
+        e.to_string().contains("`gate.rules[1].model`") && e.to_string().contains("did you mean `teacher`?"),
+        "{e}"
+    );
     assert!(of(r#"{"rules": [{"metric": "nll", "absolute": 1, "relative": 1}]}"#).is_err());
 }
 

@@ -42,7 +42,8 @@ pub fn summary(results: &Results) -> String {
     ];
     for model in &results.models {
         for row in &model.rows {
-            let mut line = vec![shown::line(&model.name).into_owned(), row.steps.to_string(), format!("{:.1}", row.nfe)];
+            let mut line =
+                vec![shown::line(&model.name).into_owned(), row.steps.to_string(), format!("{:.1}", row.nfe)];
             line.extend(columns.iter().map(|(key, _)| cell(row, key)));
             line.extend(speed(row));
             line.push(row.n.to_string());

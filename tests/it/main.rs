@@ -1,6 +1,7 @@
 //! Everything that needs more than one module, or the real binary. One test binary, so that it links once.
 
 mod adapters;
+mod asking;
 mod bad_input;
 mod binary;
 mod consistency;

@@ -112,7 +112,9 @@ fn every_command_ends_with_its_own_exit_code_whatever_becomes_of_stdout() {
                 assert!(ran.err.contains("cannot write stdout\n   no space left on device"), "{args:?}: {}", ran.err);
             }
             // What is made besides is made in any case.
-            for (arg, file) in [("copy", "COPY.toml"), ("export", "OUT/model.safetensors"), ("report", "page/report.html")] {
+            for (arg, file) in
+                [("copy", "COPY.toml"), ("export", "OUT/model.safetensors"), ("report", "page/report.html")]
+            {
                 if args.contains(&arg) {
                     assert!(place.path(file).exists(), "{args:?} with {stdout:?} made no {file}");
                 }

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::binary::Place;
 use fewstep::eval::results::{Metric, Results, Role};
 
 fn report(name: &str) -> Results {
@@ -37,6 +38,61 @@ fn every_committed_report_is_what_its_results_render_to() {
             assert!(out.path().join(path.file_name().unwrap()).exists(), "{} is no part of its report", path.display());
         }
     }
+}
+
+/// Puts `odd` numbers in the place of some of the results' own.
+fn distort(value: &mut serde_json::Value, next: &mut impl FnMut(usize) -> usize, odd: &[f64]) {
+    match value {
+        serde_json::Value::Array(all) => all.iter_mut().for_each(|v| distort(v, next, odd)),
+        serde_json::Value::Object(all) => all.values_mut().for_each(|v| distort(v, next, odd)),
+        serde_json::Value::Number(n) if n.is_f64() && next(4) == 0 => *value = odd[next(odd.len())].into(),
+        _ => {}
+    }
+}
+
+#[test]
+fn a_report_of_any_numbers_is_drawn_or_refused() {
+    let odd = [f64::MAX, f64::MIN, 1e308, -1e308, 1e300, 1e17, 5e-324, f64::MIN_POSITIVE, 0.0, -0.0, -1.0, 3.0];
+    let text = std::fs::read_to_string(rendered()[0].join("../quickstart/results.json")).unwrap();
+    let mut whole: serde_json::Value = serde_json::from_str(&text).unwrap();
+    // Scores of single samples are not drawn.
+    for model in whole["models"].as_array_mut().unwrap() {
+        for row in model["rows"].as_array_mut().unwrap() {
+            row["samples"] = serde_json::json!({});
+        }
+    }
+    let mut state = 5u64;
+    let mut next = |n: usize| {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (state >> 33) as usize % n
+    };
+    for round in 0..200 {
+        let mut value = whole.clone();
+        distort(&mut value, &mut next, &odd);
+        let results: Results = serde_json::from_value(value).unwrap();
+        let page = fewstep::report::page(&results, Vec::new());
+        let html = fewstep::report::html::render(&page).unwrap();
+        assert!(html.contains("<svg") && !fewstep::report::markdown::render(&page).is_empty());
+        if round % 40 == 0 {
+            let dir = tempfile::tempdir().unwrap();
+            fewstep::report::write(&results, dir.path()).unwrap();
+        }
+    }
+}
+
+#[test]
+fn the_largest_numbers_of_an_interval_end_in_a_report_or_in_exit_code_3() {
+    let place = Place::new();
+    let text = std::fs::read_to_string(rendered()[0].join("../quickstart/results.json")).unwrap();
+    for number in ["1e308", "-1e308", "1.7976931348623157e308"] {
+        let at = text.find("\"high\": ").unwrap() + 8;
+        let end = at + text[at..].find([',', '}', '\n']).unwrap();
+        place.write("results.json", format!("{} {number}{}", &text[..at], &text[end..]));
+        let ran = place.run(&["report", "results.json", "--out", "page"]);
+        assert!([0, 3].contains(&ran.code), "{number}: {} {}", ran.code, ran.err);
+    }
+    place.write("results.json", text.replacen("\"high\": ", "\"high\": 1e999, \"x\": ", 1));
+    place.run(&["report", "results.json", "--out", "page"]).fails(3, &["results.json"]);
 }
 
 fn accuracy(results: &Results, model: &str) -> f64 {

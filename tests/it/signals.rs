@@ -74,7 +74,10 @@ fn each_signal_saves_and_ends_with_its_own_exit_code() {
         let (ended, said) = run.end();
         assert_eq!(ended, code, "{signal}: {said}");
         assert!(said.contains("finishing this step, then saving"), "{said}");
-        assert!(said.contains("run the same command to resume") && said.contains("stopped by a signal at step"), "{said}");
+        assert!(
+            said.contains("run the same command to resume") && said.contains("stopped by a signal at step"),
+            "{said}"
+        );
         let saved = std::fs::read_dir(place.path("runs/tiny/models/ar")).unwrap().flatten();
         assert!(saved.filter(|e| e.file_name().to_string_lossy().starts_with("step-")).count() > 0, "{said}");
     }

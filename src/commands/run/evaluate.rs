@@ -291,7 +291,10 @@ impl Study {
                 row.nfe, nll.mean, row.scores["entropy"].mean
             ));
             texts.push_str(&format!("==== {shown}, {k} steps\n"));
-            tokens.iter().take(5).for_each(|t| texts.push_str(&format!("{}\n----\n", shown::text(&self.data.decode(t)))));
+            tokens
+                .iter()
+                .take(5)
+                .for_each(|t| texts.push_str(&format!("{}\n----\n", shown::text(&self.data.decode(t)))));
             rows.push(row);
         }
         let dir = self.model_dir(name);
