@@ -101,7 +101,7 @@ mod tests {
             prop_assert!(!line(&given).contains(is_hidden));
             prop_assert!(!text(&given).contains(|c| is_hidden(c) && c != '\n' && c != '\t'));
             let plain: String = given.chars().filter(|c| !is_hidden(*c)).collect();
-            prop_assert_eq!(line(&plain).as_ref(), plain.as_str());
+            prop_assert!(line(&plain) == plain);
             prop_assert_eq!(text(&given).lines().count(), given.lines().count());
             prop_assert!(!markup(&given).contains(|c| is_hidden(c) || matches!(c, '<' | '>' | '"')));
         }
@@ -109,7 +109,7 @@ mod tests {
         #[test]
         fn what_was_shown_once_may_be_shown_again(given in any_text()) {
             let once = line(&given).into_owned();
-            prop_assert_eq!(line(&once).as_ref(), once.as_str());
+            prop_assert!(line(&once) == once);
         }
 
         #[test]

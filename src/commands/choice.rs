@@ -1,11 +1,11 @@
 //! Which model of a run is meant where none is named: one rule for every command.
 
 use crate::eval::results::Role;
-use crate::recipe::Recipe;
+use crate::recipe::{ModelConfig, Recipe};
 
 /// The last model of the recipe that is neither a judge, a codec nor a classifier; the last one where there is no other.
 pub fn main_model(recipe: &Recipe) -> &str {
-    let writes = |(name, model): &(&String, _)| {
+    let writes = |(name, model): &(&String, &ModelConfig)| {
         !matches!(recipe.role(name, model), Role::Judge | Role::Codec | Role::Classifier)
     };
     let last = recipe.model.iter().rev().find(writes).or(recipe.model.last());
