@@ -4,6 +4,7 @@ pub mod device;
 pub mod export;
 pub mod inspect;
 pub mod recipe;
+pub mod room;
 pub mod run;
 pub mod sample;
 
@@ -141,7 +142,7 @@ fn stored(run_dir: &Path) -> Result<Loaded> {
             .hint("`fewstep run quickstart` makes one in runs/quickstart"));
     }
     let mut loaded = recipes::load(&path.display().to_string(), &[])?;
-    if let Ok(base) = std::fs::read_to_string(run_dir.join(run::BASE)) {
+    if let Ok(base) = fs::read_text(&run_dir.join(run::BASE), 1 << 16) {
         loaded.base = PathBuf::from(base);
     }
     Ok(loaded)

@@ -8,6 +8,7 @@ use burn::optim::GradientsParams;
 use burn::prelude::Device;
 use serde_json::json;
 
+use super::room::Ask;
 use super::run::{Shape, shape};
 use crate::data::Data;
 use crate::error::{Error, Result};
@@ -88,6 +89,9 @@ pub fn check(place: &str, sets: &[String], device: &Device, as_json: bool) -> Re
     if !as_json {
         term::out(format!("data     {}, vocabulary {}, length {}", data.kind(), data.vocab(), data.length()))?;
     }
+    // A pass that does not fit into memory is not begun.
+    let ask = Ask { recipe, data: &data, base: &loaded.base, device };
+    ask.study(&recipe.training_order()?, true, &Path::new("runs").join(&recipe.name))?;
     // Under every seed the same is trained: it is tried under the first.
     let (mut total, times) = (0.0, loaded.recipe.seeds.len().max(1));
     for name in recipe.training_order()? {

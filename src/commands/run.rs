@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use burn::prelude::Device;
 
+use super::room::Ask;
 use crate::data::Data;
 use crate::error::{Error, Result};
 use crate::eval::results::Results;
@@ -109,12 +110,17 @@ impl Study {
                 open.extend(Recipe::parents(self.recipe.model(name)?));
             }
         }
-        for name in self.recipe.training_order()? {
-            if only.is_none() || wanted.contains(&name) {
-                self.train_model(name)?;
-            }
-        }
-        Ok(())
+        let order = self.recipe.training_order()?;
+        let order: Vec<&str> = order.into_iter().filter(|name| only.is_none() || wanted.contains(name)).collect();
+        let missing: Vec<&str> = order.iter().copied().filter(|name| !self.final_dir(name).exists()).collect();
+        // What will not fit is told before hours are spent on what does.
+        self.ask().study(&missing, only.is_none(), &self.dir)?;
+        order.into_iter().try_for_each(|name| self.train_model(name))
+    }
+
+    /// The study, to be asked for its memory.
+    fn ask(&self) -> Ask<'_> {
+        Ask { recipe: &self.recipe, data: &self.data, base: &self.base, device: &self.device }
     }
 
     fn train_model(&self, name: &str) -> Result<()> {
@@ -160,7 +166,7 @@ impl Study {
         } else if let Some(start) = start.as_ref().filter(|_| model.train.steps == 0) {
             Some(Trained { weights: start.tensors.clone(), tokens: 0, seconds: 0.0, last_loss: 0.0 })
         } else {
-            Some(train::train(&Job {
+            let job = Job {
                 name,
                 dir: &dir,
                 config: &model.train,
@@ -187,7 +193,8 @@ impl Study {
                 fingerprint: &fingerprint,
                 device: &self.device,
                 interrupt: &self.interrupt,
-            })?)
+            };
+            Some(self.ask().advised(name, || train::train(&job))?)
         };
         let (seconds, tokens) = trained.as_ref().map_or((0.0, 0), |t| (t.seconds, t.tokens));
         let card = ModelCard { train_tokens: tokens, train_seconds: seconds, ..card };

@@ -9,6 +9,7 @@ use burn::prelude::Device;
 use serde_json::json;
 
 use super::inspect::family::is_foreign;
+use super::room;
 use super::run::seeds::seed_dir;
 use crate::cli;
 use crate::data::tokenizer::Tokenizer;
@@ -134,6 +135,8 @@ pub fn run(request: &Request, device: &Device) -> Result<()> {
         .hint(format!("leave `{option}` out")));
     }
     let loaded = export::read(&dir, device)?;
+    let shape = (loaded.card.vocab_size, loaded.card.max_position_embeddings);
+    room::samples(&loaded.card.network, shape, (0, request.drawn().clamp(1, 16)), device)?;
     let process = match &request.decode {
         Some(text) => decoding(text, &loaded)?.process(loaded.card.process()),
         None => loaded.card.process(),

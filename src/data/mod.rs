@@ -6,10 +6,14 @@ pub mod chain;
 pub mod corpus;
 pub mod pairs;
 pub mod picture;
+mod reading;
 mod row_corpus;
 pub mod rows;
 pub mod story;
+mod text;
+mod token_file;
 pub mod tokenizer;
+pub mod tokens;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -115,7 +119,7 @@ impl Data {
             Data::Text { corpus, length, .. } => {
                 let there = corpus.valid_windows(*length);
                 let n = n.min(there);
-                (0..n).map(|i| corpus.valid_window(i * there / n, *length).to_vec()).collect()
+                (0..n).map(|i| corpus.valid_window(i * there / n, *length)).collect()
             }
         }
     }
@@ -127,7 +131,7 @@ impl Data {
             Data::Story(_) | Data::Pictures(_) => counts.fill(1),
             Data::Pairs(p) => counts = p.counts(),
             Data::Text { corpus, .. } => {
-                corpus.train.iter().chain(&corpus.valid).for_each(|id| counts[*id as usize] += 1);
+                corpus.train.iter().chain(corpus.valid.iter()).for_each(|id| counts[id as usize] += 1);
             }
         }
         counts

@@ -90,7 +90,8 @@ impl Duality {
     pub fn cached(vocab: usize, ends: Ends, dir: &Path) -> Result<Self> {
         let key = fs::sha256_hex(format!("duality 1 {vocab} {ends:?} {POINTS} {LEFT_OUT}").as_bytes());
         let path = dir.join(format!("duality-{}.json", &key[..16]));
-        let stored = std::fs::read(&path).ok().and_then(|bytes| serde_json::from_slice::<Self>(&bytes).ok());
+        let stored =
+            fs::read_limited(&path, 64 << 20).ok().and_then(|bytes| serde_json::from_slice::<Self>(&bytes).ok());
         if let Some(table) = stored.filter(|table| table.vocab == vocab && table.sound(ends)) {
             return Ok(table);
         }

@@ -20,6 +20,7 @@ use crate::data::DataConfig;
 use crate::error::{Error, Result};
 use crate::eval::EvalConfig;
 use crate::eval::results::Role;
+use crate::fs::read_limited;
 use crate::gate::GateConfig;
 use crate::model::TransformerConfig;
 use crate::model::config::Compute;
@@ -169,15 +170,19 @@ impl Loaded {
     }
 }
 
+/// Bytes of the longest recipe that is read.
+const MAX_FILE: u64 = 64 << 20;
+
 /// Reads the recipe file `place`, or the built-in recipe of that name, applies `--set`, and checks it.
 pub fn load(place: &str, sets: &[String]) -> Result<Loaded> {
     let path = Path::new(place);
-    let (text, shown, base) = if path.is_file() || place.ends_with(".toml") {
-        let text = std::fs::read_to_string(path).map_err(|e| match e.kind() {
-            std::io::ErrorKind::NotFound => missing(place),
-            std::io::ErrorKind::InvalidData => Error::usage(format!("{place} is not UTF-8 text")),
-            _ => Error::io("read", path, &e),
-        })?;
+    // What is there and is neither a file nor a directory is refused as what it is.
+    let (text, shown, base) = if path.exists() && !path.is_dir() || place.ends_with(".toml") {
+        if !path.exists() {
+            return Err(missing(place));
+        }
+        let text = String::from_utf8(read_limited(path, MAX_FILE)?)
+            .map_err(|_| Error::usage(format!("{place} is not UTF-8 text")))?;
         let base = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_path_buf();
         (text, place.to_string(), base)
     } else {

@@ -35,7 +35,7 @@ impl Log {
         };
         if path.exists() {
             let mut kept = String::new();
-            for line in BufReader::new(File::open(&path).map_err(io("read"))?).lines() {
+            for line in BufReader::new(fs::open(&path)?.0).lines() {
                 let line = line.map_err(io("read"))?;
                 // A half-written last line does not parse and goes with the lost steps.
                 let at = serde_json::from_str::<serde_json::Value>(&line).ok().and_then(|v| v["step"].as_u64());

@@ -26,6 +26,7 @@ impl Study {
     /// Evaluates what is missing and writes results.json.
     pub fn evaluate(&self, only: Option<&str>) -> Result<Results> {
         let config = &self.recipe.eval;
+        self.ask().study(&[], true, &self.dir)?;
         let judge = config.judge.as_ref().map(|name| self.finished(name)).transpose()?;
         // One with the data's tokens reads them with a start token in front.
         let from = config.judge.as_ref().is_some_and(|name| self.recipe.model[name].from.is_some());
@@ -255,7 +256,7 @@ impl Study {
         }
         let dir = self.model_dir(name);
         let path = dir.join(format!("{file}.json"));
-        if let Ok(bytes) = std::fs::read(&path)
+        if let Ok(bytes) = fs::read_limited(&path, 1 << 30)
             && let Ok(cached) = serde_json::from_slice::<Cached>(&bytes)
             && cached.key == key
         {

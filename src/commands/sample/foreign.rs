@@ -10,6 +10,7 @@ use burn::prelude::Device;
 use rand::Rng;
 
 use super::{Request, beams, filled, given, show, steps};
+use crate::commands::room;
 use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
 use crate::export;
@@ -128,6 +129,8 @@ pub fn run(request: &Request, dir: &Path, device: &Device) -> Result<()> {
         length: Some(length.min(d.length)),
         ..LoadOptions::default()
     };
+    let weights = 4 * d.network.parameters(d.vocab, length.min(d.length));
+    room::samples(&d.network, (d.vocab, length), (weights, request.drawn().clamp(1, 16)), device)?;
     let Loaded { model, .. } = family::load(dir, &load, device)?;
     let model = match d.special.mask {
         Some(mask) => model.with_mask(mask as usize),
