@@ -47,6 +47,9 @@ impl Misfit {
     }
 }
 
+/// What is given the pieces of a text, each with the offset that it begins at.
+pub type EachStr<'a> = &'a mut dyn FnMut(u64, &str) -> Result<()>;
+
 /// An open text file.
 pub struct Text {
     path: PathBuf,
@@ -96,7 +99,7 @@ impl Text {
     }
 
     /// As [`Text::each`], in pieces of whole characters; with each the offset in the text that it begins at.
-    pub fn each_str(&self, part: Range<u64>, f: &mut dyn FnMut(u64, &str) -> Result<()>) -> Result<()> {
+    pub fn each_str(&self, part: Range<u64>, f: EachStr) -> Result<()> {
         let (mut rest, mut at) = (Vec::new(), part.start);
         self.each(part, &mut |piece| {
             rest.extend_from_slice(piece);
@@ -116,12 +119,7 @@ impl Text {
     }
 
     /// SHA-256 of `part`, which goes through `f` on the way.
-    pub fn hashed(
-        &self,
-        part: &Range<u64>,
-        reading: &Reading,
-        text: Option<&mut dyn FnMut(u64, &str) -> Result<()>>,
-    ) -> Result<String> {
+    pub fn hashed(&self, part: &Range<u64>, reading: &Reading, text: Option<EachStr>) -> Result<String> {
         let mut hash = Sha256::new();
         match text {
             None => {

@@ -9,8 +9,11 @@ use tokenizers::{DecoderWrapper, ModelWrapper, NormalizerWrapper, PostProcessorW
 use super::hf::LIBRARY;
 use crate::error::Error;
 
+/// Why the library refuses a part, if it does.
+type Refusal = fn(&Value) -> Option<String>;
+
 /// The parts of a file with the key of what a sequence of them holds, and how each is read.
-const PARTS: [(&str, &str, fn(&Value) -> Option<String>); 5] = [
+const PARTS: [(&str, &str, Refusal); 5] = [
     ("normalizer", "normalizers", refusal::<NormalizerWrapper>),
     ("pre_tokenizer", "pretokenizers", refusal::<PreTokenizerWrapper>),
     ("post_processor", "processors", refusal::<PostProcessorWrapper>),
@@ -18,7 +21,6 @@ const PARTS: [(&str, &str, fn(&Value) -> Option<String>); 5] = [
     ("model", "", refusal::<ModelWrapper>),
 ];
 
-/// Why the library refuses a part, if it does.
 fn refusal<T: DeserializeOwned>(part: &Value) -> Option<String> {
     match catch_unwind(AssertUnwindSafe(|| T::deserialize(part))) {
         Ok(read) => read.err().map(|e| e.to_string()),
@@ -42,13 +44,7 @@ pub fn explained(e: Error, file: &Value) -> Error {
 }
 
 /// The part itself, or the item of its sequence that is refused: where it is, its value, and why.
-fn innermost(
-    place: String,
-    part: &Value,
-    why: String,
-    items: &str,
-    refusal: fn(&Value) -> Option<String>,
-) -> (String, String, String) {
+fn innermost(place: String, part: &Value, why: String, items: &str, refusal: Refusal) -> (String, String, String) {
     let mut inner = part[items].as_array().into_iter().flatten().enumerate();
     let refused = inner.find_map(|(i, item)| Some((i, item, refusal(item)?)));
     match refused {

@@ -267,7 +267,8 @@ fn a_part_of_a_newer_kind_is_named_with_its_value_and_the_version_of_the_library
         hf::parse("t.json", json.to_string().as_bytes()).unwrap_err().to_string()
     };
     let newer = serde_json::json!({ "type": "Newer", "width": 3, "list": [1, 2] });
-    let cases: [(&dyn Fn(&mut serde_json::Value), &str); 5] = [
+    type Change<'a> = &'a dyn Fn(&mut serde_json::Value);
+    let cases: [(Change, &str); 5] = [
         (&|json| json["pre_tokenizer"] = newer.clone(), "`pre_tokenizer` is {\"type\": \"Newer\", "),
         (
             &|json| json["pre_tokenizer"]["pretokenizers"][1] = newer.clone(),
