@@ -15,6 +15,7 @@ both, fails where memory grows over 1,000 steps, and compares loss and gradients
 import argparse
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -33,8 +34,12 @@ def options(network):
     return [text for key, value in network.items() for text in (f"--{key}", str(value))]
 
 
-def last_json(text):
-    return json.loads([line for line in text.splitlines() if line.startswith("{")][-1])
+def last_json(command, text):
+    lines = [line for line in text.splitlines() if line.startswith("{")]
+    try:
+        return json.loads(lines[-1])
+    except (IndexError, ValueError):
+        sys.exit(f"printed no JSON line: {' '.join(command)}")
 
 
 def attempt(command, threads=None, limit=None):
@@ -49,7 +54,7 @@ def attempt(command, threads=None, limit=None):
         # What it measured before it failed (parity beyond its limit, say) is worth reading.
         print(done.stdout, done.stderr[-2000:], sep="\n", file=sys.stderr)
         return None
-    return last_json(done.stdout)
+    return last_json(command, done.stdout)
 
 
 def run(command, threads=None):
@@ -62,13 +67,20 @@ def peak_mib(command):
     env = dict(os.environ, RAYON_NUM_THREADS="2")
     child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=env)
     _, status, usage = os.wait4(child.pid, 0)
-    assert status == 0, command
+    if status != 0:
+        sys.exit(f"failed: {' '.join(command)}")
     return usage.ru_maxrss / 1024
 
 
 def build(features):
     command = ["cargo", "bench", "--bench", "steps", "--no-run", "--message-format", "json", *features]
-    for line in subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines():
+    try:
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    except FileNotFoundError:
+        sys.exit("no cargo in PATH: give a bench that is built already with --steps")
+    if done.returncode != 0:
+        sys.exit(f"failed: {' '.join(command)}")
+    for line in done.stdout.splitlines():
         message = json.loads(line)
         if message.get("executable") and message["target"]["name"] == "steps":
             return message["executable"]
@@ -82,7 +94,7 @@ def ratios(us, them, path):
 def cpu(args, steps):
     print("| network | path | fewstep, ms (rounds) | peer, ms (rounds) | times as fast (rounds) | median |")
     print("|---|---|---|---|---|---|")
-    for name in args.networks.split(","):
+    for name in args.networks:
         network, us, them = NETWORKS[name], [], []
         size = ", ".join(f"{k} {v}" for k, v in network.items() if k != "repeats")
         for _ in range(args.rounds):
@@ -200,14 +212,45 @@ def gpu(args, steps):
         sys.exit("failed: " + ", ".join(wrong))
 
 
+def networks(text):
+    """Names of NETWORKS with commas between them."""
+    names = [name.strip() for name in text.split(",")]
+    unknown = [name for name in names if name not in NETWORKS]
+    if unknown:
+        known = ",".join(NETWORKS)
+        raise argparse.ArgumentTypeError(f"no network {unknown[0]!r}: write names with commas between them, such as {known}")
+    if len(set(names)) < len(names):
+        raise argparse.ArgumentTypeError(f"a network twice in {text!r}")
+    return names
+
+
+def positive(text):
+    if not text.isascii() or not text.isdigit() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of rounds: write 1 or more")
+    return int(text)
+
+
+def file(text):
+    if not os.path.isfile(text):
+        raise argparse.ArgumentTypeError(f"there is no file {text!r}")
+    return text
+
+
+def program(text):
+    found = shutil.which(text)
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a program that can be run")
+    return found
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    p.add_argument("--peer", required=True)
-    p.add_argument("--python", default=sys.executable)
-    p.add_argument("--rounds", type=int, default=3)
-    p.add_argument("--networks", default="a,b,c")
+    p.add_argument("--peer", required=True, type=file, help="the Python program to compare with")
+    p.add_argument("--python", default=sys.executable, type=program, help="the Python that runs it")
+    p.add_argument("--rounds", type=positive, default=3)
+    p.add_argument("--networks", default="a,b,c", type=networks, help="some of a,b,c")
     p.add_argument("--gpu", action="store_true")
-    p.add_argument("--steps", help="a bench that is built already")
+    p.add_argument("--steps", type=program, help="a bench that is built already")
     args = p.parse_args()
     steps = args.steps or build(["--features", "cuda"] if args.gpu else [])
     (gpu if args.gpu else cpu)(args, steps)

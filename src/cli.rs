@@ -75,6 +75,9 @@ pub enum Command {
         /// Override a key of the recipe, as in `--set train.steps=500`; may be repeated
         #[arg(long, value_name = "KEY=VALUE")]
         set: Vec<String>,
+        /// Train this model again although it is finished, and keep the old one aside; may be repeated
+        #[arg(long, value_name = "NAME")]
+        retrain: Vec<String>,
     },
     /// Write text with a trained model
     #[command(after_help = "Examples:
@@ -148,7 +151,7 @@ pub enum Command {
         #[arg(long)]
         adapters: bool,
     },
-    /// Show what a model holds: tensors, metadata, hash, values that are not finite
+    /// Show what a model holds: tensors, metadata, hash, values that are not finite; of a public one, whether it can be loaded
     #[command(after_help = "Examples:
   fewstep inspect runs/tiny
   fewstep inspect runs/tiny/export/student --against expected.safetensors")]

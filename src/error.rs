@@ -4,6 +4,7 @@
 //! 6 device or memory, 130/143 stopped by a signal.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::path::Path;
 
 /// What went wrong, by who can mend it; each kind has its own exit code.
@@ -81,6 +82,11 @@ impl Error {
         self.causes.push(line.into());
         self
     }
+    /// The same error with this hint where it has none.
+    pub fn or_hint(mut self, text: impl Into<String>) -> Self {
+        self.hint.get_or_insert_with(|| text.into());
+        self
+    }
     /// The same error with this hint.
     pub fn hint(mut self, text: impl Into<String>) -> Self {
         self.hint = Some(text.into());
@@ -103,6 +109,42 @@ impl fmt::Display for Error {
     }
 }
 
+/// Checks that the whole number that the recipe's `key` is lies in `range`; the hint is the nearest one that does.
+///
+/// Errors: Usage.
+pub fn whole_within(key: &str, value: usize, range: RangeInclusive<usize>) -> Result<()> {
+    let (low, high) = (*range.start(), *range.end());
+    match range.contains(&value) {
+        true => Ok(()),
+        false => Err(out_of_range(key, &value.to_string(), [low, high, value.clamp(low, high)].map(|n| n.to_string()))),
+    }
+}
+
+/// The same of a number; what is not a number lies in no range.
+///
+/// Errors: Usage.
+pub fn within(key: &str, value: f64, range: RangeInclusive<f64>) -> Result<()> {
+    let (low, high) = (*range.start(), *range.end());
+    let nearest = if value.is_nan() { low } else { value.clamp(low, high) };
+    match range.contains(&value) {
+        true => Ok(()),
+        false => Err(out_of_range(key, &number(value), [low, high, nearest].map(number))),
+    }
+}
+
+fn out_of_range(key: &str, value: &str, [low, high, nearest]: [String; 3]) -> Error {
+    Error::usage(format!("`{key}` must be between {low} and {high}, but it is {value}"))
+        .hint(format!("the nearest allowed value: `{key} = {nearest}`"))
+}
+
+/// A number as a recipe may write it, without a long row of zeros.
+pub fn number(value: f64) -> String {
+    match value == 0.0 || (1e-4..1e9).contains(&value.abs()) || !value.is_finite() {
+        true => value.to_string(),
+        false => format!("{value:e}"),
+    }
+}
+
 /// The known name nearest to `typed`, if one is near enough to be meant.
 pub fn nearest<'a>(typed: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     known
@@ -113,14 +155,49 @@ pub fn nearest<'a>(typed: &str, known: impl IntoIterator<Item = &'a str>) -> Opt
         .map(|(_, k)| k)
 }
 
+/// A word of a command line as a shell reads it back: quoted where it has to be.
+pub fn typed(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+@%".contains(c);
+    match !word.is_empty() && word.chars().all(plain) {
+        true => word.to_string(),
+        false => format!("'{}'", word.replace('\'', "'\\''")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
+    fn a_word_is_quoted_for_the_shell_only_where_it_has_to_be() {
+        assert_eq!(typed("runs/tiny-1"), "runs/tiny-1");
+        assert_eq!(typed("my runs"), "'my runs'");
+        assert_eq!(typed("it's"), "'it'\\''s'");
+        assert_eq!(typed("seeds=[1, 2]"), "'seeds=[1, 2]'");
+    }
+
+    #[test]
     fn an_error_prints_message_indented_causes_and_hint() {
         let e = Error::input("vocab.json: not JSON").cause("line 3").hint("write JSON");
         assert_eq!(e.to_string(), "error: vocab.json: not JSON\n   line 3\n\nhint: write JSON");
+    }
+
+    #[test]
+    fn a_number_out_of_its_range_is_told_with_the_range_and_the_nearest_one_in_it() {
+        assert!(whole_within("a.b", 3, 1..=3).is_ok() && within("a.b", 0.0, 0.0..=1.0).is_ok());
+        let whole = whole_within("a.b", 0, 1..=1 << 20).unwrap_err();
+        assert_eq!(whole.message, "`a.b` must be between 1 and 1048576, but it is 0");
+        assert_eq!(whole.hint.as_deref(), Some("the nearest allowed value: `a.b = 1`"));
+        for (value, shown, nearest) in [
+            (f64::NAN, "NaN", "1e-12"),
+            (1e308, "1e308", "10"),
+            (f64::NEG_INFINITY, "-inf", "1e-12"),
+            (-0.5, "-0.5", "1e-12"),
+        ] {
+            let e = within("lr", value, 1e-12..=10.0).unwrap_err();
+            assert_eq!(e.message, format!("`lr` must be between 1e-12 and 10, but it is {shown}"));
+            assert_eq!(e.hint, Some(format!("the nearest allowed value: `lr = {nearest}`")));
+        }
     }
 
     #[test]

@@ -10,10 +10,13 @@ mod render;
 
 pub use render::{json, junit, markdown_summary, summary, text};
 
-use crate::error::{Error, Result, nearest};
+use crate::error::{Error, Result, nearest, whole_within, within};
 use crate::eval::results::{DataKind, Direction, Metric, ModelResult, Results, Role, Row, Speed};
 use crate::eval::stats::{Change, Estimate, Pairing, RESAMPLES, Spread, change_interval, mean, seeds_change};
 use serde::{Deserialize, Serialize};
+
+/// Most resamples of a comparison.
+const MOST_RESAMPLES: usize = 1_000_000;
 
 /// What a gate checks; every key has a default, and giving `rules` replaces all default rules.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -84,22 +87,20 @@ impl GateConfig {
     /// Errors for limits that cannot be meant.
     pub fn check(&self) -> Result<()> {
         for (i, rule) in self.rules.iter().enumerate() {
-            let place = format!("`gate.rules[{i}]`");
+            let place = format!("gate.rules[{i}]");
             if rule.relative.is_some() && rule.absolute.is_some() {
                 return Err(
-                    Error::usage(format!("{place} has both `relative` and `absolute`")).hint("delete one of them")
+                    Error::usage(format!("`{place}` has both `relative` and `absolute`")).hint("delete one of them")
                 );
             }
-            let size = rule.limit().size;
-            if !(size.is_finite() && size >= 0.0) {
-                return Err(Error::usage(format!("{place}: limit `{size}` is not a number of at least 0")));
+            for (key, limit) in [("relative", rule.relative), ("absolute", rule.absolute)] {
+                if let Some(limit) = limit {
+                    within(&format!("{place}.{key}"), limit, 0.0..=1e9)?;
+                }
             }
         }
-        if self.resamples < 100 {
-            let message = format!("`gate.resamples` is {}, too few for a 95 % interval", self.resamples);
-            return Err(Error::usage(message).hint("set `gate.resamples` to 100 or more; the default is 2000"));
-        }
-        Ok(())
+        // Fewer give no 95 % interval, and more take minutes for each comparison.
+        whole_within("gate.resamples", self.resamples, 100..=MOST_RESAMPLES)
     }
 
     /// The rule for one metric of one row. Entropy has its default rule wherever likelihood is judged.

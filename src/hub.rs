@@ -2,15 +2,24 @@
 //!
 //! `hf://owner/name[@revision][/path]` is a model repository or a file in it, `hf://datasets/owner/name[@revision]/path` a
 //! file of a data set; a revision is a branch, a tag, a commit, or `refs/convert/parquet`. What is in the cache is taken as
-//! it is, without any network; what is not is downloaded into it. Nothing here runs unless a recipe or an argument says
-//! `hf://`.
+//! it is, without any network; what is not is downloaded into it, unless HF_HUB_OFFLINE forbids it. Nothing here runs unless
+//! a recipe or an argument says `hf://`.
+
+mod cache;
+mod client;
+mod download;
+mod progress;
+mod settings;
 
 use std::path::{Path, PathBuf};
 
-use hf_hub::api::sync::{ApiBuilder, ApiRepo};
-use hf_hub::{Cache, Repo, RepoType};
+use cache::Folder;
+use client::{Client, Failure, Status};
+use download::Description;
+use settings::Settings;
 
 use crate::error::{Error, Kind, Result};
+use crate::term;
 
 const SCHEME: &str = "hf://";
 
@@ -82,51 +91,179 @@ pub fn file(base: &Path, path: &Path) -> Result<PathBuf> {
     };
     match reference.cached(name) {
         Some(path) => Ok(path),
-        None => reference.download(|remote| remote.get(name).map_err(|e| e.to_string())),
+        None => reference.download(name),
     }
 }
 
+/// The commit that a snapshot in the cache is of; none where `dir` is not one.
+pub fn commit_of(dir: &Path) -> Option<&str> {
+    let inside = dir.parent().and_then(Path::file_name).is_some_and(|name| name == "snapshots");
+    dir.file_name()?.to_str().filter(|commit| inside && download::is_commit(commit))
+}
+
 impl Reference {
-    fn repo(&self) -> Repo {
-        let kind = match self.kind {
-            RepoKind::Model => RepoType::Model,
-            RepoKind::Dataset => RepoType::Dataset,
-        };
-        Repo::with_revision(self.id.clone(), kind, self.revision.clone())
+    fn kind_name(&self) -> &'static str {
+        match self.kind {
+            RepoKind::Model => "models",
+            RepoKind::Dataset => "datasets",
+        }
+    }
+
+    fn folder(&self) -> Folder {
+        Folder::new(&settings::cache(&settings::process), self.kind_name(), &self.id)
     }
 
     /// The file called `name`, if it is in the cache.
     pub fn cached(&self, name: &str) -> Option<PathBuf> {
-        let (cache, repo) = (Cache::from_env(), self.repo());
-        // A commit has no reference that leads to its snapshot: it is the snapshot's name.
-        let snapshot = || cache.path().join(repo.folder_name()).join("snapshots").join(&self.revision).join(name);
-        cache.repo(self.repo()).get(name).or_else(|| Some(snapshot()).filter(|path| path.exists()))
+        self.folder().cached(&self.revision, name)
     }
 
-    /// What `get` takes from the hub. Errors (kind I/O) say that it is not in the cache either.
-    pub fn download<T>(&self, get: impl FnOnce(&ApiRepo) -> std::result::Result<T, String>) -> Result<T> {
-        let failed = |why: String| {
-            Error::new(Kind::Io, format!("cannot download {self}"))
-                .cause(why)
-                .cause("it is not in the Hugging Face cache either")
-                .hint("try again where the hub can be reached, or give a path to a copy on this machine")
+    /// Downloads the file `name` into the cache. Errors (kind I/O) say that it is not in the cache either.
+    fn download(&self, name: &str) -> Result<PathBuf> {
+        let (client, folder) = (self.client()?, self.folder());
+        let get = || -> std::result::Result<PathBuf, Failure> {
+            let url = client.url(&self.address(&self.revision, name))?;
+            // A commit that is asked for by its name is the one that has to come.
+            let exact = Some(self.revision.as_str()).filter(|revision| download::is_commit(revision));
+            let commit = download::file(&client, &folder, &url, name, exact)?;
+            folder.remember(&self.revision, &commit)?;
+            Ok(folder.file(&commit, name))
         };
-        let api = ApiBuilder::from_env().with_progress(false).build().map_err(|e| failed(e.to_string()))?;
-        get(&api.repo(self.repo())).map_err(failed)
+        get().map_err(|failure| self.failed(&client, failure))
     }
 
-    /// Downloads the files of the repository that are `wanted` and plain names at its top; the directory they lie in.
-    pub fn snapshot(&self, wanted: impl Fn(&str) -> bool) -> Result<PathBuf> {
-        self.download(|remote| {
-            let files = remote.info().map_err(|e| e.to_string())?.siblings;
-            let mut dir = None;
-            for name in files.iter().map(|f| f.rfilename.as_str()).filter(|name| plain(name) && wanted(name)) {
-                let at = remote.get(name).map_err(|e| format!("{name}: {e}"))?;
-                dir = at.parent().map(Path::to_path_buf);
+    /// Downloads the files of the repository that `place` puts in an order (none: not wanted), all of one commit; the
+    /// directory they lie in. Only plain names at the top of the repository are asked for. What tells a reader that the
+    /// snapshot is there belongs last: a download that was stopped is then not taken for a whole one.
+    pub fn snapshot(&self, place: impl Fn(&str) -> Option<usize>) -> Result<PathBuf> {
+        let (client, folder) = (self.client()?, self.folder());
+        let get = || -> std::result::Result<PathBuf, Failure> {
+            let path = format!("api/{}/{}/revision/{}", self.kind_name(), self.id, encoded(&self.revision, false));
+            let description = Description::fetch(&client, &path)?;
+            let commit = description.sha.as_str();
+            if download::is_commit(&self.revision) && commit != self.revision {
+                return Err(Failure::Refused(format!("it answers with commit {commit}")));
             }
-            dir.ok_or_else(|| "it has none of the files that are needed".into())
-        })
+            let mut names: Vec<(usize, &str)> =
+                description.files().filter(|name| plain(name)).filter_map(|name| Some((place(name)?, name))).collect();
+            names.sort_unstable();
+            if names.is_empty() {
+                return Err(Failure::Refused("it has none of the files that are needed".into()));
+            }
+            for (_, name) in names {
+                if !folder.file(commit, name).exists() {
+                    let url = client.url(&self.address(commit, name))?;
+                    download::file(&client, &folder, &url, name, Some(commit))?;
+                }
+            }
+            folder.remember(&self.revision, commit)?;
+            Ok(folder.snapshot(commit))
+        };
+        get().map_err(|failure| self.failed(&client, failure))
     }
+
+    /// Where the file `name` is on the hub.
+    fn address(&self, revision: &str, name: &str) -> String {
+        let kind = if self.kind == RepoKind::Dataset { "datasets/" } else { "" };
+        format!("{kind}{}/resolve/{}/{}", self.id, encoded(revision, false), encoded(name, true))
+    }
+
+    /// A connection to the hub, of which a line says that it is used. Errors: the network is forbidden, or the settings
+    /// are wrong.
+    fn client(&self) -> Result<Client> {
+        if let Some(variable) = settings::offline(&settings::process) {
+            return Err(self
+                .absent()
+                .cause(format!("{variable} forbids the network"))
+                .hint(format!("unset {variable} to download it, or give a path to a copy on this machine")));
+        }
+        let client = Client::new(Settings::of(&settings::process)?)?;
+        term::note(&format!("downloading {self} from {}", client.settings.endpoint));
+        Ok(client)
+    }
+
+    fn absent(&self) -> Error {
+        let cache = settings::cache(&settings::process);
+        Error::new(Kind::Io, format!("cannot download {self}"))
+            .cause(format!("it is not in the Hugging Face cache, {}", cache.display()))
+    }
+
+    /// The error of a download that failed.
+    fn failed(&self, client: &Client, failure: Failure) -> Error {
+        let hub = &client.settings.endpoint;
+        let again = "type the same command again where the hub can be reached: it goes on where it was";
+        match failure {
+            Failure::Ours(error) if error.kind == Kind::Io && error.hint.is_none() => {
+                error.hint("give HF_HUB_CACHE a directory that can be written, with room for the files")
+            }
+            Failure::Ours(error) => error,
+            Failure::Broken(why) if why.contains("certificate") => {
+                self.absent().cause(format!("{hub}: {why}")).hint(
+                    "where a proxy signs with certificates of its own, give SSL_CERT_FILE the file that holds them",
+                )
+            }
+            Failure::Broken(why) => self.absent().cause(format!("{hub}: {why}")).hint(format!(
+                "{again}; HF_HUB_DOWNLOAD_TIMEOUT=60 waits longer, and a path to a copy on this machine needs no hub"
+            )),
+            Failure::Refused(why) => self.absent().cause(format!("the answer of {hub} is not to be trusted: {why}")).hint(
+                "type the same command again; if it stays so, look at HF_ENDPOINT and at the proxy that the network has",
+            ),
+            Failure::Status(status) => {
+                let (why, hint) = self.explain(client, &status);
+                let mut error = self.absent().cause(format!("{hub} says {}: {why}", status.code));
+                if !status.message.is_empty() {
+                    error = error.cause(format!("its words: {}", status.message));
+                }
+                error.hint(hint)
+            }
+        }
+    }
+
+    /// What the hub means by a refusal, and what to do.
+    fn explain(&self, client: &Client, status: &Status) -> (&'static str, String) {
+        let again = "type the same command again later: it goes on where it was".to_string();
+        let known = client.settings.secret.is_some();
+        let page = format!(
+            "{}/{}{}",
+            client.settings.endpoint,
+            if self.kind == RepoKind::Dataset { "datasets/" } else { "" },
+            self.id
+        );
+        let token = match known {
+            true => "give HF_TOKEN a token that may read it",
+            false => "give HF_TOKEN a token that may read it, since none is set",
+        };
+        match (status.code, status.word.as_str()) {
+            (_, "RevisionNotFound") => {
+                ("it has no such revision", format!("take one of {page}/tree/main, or leave `@{}` out", self.revision))
+            }
+            (_, "EntryNotFound") => ("it has no such file", format!("take a file of {page}/tree/{}", self.revision)),
+            (_, "GatedRepo") => {
+                ("its owner lets in those who accept the terms", format!("accept the terms at {page}, then {token}"))
+            }
+            (401 | 403, _) if !status.home => ("the store of the file refused its address", again),
+            (401, _) => ("it does not exist, or it is private", format!("check its name; if it is private, {token}")),
+            (403, _) => {
+                let why = if known { "the token may not read it" } else { "it is not for everyone" };
+                (why, format!("look at {page}, then {token}"))
+            }
+            (404, _) => ("there is no such repository, revision or file", format!("check its name at {page}")),
+            (429, _) => match status.wait {
+                Some(seconds) => ("too many requests", format!("wait {seconds} s, then type the same command again")),
+                None => {
+                    ("too many requests", format!("wait some minutes, then type the same command again; or {token}"))
+                }
+            },
+            (500.., _) => ("the hub has a fault of its own", again),
+            _ => ("it does not give the file", again),
+        }
+    }
+}
+
+/// `text` as a part of an address; `path`: slashes stay.
+fn encoded(text: &str, path: bool) -> String {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.~".contains(&b) || (path && b == b'/');
+    text.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
 }
 
 impl std::fmt::Display for Reference {
@@ -177,6 +314,21 @@ mod tests {
         ] {
             assert!(reference(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn an_address_holds_no_character_with_a_meaning() {
+        assert_eq!(encoded("refs/convert/parquet", false), "refs%2Fconvert%2Fparquet");
+        assert_eq!(encoded("data/a b+c=d.txt", true), "data/a%20b%2Bc%3Dd.txt");
+    }
+
+    #[test]
+    fn a_snapshot_is_known_by_its_place_and_its_commit() {
+        let commit = "0123456789abcdef0123456789abcdef01234567";
+        let dir = PathBuf::from("hub/models--a--b/snapshots").join(commit);
+        assert_eq!(commit_of(&dir), Some(commit));
+        assert_eq!(commit_of(&Path::new("models").join(commit)), None);
+        assert_eq!(commit_of(Path::new("hub/models--a--b/snapshots/main")), None);
     }
 
     #[test]

@@ -34,7 +34,9 @@ fn main() -> ExitCode {
         (_, true) => Loudness::Verbose,
         _ => Loudness::Normal,
     });
-    set_environment(&cli);
+    if let Err(e) = settle(&cli) {
+        return fail(&e, e.kind.exit_code());
+    }
     fewstep::alloc::settle(0);
     let panics = Panics::default();
     panics.collect();
@@ -79,17 +81,22 @@ fn not_a_command(e: &clap::Error) -> ExitCode {
     }
 }
 
-/// Tells the libraries, which read their settings from the environment, what the command line chose.
-fn set_environment(cli: &Cli) {
+/// Tells the libraries what the command line chose. Errors (device): threads that the system refuses.
+fn settle(cli: &Cli) -> Result<(), Error> {
     let device = cli.global.device.split(':').next().unwrap_or_default();
-    // SAFETY: no other thread exists yet; the first ones start in `dispatch`. It is needed because what
+    // SAFETY: no other thread exists yet; the first ones start below and in `dispatch`. It is needed because what
     // Burn makes without being told a device lands on `Device::default()`, the best one compiled in, present or not,
-    // unless BURN_DEVICE names another: a CPU run could fail in a binary built for a GPU.
-    unsafe { std::env::set_var("BURN_DEVICE", device) };
-    if let Some(threads) = cli.global.threads {
-        // SAFETY: as above; rayon reads it when its pool starts.
-        unsafe { std::env::set_var("RAYON_NUM_THREADS", threads.to_string()) };
-    }
+    // unless BURN_DEVICE names another, and nothing else sets it: a CPU run could fail in a binary built for a GPU.
+    #[allow(unsafe_code)]
+    unsafe {
+        std::env::set_var("BURN_DEVICE", device)
+    };
+    let Some(threads) = cli.global.threads else { return Ok(()) };
+    rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().map_err(|e| {
+        Error::new(Kind::Device, format!("cannot start {threads} threads"))
+            .cause(e.to_string())
+            .hint("give fewer with `--threads N`")
+    })
 }
 
 /// A panic of a library, as its hook saw it.

@@ -12,6 +12,14 @@ use crate::error::{Error, Result};
 /// How much goes to stderr. Process-wide because stderr is: a flag handed through every layer could only disagree.
 static LOUDNESS: AtomicU8 = AtomicU8::new(Loudness::Normal as u8);
 
+/// The signal that has asked this process to stop, 0 for none. Process-wide because signals are.
+static STOPPING: AtomicI32 = AtomicI32::new(0);
+
+/// The signal that has asked this process to stop, 0 for none: for what waits where no [`Interrupt`] was handed to it.
+pub fn signal() -> i32 {
+    STOPPING.load(Ordering::SeqCst)
+}
+
 /// How much goes to stderr, from least to most.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
@@ -140,6 +148,7 @@ impl Interrupt {
             true => std::process::exit(130),
             false => {
                 shared.request();
+                STOPPING.store(shared.signal(), Ordering::SeqCst);
                 note("\nfinishing this step, then saving; once more stops at once");
             }
         };

@@ -52,13 +52,14 @@ pub fn warn_of_missing_code(out: &Path) -> Result<()> {
 /// The model directory that `path` is, or none where it is a run.
 pub fn model_directory(path: &Path) -> Result<Option<PathBuf>> {
     let dir = family::resolve(path)?;
-    Ok(dir.join("config.json").is_file().then_some(dir))
+    Ok(export::whole::is_model(&dir).then_some(dir))
 }
 
 /// Writes the model in `from` again into `out`, with weights of the given type.
 ///
 /// Errors: as reading the model; a weight that does not fit the type.
 pub fn convert(from: &Path, out: &Path, storage: Storage, device: &Device) -> Result<Option<Change>> {
+    export::whole::verify(from)?;
     let (_, config) = family::read_config(from)?;
     let create = || std::fs::create_dir_all(out).map_err(|e| Error::io("create", out, &e));
     let card_path = out.join("README.md");
@@ -84,6 +85,7 @@ pub fn convert(from: &Path, out: &Path, storage: Storage, device: &Device) -> Re
         (change, export::model_card(&before.card, &extras))
     } else {
         let before = family::load(from, &LoadOptions::default(), device)?;
+        before.description.notes.iter().for_each(|note| term::warn(note));
         create()?;
         family::export(from, out, &before.description, &params::export(&before.model), storage)?;
         warn_of_missing_code(out)?;

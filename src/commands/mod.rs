@@ -25,17 +25,19 @@ pub fn dispatch(cli: Cli) -> Result<()> {
     let global = &cli.global;
     let open = || device::open(&global.device);
     match &cli.command {
-        Command::Run { recipe, only, out, set } => {
+        Command::Run { recipe, only, out, set, retrain } => {
             // The recipe is checked before any device is opened.
             let loaded = recipes::load(recipe, set)?;
             if !loaded.recipe.seeds.is_empty() {
                 let study = Seeds::open(loaded, out.clone(), (open()?, &global.device), Interrupt::listen()?)?;
+                let study = study.retraining(retrain);
                 return match only {
                     Some(name) => study.train(Some(name)),
                     None => study.run(global.json),
                 };
             }
             let study = Study::open(loaded, out.clone(), (open()?, &global.device), Interrupt::listen()?)?;
+            let study = study.retraining(retrain, only.as_deref())?;
             match only {
                 Some(name) => study.train(Some(name)),
                 None => study.run(global.json),
@@ -61,6 +63,9 @@ pub fn dispatch(cli: Cli) -> Result<()> {
         Command::Report { results, out, notes } => {
             let path = results_file(results);
             let loaded = Results::load(&path)?;
+            if results.is_dir() {
+                run::of_this_run(&loaded, results)?;
+            }
             let dir = out.clone().unwrap_or_else(|| path.parent().unwrap_or(Path::new(".")).join("report"));
             if let Some(notes) = notes {
                 report::notes::keep(notes, &dir)?;
@@ -141,11 +146,7 @@ fn stored(run_dir: &Path) -> Result<Loaded> {
         return Err(Error::input(format!("{} is not a run directory: it has no recipe.toml", run_dir.display()))
             .hint("`fewstep run quickstart` makes one in runs/quickstart"));
     }
-    let mut loaded = recipes::load(&path.display().to_string(), &[])?;
-    if let Ok(base) = fs::read_text(&run_dir.join(run::BASE), 1 << 16) {
-        loaded.base = PathBuf::from(base);
-    }
-    Ok(loaded)
+    recipes::load(&path.display().to_string(), &[])
 }
 
 /// results.json itself, or the one of a run directory.

@@ -63,14 +63,9 @@ impl Ask<'_> {
         }
     }
 
-    /// What training the model `name` needs; none of a checkpoint that is taken as it is.
-    pub fn need(&self, name: &str) -> Result<Option<Need>> {
-        let shape = shape(self.recipe, name, self.data, self.base)?;
-        let model = self.recipe.model(name)?;
-        if shape.tokenizer.is_some() {
-            return Ok(None);
-        }
-        let step = self.step(&shape, model);
+    /// What training a model of this shape needs.
+    pub fn need(&self, shape: &Shape, model: &ModelConfig) -> Need {
+        let step = self.step(shape, model);
         let memory = step.bytes(model.train.batch, shape.network.checkpoint);
         // Gradients are in no checkpoint.
         let kept = match model.train.save_every {
@@ -78,7 +73,7 @@ impl Ask<'_> {
             every => model.train.keep.min((model.train.steps / every).max(1)),
         };
         let disk = F32 * step.trained * (step.copies - 1) * (kept as u128 + 1);
-        Ok(Some(Need { memory, parameters: step.trained, disk }))
+        Need { memory, parameters: step.trained, disk }
     }
 
     /// A step of a model's training.
@@ -198,7 +193,9 @@ impl Ask<'_> {
         let Some(free) = room::disk(dir) else { return Ok(()) };
         let mut need = 0;
         for name in training {
-            need += self.need(name)?.map_or(0, |need| need.disk);
+            let shape = shape(self.recipe, name, self.data, self.base)?;
+            // A judge that is taken as it is has no checkpoints.
+            need += if shape.tokenizer.is_some() { 0 } else { self.need(&shape, self.recipe.model(name)?).disk };
         }
         if need > free.into() {
             term::warn(&format!(

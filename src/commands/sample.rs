@@ -67,7 +67,7 @@ type Decode<'a> = &'a dyn Fn(&[u32]) -> String;
 
 /// The directory of the model meant by a path: itself, or a model of a run.
 pub fn model_dir(path: &Path, name: Option<&str>) -> Result<PathBuf> {
-    if path.join("config.json").is_file() {
+    if export::whole::is_model(path) {
         return match name {
             Some(name) => Err(Error::usage(format!("`--model {name}`: {} is one model, not a run", path.display()))
                 .hint("leave `--model` out")),
@@ -78,14 +78,15 @@ pub fn model_dir(path: &Path, name: Option<&str>) -> Result<PathBuf> {
     let first = first_seed(path);
     let path = first.as_deref().unwrap_or(path);
     let models = path.join("models");
-    let mut names: Vec<String> = std::fs::read_dir(&models)
-        .map(|d| {
-            d.flatten()
-                .filter(|e| e.path().join("final").is_dir())
-                .map(|e| e.file_name().to_string_lossy().into_owned())
-                .collect()
-        })
-        .unwrap_or_default();
+    let mut names: Vec<String> = match std::fs::read_dir(&models) {
+        Ok(entries) => entries
+            .flatten()
+            .filter(|e| e.path().join("final").is_dir())
+            .map(|e| e.file_name().to_string_lossy().into_owned())
+            .collect(),
+        Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => return Err(Error::io("read", &models, &e)),
+        Err(_) => Vec::new(),
+    };
     names.sort();
     if names.is_empty() {
         return Err(Error::input(format!(
@@ -120,6 +121,7 @@ pub fn run(request: &Request, device: &Device) -> Result<()> {
         return Err(Error::usage(format!("`--steps {k}` must be between 1 and {}", 1 << 20)));
     }
     let dir = model_dir(&family::resolve(&request.path)?, request.model.as_deref())?;
+    export::whole::verify(&dir)?;
     if is_foreign(&dir)? {
         if request.decode.is_some() {
             return Err(Error::usage("`--decode` is for models of fewstep's own")

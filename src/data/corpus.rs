@@ -117,12 +117,12 @@ impl Corpus {
 
     pub(super) fn check_length(&self, length: usize) -> Result<()> {
         if length == 0 {
-            return Err(Error::usage("`length` is 0, and a window has at least 1 token"));
+            return Err(Error::usage("`data.text.length` is 0, and a window has at least 1 token"));
         }
         for (split, tokens) in [("training", self.train.len()), ("validation", self.valid.len())] {
             if tokens < length {
-                let counts = format!("the {split} text has {tokens} tokens, and one window has length = {length}");
-                return Err(Error::usage(counts).hint("take a longer text or a smaller `length`"));
+                let fits = self.train.len().min(self.valid.len());
+                return Err(super::start::too_short(split, &format!("{tokens} tokens"), fits, length));
             }
         }
         Ok(())

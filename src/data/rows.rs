@@ -78,14 +78,16 @@ fn lines((path, column): (&Path, &str), reading: &Reading, each: Each) -> Result
             return Err(wrong(format!("it is longer than {MAX_LINE} bytes"))
                 .hint("a .jsonl file has one object on each line; a list over several lines is another format"));
         }
+        // A byte order mark at the start of a file is not part of its first line.
+        let line = if number == 1 { line.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&line) } else { &line };
         if line.iter().all(u8::is_ascii_whitespace) {
             continue;
         }
-        let mut json = serde_json::Deserializer::from_slice(&line);
+        let mut json = serde_json::Deserializer::from_slice(line);
         let row = Wanted(column).deserialize(&mut json).and_then(|row| json.end().map(|()| row));
         let row = row.map_err(|e| {
             wrong("not a JSON object".into())
-                .cause(e.to_string())
+                .cause(fault(&e))
                 .hint("a .jsonl file has one object on each line, such as {\"text\": \"..\"}")
         })?;
         match row {
@@ -102,6 +104,16 @@ fn lines((path, column): (&Path, &str), reading: &Reading, each: Each) -> Result
                     .hint("`data.text.column` names the key of the text"));
             }
         }
+    }
+}
+
+/// What the JSON library says, without its own count of lines: a line of the file is all that it sees.
+fn fault(e: &serde_json::Error) -> String {
+    let said = e.to_string();
+    match said.rsplit_once(" at line ") {
+        Some((what, _)) if e.column() > 0 => format!("{what} at column {}", e.column()),
+        Some((what, _)) => format!("{what} at the end of the line"),
+        None => said,
     }
 }
 

@@ -21,29 +21,26 @@ pub struct Misfit {
     pub at: u64,
     /// The message up to the place, and what follows it.
     pub what: (String, &'static str),
-    pub hint: Option<&'static str>,
+    pub hint: &'static str,
 }
 
 impl Misfit {
     /// The byte `at` is not UTF-8.
     pub fn not_utf8(at: u64) -> Misfit {
         let hint = "convert the file to UTF-8, or take it as it is with tokenizer = \"bytes\"";
-        Misfit { at, what: ("the text is not UTF-8".into(), ""), hint: Some(hint) }
+        Misfit { at, what: ("the text is not UTF-8".into(), ""), hint }
     }
 
     /// `what` at the byte `at` has no token.
     pub fn unknown(what: String, at: u64) -> Misfit {
-        Misfit { at, what: (what, " is not in the vocabulary"), hint: None }
+        let hint = "leave it out of the text, or take another tokenizer: \"bytes\" knows every text";
+        Misfit { at, what: (what, " is not in the vocabulary"), hint }
     }
 
     /// As an error (kind input), at this line and column.
     pub fn error(self, (line, column): (usize, usize)) -> Error {
         let (what, behind) = self.what;
-        let error = Error::input(format!("{what} at byte {} (line {line}, column {column}){behind}", self.at));
-        match self.hint {
-            Some(hint) => error.hint(hint),
-            None => error,
-        }
+        Error::input(format!("{what} at byte {} (line {line}, column {column}){behind}", self.at)).hint(self.hint)
     }
 }
 

@@ -5,12 +5,20 @@
 //! `NAME.tmp-PID` and renamed when all of it is on disk. So a reader sees the old or the new state and never a mix, and
 //! what a killed process leaves behind is recognised by its name and the dead process id in it.
 
+mod aside;
+mod claim;
 pub mod fault;
 mod manifest;
+mod partial;
 mod read;
+mod seal;
 
-pub use manifest::{FileEntry, MANIFEST, Manifest, verify_manifest, write_manifest};
+pub use aside::set_aside;
+pub use claim::Claim;
+pub use manifest::{FileEntry, MANIFEST, Manifest, read_manifest, verify_manifest, write_manifest};
+pub use partial::{Partial, link, lock_file};
 pub use read::{contained, inside, open, read_limited, read_text, unreadable};
+pub use seal::{Sealed, seal, unseal};
 
 use crate::error::{Error, Kind, Result};
 use sha2::{Digest, Sha256};
@@ -80,6 +88,14 @@ pub fn create_dir(path: &Path) -> Result<()> {
 /// Removes the directory `path` and all in it; one that is absent is no error.
 pub fn remove_dir(path: &Path) -> Result<()> {
     match fault::point("dir.remove").and_then(|()| fs::remove_dir_all(path)) {
+        Err(e) if e.kind() != ErrorKind::NotFound => Err(Error::io("remove", path, &e)),
+        _ => Ok(()),
+    }
+}
+
+/// Removes the file `path`; one that is absent is no error.
+pub fn remove_file(path: &Path) -> Result<()> {
+    match fault::point("file.remove").and_then(|()| fs::remove_file(path)) {
         Err(e) if e.kind() != ErrorKind::NotFound => Err(Error::io("remove", path, &e)),
         _ => Ok(()),
     }

@@ -8,7 +8,7 @@ use crate::error::{Error, Kind, Result};
 use crate::room;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Files from this length on are held against the memory that is free before they are read.
 const LONG: u64 = 64 << 20;
@@ -121,10 +121,7 @@ pub fn inside(dir: &Path, path: &Path) -> Result<()> {
         ErrorKind::PermissionDenied => Error::io("read", path, &e),
         _ => Error::input(format!("{} is a link that leads nowhere", path.display())),
     })?;
-    // models--OWNER--NAME/snapshots/REVISION/file -> models--OWNER--NAME/blobs/HASH
-    let snapshots = home.parent().filter(|p| p.file_name().is_some_and(|n| n == "snapshots"));
-    let blobs = snapshots.and_then(Path::parent).map(|p| p.join("blobs"));
-    if !target.starts_with(&home) && !blobs.is_some_and(|b| target.starts_with(b)) {
+    if !target.starts_with(&home) && !blob_stores(&home).iter().any(|store| target.starts_with(store)) {
         return Err(Error::input(format!("{} leads out of its directory", path.display()))
             .cause(format!("it is a link to {}", target.display()))
             .hint("put a copy of the file in the place of the link"));
@@ -134,6 +131,16 @@ pub fn inside(dir: &Path, path: &Path) -> Result<()> {
         true => Ok(()),
         false => Err(Error::input(format!("{} is not a regular file", path.display()))),
     }
+}
+
+/// Where the files of a Hugging Face snapshot may lie: `snapshots/REVISION/FILE` is a link to `blobs/HASH` of its own
+/// repository, and that may be a link to `blobs/HH/HASH` of the whole cache.
+fn blob_stores(home: &Path) -> Vec<PathBuf> {
+    let snapshots = home.parent().filter(|p| p.file_name().is_some_and(|n| n == "snapshots"));
+    let Some(repository) = snapshots.and_then(Path::parent) else { return Vec::new() };
+    let named = repository.file_name().is_some_and(|name| name.to_string_lossy().contains("--"));
+    let cache = repository.parent().filter(|_| named);
+    [Some(repository), cache].into_iter().flatten().map(|dir| dir.join("blobs")).collect()
 }
 
 /// The error of a file that cannot be opened: kind input where it is absent, else I/O.

@@ -172,9 +172,41 @@ fn a_missing_an_added_and_a_renamed_file_are_each_named() {
         let e = verify_manifest(dir.path()).unwrap_err();
         assert!(e.kind == Kind::Input && e.to_string().contains(name), "{e}");
     }
+    for name in ["model.safetensors", "origin.json", "sub/tokenizer.json"] {
+        let (dir, _) = checkpoint();
+        fs::write(dir.path().join(name), "").unwrap();
+        let e = verify_manifest(dir.path()).unwrap_err();
+        assert!(e.to_string().contains(&format!("{name} was added")), "{e}");
+    }
+}
+
+#[test]
+fn files_of_others_in_a_directory_with_a_manifest_do_not_matter() {
     let (dir, _) = checkpoint();
-    fs::write(dir.path().join("new"), "").unwrap();
-    assert!(verify_manifest(dir.path()).unwrap_err().to_string().contains("new was added"));
+    for name in ["notes.txt", "Thumbs.db", ".DS_Store", "sub/desktop.ini", "plot.json"] {
+        fs::write(dir.path().join(name), "mine").unwrap();
+    }
+    fs::create_dir(dir.path().join("pictures")).unwrap();
+    verify_manifest(dir.path()).unwrap();
+}
+
+#[cfg(unix)]
+#[test]
+fn a_listed_file_that_cannot_be_read_is_named_as_damage() {
+    use std::os::unix::fs::PermissionsExt;
+    let (dir, files) = checkpoint();
+    fs::remove_file(&files[0]).unwrap();
+    fs::create_dir(&files[0]).unwrap();
+    let e = verify_manifest(dir.path()).unwrap_err();
+    assert!(e.kind == Kind::Input && e.to_string().contains("weights.bin is not a regular file"), "{e}");
+    let (dir, files) = checkpoint();
+    fs::set_permissions(&files[0], fs::Permissions::from_mode(0)).unwrap();
+    if File::open(&files[0]).is_ok() {
+        println!("skipped: this user reads every file");
+        return;
+    }
+    let e = verify_manifest(dir.path()).unwrap_err();
+    assert!(e.kind == Kind::Input && e.to_string().contains("weights.bin cannot be read: permission denied"), "{e}");
 }
 
 #[test]

@@ -234,6 +234,30 @@ mod tests {
         }
     }
 
+    /// What a processor without wide registers computes is the same closure without [`wide`] around it.
+    #[test]
+    fn a_processor_without_wide_registers_computes_the_same_bits() {
+        for n in [1, 15, 16, 17, 1000, 4099] {
+            let x: Vec<f32> = (0..n).map(|i| ((i * 7919) % 2003) as f32 * 0.083 - 83.0).collect();
+            let y: Vec<f32> = (0..n).map(|i| ((i * 104_729) % 1009) as f32 * 0.017 + 0.01).collect();
+            let all = || {
+                let mut mapped = x.clone();
+                let total = map_sum(&mut mapped, |v| exp(v.mul_add(0.5, 0.25)));
+                let sums = [
+                    total,
+                    sum(&x, |v| exp(v * 0.1)),
+                    sum2(&x, &y, |a, b| a.mul_add(b, ln(b))),
+                    sum3(&x, &y, &mapped, |a, b, c| (a - b).mul_add(c, b)),
+                    max(&x),
+                    log_sum_exp(&x),
+                ];
+                let logs = y.iter().map(|v| ln(*v));
+                sums.into_iter().chain(logs).chain(mapped.iter().copied()).map(f32::to_bits).collect::<Vec<u32>>()
+            };
+            assert_eq!(all(), wide(all), "{n}");
+        }
+    }
+
     #[test]
     fn not_a_number_stays_so() {
         assert!(exp(f32::NAN).is_nan() && log_sum_exp(&[0.0, f32::NAN, 1.0]).is_nan());

@@ -24,7 +24,7 @@ use rand_distr::StandardNormal;
 use serde::{Deserialize, Serialize};
 
 use super::{SampleSpec, Samples};
-use crate::error::{Error, Result};
+use crate::error::{Result, whole_within, within};
 use crate::model::config::TimeInput;
 use crate::model::draw;
 use crate::model::transformer::ends::Given;
@@ -66,16 +66,9 @@ fn hundredth() -> f64 {
 impl GuidanceConfig {
     /// Checks ranges; `key` names it in errors.
     pub fn validate(&self, key: &str) -> Result<()> {
-        if self.updates == 0 || self.updates > 1000 {
-            return Err(Error::usage(format!(
-                "`{key}.updates` must be between 1 and 1000, but it is {}",
-                self.updates
-            )));
-        }
+        whole_within(&format!("{key}.updates"), self.updates, 1..=1000)?;
         for (name, value) in [("lr", self.lr), ("fluency", self.fluency)] {
-            if !(value.is_finite() && value >= 0.0) {
-                return Err(Error::usage(format!("`{key}.{name}` must be at least 0, but it is {value}")));
-            }
+            within(&format!("{key}.{name}"), value, 0.0..=1e9)?;
         }
         Ok(())
     }

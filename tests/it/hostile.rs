@@ -18,7 +18,7 @@ const VOCAB: usize = 12;
 const MOST: u64 = 96 << 20;
 
 /// A small MDLM checkpoint: V 12, H 8, C 4, one block, two heads, L 8.
-fn tensors() -> BTreeMap<String, HostTensor> {
+pub fn tensors() -> BTreeMap<String, HostTensor> {
     let shapes: [(&str, &[usize]); 20] = [
         ("vocab_embed.embedding", &[VOCAB, 8]),
         ("sigma_map.mlp.0.weight", &[4, 256]),
@@ -49,9 +49,9 @@ fn tensors() -> BTreeMap<String, HostTensor> {
     shapes.iter().map(|(name, shape)| (format!("backbone.{name}"), tensor(shape))).collect()
 }
 
-const CONFIG: &str = r#"{"model_type":"mdlm","vocab_size":12,"model_length":8,"hidden_dim":8,"cond_dim":4,"n_blocks":1,"n_heads":2,"time_conditioning":false}"#;
+pub const CONFIG: &str = r#"{"model_type":"mdlm","vocab_size":12,"model_length":8,"hidden_dim":8,"cond_dim":4,"n_blocks":1,"n_heads":2,"time_conditioning":false}"#;
 
-fn file(tensors: &BTreeMap<String, HostTensor>) -> Vec<u8> {
+pub fn file(tensors: &BTreeMap<String, HostTensor>) -> Vec<u8> {
     weights::to_bytes(&Weights { tensors: tensors.clone(), ..Weights::default() }).unwrap()
 }
 
@@ -409,6 +409,24 @@ fn w07_a_link_out_of_the_directory_is_not_opened() {
     cache.write("m/snapshots/abc/config.json", CONFIG);
     std::os::unix::fs::symlink("../../blobs/0123", cache.path("m/snapshots/abc/model.safetensors")).unwrap();
     cache.run(&["sample", "m/snapshots/abc", "--ids", "-n", "1"]).ok();
+    // Newer versions of huggingface_hub link the blobs of a repository to a store of the whole cache, and to no other place.
+    for (blob, good) in [("../../blobs/ab/abcd", true), ("../../other/ab/abcd", false)] {
+        let cache = Place::new();
+        cache.write("hub/blobs/ab/abcd", file(&tensors()));
+        cache.write("hub/other/ab/abcd", file(&tensors()));
+        cache.write("hub/models--a--b/blobs/4567", CONFIG);
+        let dir = cache.path("hub/models--a--b/snapshots/abc");
+        std::fs::create_dir_all(&dir).unwrap();
+        let link = |target: &str, path: PathBuf| std::os::unix::fs::symlink(target, path).unwrap();
+        link(blob, cache.path("hub/models--a--b/blobs/0123"));
+        link("../../blobs/0123", dir.join("model.safetensors"));
+        link("../../blobs/4567", dir.join("config.json"));
+        let ran = cache.run(&["sample", "hub/models--a--b/snapshots/abc", "--ids", "-n", "1"]);
+        match good {
+            true => drop(ran.ok()),
+            false => drop(ran.fails(3, &["model.safetensors", "leads out of its directory"])),
+        }
+    }
 }
 
 /// What an export copies beside the weights is looked at before it is opened, too.

@@ -3,6 +3,8 @@
 use fewstep::data::tokenizer::Tokenizer;
 
 use super::binary::{Place, Ran};
+use super::hostile;
+use super::hub_server::{COMMIT, command};
 
 fn recipe(data: &str) -> String {
     format!(
@@ -28,10 +30,8 @@ judge = "ar"
 fn check(place: &Place, data: &str) -> Ran {
     place.write("hub.toml", recipe(data));
     let args = ["recipe", "check", "hub.toml"];
-    let mut command = place.command(&args);
     // Nothing answers on that port: what works, works offline.
-    command.env("HF_HOME", place.path("home")).env("HF_ENDPOINT", "http://127.0.0.1:9");
-    Ran::from(command.output().unwrap(), &args)
+    Ran::from(command(place, "http://127.0.0.1:9", &args).output().unwrap(), &args)
 }
 
 #[test]
@@ -83,4 +83,69 @@ fn rows_that_are_not_what_a_recipe_says_are_told_by_their_number() {
     with("path = \"rows.parquet\"").fails(3, &["rows.parquet is not a Parquet file", "hint:"]);
     place.write("text.txt", "some text");
     with("path = \"text.txt\"\ncolumn = \"text\"").fails(2, &["`column`", ".jsonl or .parquet"]);
+}
+
+#[test]
+fn adapters_name_the_commit_of_their_base_and_those_of_a_directory_none() {
+    let place = Place::new();
+    let model = "home/hub/models--tiny--mdlm";
+    place.write(&format!("{model}/refs/v1"), COMMIT);
+    for dir in [format!("{model}/snapshots/{COMMIT}"), "mdlm".into()] {
+        place.write(&format!("{dir}/config.json"), hostile::CONFIG);
+        place.write(&format!("{dir}/model.safetensors"), hostile::file(&hostile::tensors()));
+    }
+    // Eleven characters, and the mask.
+    place.write("text.txt", "abcdefghij\nbadcfehgji\n".repeat(60));
+    let commit = format!("hf://tiny/mdlm@{COMMIT}");
+    for (from, name, revision) in [
+        ("hf://tiny/mdlm@v1", "tiny/mdlm", Some(COMMIT)),
+        (commit.as_str(), "tiny/mdlm", Some(COMMIT)),
+        ("mdlm", "mdlm", None),
+    ] {
+        let text = format!(
+            r#"
+name = "study"
+[data.text]
+path = "text.txt"
+tokenizer = "char"
+length = 8
+[model.judge]
+order = "left_to_right"
+objective.ar_nll = {{}}
+network = {{ dim = 16, layers = 1, heads = 2, visibility = "causal", shift = true }}
+train = {{ steps = 2, batch = 2, lr = 1e-3 }}
+[model.teacher]
+from = "{from}"
+order = "parallel"
+objective.elbo = {{}}
+train = {{ steps = 0, batch = 2, lr = 1e-3 }}
+[model.student]
+order = "parallel"
+objective.sdtt = {{ teacher = "teacher", teacher_steps = 4, rounds = 1 }}
+train = {{ steps = 2, batch = 2, lr = 1e-4 }}
+lora = {{ rank = 2, alpha = 4.0 }}
+[eval]
+samples = 4
+batch = 4
+steps = [2]
+held_out = 4
+judge = "judge"
+speed_repeats = 0
+"#
+        );
+        place.write("study.toml", text);
+        let _ = std::fs::remove_dir_all(place.path("runs"));
+        let _ = std::fs::remove_dir_all(place.path("out"));
+        let run = |args: &[&str]| {
+            let mut command = command(&place, "http://127.0.0.1:9", args);
+            Ran::from(command.env("HF_HUB_OFFLINE", "1").output().unwrap(), args).ok()
+        };
+        run(&["run", "study.toml"]);
+        run(&["export", "runs/study", "out", "--model", "student", "--adapters"]);
+        let config = std::fs::read(place.path("out/adapter_config.json")).unwrap();
+        let config: serde_json::Value = serde_json::from_slice(&config).unwrap();
+        let base = config["base_model_name_or_path"].as_str().unwrap();
+        assert!(base == name || (revision.is_none() && base.ends_with(name)), "{config}");
+        assert_eq!(config["revision"].as_str(), revision, "{config}");
+    }
 }

@@ -2,14 +2,20 @@
 
 mod adapters;
 mod bad_input;
+mod benches;
 mod binary;
+mod bound;
 mod consistency;
+mod downloads;
 mod embedding;
 mod exporting;
 mod fixtures;
+mod hints;
 mod hostile;
 mod hostile_data;
+mod hostile_hub;
 mod hub;
+mod hub_server;
 mod latent;
 mod layers;
 mod memory;
@@ -17,6 +23,7 @@ mod network;
 mod orders;
 mod pictures;
 mod readme;
+mod recipes;
 mod reports;
 mod resuming;
 mod sampling;

@@ -20,6 +20,7 @@ pub fn run(path: &Path, against: Option<&Path>, as_json: bool, device: &Device) 
     let (file, dir) = match path.is_dir() {
         true => {
             let dir = crate::commands::sample::model_dir(path, None)?;
+            export::whole::verify(&dir)?;
             if family::is_foreign(&dir)? {
                 return family::run(&dir, against, as_json, device);
             }

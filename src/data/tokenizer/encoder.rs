@@ -97,7 +97,7 @@ pub fn chars_of(chars: &[char], text: &str, at: u64, out: Out) -> std::result::R
         let Some(id) = id else {
             let hint = "the vocabulary has the characters of the training text; tokenizer = \"bytes\" knows all";
             let unknown = Misfit::unknown(format!("character {c:?}"), at + i as u64);
-            return Err(Misfit { hint: Some(hint), ..unknown });
+            return Err(Misfit { hint, ..unknown });
         };
         out(id);
     }

@@ -201,6 +201,13 @@ pub fn vocab_size(tokenizer: &tokenizers::Tokenizer) -> usize {
     tokenizer.get_vocab(true).values().max().map_or(0, |id| *id as usize + 1)
 }
 
+/// The ids below [`vocab_size`] that are no token's.
+pub fn gaps(tokenizer: &tokenizers::Tokenizer) -> Vec<u32> {
+    let mut known = vec![false; vocab_size(tokenizer)];
+    tokenizer.get_vocab(true).into_values().for_each(|id| known[id as usize] = true);
+    (0u32..).zip(known).filter(|(_, known)| !known).map(|(id, _)| id).collect()
+}
+
 /// Gives the ids of the front of `text` to `out`, piece by piece where that gives the same ids as the whole, and returns
 /// how many bytes that is: all where the text ends there, else what no following text can change.
 pub fn encode_front(tokenizer: &tokenizers::Tokenizer, text: &str, ends: bool, out: Out) -> Result<usize> {

@@ -22,6 +22,8 @@ pub const FILE: &str = "tokenizer.json";
 /// What an id without text prints as.
 pub const UNKNOWN: &str = "·";
 const MAX_FILE: u64 = 128 << 20;
+/// What helps where a tokenizer's file is not what it should be.
+const AGAIN: &str = "copy the tokenizer's files again from the model that they came with; `bytes` and `char` need none";
 
 /// Which tokenizer a recipe asks for: `"bytes"`, `"char"`, `json = { path = ".." }`, `dir = { path = ".." }` or
 /// `bpe = { vocab = "..", merges = ".." }`; each path may be `hf://owner/name/file`, and that of `dir` `hf://owner/name`.
@@ -70,7 +72,9 @@ impl Tokenizer {
                         "tokenizer.json, or vocab.json with merges.txt; some models use GPT-2's: `bpe = { vocab, merges }`",
                     ))
             }
-            TokenizerConfig::Bpe { vocab, merges } => hf::gpt2(&hub::file(base, vocab)?, &hub::file(base, merges)?),
+            TokenizerConfig::Bpe { vocab, merges } => {
+                hf::gpt2(&hub::file(base, vocab)?, &hub::file(base, merges)?).map_err(|e| e.or_hint(AGAIN))
+            }
         }
     }
 
@@ -142,6 +146,14 @@ impl Tokenizer {
         }
     }
 
+    /// The ids below [`Tokenizer::vocab_size`] that are no token's: gaps in a file's numbering.
+    pub fn without_text(&self) -> Vec<u32> {
+        match self {
+            Tokenizer::Hf(tokenizer) => hf::gaps(tokenizer),
+            Tokenizer::Bytes | Tokenizer::Char { .. } | Tokenizer::Words(_) => Vec::new(),
+        }
+    }
+
     /// What each id stands for as bytes, of an added token its name; none for an id without a token. Byte-level tokens are
     /// their bytes; those of other Hugging Face tokenizers their names as in the file.
     pub fn pieces(&self) -> Result<Vec<Option<Vec<u8>>>> {
@@ -187,21 +199,28 @@ impl Tokenizer {
             return Ok(None);
         }
         match hf::class(&dir.join("tokenizer_config.json"))?.as_deref() {
-            None | Some("GPT2Tokenizer" | "GPT2TokenizerFast") => hf::gpt2(&vocab, &merges).map(Some),
-            Some(_) => hf::qwen2(&vocab, &merges, &dir.join("added_tokens.json")).map(Some),
+            None | Some("GPT2Tokenizer" | "GPT2TokenizerFast") => hf::gpt2(&vocab, &merges),
+            Some(_) => hf::qwen2(&vocab, &merges, &dir.join("added_tokens.json")),
         }
+        .map(Some)
+        .map_err(|e| e.or_hint(AGAIN))
     }
 
     /// Reads a Hugging Face `tokenizer.json` of any name; a file that is none is an error of kind input, never a panic.
     pub fn load_file(path: &Path) -> Result<Tokenizer> {
-        hf::parse(&path.display().to_string(), &read_limited(path, MAX_FILE)?)
+        Self::parse(&path.display().to_string(), &read_limited(path, MAX_FILE)?)
+    }
+
+    /// The same of the bytes of a file that is called `file` in messages.
+    pub fn parse(file: &str, bytes: &[u8]) -> Result<Tokenizer> {
+        hf::parse(file, bytes).map_err(|e| e.or_hint(AGAIN))
     }
 }
 
 /// The directory of a tokenizer: `path` below `base`, or under `hf://` the model's snapshot in the cache, into which its
 /// tokenizer alone is downloaded where it is not there yet.
 fn directory(base: &Path, path: &Path) -> Result<PathBuf> {
-    const FILES: [&str; 5] = [FILE, "vocab.json", "merges.txt", "tokenizer_config.json", "added_tokens.json"];
+    const FILES: [&str; 5] = ["added_tokens.json", "tokenizer_config.json", "vocab.json", "merges.txt", FILE];
     let text = path.to_string_lossy();
     let Some(model) = hub::reference(&text)? else { return Ok(base.join(path)) };
     if model.file.is_some() {
@@ -211,7 +230,8 @@ fn directory(base: &Path, path: &Path) -> Result<PathBuf> {
     let there = [FILE, "merges.txt"].iter().find_map(|name| model.cached(name));
     match there.as_deref().and_then(Path::parent) {
         Some(dir) => Ok(dir.to_path_buf()),
-        None => model.snapshot(|name| FILES.contains(&name)),
+        // The two that are looked for come last.
+        None => model.snapshot(|name| FILES.iter().position(|file| *file == name)),
     }
 }
 

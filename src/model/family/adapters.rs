@@ -96,15 +96,25 @@ pub fn modules_of(store: &Store) -> BTreeMap<String, String> {
     matrices.map(|e| (canonical(&e.name).trim_end_matches(".weight").to_string(), bare(&e.name))).collect()
 }
 
+/// What adapters lie on, as the configuration calls it.
+#[derive(Debug, Clone, Copy)]
+pub struct Base<'a> {
+    /// A name on the hub, or a path.
+    pub name: &'a str,
+    /// The commit of a model of the hub: PEFT's classes load the newest one without it.
+    pub revision: Option<&'a str>,
+    /// Whether its matrices are stored turned, as GPT-2's are.
+    pub turned: bool,
+}
+
 /// Writes adapters into the existing directory `dir`; `modules` are the source's matrices by canonical name (none: our own
-/// network), and `base` is what the configuration calls the source.
+/// network).
 pub fn write(
     dir: &Path,
     plan: &Plan,
     adapters: &Named,
     modules: Option<&BTreeMap<String, String>>,
-    base: &str,
-    turned: bool,
+    base: &Base,
 ) -> Result<()> {
     let name = |s: &Site| match modules.and_then(|m| m.get(&s.module)) {
         Some(name) => name.clone(),
@@ -128,9 +138,9 @@ pub fn write(
     let config = json!({
         "alpha_pattern": {},
         "auto_mapping": null,
-        "base_model_name_or_path": base,
+        "base_model_name_or_path": base.name,
         "bias": "none",
-        "fan_in_fan_out": turned,
+        "fan_in_fan_out": base.turned,
         "inference_mode": true,
         "init_lora_weights": true,
         "layers_pattern": null,
@@ -141,7 +151,7 @@ pub fn write(
         "peft_type": "LORA",
         "r": plan.config.rank,
         "rank_pattern": {},
-        "revision": null,
+        "revision": base.revision,
         "target_modules": targets,
         // PEFT's wrappers by task expect methods that diffusion models have not; none takes any model.
         "task_type": null,

@@ -15,7 +15,7 @@ pub fn resolve(path: &Path) -> Result<PathBuf> {
         Some(model) if model.kind == RepoKind::Model && model.file.is_none() => {
             cached(&model).map_or_else(|| download(&model), Ok)
         }
-        Some(_) => Err(Error::usage(format!("`{text}` is no model on the hub"))
+        Some(_) => Err(Error::usage(format!("`{text}` is not a model on the hub"))
             .hint("write `hf://owner/name` or `hf://owner/name@revision`")),
     }
 }
@@ -26,15 +26,19 @@ fn cached(model: &Reference) -> Option<PathBuf> {
     Store::open(&dir).is_ok().then_some(dir)
 }
 
-/// Whether a file at the top of a repository belongs to a model. Its classes (.py) are only copied into exports, which
-/// are loaded by them.
-fn wanted(name: &str) -> bool {
-    let ends = [".json", ".safetensors", ".py", ".jinja"].iter().any(|end| name.ends_with(end));
-    ends || ["merges.txt", "vocab.txt", "tokenizer.model"].contains(&name)
+/// The place of a file at the top of a repository among those that belong to a model; none: it does not. Weights come last:
+/// where they are whole, the rest is there too. A model's classes (.py) are only copied into exports, which are loaded by
+/// them.
+fn place(name: &str) -> Option<usize> {
+    let ends = [".json", ".py", ".jinja"].iter().any(|end| name.ends_with(end));
+    match ends || ["merges.txt", "vocab.txt", "tokenizer.model"].contains(&name) {
+        true => Some(0),
+        false => name.ends_with(".safetensors").then_some(1),
+    }
 }
 
 fn download(model: &Reference) -> Result<PathBuf> {
-    let dir = model.snapshot(wanted)?;
+    let dir = model.snapshot(place)?;
     match dir.join("config.json").exists() {
         true => Ok(dir),
         false => Err(Error::input(format!("{model} has no config.json"))),
@@ -55,13 +59,14 @@ mod tests {
             ("pytorch_model.bin", false),
             ("README.md", false),
         ] {
-            assert_eq!(wanted(name), want, "{name}");
+            assert_eq!(place(name).is_some(), want, "{name}");
         }
+        assert!(place("config.json") < place("model.safetensors"));
     }
 
     #[test]
-    fn a_data_set_is_no_model() {
+    fn a_data_set_is_not_a_model() {
         let error = resolve(Path::new("hf://datasets/a/b/c")).unwrap_err().to_string();
-        assert!(error.contains("no model"), "{error}");
+        assert!(error.contains("not a model"), "{error}");
     }
 }

@@ -14,7 +14,7 @@ const F32: u128 = 4;
 /// Bytes to hold the weights and read a batch: two streams of one block's activations, attention's scores, one chunk of
 /// logits.
 pub fn sampling(config: &TransformerConfig, vocab: usize, length: usize, batch: usize) -> u128 {
-    let chunk = (chunk_rows(vocab).min(batch.saturating_mul(length)) * vocab) as u128;
+    let chunk = chunk_rows(vocab).min(batch.saturating_mul(length)) as u128 * vocab as u128;
     F32 * (config.parameters(vocab, length) + 2 * block(config, length, batch) + chunk)
 }
 
@@ -165,7 +165,7 @@ pub fn adapter_training(
     let scores = (config.heads as u128) * l * l * b * (2 * F32 + width);
     let one = numbers * width + scores;
     let layers = config.layers as u128;
-    let chunk = (chunk_rows(vocab).min(batch * length) * vocab) as u128;
+    let chunk = chunk_rows(vocab).min(batch.saturating_mul(length)) as u128 * vocab as u128;
     AdapterTraining {
         frozen: dtype.bytes() as u128 * config.parameters(vocab, 0),
         adapters: 6 * F32 * adapters,
