@@ -25,9 +25,10 @@ use crate::objective::Objective;
 use crate::process::d3pm::{Matrices, Matrix, Neighbours};
 use crate::process::order::OrderConfig;
 use crate::process::{Corruption, Schedule};
+use crate::room;
 use crate::sample::{Decode, Embedding, Generator, Latent, LatentProcess, Process};
 use crate::shown::markdown;
-use crate::weights::{self, Dtype, NonFinite, Outputs, Planned, SCALE, SHARD, SINGLE, Storage};
+use crate::weights::{self, Dtype, NonFinite, Outputs, Planned, SCALE, SHARD, SINGLE, Storage, Store};
 
 /// The content of config.json.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -355,6 +356,9 @@ fn codec(dir: &Path, card: &ModelCard, device: &Device) -> Result<LoadedModel> {
 
 /// The network of the directory's own weights, and their hash.
 fn own_weights(dir: &Path, card: &ModelCard, device: &Device) -> Result<(Transformer, String)> {
+    // What is wrong with the files is for the reader to say.
+    let stored = Store::open(dir).map_or(0, |store| store.floats().0);
+    room::need(4 * stored as u128, || format!("the model in {} does not fit into memory", dir.display()))?;
     let weights = weights::read_model(dir, NonFinite::Refuse)?;
     // Before a network of that size is made: a few missing tensors are told by name, another size is told as such.
     let asked = card.network.parameters(card.vocab_size, card.max_position_embeddings);

@@ -6,6 +6,7 @@ pub mod export;
 pub mod gate;
 pub mod inspect;
 pub mod recipe;
+pub mod room;
 pub mod run;
 pub mod sample;
 

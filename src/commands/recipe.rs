@@ -8,11 +8,10 @@ use burn::optim::GradientsParams;
 use burn::prelude::Device;
 use serde_json::json;
 
+use super::room::Ask;
 use super::run::{Shape, shape};
 use crate::data::Data;
 use crate::error::{Error, Result};
-use crate::model::config::Compute;
-use crate::model::family::memory;
 use crate::model::{Transformer, TransformerConfig, params};
 use crate::objective::{
     self, LatentConfig, NoiseRange, Objective, consistency, dcd, distill, embedding, few_step, latent,
@@ -61,61 +60,6 @@ pub fn diff(old: &str, new: &str) -> Result<()> {
     Ok(())
 }
 
-/// What the sizes of a model come to, known before anything is computed.
-struct Estimate {
-    parameters: u128,
-    /// Bytes of weights, gradients, optimiser moments, average and teacher.
-    states: u128,
-    /// Bytes of frozen weights under adapters, which no checkpoint holds.
-    frozen: u128,
-    /// Bytes of activations kept for the backward pass, and of one chunk of logits.
-    activations: u128,
-    /// Bytes of the checkpoints that are kept.
-    disk: u128,
-    /// Forward passes over a sequence in the whole training.
-    forwards: u64,
-}
-
-impl Estimate {
-    fn of(recipe: &Recipe, name: &str, shape: &Shape, length: usize) -> Result<Estimate> {
-        let config = recipe.model(name)?;
-        let (network, vocab, batch) = (&shape.network, shape.vocab, config.train.batch);
-        let whole = network.parameters(vocab, length);
-        let parameters = shape.lora.as_ref().map_or(whole, |plan| plan.parameters() as u128);
-        let copies = 4 + u128::from(config.train.ema.is_some()) + u128::from(config.objective.distils());
-        let states = 4 * copies * parameters;
-        let [d, f, heads, layers, l, b, v] =
-            [network.dim, network.hidden(), network.heads, network.layers, length, batch, vocab].map(|n| n as u128);
-        // Per block and position: residual, norms, q k v, attention out, the hidden layer twice, and the scores of each head.
-        let per_position = 10 * d + 3 * f + 2 * heads * l;
-        let activations = match network.checkpoint || network.compute != Compute::F32 {
-            true => {
-                let m = memory::adapter_training(network, shape.dtype, 0, vocab, [length, batch]);
-                m.activations + m.logits
-            }
-            false => {
-                let chunk = (objective::chunk_rows(vocab) as u128).min(b * l);
-                4 * b * l * (per_position * layers + 4 * d) + 12 * chunk * v
-            }
-        };
-        let frozen =
-            if shape.lora.is_some() { shape.dtype.bytes() as u128 * (whole - parameters.min(whole)) } else { 0 };
-        let (forwards, _) = recipe.train_cost(name, length)?;
-        Ok(Estimate {
-            parameters,
-            states,
-            frozen,
-            activations,
-            disk: (config.train.keep as u128 + 1) * states,
-            forwards,
-        })
-    }
-
-    fn memory(&self) -> u128 {
-        self.states + self.frozen + self.activations
-    }
-}
-
 /// Checks a recipe: keys, contradictions, data and checkpoints, then prints what it takes, and last does one real forward and
 /// backward pass per model.
 pub fn check(place: &str, sets: &[String], device: &Device, as_json: bool) -> Result<()> {
@@ -135,6 +79,7 @@ pub fn check(place: &str, sets: &[String], device: &Device, as_json: bool) -> Re
     let (data, located) = (data?, |e| loaded.written.located(e));
     say(format!("data     {}, vocabulary {}, length {}", data.kind(), data.vocab(), data.length()));
     recipe.check_with(&data, &loaded.base).map_err(located)?.iter().for_each(|note| term::warn(note));
+    let ask = Ask { recipe, data: &data, base: &loaded.base, device };
     // Under every seed the same is trained: it is tried under the first.
     let times = loaded.recipe.seeds.len().max(1);
     let mut planned = Vec::new();
@@ -144,27 +89,31 @@ pub fn check(place: &str, sets: &[String], device: &Device, as_json: bool) -> Re
             say(format!("judge    {name}: a checkpoint that reads text with its own tokenizer"));
             continue;
         }
-        let estimate = Estimate::of(recipe, name, &shape, data.length())?;
+        let need = ask.need(&shape, recipe.model(name)?);
+        let (forwards, _) = recipe.train_cost(name, data.length())?;
         let megabytes = |bytes: u128| bytes as f64 / 1e6;
         say(format!(
             "model    {name}: {} parameters, about {:.0} MB memory, {:.0} MB disk; {} forward passes of a sequence",
-            estimate.parameters,
-            megabytes(estimate.memory()),
-            megabytes(estimate.disk),
-            estimate.forwards
+            need.parameters,
+            megabytes(need.memory.total()),
+            megabytes(need.disk),
+            forwards
         ));
-        planned.push((name, shape, estimate));
+        planned.push((name, shape, need, forwards));
     }
+    // A pass that does not fit into memory is not begun.
+    let names: Vec<&str> = planned.iter().map(|(name, ..)| *name).collect();
+    ask.study(&names, true, &Path::new("runs").join(&recipe.name))?;
     let mut total = 0.0;
-    for (name, shape, estimate) in planned {
+    for (name, shape, need, forwards) in planned {
         let model = recipe.model(name)?;
         let Some((loss, one)) = dry_run(recipe, name, &shape, (&data, &loaded.base), device)? else { continue };
         let seconds = one * model.train.steps as f64 * model.train.accumulate as f64;
         total += times as f64 * seconds;
         match as_json {
             true => term::out_json(
-                json!({ "model": name, "parameters": estimate.parameters as u64, "memory_bytes": estimate.memory() as u64,
-                "disk_bytes": estimate.disk as u64, "loss": loss, "train_forwards": estimate.forwards, "seconds": seconds }),
+                json!({ "model": name, "parameters": need.parameters as u64, "memory_bytes": need.memory.total() as u64,
+                "disk_bytes": need.disk as u64, "loss": loss, "train_forwards": forwards, "seconds": seconds }),
             ),
             false => term::out(format!("dry run  {name}: loss {loss:.3}, gradients finite; about {}", clock(seconds))),
         }

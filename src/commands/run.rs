@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 
 use burn::prelude::Device;
 
+use super::room::Ask;
 use crate::data::Data;
 use crate::error::{Error, Result};
 use crate::eval::context::ContextPoint;
@@ -141,8 +142,16 @@ impl Study {
         for name in wanted.iter().filter(|name| !bound::there(&self.final_dir(name))) {
             self.shape(name)?;
         }
+        // What will not fit is told before hours are spent on what does, and before the directory is taken.
+        let missing: Vec<&str> = wanted.iter().copied().filter(|name| !bound::there(&self.final_dir(name))).collect();
+        self.ask().study(&missing, only.is_none(), &self.dir)?;
         self.keep()?;
         wanted.into_iter().try_for_each(|name| self.train_model(name))
+    }
+
+    /// The study, to be asked for its memory.
+    fn ask(&self) -> Ask<'_> {
+        Ask { recipe: &self.recipe, data: &self.data, base: &self.base, device: &self.device }
     }
 
     fn train_model(&self, name: &str) -> Result<()> {
@@ -192,7 +201,7 @@ impl Study {
         } else if let Some(start) = start.as_ref().filter(|_| model.train.steps == 0) {
             Some(Trained { weights: start.tensors.clone(), tokens: 0, seconds: 0.0, last_loss: 0.0 })
         } else {
-            Some(train::train(&Job {
+            let job = Job {
                 name,
                 dir: &dir,
                 config: &model.train,
@@ -220,7 +229,8 @@ impl Study {
                 again: &again,
                 device: &self.device,
                 interrupt: &self.interrupt,
-            })?)
+            };
+            Some(self.ask().advised(name, || train::train(&job))?)
         };
         let (seconds, tokens) = trained.as_ref().map_or((0.0, 0), |t| (t.seconds, t.tokens));
         let card = ModelCard { train_tokens: tokens, train_seconds: seconds, ..card };

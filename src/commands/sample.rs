@@ -12,6 +12,7 @@ use serde_json::json;
 
 use super::choice::main_model;
 use super::inspect::family::is_foreign;
+use super::room;
 use super::run::seeds::seed_dir;
 use crate::cli;
 use crate::data::tokenizer::Tokenizer;
@@ -157,6 +158,8 @@ pub fn run(request: &Request, device: &Device) -> Result<()> {
         .hint(format!("leave `{option}` out")));
     }
     let loaded = export::read(&dir, device)?;
+    let shape = (loaded.card.vocab_size, loaded.card.max_position_embeddings);
+    room::samples(&loaded.card.network, shape, (0, request.batch()), device)?;
     let process = match &request.decode {
         Some(text) => decoding(text, &loaded)?.process(loaded.card.process()),
         None => loaded.card.process(),

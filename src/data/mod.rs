@@ -6,12 +6,16 @@ pub mod chain;
 pub mod corpus;
 pub mod pairs;
 pub mod picture;
+mod reading;
 mod row_corpus;
 pub mod rows;
 mod start;
 pub mod story;
+mod text;
 mod text_config;
+mod token_file;
 pub mod tokenizer;
+pub mod tokens;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -118,7 +122,7 @@ impl Data {
             Data::Text { corpus, length, .. } => {
                 let there = corpus.valid_windows(*length);
                 let n = n.min(there);
-                (0..n).map(|i| corpus.valid_window(i * there / n, *length).to_vec()).collect()
+                (0..n).map(|i| corpus.valid_window(i * there / n, *length)).collect()
             }
         }
     }
@@ -148,7 +152,7 @@ impl Data {
             Data::Story(_) | Data::Pictures(_) => counts.fill(1),
             Data::Pairs(p) => counts = p.counts(),
             Data::Text { corpus, .. } => {
-                corpus.train.iter().chain(&corpus.valid).for_each(|id| counts[*id as usize] += 1);
+                corpus.train.iter().chain(corpus.valid.iter()).for_each(|id| counts[id as usize] += 1);
             }
         }
         counts

@@ -1,7 +1,6 @@
 //! What the first bytes and the length of a text file say before it is read: a compressed file, a byte order mark, a text
 //! that is too short for one window.
 
-use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
@@ -9,6 +8,7 @@ use super::corpus::{DEFAULT_VALID_FRACTION, TextConfig};
 use super::rows::Format;
 use super::tokenizer::TokenizerConfig;
 use crate::error::{Error, Result};
+use crate::fs::open;
 use crate::hub;
 
 /// First bytes of compressed files, what they are called, and what unpacks them.
@@ -77,8 +77,7 @@ fn file(path: &Path, raw: bool) -> Result<Option<u64>> {
         return Ok(Some(about.len()));
     }
     let mut start = Vec::new();
-    let mut open = File::open(path).map_err(|e| Error::io("read", path, &e))?.take(8);
-    open.read_to_end(&mut start).map_err(|e| Error::io("read", path, &e))?;
+    open(path)?.0.take(8).read_to_end(&mut start).map_err(|e| Error::io("read", path, &e))?;
     let shown = path.display();
     if let Some((_, kind, unpack)) = PACKED.iter().find(|(magic, ..)| start.starts_with(magic)) {
         return Err(Error::input(format!("{shown} is compressed ({kind}), and text is read as it is"))

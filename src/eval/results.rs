@@ -11,7 +11,7 @@ use super::flexibility::Flexibility;
 use super::stats::{Estimate, Spread};
 use crate::data::picture::{Pictures, PicturesConfig};
 use crate::error::{Error, Kind, Result};
-use crate::fs::{Sealed, create_dir, seal, unseal, write_atomic};
+use crate::fs::{Sealed, create_dir, read_limited, seal, unseal, write_atomic};
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 use serde_json::error::Category;
@@ -420,15 +420,18 @@ impl Metric {
     }
 }
 
+/// Bytes of the longest file that is read; the largest of the committed reports has five million.
+const MAX_FILE: u64 = 256 << 20;
+
 impl Results {
     /// Reads and checks a file; every fault of its content is an input error that names the place.
     pub fn load(path: &Path) -> Result<Self> {
         let place = path.display();
-        let bytes = std::fs::read(path).map_err(|e| match e.kind() {
-            io::ErrorKind::NotFound => Error::input(format!("no results at {place}"))
-                .hint("`fewstep run <recipe.toml>` evaluates a study and writes its results.json"),
-            _ => Error::io("read", path, &e),
-        })?;
+        if !path.exists() {
+            return Err(Error::input(format!("no results at {place}"))
+                .hint("`fewstep run <recipe.toml>` evaluates a study and writes its results.json"));
+        }
+        let bytes = read_limited(path, MAX_FILE)?;
         let text = str::from_utf8(&bytes)
             .map_err(|e| Error::input(format!("{place}: not UTF-8 text at byte {}", e.valid_up_to())))?;
         Self::parse(text).map_err(|e| Error { message: format!("{place}{}", e.message), ..e })

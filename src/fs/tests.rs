@@ -107,10 +107,31 @@ fn a_read_says_whether_the_file_is_missing_a_directory_or_too_long() {
     assert!(read_limited(dir.path(), 4).unwrap_err().message.contains("is a directory"));
 }
 
-#[cfg(target_os = "linux")]
+#[cfg(unix)]
 #[test]
-fn an_endless_device_is_read_only_up_to_the_limit() {
-    assert!(read_limited(Path::new("/dev/zero"), 1000).unwrap_err().message.contains("too long"));
+fn a_device_and_a_pipe_without_a_writer_are_refused_as_what_they_are_and_not_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let pipe = dir.path().join("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let link = dir.path().join("link");
+    std::os::unix::fs::symlink(&pipe, &link).unwrap();
+    for (path, kind) in [(Path::new("/dev/zero"), "it is a device"), (&pipe, "it is a pipe"), (&link, "it is a pipe")] {
+        for e in [read_limited(path, 1000).unwrap_err(), open(path).unwrap_err(), sha256_file(path).unwrap_err()] {
+            assert!(e.kind == Kind::Input && e.message.ends_with("is not a regular file"), "{e}");
+            assert!(e.causes[0] == kind && e.hint.is_some(), "{e}");
+        }
+    }
+}
+
+#[test]
+fn text_that_is_not_utf8_is_refused_with_its_offset() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("f");
+    fs::write(&path, b"ab\xff").unwrap();
+    let e = read_text(&path, 100).unwrap_err();
+    assert!(e.kind == Kind::Input && e.causes == ["at byte 2"], "{e}");
+    fs::write(&path, "ä").unwrap();
+    assert_eq!(read_text(&path, 100).unwrap(), "ä");
 }
 
 #[test]

@@ -91,7 +91,7 @@ impl Duality {
         let key = fs::sha256_hex(format!("duality 1 {vocab} {ends:?} {POINTS} {LEFT_OUT}").as_bytes());
         let path = dir.join(format!("duality-{}.json", &key[..16]));
         // One that is not as it was written is made anew: it is a function of its arguments.
-        let whole = std::fs::read_to_string(&path).ok().and_then(|text| match fs::unseal(&text) {
+        let whole = fs::read_text(&path, 64 << 20).ok().and_then(|text| match fs::unseal(&text) {
             fs::Sealed::Whole(body) => serde_json::from_str::<Self>(&body).ok(),
             _ => None,
         });

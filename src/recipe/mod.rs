@@ -23,6 +23,7 @@ use crate::data::DataConfig;
 use crate::error::{Error, Result, typed};
 use crate::eval::EvalConfig;
 use crate::eval::results::Role;
+use crate::fs::read_limited;
 use crate::gate::GateConfig;
 use crate::model::TransformerConfig;
 use crate::model::config::Compute;
@@ -206,15 +207,19 @@ impl Loaded {
     }
 }
 
+/// Bytes of the longest recipe that is read.
+const MAX_FILE: u64 = 64 << 20;
+
 /// Reads the recipe file `place`, or the built-in recipe of that name, applies `--set`, and checks it.
 pub fn load(place: &str, sets: &[String]) -> Result<Loaded> {
     let path = Path::new(place);
-    let (text, shown, base) = if path.is_file() || place.ends_with(".toml") {
-        let text = std::fs::read_to_string(path).map_err(|e| match e.kind() {
-            std::io::ErrorKind::NotFound => missing(place),
-            std::io::ErrorKind::InvalidData => Error::usage(format!("{place} is not UTF-8 text")),
-            _ => Error::io("read", path, &e),
-        })?;
+    // What is there and is neither a file nor a directory is refused as what it is.
+    let (text, shown, base) = if path.exists() && !path.is_dir() || place.ends_with(".toml") {
+        if !path.exists() {
+            return Err(missing(place));
+        }
+        let text = String::from_utf8(read_limited(path, MAX_FILE)?)
+            .map_err(|_| Error::usage(format!("{place} is not UTF-8 text")))?;
         let dir = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         (text, place.to_string(), stored_base(path, dir).unwrap_or_else(|| dir.to_path_buf()))
     } else {
@@ -243,7 +248,7 @@ pub fn read(written: Written, base: PathBuf) -> Result<Loaded> {
 /// What the paths in the recipe of a run directory are looked up from: where they were when it ran.
 fn stored_base(path: &Path, dir: &Path) -> Option<PathBuf> {
     let ours = path.file_name().is_some_and(|name| name == "recipe.toml");
-    let text = std::fs::read_to_string(dir.join(BASE)).ok().filter(|_| ours)?;
+    let text = crate::fs::read_text(&dir.join(BASE), 1 << 16).ok().filter(|_| ours)?;
     let base = PathBuf::from(text.trim_end_matches('\n'));
     base.is_absolute().then_some(base)
 }

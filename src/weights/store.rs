@@ -8,9 +8,9 @@ use super::quantise::{SCALE, dequantise};
 use super::shards::{INDEX, SINGLE, index_files};
 use super::{HostTensor, NonFinite, floats, not_finite};
 use crate::error::{Error, Result};
-use crate::fs::{sha256_file, sha256_hex, unreadable};
+use crate::fs::{open, sha256_file, sha256_hex};
 use std::collections::BTreeMap;
-use std::fs::{File, Metadata};
+use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -227,16 +227,8 @@ impl Store {
 impl Part {
     fn open(path: &Path) -> Result<Part> {
         let shown = path.display().to_string();
-        let regular = |meta: &Metadata| match meta.is_file() {
-            true => Ok(()),
-            false => Err(Error::input(format!("{shown} is not a regular file"))),
-        };
-        // Opening a pipe would wait for a writer.
-        regular(&std::fs::metadata(path).map_err(|e| unreadable(path, &e))?)?;
-        let mut file = File::open(path).map_err(|e| unreadable(path, &e))?;
-        let meta = file.metadata().map_err(|e| unreadable(path, &e))?;
-        regular(&meta)?;
-        let (header, data_start) = header::read(&shown, &mut file, meta.len())?;
+        let (mut file, length) = open(path)?;
+        let (header, data_start) = header::read(&shown, &mut file, length)?;
         let name = path.file_name().map_or(shown, |n| n.to_string_lossy().into_owned());
         Ok(Part {
             name,
@@ -244,7 +236,7 @@ impl Part {
             metadata: header.metadata,
             path: path.to_path_buf(),
             file,
-            length: meta.len(),
+            length,
             data_start,
         })
     }

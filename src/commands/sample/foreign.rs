@@ -11,6 +11,7 @@ use burn::prelude::Device;
 use rand::Rng;
 
 use super::{Request, beams, filled, given, part, show, steps};
+use crate::commands::room;
 use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
 use crate::export;
@@ -131,6 +132,8 @@ pub fn run(request: &Request, dir: &Path, device: &Device) -> Result<()> {
         length: Some(length.min(d.length)),
         ..LoadOptions::default()
     };
+    let weights = 4 * d.network.parameters(d.vocab, length.min(d.length));
+    room::samples(&d.network, (d.vocab, length), (weights, request.batch()), device)?;
     let Loaded { model, .. } = family::load(dir, &load, device)?;
     let model = match d.special.mask {
         Some(mask) => model.with_mask(mask as usize),

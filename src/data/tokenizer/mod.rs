@@ -4,21 +4,24 @@
 //! file is loaded the kind is recognised by comparing it with what we would have written. The mask has no text: its id
 //! is the vocabulary size, and like every unknown id it prints as `·`.
 
+mod component;
+mod encoder;
 mod hf;
 
+use super::text::Misfit;
 use crate::error::{Error, Result};
 use crate::fs::{read_limited, write_atomic};
 use crate::hub;
+pub use encoder::Encoder;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeSet, HashMap};
-use std::ops::Range;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// The file of a tokenizer in a model's directory.
 pub const FILE: &str = "tokenizer.json";
 /// What an id without text prints as.
 pub const UNKNOWN: &str = "·";
-const MAX_FILE: u64 = 256 << 20;
+const MAX_FILE: u64 = 128 << 20;
 /// What helps where a tokenizer's file is not what it should be.
 const AGAIN: &str = "copy the tokenizer's files again from the model that they came with; `bytes` and `char` need none";
 
@@ -88,35 +91,23 @@ impl Tokenizer {
     /// The ids of `text`; nothing is added at its ends. Every kind but `Bytes` refuses text that is not UTF-8, and
     /// `Char` and `Words` what is not in their vocabulary, with byte offset, line and column (kind input).
     pub fn encode(&self, text: &[u8]) -> Result<Vec<u32>> {
-        self.encode_part(text, 0..text.len())
-    }
-
-    /// As `encode`, of a part of `text`; the places in messages are those of the whole.
-    pub fn encode_part(&self, text: &[u8], part: Range<usize>) -> Result<Vec<u32>> {
-        let start = part.start;
-        let bytes = &text[part];
+        let mut ids = Vec::new();
+        let mut out = |id: u32| ids.push(id);
+        let misfit = |wrong: Misfit| {
+            let at = place(text, wrong.at as usize);
+            wrong.error(at)
+        };
         match self {
-            Tokenizer::Bytes => Ok(bytes.iter().map(|b| u32::from(*b)).collect()),
-            Tokenizer::Char { chars } => {
-                let unknown = |(at, c): (usize, char)| {
-                    unknown(&format!("character {c:?}"), text, start + at)
-                        .hint("the vocabulary has the characters of the training text; tokenizer = \"bytes\" knows all")
-                };
-                let id =
-                    |(at, c): (usize, char)| chars.binary_search(&c).map(|i| i as u32).map_err(|_| unknown((at, c)));
-                utf8_part(text, start, bytes)?.char_indices().map(id).collect()
+            Tokenizer::Bytes => text.iter().for_each(|b| out(u32::from(*b))),
+            Tokenizer::Char { chars } => encoder::chars_of(chars, utf8(text)?, 0, &mut out).map_err(misfit)?,
+            Tokenizer::Words(_) => {
+                encoder::words_of(&encoder::index(self), utf8(text)?, 0, &mut out).map_err(misfit)?;
             }
-            Tokenizer::Words(words) => {
-                let ids: HashMap<&str, u32> = words.iter().zip(0..).map(|(w, i)| (w.as_str(), i)).collect();
-                let whole = utf8_part(text, start, bytes)?;
-                let id = |word: &str| {
-                    let at = word.as_ptr() as usize - whole.as_ptr() as usize;
-                    ids.get(word).copied().ok_or_else(|| unknown(&format!("word `{word}`"), text, start + at))
-                };
-                whole.split_whitespace().map(id).collect()
+            Tokenizer::Hf(tokenizer) => {
+                hf::encode_front(tokenizer, utf8(text)?, true, &mut out)?;
             }
-            Tokenizer::Hf(tokenizer) => hf::encode(tokenizer, utf8_part(text, start, bytes)?),
         }
+        Ok(ids)
     }
 
     /// The text of `ids`; an id without text, as the mask, gives `·`, and bytes that are not UTF-8 give `�`.
@@ -249,22 +240,10 @@ fn directory(base: &Path, path: &Path) -> Result<PathBuf> {
 
 /// `bytes` as text, or an error (kind input) with the place of the first byte that is not UTF-8.
 pub fn utf8(bytes: &[u8]) -> Result<&str> {
-    utf8_part(bytes, 0, bytes)
-}
-
-fn utf8_part<'a>(whole: &[u8], start: usize, bytes: &'a [u8]) -> Result<&'a str> {
     std::str::from_utf8(bytes).map_err(|e| {
-        let at = start + e.valid_up_to();
-        let (line, column) = place(whole, at);
-        Error::input(format!("the text is not UTF-8 at byte {at} (line {line}, column {column})"))
-            .hint("convert the file to UTF-8, or take it as it is with tokenizer = \"bytes\"")
+        let at = e.valid_up_to();
+        Misfit::not_utf8(at as u64).error(place(bytes, at))
     })
-}
-
-fn unknown(what: &str, text: &[u8], at: usize) -> Error {
-    let (line, column) = place(text, at);
-    Error::input(format!("{what} at byte {at} (line {line}, column {column}) is not in the vocabulary"))
-        .hint("leave it out of the text, or take another tokenizer: \"bytes\" knows every text")
 }
 
 /// Line and column, from 1, of the byte `at`; the column counts characters.
