@@ -212,7 +212,7 @@ const LLAMA: [&str; 26] = [
     "use_sliding_window",
 ];
 
-const MODERNBERT: [&str; 37] = [
+const MODERNBERT: [&str; 38] = [
     "attention_bias",
     "classifier_activation",
     "classifier_bias",
@@ -250,6 +250,7 @@ const MODERNBERT: [&str; 37] = [
     "sliding_window",
     "sparse_pred_ignore_index",
     "sparse_prediction",
+    "tie_word_embeddings",
 ];
 
 /// What `rope_parameters` and `rope_scaling` may say.
