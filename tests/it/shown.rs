@@ -65,7 +65,7 @@ judge = "judge"
 #[test]
 fn texts_of_a_model_are_escaped_but_where_they_are_asked_for_raw() {
     let place = bytes();
-    let sample = |more: &[&str]| [&["sample", "runs/bytes", "-n", "8"], more].concat();
+    let sample = |more: &[&'static str]| [&["sample", "runs/bytes", "-n", "8"], more].concat();
     let plain = place.run(&sample(&[])).ok();
     both_harmless(&plain);
     assert!(plain.out.contains("\\u{1b}") && plain.out.contains('�'), "{}", plain.out);
