@@ -6,7 +6,7 @@ use super::{Shape, Study, not_trained};
 use crate::error::{Error, Kind, Result};
 use crate::export::origin::{self, Origin};
 use crate::fs;
-use crate::model::family::{self, Family, LoadOptions, adapters};
+use crate::model::family::{self, LoadOptions, adapters};
 use crate::model::params::Named;
 use crate::model::transformer::lora::Plan;
 use crate::model::{Transformer, TransformerConfig};
@@ -79,7 +79,7 @@ impl Study {
     ) -> Result<()> {
         let Some(from) = &shape.from else {
             let teacher = Recipe::teacher(self.recipe.model(name)?).unwrap_or_default();
-            return adapters::write(dir, plan, adapters, None, teacher, false);
+            return adapters::write(dir, plan, adapters, None, teacher, None);
         };
         let root = self.recipe.lineage(name)?;
         let named = root.last().and_then(|m| m.from.as_ref()).unwrap_or(from).to_string_lossy();
@@ -87,8 +87,7 @@ impl Study {
         let shown = from.display().to_string();
         let base = named.strip_prefix("hf://").and_then(|n| n.split('@').next()).unwrap_or(&shown);
         let (description, store) = family::look(from)?;
-        let turned = description.family == Family::Gpt2;
-        adapters::write(dir, plan, adapters, Some(&adapters::modules_of(&store)), base, turned)
+        adapters::write(dir, plan, adapters, Some(&adapters::modules_of(&store)), base, Some(&description))
     }
 
     /// Exports the adapters of model `name` alone.

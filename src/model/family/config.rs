@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::super::config::{Activation, Biases, Local, NormKind, RopeScaling, TimeInput, Visibility};
 use super::keys::Keys;
-use super::{Description, Family, Special};
+use super::{Description, Family, Special, int8};
 use crate::error::{Error, Result};
 use crate::model::TransformerConfig;
 
@@ -20,9 +20,7 @@ pub type Shapes = BTreeMap<String, Vec<usize>>;
 /// Errors (kind input) where no family is recognised, or a key is missing, out of range or not supported.
 pub fn describe(file: &str, config: &Value, tensors: &Shapes) -> Result<Description> {
     let keys = Keys::of(file, config)?;
-    if let Some(quantised) = keys.inside("quantization_config") {
-        quantised.only("quant_method", &[super::QUANT_METHOD])?;
-    }
+    int8::check(&keys)?;
     let family = recognise(&keys, tensors)?;
     let mut described = match family {
         Family::Mdlm | Family::Duo | Family::Bd3lm => dit_hf(&keys, family)?,

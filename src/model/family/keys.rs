@@ -106,6 +106,16 @@ impl<'a> Keys<'a> {
         Ok(())
     }
 
+    /// Refuses a value of `key` that is neither null nor empty.
+    pub fn empty(&self, key: &str) -> Result<()> {
+        match self.get(key) {
+            Some(Value::Object(map)) if map.is_empty() => Ok(()),
+            Some(Value::Array(list)) if list.is_empty() => Ok(()),
+            Some(value) => Err(self.wrong(key, format!("is {}, which is not supported", short(value)))),
+            None => Ok(()),
+        }
+    }
+
     /// The names of all keys, for messages.
     pub fn names(&self) -> Vec<&'a str> {
         self.map.keys().map(String::as_str).collect()
