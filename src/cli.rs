@@ -148,7 +148,7 @@ pub enum Command {
         #[arg(long)]
         adapters: bool,
     },
-    /// Show what a model holds: tensors, metadata, hash, values that are not finite
+    /// Show what a model holds: tensors, metadata, hash, values that are not finite; of a public one, whether it can be loaded
     #[command(after_help = "Examples:
   fewstep inspect runs/tiny
   fewstep inspect runs/tiny/export/student --against expected.safetensors")]

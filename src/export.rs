@@ -307,10 +307,7 @@ fn read_nested(dir: &Path, device: &Device, depth: usize) -> Result<LoadedModel>
         None => own_weights(dir, &card, device)?,
     };
     let tokenizer = if dir.join("tokenizer.json").exists() { Some(Tokenizer::load(dir)?) } else { None };
-    let causal = matches!(card.objective, Objective::ArNll {});
     let (model, fits) = match (card.network.mask_row, &tokenizer) {
-        // What a public causal model was trained to say is left as it is.
-        (false, Some(t)) if causal => (model, t.vocab_size() <= card.vocab_size),
         (true, t) => (model, t.as_ref().is_none_or(|t| t.vocab_size() == card.vocab_size)),
         // The mask is one of the V tokens there, and some of them may have no text.
         (false, Some(t)) => {

@@ -84,6 +84,7 @@ pub fn convert(from: &Path, out: &Path, storage: Storage, device: &Device) -> Re
         (change, export::model_card(&before.card, &extras))
     } else {
         let before = family::load(from, &LoadOptions::default(), device)?;
+        before.description.notes.iter().for_each(|note| term::warn(note));
         create()?;
         family::export(from, out, &before.description, &params::export(&before.model), storage)?;
         warn_of_missing_code(out)?;

@@ -225,6 +225,9 @@ fn latent_step(
 fn dry_run(recipe: &Recipe, name: &str, (data, base): (&Data, &Path), device: &Device) -> Result<Option<Estimate>> {
     let config = recipe.model(name)?;
     let shape = shape(recipe, name, data, base)?;
+    if config.from.is_some() {
+        shape.notes.iter().for_each(|note| term::warn(note));
+    }
     if shape.tokenizer.is_some() {
         return Ok(None);
     }

@@ -132,6 +132,9 @@ impl Study {
         let shape = self.shape(name)?;
         let (length, seed) = (self.data.length(), self.recipe.seed(model));
         alloc::settle(shape.network.parameters(shape.vocab, length).try_into().unwrap_or(usize::MAX));
+        if model.from.is_some() {
+            shape.notes.iter().for_each(|note| term::warn(note));
+        }
         if let Some((rows, vocab)) = shape.rows.as_ref().filter(|_| model.from.is_some()) {
             term::note(&format!("{name}: {}", rows.summary(*vocab)));
         }
@@ -258,7 +261,7 @@ impl Study {
             name: name.into(),
             vocab_size: shape.vocab,
             mask_token_id: shape.mask as usize,
-            excluded_token_ids: shape.rows.as_ref().map_or_else(Vec::new, |(rows, _)| rows.missing()),
+            excluded_token_ids: shape.excluded.clone(),
             max_position_embeddings: shape.length,
             network: shape.network.clone(),
             order: model.order.clone(),

@@ -1,12 +1,15 @@
 //! The shape of the one transformer: what a recipe may choose, and which choices contradict each other.
 
 mod ends;
+mod rope;
+mod tensors;
 
 use burn::tensor::FloatDType;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 pub use ends::{BottleneckConfig, Decoder, VectorsConfig};
+pub use rope::{Local, RopeScaling};
 
 /// Width of the sinusoidal time embedding.
 pub const TIME_DIM: usize = 128;
@@ -65,29 +68,6 @@ pub struct Biases {
     pub out: bool,
     pub mlp: bool,
     pub head: bool,
-}
-
-/// LLaMA 3's stretched rotary angles: wavelengths above old / low_freq are `factor` times as long, those below
-/// old / high_freq stay, and those between are interpolated.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RopeScaling {
-    pub factor: f64,
-    pub low_freq_factor: f64,
-    pub high_freq_factor: f64,
-    pub original_max_position_embeddings: f64,
-}
-
-/// Blocks that see only near positions (ModernBERT): all but every `every`-th.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Local {
-    /// How far a position sees to either side.
-    pub window: usize,
-    /// Blocks 0, every, 2 every, ... see everything.
-    pub every: usize,
-    /// Base of the rotary angles in local blocks.
-    pub rope_theta: f64,
 }
 
 /// How the network is told the noise level.
@@ -223,7 +203,7 @@ pub struct TransformerConfig {
     /// Base of the rotary position angles.
     #[serde(default = "default_theta")]
     pub rope_theta: f64,
-    /// LLaMA 3's stretched angles.
+    /// Stretched angles.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rope_scaling: Option<RopeScaling>,
     /// Rotary positions; without them `learned_positions` is all there is (GPT-2).
@@ -371,26 +351,6 @@ impl TransformerConfig {
         }
     }
 
-    /// The angles per position of the pairs of a head, with base `theta`.
-    pub fn frequencies(&self, theta: f64) -> Vec<f64> {
-        let d = self.head_dim();
-        let plain = |i: usize| theta.powf(-2.0 * i as f64 / d as f64);
-        let stretched = |f: f64| {
-            let Some(s) = self.rope_scaling else { return f };
-            let wavelength = 2.0 * std::f64::consts::PI / f;
-            let turns = s.original_max_position_embeddings / wavelength;
-            if turns < s.low_freq_factor {
-                f / s.factor
-            } else if turns > s.high_freq_factor {
-                f
-            } else {
-                let smooth = (turns - s.low_freq_factor) / (s.high_freq_factor - s.low_freq_factor);
-                (1.0 - smooth) * f / s.factor + smooth * f
-            }
-        };
-        (0..d / 2).map(|i| if self.rotary { stretched(plain(i)) } else { 0.0 }).collect()
-    }
-
     /// Key and value heads.
     pub fn kv_heads(&self) -> usize {
         self.kv_heads.unwrap_or(self.heads)
@@ -509,16 +469,16 @@ impl TransformerConfig {
                 .hint("a network that sees every position needs no shift; set `shift = false`"));
         }
         let positive = |v: f64| v.is_finite() && v > 0.0;
-        let scaled = |s: RopeScaling| {
-            let ends = positive(s.low_freq_factor) && positive(s.original_max_position_embeddings);
-            ends && positive(s.factor) && s.high_freq_factor > s.low_freq_factor
-        };
-        if !self.rope_scaling.is_none_or(scaled) {
+        let local = self.local.as_ref().and_then(|l| l.rope_scaling);
+        if !self.rope_scaling.iter().chain(&local).all(RopeScaling::is_sound) {
             return Err(Error::usage(format!(
                 "`{key}.rope_scaling` needs positive factors, the high one above the low one"
-            )));
+            ))
+            .hint(
+                "`factor` alone, or with `low_freq_factor`, `high_freq_factor` and `original_max_position_embeddings`",
+            ));
         }
-        if !self.local.is_none_or(|l| l.every > 0 && positive(l.rope_theta)) || !positive(self.norm_eps) {
+        if !self.local.as_ref().is_none_or(|l| l.every > 0 && positive(l.rope_theta)) || !positive(self.norm_eps) {
             return Err(Error::usage(format!("`{key}.local` and `{key}.norm_eps` need positive numbers")));
         }
         if self.visibility == Visibility::Blocks(0) {

@@ -20,6 +20,7 @@ use crate::process::{Corruption, Order, Schedule};
 use crate::rng::{StepRng, Stream};
 use crate::sample::family::{Draws, Plan, Sampler, Settings, walk};
 use crate::sample::{Decode, Process, SampleSpec, Samples, beam, sample};
+use crate::term;
 use crate::weights::NonFinite;
 
 /// Tokens that are written behind a prompt unless a length is asked for, and steps unless their number is.
@@ -87,8 +88,9 @@ pub fn run(request: &Request, dir: &Path, device: &Device) -> Result<()> {
     let (mut d, _) = family::look(dir)?;
     let speech = Speech::of(request, dir, &d)?;
     if let Speech::Text(tokenizer, _) = &speech {
-        d.special = family::special_tokens(dir, &d, Some(tokenizer))?;
+        family::settle(dir, &mut d, Some(tokenizer))?;
     }
+    d.notes.iter().for_each(|note| term::warn(note));
     let masked = matches!(d.family.prediction(), Prediction::Subs | Prediction::Logits);
     if masked && d.special.mask.is_none() {
         return Err(Error::input(format!("{} names no mask token", dir.display()))
@@ -134,15 +136,21 @@ pub fn run(request: &Request, dir: &Path, device: &Device) -> Result<()> {
         Some(mask) => model.with_mask(mask as usize),
         None => model,
     };
-    let model = match &speech {
-        Speech::Text(t, _) if d.family.prediction() != Prediction::NextToken => model.with_tokens(t.vocab_size()),
-        _ => model,
+    // Rows of the embedding without text are never drawn, whatever the family.
+    let beside = family::tokenizer(dir)?;
+    let known = match &speech {
+        Speech::Text(tokenizer, _) => Some(tokenizer),
+        Speech::Ids(_) => beside.as_ref(),
+    };
+    let model = match known {
+        Some(tokenizer) => model.with_tokens(tokenizer.vocab_size()).without(&tokenizer.without_text()),
+        None => model,
     };
     let prompt = pinned.iter().take_while(|p| p.is_some()).count();
     let decode = |ids: &[u32]| speech.decode(written(&d, ids, start, prompt));
     let answer = |ids: &[u32]| written(&d, ids, prompt, prompt).to_vec();
     if let Some(width) = request.beam {
-        let search = beam::Search { end: d.special.eos, ..beam::Search::new(width, request.length_penalty) };
+        let search = beam::Search { ends: &d.ends, ..beam::Search::new(width, request.length_penalty) };
         return beams(request, &model, &process(&d, length, None)?, &decode, &pinned, &search);
     }
     // Of uniform noise no position is known to be noise, so the exact sampler does not apply.
@@ -195,15 +203,15 @@ fn beginning(d: &Description, speech: &Speech, pinned: &mut Vec<Option<u32>>) ->
     Ok(front.len())
 }
 
-/// The part of a canvas that is text: behind the `start` that was put in front, up to the first end token behind the prompt
-/// where the family's texts end with one. (MDLM's and its relatives' are cut out of a stream of texts.)
+/// The part of a canvas that is text: behind the `start` that was put in front, up to the first of the end tokens behind the
+/// prompt where the family's texts end with one. (MDLM's and its relatives' are cut out of a stream of texts.)
 fn written<'a>(d: &Description, ids: &'a [u32], start: usize, prompt: usize) -> &'a [u32] {
     let ends = match d.family.prediction() {
-        Prediction::NextToken | Prediction::Logits => d.special.eos,
-        _ => None,
+        Prediction::NextToken | Prediction::Logits => &d.ends[..],
+        _ => &[],
     };
     let from = prompt.min(ids.len());
-    let end = ids[from..].iter().position(|id| Some(*id) == ends).map_or(ids.len(), |at| from + at);
+    let end = ids[from..].iter().position(|id| ends.contains(id)).map_or(ids.len(), |at| from + at);
     &ids[start.min(end)..end]
 }
 
@@ -261,7 +269,8 @@ fn published(
         stop_window: request.public.stop_window,
     };
     let start = pinned.iter().take_while(|p| p.is_some()).count();
-    let plan = Plan { states: request.trace, ..sampler.plan(d, start, length, &settings)? };
+    let never = model.without_text().into();
+    let plan = Plan { states: request.trace, never, ..sampler.plan(d, start, length, &settings)? };
     let begin = Instant::now();
     let mut out = Samples::default();
     for i in 0..request.drawn() {

@@ -173,6 +173,13 @@ pub fn vocab_size(tokenizer: &tokenizers::Tokenizer) -> usize {
     tokenizer.get_vocab(true).values().max().map_or(0, |id| *id as usize + 1)
 }
 
+/// The ids below [`vocab_size`] that are no token's.
+pub fn gaps(tokenizer: &tokenizers::Tokenizer) -> Vec<u32> {
+    let mut known = vec![false; vocab_size(tokenizer)];
+    tokenizer.get_vocab(true).into_values().for_each(|id| known[id as usize] = true);
+    (0u32..).zip(known).filter(|(_, known)| !known).map(|(id, _)| id).collect()
+}
+
 /// The ids of `text`, encoded piece by piece where that gives the same ids as the whole.
 pub fn encode(tokenizer: &tokenizers::Tokenizer, text: &str) -> Result<Vec<u32>> {
     let ids = |part: &str| {

@@ -153,6 +153,14 @@ impl Tokenizer {
         }
     }
 
+    /// The ids below [`Tokenizer::vocab_size`] that are no token's: gaps in a file's numbering.
+    pub fn without_text(&self) -> Vec<u32> {
+        match self {
+            Tokenizer::Hf(tokenizer) => hf::gaps(tokenizer),
+            Tokenizer::Bytes | Tokenizer::Char { .. } | Tokenizer::Words(_) => Vec::new(),
+        }
+    }
+
     /// What each id stands for as bytes, of an added token its name; none for an id without a token. Byte-level tokens are
     /// their bytes; those of other Hugging Face tokenizers their names as in the file.
     pub fn pieces(&self) -> Result<Vec<Option<Vec<u8>>>> {

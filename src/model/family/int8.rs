@@ -63,25 +63,25 @@ fn target(name: &str) -> String {
 /// Of compressed-tensors only one symmetric scale for each output channel of 8 bit weights is read, with activations as
 /// they are.
 pub fn check(keys: &Keys) -> Result<()> {
-    let Some(all) = keys.inside(KEY) else { return Ok(()) };
-    all.only("quant_method", &[METHOD, OLD_METHOD])?;
-    if all.text("quant_method") != Some(METHOD) {
+    let Some(all) = keys.inside(KEY)? else { return Ok(()) };
+    all.stated("quant_method", &[METHOD, OLD_METHOD], "no method")?;
+    if all.text("quant_method")? != Some(METHOD) {
         return Ok(());
     }
     for key in ["kv_cache_scheme", "sparsity_config", "transform_config"] {
         all.empty(key)?;
     }
-    let Some(groups) = all.inside("config_groups") else {
+    let Some(groups) = all.inside("config_groups")? else {
         return Err(all.wrong("config_groups", "is missing"));
     };
     for name in groups.names() {
-        let Some(group) = groups.inside(name) else { return Err(groups.wrong(name, "is not an object")) };
-        let written = if group.text("format").is_some() { &group } else { &all };
+        let Some(group) = groups.inside(name)? else { return Err(groups.wrong(name, "is empty")) };
+        let written = if group.text("format")?.is_some() { &group } else { &all };
         written.only("format", &FORMATS)?;
         for key in ["input_activations", "output_activations"] {
             group.empty(key)?;
         }
-        let Some(weights) = group.inside("weights") else { return Err(group.wrong("weights", "is missing")) };
+        let Some(weights) = group.inside("weights")? else { return Err(group.wrong("weights", "is missing")) };
         if weights.usize("num_bits")? != 8 {
             return Err(weights.wrong("num_bits", "must be 8"));
         }

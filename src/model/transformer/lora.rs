@@ -271,8 +271,7 @@ impl Transformer {
 
     /// The blocks `keep` of it alone, in that order; weights are shared.
     pub fn with_layers(&self, keep: &[usize]) -> Self {
-        let mut config = self.config.clone();
-        config.layers = keep.len();
+        let config = self.config.with_layers(keep);
         let blocks = keep.iter().map(|i| self.blocks[*i].clone()).collect();
         params::renamed(Transformer { blocks, config, ..self.clone() })
     }
@@ -312,7 +311,8 @@ pub fn check_layers(keep: &[usize], config: &TransformerConfig, key: &str) -> Re
     if config.embedding_norm && keep[0] != 0 {
         return Err(Error::usage(format!("`{key}` must begin with 0: block 0 of this model has no first norm")));
     }
-    if let Some(local) = config.local {
+    // Where kinds are listed, each block keeps its own.
+    if let Some(local) = config.local.as_ref().filter(|local| local.global.is_none()) {
         let every = local.every;
         let kind = |i: usize| i.is_multiple_of(every);
         if let Some((to, from)) = keep.iter().enumerate().find(|(to, from)| kind(*to) != kind(**from)) {
