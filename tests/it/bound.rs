@@ -496,9 +496,7 @@ fn a_longer_training_equals_one_that_was_as_long_from_the_start() {
     assert!(ran.err.contains("r/replaced/ar-2"), "{}", ran.err);
     // A learning rate that falls over all steps is no longer the same, which is said.
     let falling = ["--set", "model.ar.train.decay=cosine", "--only", "ar"];
-    let out = |more: &[&str]| {
-        one(&place, &[&["run", "my.toml", "--out", "f"], &falling[..], more].concat())
-    };
+    let out = |more: &[&str]| one(&place, &[&["run", "my.toml", "--out", "f"], &falling[..], more].concat());
     out(&[]).ok();
     let ran = out(&longer).ok();
     assert!(ran.err.contains("warning: ar: not the same as 34 steps from the start: the learning rate"), "{}", ran.err);
