@@ -72,7 +72,7 @@ impl Study {
         let dir = dir.unwrap_or_else(|| Path::new("runs").join(&loaded.recipe.name));
         let lock = claim(&dir, &loaded)?;
         let Loaded { recipe, text, base, written } = loaded;
-        let data = Data::prepare(&recipe.data, &base, &seeds::data_dir(&dir))?;
+        let data = Data::prepare(&recipe.data, &base, &seeds::data_dir(&dir)).map_err(|e| written.located(e))?;
         // What the evaluation will need is missed before anything is trained.
         let notes = recipe.check_with(&data, &base).map_err(|e| written.located(e))?;
         let (device, device_name) = device;

@@ -3,6 +3,7 @@
 mod adapters;
 mod bad_input;
 mod binary;
+mod checking;
 mod consistency;
 mod embedding;
 mod exporting;
