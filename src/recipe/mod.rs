@@ -10,6 +10,7 @@ mod derived;
 mod embedding;
 mod fits;
 mod latent;
+mod load;
 mod names;
 pub mod parse;
 
@@ -35,6 +36,7 @@ use crate::sample::latent::Walk;
 use crate::sample::{DecodeConfig, LatentProcess};
 use crate::train::TrainConfig;
 use crate::weights::Storage;
+pub use load::{Loaded, Written, load, read};
 pub use names::{ORACLE, slug};
 
 /// One study.
@@ -145,92 +147,6 @@ pub struct ExportConfig {
 
 fn is_kept(storage: &Storage) -> bool {
     *storage == Storage::Kept
-}
-
-/// A recipe with its text as it will be stored in the run.
-#[derive(Debug, Clone)]
-pub struct Loaded {
-    pub recipe: Recipe,
-    /// The TOML text after `--set`.
-    pub text: String,
-    /// What relative paths in the recipe are looked up from.
-    pub base: PathBuf,
-    /// What the user wrote, so that errors found later name its place too.
-    pub written: Written,
-}
-
-/// A recipe as the user wrote it: a text, what it is called, and what was set on the command line.
-#[derive(Debug, Clone, Default)]
-pub struct Written {
-    pub text: String,
-    pub place: String,
-    pub sets: Vec<String>,
-}
-
-impl Written {
-    /// The same error with the place of the key that it names, where it names one of this recipe's.
-    pub fn located(&self, error: Error) -> Error {
-        parse::located(error, &self.text, &self.place, &self.sets)
-    }
-}
-
-impl Loaded {
-    /// The study of one of its `seeds` alone: its training seed, a sampling seed of its own (the same for all its models),
-    /// and time measured under the first seed only, since it does not depend on weights.
-    pub fn at_seed(&self, seed: u64) -> Result<Loaded> {
-        // TOML's integers have 63 bits.
-        let sampling = self.recipe.eval.seed.wrapping_add(seed) & (u64::MAX >> 1);
-        let mut sets = vec!["seeds=[]".to_string(), format!("seed={seed}"), format!("eval.seed={sampling}")];
-        if self.recipe.seeds.first() != Some(&seed) {
-            sets.push("eval.speed_repeats=0".into());
-        }
-        let parsed = parse::parse::<Recipe>(&self.text, "the recipe", &sets)?;
-        Ok(Loaded {
-            recipe: parsed.value,
-            text: parsed.resolved,
-            base: self.base.clone(),
-            written: self.written.clone(),
-        })
-    }
-}
-
-/// Reads the recipe file `place`, or the built-in recipe of that name, applies `--set`, and checks it.
-pub fn load(place: &str, sets: &[String]) -> Result<Loaded> {
-    let path = Path::new(place);
-    let (text, shown, base) = if path.is_file() || place.ends_with(".toml") {
-        let text = std::fs::read_to_string(path).map_err(|e| match e.kind() {
-            std::io::ErrorKind::NotFound => missing(place),
-            std::io::ErrorKind::InvalidData => Error::usage(format!("{place} is not UTF-8 text")),
-            _ => Error::io("read", path, &e),
-        })?;
-        let base = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_path_buf();
-        (text, place.to_string(), base)
-    } else {
-        let Some(text) = builtin::find(place) else { return Err(missing(place)) };
-        (text.to_string(), format!("built-in recipe {place}"), PathBuf::from("."))
-    };
-    read(Written { text, place: shown, sets: sets.to_vec() }, base)
-}
-
-/// The recipe that was `written`, checked; relative paths in it are looked up from `base`.
-///
-/// Errors: Usage, with the place of the key at fault.
-pub fn read(written: Written, base: PathBuf) -> Result<Loaded> {
-    let parsed = parse::parse::<Recipe>(&written.text, &written.place, &written.sets)?;
-    parsed.value.check().map_err(|e| written.located(e))?;
-    let loaded = Loaded { recipe: parsed.value, text: parsed.resolved, base, written };
-    // What a rule says of seeds must be so under each of them.
-    let under = |seed: &u64| loaded.at_seed(*seed)?.recipe.check();
-    loaded.recipe.seeds.iter().try_for_each(under).map_err(|e| loaded.written.located(e))?;
-    Ok(loaded)
-}
-
-fn missing(place: &str) -> Error {
-    let error = Error::usage(format!("no recipe `{place}`")).cause("neither a file nor a built-in recipe of that name");
-    match crate::error::nearest(place, builtin::names()) {
-        Some(near) => error.hint(format!("did you mean `{near}`? `fewstep recipe list` shows the built-in ones")),
-        None => error.hint("`fewstep recipe list` shows the built-in ones"),
-    }
 }
 
 impl Recipe {
