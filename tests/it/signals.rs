@@ -66,8 +66,18 @@ const LONG: [&str; 8] =
     ["run", "tiny", "--threads", "1", "--set", "model.ar.train.steps=1000000", "--set", "model.ar.train.log_every=1"];
 
 /// Each of its steps takes longer than a test needs to send a signal.
-const SLOW: [&str; 8] =
-    ["run", "tiny", "--threads", "1", "--set", "model.ar.train.batch=30000", "--set", "model.ar.train.log_every=1"];
+const SLOW: [&str; 10] = [
+    "run",
+    "tiny",
+    "--threads",
+    "1",
+    "--set",
+    "model.ar.train.batch=256",
+    "--set",
+    "model.ar.train.accumulate=150",
+    "--set",
+    "model.ar.train.log_every=1",
+];
 
 #[test]
 fn each_signal_saves_and_ends_with_its_own_exit_code() {
