@@ -12,8 +12,6 @@ use super::room::Ask;
 use super::run::{Shape, shape};
 use crate::data::Data;
 use crate::error::{Error, Result};
-use crate::model::config::Compute;
-use crate::model::family::memory;
 use crate::model::{Transformer, TransformerConfig, params};
 use crate::objective::{
     self, LatentConfig, NoiseRange, Objective, consistency, dcd, distill, embedding, few_step, latent,
