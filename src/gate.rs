@@ -8,7 +8,7 @@
 
 mod render;
 
-pub use render::{json, junit, markdown_summary, summary, text};
+pub use render::{job_summary, json, junit, summary, text};
 
 use crate::error::{Error, Result, nearest, whole_within, within};
 use crate::eval::results::{DataKind, Direction, Metric, ModelResult, Results, Role, Row, Speed};
@@ -16,7 +16,7 @@ use crate::eval::stats::{Change, Estimate, Pairing, RESAMPLES, Spread, change_in
 use serde::{Deserialize, Serialize};
 
 /// Most resamples of a comparison.
-const MOST_RESAMPLES: usize = 1_000_000;
+const MOST_RESAMPLES: usize = 100_000;
 
 /// What a gate checks; every key has a default, and giving `rules` replaces all default rules.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -25,7 +25,7 @@ pub struct GateConfig {
     /// Rules; of several that match a row and metric, the last one holds. Default: nll may rise by 5 %, valid may drop by
     /// 0.05, entropy may move by 2 % either way, latency may rise by 25 %.
     pub rules: Vec<GateRule>,
-    /// Bootstrap resamples per comparison; default 2000.
+    /// Bootstrap resamples per comparison, 100 to 100,000; default 2000.
     pub resamples: usize,
     /// Bootstrap seed; default 0.
     pub seed: u64,
@@ -474,12 +474,8 @@ fn known_names(baseline: &Results, config: &GateConfig) -> Result<()> {
         if let Some(name) = &rule.model
             && baseline.model(name).is_none()
         {
-            let names: Vec<&str> = baseline.models.iter().map(|m| m.name.as_str()).collect();
-            let error = Error::usage(format!("`gate.rules[{i}]`: the baseline has no model `{name}`"));
-            return Err(match nearest(name, names.iter().copied()) {
-                Some(near) => error.hint(format!("did you mean `{near}`?")),
-                None => error.hint(format!("it has `{}`", names.join("`, `"))),
-            });
+            let names = baseline.models.iter().map(|m| m.name.as_str());
+            return Err(unknown_model(&format!("`gate.rules[{i}]`: the baseline has"), name, names));
         }
         let covered = |m: &ModelResult, steps| m.rows.iter().any(|r| r.steps == steps && rule.covers(&m.name, steps));
         for &steps in rule.steps.iter().flatten() {
@@ -498,6 +494,15 @@ fn known_names(baseline: &Results, config: &GateConfig) -> Result<()> {
         }
     }
     Ok(())
+}
+
+fn unknown_model<'a>(place: &str, name: &str, known: impl IntoIterator<Item = &'a str>) -> Error {
+    let known: Vec<&str> = known.into_iter().collect();
+    let error = Error::usage(format!("{place} no model `{name}`"));
+    match nearest(name, known.iter().copied()) {
+        Some(near) => error.hint(format!("did you mean `{near}`?")),
+        None => error.hint(format!("it has `{}`", known.join("`, `"))),
+    }
 }
 
 /// Differences that make scores incomparable: an error, or warnings where allowed.

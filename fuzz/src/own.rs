@@ -9,7 +9,7 @@ use fewstep::recipe::{self, Loaded, Written};
 use fewstep::report::{self, html, markdown, summary};
 use fewstep::train::{log, state};
 
-/// A recipe: what passes its checks has an order of training and a fingerprint for each model, and is the same when its
+/// A recipe: what passes its checks has an order of training and settings for each model, and is the same when its
 /// own text is read again. No file is touched.
 pub fn recipe(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
@@ -18,7 +18,7 @@ pub fn recipe(data: &[u8]) {
     let order = recipe.training_order().expect("a checked recipe has an order");
     for name in order {
         let model = recipe.model(name).expect("a model of the order");
-        recipe.fingerprint(name).expect("a checked model has a fingerprint");
+        recipe.settings(name).expect("a checked model has settings");
         let _ = (recipe.lineage(name), recipe.network(name), recipe.generation(model), recipe.role(name, model));
     }
     let again = self::read(&read.text).expect("the text that is kept is read");

@@ -27,8 +27,8 @@ use crate::train::log::clock;
 pub fn list(as_json: bool) -> Result<()> {
     for (name, _, about) in builtin::ALL {
         match as_json {
-            true => term::out(format!("{}", json!({ "name": name, "about": about })))?,
-            false => term::out(format!("{name:<14} {about}"))?,
+            true => term::out_json(json!({ "name": name, "about": about })),
+            false => term::out(format!("{name:<14} {about}")),
         }
     }
     Ok(())
@@ -49,13 +49,15 @@ pub fn copy(name: &str, to: Option<&Path>) -> Result<()> {
         return Err(Error::usage(format!("{} is there already", to.display())).hint("give another file name"));
     }
     crate::fs::write_atomic(to, text.as_bytes())?;
-    term::out(format!("{}", to.display()))
+    term::out(to.display());
+    Ok(())
 }
 
 /// Prints the keys in which two recipes differ.
 pub fn diff(old: &str, new: &str) -> Result<()> {
     let (a, b) = (recipes::load(old, &[])?, recipes::load(new, &[])?);
-    term::out(parse::diff(&a.text, &b.text, old, new)?)
+    term::out_text(parse::diff(&a.text, &b.text, old, new)?);
+    Ok(())
 }
 
 /// Checks a recipe: keys, contradictions, data and checkpoints, then prints what it takes, and last does one real forward and
@@ -64,14 +66,18 @@ pub fn check(place: &str, sets: &[String], device: &Device, as_json: bool) -> Re
     let loaded = recipes::load(place, sets)?;
     let first = loaded.recipe.seeds.first().map(|seed| loaded.at_seed(*seed)).transpose()?;
     let recipe = &first.as_ref().unwrap_or(&loaded).recipe;
-    let say = |line: String| if as_json { Ok(()) } else { term::out(line) };
+    let say = |line: String| {
+        if !as_json {
+            term::out(line);
+        }
+    };
     // Before anything that the recipe names is opened or downloaded.
-    say(format!("recipe   {}: {} models, all keys known", recipe.name, recipe.model.len()))?;
+    say(format!("recipe   {}: {} models, all keys known", recipe.name, recipe.model.len()));
     let cache = std::env::temp_dir().join(format!("fewstep-check-{}", std::process::id()));
     let data = Data::prepare(&recipe.data, &loaded.base, &cache);
     let _ = std::fs::remove_dir_all(&cache);
     let (data, located) = (data?, |e| loaded.written.located(e));
-    say(format!("data     {}, vocabulary {}, length {}", data.kind(), data.vocab(), data.length()))?;
+    say(format!("data     {}, vocabulary {}, length {}", data.kind(), data.vocab(), data.length()));
     recipe.check_with(&data, &loaded.base).map_err(located)?.iter().for_each(|note| term::warn(note));
     let ask = Ask { recipe, data: &data, base: &loaded.base, device };
     // Under every seed the same is trained: it is tried under the first.
@@ -80,7 +86,7 @@ pub fn check(place: &str, sets: &[String], device: &Device, as_json: bool) -> Re
     for name in recipe.training_order()? {
         let shape = shape(recipe, name, &data, &loaded.base).map_err(located)?;
         if shape.tokenizer.is_some() {
-            say(format!("judge    {name}: a checkpoint that reads text with its own tokenizer"))?;
+            say(format!("judge    {name}: a checkpoint that reads text with its own tokenizer"));
             continue;
         }
         let need = ask.need(&shape, recipe.model(name)?);
@@ -92,7 +98,7 @@ pub fn check(place: &str, sets: &[String], device: &Device, as_json: bool) -> Re
             megabytes(need.memory.total()),
             megabytes(need.disk),
             forwards
-        ))?;
+        ));
         planned.push((name, shape, need, forwards));
     }
     // A pass that does not fit into memory is not begun.
@@ -105,16 +111,16 @@ pub fn check(place: &str, sets: &[String], device: &Device, as_json: bool) -> Re
         let seconds = one * model.train.steps as f64 * model.train.accumulate as f64;
         total += times as f64 * seconds;
         match as_json {
-            true => term::out(format!(
-                "{}",
+            true => term::out_json(
                 json!({ "model": name, "parameters": need.parameters as u64, "memory_bytes": need.memory.total() as u64,
-                "disk_bytes": need.disk as u64, "loss": loss, "train_forwards": forwards, "seconds": seconds })
-            ))?,
-            false => term::out(format!("dry run  {name}: loss {loss:.3}, gradients finite; about {}", clock(seconds)))?,
+                "disk_bytes": need.disk as u64, "loss": loss, "train_forwards": forwards, "seconds": seconds }),
+            ),
+            false => term::out(format!("dry run  {name}: loss {loss:.3}, gradients finite; about {}", clock(seconds))),
         }
     }
     let seeds = if times > 1 { format!(" under {times} seeds") } else { String::new() };
-    say(format!("estimate {} of training{seeds}", clock(total)))
+    say(format!("estimate {} of training{seeds}", clock(total)));
+    Ok(())
 }
 
 /// Loss and gradients of one step of a model of tokens.

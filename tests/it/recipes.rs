@@ -33,7 +33,7 @@ const VALUES: [&str; 17] = [
 fn computed(loaded: &Loaded) {
     let recipe = &loaded.recipe;
     for (name, model) in &recipe.model {
-        recipe.fingerprint(name).unwrap();
+        recipe.settings(name).unwrap();
         Recipe::decodings(model);
         recipe.generation(model);
         recipe.train_cost(name, 1 << 20).unwrap();

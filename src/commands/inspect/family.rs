@@ -75,7 +75,8 @@ pub fn run(dir: &Path, against: Option<&Path>, as_json: bool, device: &Device) -
             "memory_adapters": adapters.as_ref().map(|(bytes, _)| *bytes as u64),
             "largest_absolute_error": error,
         });
-        return term::out(format!("{line}")).and_then(|()| verdict());
+        term::out_json(line);
+        return verdict();
     }
     let id = |id: Option<u32>| id.map_or("none".to_string(), |id| id.to_string());
     let tokens = tokenizer.map_or("not in the directory".into(), |n| format!("{n} tokens"));
@@ -115,10 +116,10 @@ pub fn run(dir: &Path, against: Option<&Path>, as_json: bool, device: &Device) -
         ("loads", if problem.is_none() { "yes" } else { "no" }.to_string()),
     ];
     for (name, value) in rows.into_iter().chain(adapters).chain(checks) {
-        term::out(format!("{name:<18} {value}"))?;
+        term::out(format!("{name:<18} {value}"));
     }
     if let Some(error) = error {
-        term::out(format!("largest absolute error of the logits: {error:.3e}"))?;
+        term::out(format!("largest absolute error of the logits: {error:.3e}"));
     }
     verdict()
 }

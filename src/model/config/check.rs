@@ -3,7 +3,7 @@
 use std::ops::RangeInclusive;
 
 use super::{TimeInput, TransformerConfig, Visibility};
-use crate::error::{Error, Result, number, whole_within, within};
+use crate::error::{Error, Result, whole_within, within};
 
 /// Widest vector inside of a network.
 const MOST_WIDTH: usize = 1 << 16;
