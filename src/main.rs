@@ -90,7 +90,7 @@ fn not_a_command(e: &clap::Error) -> ExitCode {
 }
 
 /// Tells the libraries what the command line chose. Errors (device): threads that the system refuses.
-fn settle(cli: &Cli) -> Result<(), Error> {
+fn settle(cli: &Cli) -> Result<()> {
     let device = cli.global.device.split(':').next().unwrap_or_default();
     // SAFETY: no other thread exists yet; the first ones start below and in `dispatch`. It is needed because what
     // Burn makes without being told a device lands on `Device::default()`, the best one compiled in, present or not,
