@@ -163,6 +163,8 @@ pub struct Extras<'a> {
     pub recipe: &'a str,
     /// Results for the model card, as Markdown.
     pub results: Option<&'a str>,
+    /// A call of the code of the model's family, as Python for the model card.
+    pub call: Option<&'a str>,
 }
 
 /// Writes the files of a model into the existing directory `dir`, its weights as f32.
@@ -182,7 +184,10 @@ pub fn write_as(
     limit: u64,
 ) -> Result<()> {
     write_weights(dir, &tensors, storage, limit)?;
-    let quantization_config = (storage == Storage::Int8).then(|| family::quantisation(false));
+    let quantization_config = (storage == Storage::Int8).then(|| {
+        let whole = tensors.iter().filter(|(name, tensor)| family::quantises(name, &tensor.shape));
+        family::int8::config(whole.map(|(name, _)| (name.as_str(), Outputs::Rows)))
+    });
     write_beside(dir, &ModelCard { quantization_config, ..card.clone() }, extras)
 }
 
@@ -192,7 +197,7 @@ pub fn write_as(
 pub fn write_codec(dir: &Path, codec: &LoadedModel, recipe: &str, storage: Storage) -> Result<()> {
     let inner = dir.join(CODEC);
     std::fs::create_dir_all(&inner).map_err(|e| Error::io("create", &inner, &e))?;
-    let extras = Extras { tokenizer: codec.tokenizer.as_ref(), recipe, results: None };
+    let extras = Extras { tokenizer: codec.tokenizer.as_ref(), recipe, results: None, call: None };
     write_as(&inner, &codec.card, params::export(&codec.model), &extras, storage, SHARD)
 }
 
@@ -205,7 +210,7 @@ pub fn write_beside(dir: &Path, card: &ModelCard, extras: &Extras) -> Result<()>
     };
     fs::write_atomic(&dir.join("config.json"), (json(&shown)? + "\n").as_bytes())?;
     if let Some(tokenizer) = extras.tokenizer {
-        tokenizer.save(dir)?;
+        tokenizer.save_for_others(dir)?;
     }
     fs::write_atomic(&dir.join("recipe.toml"), extras.recipe.as_bytes())?;
     fs::write_atomic(&dir.join("README.md"), model_card(card, extras).as_bytes())
@@ -446,6 +451,9 @@ pub fn model_card(card: &ModelCard, extras: &Extras) -> String {
         text.push_str(&format!(
             "\n## Generation\n\n| steps | selection | temperature |\n| --- | --- | --- |\n| {steps} | {selection} | {temperature} |\n"
         ));
+    }
+    if let Some(call) = extras.call {
+        text.push_str(&format!("\nWith the family's own code:\n\n```python\n{call}```\n"));
     }
     if let Some(results) = extras.results {
         text.push_str(&format!("\n## Results\n\n{results}"));

@@ -18,7 +18,7 @@ pub fn section(storage: Storage, change: &Change) -> String {
     let what = match storage {
         Storage::Int8 => {
             "int8: matrices of the blocks' attention and feed-forward layers as I8 with one scale for each output channel \
-             (`NAME_scale`, weight = integer x scale); all else as before"
+             (`NAME_scale`, weight = integer x scale), as compressed-tensors has them; all else as before"
         }
         other => other.name(),
     };
@@ -70,7 +70,7 @@ pub fn convert(from: &Path, out: &Path, storage: Storage, device: &Device) -> Re
         create()?;
         let recipe = fs::read_limited(&from.join("recipe.toml"), 16 << 20).unwrap_or_default();
         let recipe = String::from_utf8_lossy(&recipe).into_owned();
-        let extras = Extras { tokenizer: before.tokenizer.as_ref(), recipe: &recipe, results: None };
+        let extras = Extras { tokenizer: before.tokenizer.as_ref(), recipe: &recipe, results: None, call: None };
         export::write_as(out, &before.card, params::export(&before.model), &extras, storage, SHARD)?;
         if let Some(codec) = &before.codec {
             export::write_codec(out, codec, &recipe, storage)?;

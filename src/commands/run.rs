@@ -239,7 +239,7 @@ impl Study {
         let tokenizer = shape.tokenizer.clone().unwrap_or_else(|| self.data.tokenizer());
         self.set_final_aside(name)?;
         fs::commit_dir(&dir, "final", |tmp| {
-            let extras = Extras { tokenizer: Some(&tokenizer), recipe: &self.text, results: None };
+            let extras = Extras { tokenizer: Some(&tokenizer), recipe: &self.text, results: None, call: None };
             match (trained.map(|t| t.weights), &shape.lora) {
                 (Some(weights), None) => export::write(tmp, &card, weights, &extras)?,
                 (adapters, lora) => {

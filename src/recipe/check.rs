@@ -138,8 +138,15 @@ impl Recipe {
         match (retokenizes, matches!(model.objective, Objective::ArNll {})) {
             (true, false) => Err(Error::usage(format!("`{at} = {value}` is for `eval.judge` alone"))
                 .hint("a model that is trained or sampled needs \"shared_tokens\" or \"truncate_padding\"")),
-            (false, true) => Err(Error::usage(format!("`{at} = {value}` is not for a judge"))
-                .hint("\"retokenize\" gives it the text of the samples")),
+            (false, true) if self.eval.judge.as_deref() == Some(name) && model.train.steps == 0 => {
+                Err(Error::usage(format!("`{at} = {value}` is not for a judge"))
+                    .hint("\"retokenize\" gives it the text of the samples"))
+            }
+            (false, true) => Err(Error::usage(format!(
+                "`{at} = {value}`: a causal model has no other ids than its own"
+            ))
+            .cause("it goes with masked models; rows of padding behind a causal model's tokens are never drawn anyway")
+            .hint(format!("leave `{at}` out, and give the data the tokenizer of the checkpoint"))),
             _ => Ok(()),
         }
     }

@@ -85,8 +85,13 @@ fn files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     all
 }
 
+/// Runs a command on one thread, as all of them are here: timings and numbers depend on it.
+fn one(place: &Place, args: &[&str]) -> Ran {
+    place.run(&[args, &["--threads", "1"]].concat())
+}
+
 fn run(place: &Place, recipe: &str, more: &[&str]) -> Ran {
-    place.run(&[&["run", recipe, "--out", "r", "--threads", "1"], more].concat())
+    one(place, &[&["run", recipe, "--out", "r"], more].concat())
 }
 
 /// Removes the checkpoints of a model.
@@ -123,7 +128,8 @@ fn a_corpus_that_changed_is_refused_with_both_hashes_by_every_command_that_reads
             &["eval", "r", "--only", "ar"],
             &["export", "r", "--model", "ar", "--out", "e"],
         ] {
-            let ran = place.run(command).fails(3, &["what `ar`", "has changed", "the data's tokens: sha256 ", "hint:"]);
+            let ran =
+                one(&place, command).fails(3, &["what `ar`", "has changed", "the data's tokens: sha256 ", "hint:"]);
             assert!(ran.err.contains(results["data"]["sha256"].as_str().unwrap()), "{}", ran.err);
             let line = ran.err.lines().find(|l| l.contains("the data's tokens")).unwrap();
             assert!(
@@ -154,9 +160,9 @@ fn a_corpus_that_changed_is_refused_with_both_hashes_by_every_command_that_reads
     // Results of other data beside them are not reported.
     let old = before.iter().find(|(path, _)| path.ends_with("r/results.json")).unwrap().1;
     std::fs::write(place.path("r/results.json"), old).unwrap();
-    let ran = place.run(&["report", "r"]).fails(3, &["are not of its models", "the data's tokens: sha256 ", "hint:"]);
+    let ran = one(&place, &["report", "r"]).fails(3, &["are not of its models", "the data's tokens: sha256 ", "hint:"]);
     typed(&place, &hinted(&ran)).ok();
-    place.run(&["report", "r"]).ok();
+    one(&place, &["report", "r"]).ok();
 }
 
 #[test]
@@ -205,7 +211,7 @@ fn damage_below_final_is_named_and_only_the_hinted_command_trains_the_model_agai
             &["export", "r", "--model", "teacher", "--out", "e"],
             &["export", "r/models/teacher/final", "--out", "e"],
         ] {
-            let ran = place.run(command).fails(3, &[name, "hint:", "--retrain teacher"]);
+            let ran = one(&place, command).fails(3, &[name, "hint:", "--retrain teacher"]);
             assert!(!ran.err.contains("teacher step"), "{}", ran.err);
         }
         assert!(files(&place.path("r")) == before, "{name}: something was written or removed");
@@ -254,7 +260,7 @@ fn files_of_others_in_final_are_neither_refused_nor_removed() {
         &["inspect", "r/models/teacher/final"],
         &["export", "r", "--model", "teacher", "--out", "e"],
     ] {
-        place.run(command).ok();
+        one(&place, command).ok();
     }
     for name in names {
         assert_eq!(std::fs::read(place.path("r/models/teacher/final").join(name)).unwrap(), b"mine");
@@ -367,7 +373,7 @@ fn a_stored_evaluation_with_one_changed_byte_is_refused_and_the_hint_mends_it() 
     }
     for cut in [0, 1, good.len() / 2, good.len() - 2] {
         std::fs::write(&eval, &good[..cut]).unwrap();
-        place.run(&["eval", "r"]).fails(3, &["eval.json was changed", "hint:"]);
+        one(&place, &["eval", "r"]).fails(3, &["eval.json was changed", "hint:"]);
     }
     assert_eq!(std::fs::read(place.path("r/results.json")).unwrap(), results);
     typed(&place, &hinted(&ran.unwrap())).ok();
@@ -400,17 +406,21 @@ fn results_that_were_edited_are_refused_by_report_and_gate() {
         (serde_json::from_str::<serde_json::Value>(&good).unwrap().to_string(), "another program has written it anew"),
     ] {
         place.write("bad.json", text);
-        place.run(&["report", "bad.json", "--out", "o"]).fails(3, &["bad.json", words, "hint:"]);
-        place.run(&["gate", "bad.json", "--baseline", "r/results.json"]).fails(3, &["bad.json", words, "hint:"]);
+        one(&place, &["report", "bad.json", "--out", "o"]).fails(3, &["bad.json", words, "hint:"]);
+        one(&place, &["gate", "bad.json", "--baseline", "r/results.json"]).fails(3, &["bad.json", words, "hint:"]);
     }
     // Without a hash, as files of the version before are, a mean is still held to its samples.
     place.write("old.json", format!("{body}\n}}\n"));
-    place.run(&["report", "old.json", "--out", "o"]).ok();
-    place.run(&["gate", "old.json", "--baseline", "r/results.json"]).ok();
+    one(&place, &["report", "old.json", "--out", "o"]).ok();
+    one(&place, &["gate", "old.json", "--baseline", "r/results.json"]).ok();
+    place.write("r/results.json", good.replacen(&mean, "7.5", 1));
+    let ran = one(&place, &["report", "r"]).fails(3, &["its own sha256 differs"]);
+    typed(&place, &hinted(&ran).replace("RUN", "r")).ok();
+    one(&place, &["report", "r"]).ok();
     let mut value: serde_json::Value = serde_json::from_str(&format!("{body}\n}}")).unwrap();
     value["models"][0]["rows"][0]["scores"]["entropy"]["mean"] = 0.5.into();
     place.write("bad.json", value.to_string());
-    place.run(&["report", "bad.json", "--out", "o"]).fails(3, &["bad.json", "the mean of `entropy` is 0.5"]);
+    one(&place, &["report", "bad.json", "--out", "o"]).fails(3, &["bad.json", "the mean of `entropy` is 0.5"]);
 }
 
 #[test]
@@ -426,7 +436,7 @@ fn a_first_run_that_fails_on_its_data_leaves_nothing_and_the_mended_recipe_runs(
         place.write("text.txt", words());
         assert!(TEXT.contains(from), "{from}");
         place.write("my.toml", TEXT.replacen(from, to, 1));
-        place.run(&["run", "my.toml"]).fails(code, &[]);
+        one(&place, &["run", "my.toml"]).fails(code, &[]);
         assert!(
             !place.path("runs").exists(),
             "{to}: a run that failed on its data left {:?}",
@@ -434,10 +444,10 @@ fn a_first_run_that_fails_on_its_data_leaves_nothing_and_the_mended_recipe_runs(
         );
         // A directory that was there keeps what it had, and gets nothing.
         place.write("mine/notes.txt", "mine");
-        place.run(&["run", "my.toml", "--out", "mine"]).fails(code, &[]);
+        one(&place, &["run", "my.toml", "--out", "mine"]).fails(code, &[]);
         assert_eq!(files(&place.path("mine")).len(), 1, "{to}");
         place.write("my.toml", TEXT);
-        place.run(&["run", "my.toml", "--only", "ar", "--threads", "1"]).ok();
+        one(&place, &["run", "my.toml", "--only", "ar", "--threads", "1"]).ok();
     }
 }
 
@@ -470,7 +480,7 @@ fn a_longer_training_equals_one_that_was_as_long_from_the_start() {
     let place = Place::new();
     place.write("my.toml", tiny());
     let longer = ["--set", "model.ar.train.steps=34"];
-    place.run(&[&["run", "my.toml", "--only", "ar", "--out", "whole", "--threads", "1"][..], &longer].concat()).ok();
+    one(&place, &[&["run", "my.toml", "--only", "ar", "--out", "whole"][..], &longer].concat()).ok();
     run(&place, "my.toml", &["--only", "ar"]).ok();
     let ran = run(&place, "my.toml", &[&["--only", "ar"][..], &longer].concat()).ok();
     assert!(ran.err.contains("changed since the last run here: model.ar.train.steps"), "{}", ran.err);
@@ -486,8 +496,7 @@ fn a_longer_training_equals_one_that_was_as_long_from_the_start() {
     assert!(ran.err.contains("r/replaced/ar-2"), "{}", ran.err);
     // A learning rate that falls over all steps is no longer the same, which is said.
     let falling = ["--set", "model.ar.train.decay=cosine", "--only", "ar"];
-    let out =
-        |more: &[&str]| place.run(&[&["run", "my.toml", "--out", "f", "--threads", "1"], &falling[..], more].concat());
+    let out = |more: &[&str]| one(&place, &[&["run", "my.toml", "--out", "f"], &falling[..], more].concat());
     out(&[]).ok();
     let ran = out(&longer).ok();
     assert!(ran.err.contains("warning: ar: not the same as 34 steps from the start: the learning rate"), "{}", ran.err);
@@ -520,7 +529,7 @@ fn a_student_is_not_left_beside_another_teacher_than_its_own() {
     std::fs::write(last.join("model.safetensors"), weights).unwrap();
     fewstep::fs::write_manifest(&last, extra).unwrap();
     for command in [&["run", "my.toml", "--out", "r", longer[0], longer[1]][..], &["eval", "r"]] {
-        place.run(command).fails(3, &["`student`", "model teacher: sha256 ", "--retrain student"]);
+        one(&place, command).fails(3, &["`student`", "model teacher: sha256 ", "--retrain student"]);
     }
     let ran = run(&place, "my.toml", &longer);
     typed(&place, &hinted(&ran)).ok();
@@ -556,7 +565,8 @@ fn new_models_removed_ones_and_written_down_defaults_are_accepted_in_the_same_di
 fn a_recipe_toml_that_is_not_of_a_run_is_not_replaced() {
     let place = Place::new();
     place.write("mine/recipe.toml", tiny());
-    place.run(&["run", "mine/recipe.toml", "--out", "mine", "--only", "ar"]).fails(2, &["would be replaced", "hint:"]);
+    one(&place, &["run", "mine/recipe.toml", "--out", "mine", "--only", "ar"])
+        .fails(2, &["would be replaced", "hint:"]);
     assert_eq!(std::fs::read_to_string(place.path("mine/recipe.toml")).unwrap(), tiny());
     assert_eq!(files(&place.path("mine")).len(), 1);
 }
@@ -566,9 +576,11 @@ fn retrain_refuses_names_that_cannot_be_meant() {
     let place = Place::new();
     place.write("my.toml", tiny());
     run(&place, "my.toml", &["--retrain", "techer"]).fails(2, &["no model `techer`", "did you mean `teacher`?"]);
-    run(&place, "my.toml", &["--only", "ar", "--retrain", "teacher"]).fails(2, &["--retrain teacher", "--only ar"]);
+    let words = ["--retrain teacher", "--only ar", "or give `--only teacher`"];
+    run(&place, "my.toml", &["--only", "ar", "--retrain", "teacher"]).fails(2, &words);
     assert!(!place.path("r").exists());
     // A model that is not there yet is simply trained.
+    run(&place, "my.toml", &["--only", "teacher", "--retrain", "teacher"]).ok();
     let ran = run(&place, "my.toml", &["--only", "ar", "--retrain", "ar"]).ok();
     assert!(ran.err.contains("ar: trained in") && !place.path("r/replaced").exists(), "{}", ran.err);
 }
@@ -645,7 +657,7 @@ fn models_that_seeds_share_are_one_model_or_refused() {
     typed(&place, &hinted(&ran)).ok();
     run(&place, "my.toml", &[]).ok();
     assert_eq!(weights("3"), weights("5"));
-    place.run(&["report", "r"]).ok();
+    one(&place, &["report", "r"]).ok();
 }
 
 #[test]
@@ -682,18 +694,17 @@ fn fixture_a_base_checkpoint_whose_configuration_changed_is_refused_with_both_ha
     for command in
         [&["run", "my.toml", "--out", "r"][..], &["eval", "r"], &["export", "r", "--model", "student", "--out", "e"]]
     {
-        let ran = place.run(command).fails(3, &["base config.json: sha256 ", " then, ", "hint:"]);
+        let ran = one(&place, command).fails(3, &["base config.json: sha256 ", " then, ", "hint:"]);
         assert!(ran.err.contains(&fewstep::fs::sha256_hex(good.as_bytes())), "{}", ran.err);
         assert!(ran.err.contains(&fewstep::fs::sha256_hex(changed.as_bytes())), "{}", ran.err);
     }
-    place
-        .run(&["sample", "r", "--model", "teacher", "-n", "1", "--steps", "2"])
+    one(&place, &["sample", "r", "--model", "teacher", "-n", "1", "--steps", "2"])
         .fails(3, &["config.json: sha256 ", "when this model was made", "hint:"]);
     let ran = run(&place, "my.toml", &[]);
     let ran = typed(&place, &hinted(&ran)).ok();
     assert!(ran.err.contains("r/replaced/teacher-1"), "{}", ran.err);
     run(&place, "my.toml", &[]).ok();
-    place.run(&["sample", "r", "--model", "teacher", "-n", "1", "--steps", "2"]).ok();
+    one(&place, &["sample", "r", "--model", "teacher", "-n", "1", "--steps", "2"]).ok();
     std::fs::write(&config, &good).unwrap();
     run(&place, "my.toml", &[]).fails(3, &["base config.json"]);
 }

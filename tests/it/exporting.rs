@@ -77,7 +77,7 @@ fn the_tiny_study_runs_to_a_report_and_its_export_samples_inspects_and_passes_it
     // In several files it is the same model.
     let shards = place.path("shards");
     std::fs::create_dir(&shards).unwrap();
-    let extras = export::Extras { tokenizer: before.tokenizer.as_ref(), recipe: "", results: None };
+    let extras = export::Extras { tokenizer: before.tokenizer.as_ref(), recipe: "", results: None, call: None };
     let tensors = params::export(&before.model);
     for (storage, same) in [(weights::Storage::Kept, "a"), (weights::Storage::Int8, "int8")] {
         export::write_as(&shards, &before.card, tensors.clone(), &extras, storage, 10_000).unwrap();

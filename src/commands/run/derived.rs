@@ -6,7 +6,7 @@ use super::{Shape, Study, not_trained};
 use crate::error::{Error, Kind, Result};
 use crate::export::origin::{self, Origin};
 use crate::model::family::adapters::{self, Base};
-use crate::model::family::{self, Family, LoadOptions};
+use crate::model::family::{self, LoadOptions};
 use crate::model::params::Named;
 use crate::model::transformer::lora::Plan;
 use crate::model::{Transformer, TransformerConfig};
@@ -83,7 +83,7 @@ impl Study {
     ) -> Result<()> {
         let Some(from) = &shape.from else {
             let teacher = Recipe::teacher(self.recipe.model(name)?).unwrap_or_default();
-            return adapters::write(dir, plan, adapters, None, &Base { name: teacher, revision: None, turned: false });
+            return adapters::write(dir, plan, adapters, None, &Base { name: teacher, revision: None, of: None });
         };
         let root = self.recipe.lineage(name)?;
         let named = root.last().and_then(|m| m.from.as_ref()).unwrap_or(from).to_string_lossy();
@@ -96,8 +96,7 @@ impl Study {
             None => (from.display().to_string(), None),
         };
         let (description, store) = family::look(from)?;
-        let turned = description.family == Family::Gpt2;
-        let base = Base { name: &name, revision: revision.as_deref(), turned };
+        let base = Base { name: &name, revision: revision.as_deref(), of: Some(&description) };
         adapters::write(dir, plan, adapters, Some(&adapters::modules_of(&store)), &base)
     }
 

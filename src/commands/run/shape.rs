@@ -184,20 +184,12 @@ fn whole(recipe: &Recipe, name: &str, data: &Data, base: &Path) -> Result<Shape>
     let causal = network.shift;
     if causal && !policy.is_refuse() {
         let key = format!("model.{name}.vocabulary");
-        let error = Error::usage(format!(
-            "`{key} = \"{}\"`: a causal model is fine-tuned on its own ids",
-            policy.name()
-        ))
-        .cause("masked models share tokens with data of another tokenizer, and a judge from a checkpoint reads text");
-        return Err(match theirs {
-            Some(theirs) if theirs.to_json()? == data.tokenizer().to_json()? => error
-                .cause("the tokenizers are equal: rows of padding behind them are never drawn")
-                .hint(format!("leave `{key}` out")),
-            _ => error.hint(format!(
+        return Err(Error::usage(format!("`{key} = \"{}\"` is for `eval.judge` alone", policy.name()))
+            .cause("a causal model that is trained or sampled has no other ids than its own")
+            .hint(format!(
                 "leave `{key}` out, and give the data the tokenizer of the checkpoint: \
                  `data.text.tokenizer = {{ dir = {{ path = \"{place}\" }} }}`"
-            )),
-        });
+            )));
     }
     if d.network.learned_positions && d.length != data.length() {
         return Err(Error::usage(format!("{place} has learned positions for {} tokens", d.length))

@@ -4,7 +4,7 @@
 //! L length.
 
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use burn::prelude::Device;
@@ -16,7 +16,7 @@ use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
 use crate::export;
 use crate::model::config::Visibility;
-use crate::model::family::{self, Description, Family, LoadOptions, Loaded, Prediction};
+use crate::model::family::{self, Description, LoadOptions, Loaded, Prediction};
 use crate::model::{Denoise, Transformer};
 use crate::process::{Corruption, Order, Schedule};
 use crate::rng::{StepRng, Stream};
@@ -31,7 +31,8 @@ const STEPS: usize = 64;
 
 /// How texts and token ids become each other.
 enum Speech {
-    Text(Tokenizer),
+    /// By a tokenizer, and the directory that it lies in.
+    Text(Tokenizer, Option<PathBuf>),
     /// Ids themselves, of a vocabulary of this size.
     Ids(usize),
 }
@@ -41,10 +42,10 @@ impl Speech {
         if request.public.ids {
             return Ok(Speech::Ids(d.vocab));
         }
-        let found = match &request.public.tokenizer {
-            Some(path) if path.is_dir() => Tokenizer::load_dir(path)?,
-            Some(path) => Some(Tokenizer::load_file(path)?),
-            None => family::tokenizer(dir)?,
+        let (found, place) = match &request.public.tokenizer {
+            Some(path) if path.is_dir() => (Tokenizer::load_dir(path)?, Some(path.clone())),
+            Some(path) => (Some(Tokenizer::load_file(path)?), None),
+            None => (family::tokenizer(dir)?, Some(dir.to_path_buf())),
         };
         match found {
             Some(t) if t.vocab_size() > d.vocab => Err(Error::input(format!(
@@ -54,7 +55,7 @@ impl Speech {
                 d.vocab
             ))
             .hint("give the tokenizer that the model was trained with")),
-            Some(t) => Ok(Speech::Text(t)),
+            Some(t) => Ok(Speech::Text(t, place)),
             None => Err(Error::input(format!("{} holds no tokenizer", dir.display()))
                 .hint("give one by `--tokenizer PATH`, or read and write token ids by `--ids`")),
         }
@@ -62,7 +63,7 @@ impl Speech {
 
     fn encode(&self, text: &str) -> Result<Vec<u32>> {
         let vocab = match self {
-            Speech::Text(tokenizer) => return tokenizer.encode(text.as_bytes()),
+            Speech::Text(tokenizer, _) => return tokenizer.encode(text.as_bytes()),
             Speech::Ids(vocab) => *vocab,
         };
         let id = |word: &str| {
@@ -76,7 +77,7 @@ impl Speech {
 
     fn decode(&self, ids: &[u32]) -> Vec<u8> {
         match self {
-            Speech::Text(tokenizer) => tokenizer.decode_bytes(ids),
+            Speech::Text(tokenizer, _) => tokenizer.decode_bytes(ids),
             Speech::Ids(_) => ids.iter().map(u32::to_string).collect::<Vec<_>>().join(" ").into_bytes(),
         }
     }
@@ -88,7 +89,7 @@ pub fn run(request: &Request, dir: &Path, device: &Device) -> Result<()> {
     // Before any tensor is read.
     let (mut d, _) = family::look(dir)?;
     let speech = Speech::of(request, dir, &d)?;
-    if let Speech::Text(tokenizer) = &speech {
+    if let Speech::Text(tokenizer, _) = &speech {
         family::settle(dir, &mut d, Some(tokenizer))?;
     }
     d.notes.iter().for_each(|note| term::warn(note));
@@ -105,7 +106,7 @@ pub fn run(request: &Request, dir: &Path, device: &Device) -> Result<()> {
         sampler.plan(&d, 0, d.length.max(1), &Settings::default())?;
     }
     let mut pinned = given(request, &|text| speech.encode(text), matches!(speech, Speech::Ids(_)))?;
-    let start = beginning(&d, matches!(speech, Speech::Ids(_)), &mut pinned)?;
+    let start = beginning(&d, &speech, &mut pinned)?;
     let slides = sampler.is_some_and(Sampler::slides);
     let length = match options.length {
         Some(length) if length > d.length && !slides => {
@@ -142,7 +143,7 @@ pub fn run(request: &Request, dir: &Path, device: &Device) -> Result<()> {
     // Rows of the embedding without text are never drawn, whatever the family.
     let beside = family::tokenizer(dir)?;
     let known = match &speech {
-        Speech::Text(tokenizer) => Some(tokenizer),
+        Speech::Text(tokenizer, _) => Some(tokenizer),
         Speech::Ids(_) => beside.as_ref(),
     };
     let model = match known {
@@ -183,28 +184,35 @@ pub fn run(request: &Request, dir: &Path, device: &Device) -> Result<()> {
     }
 }
 
-/// Puts the token in front that a model's texts begin with, and says how many tokens of the canvas that is.
+/// Puts in front what a causal model's texts begin with, and says how many tokens of the canvas that is.
 ///
-/// LLaMA's tokenizers put one before every text; token ids are taken as they are given. The other causal models need a
-/// first token to go on from: without a prompt theirs is the one that stands between texts.
-fn beginning(d: &Description, ids: bool, pinned: &mut Vec<Option<u32>>) -> Result<usize> {
+/// That is what the tokenizer puts before every text, most often nothing; token ids are taken as they are given. Without
+/// anything to go on from, a first token is needed: the one that begins a text, or the one that stands between texts.
+fn beginning(d: &Description, speech: &Speech, pinned: &mut Vec<Option<u32>>) -> Result<usize> {
     if d.family.prediction() != Prediction::NextToken {
         return Ok(0);
     }
-    let first = match d.family {
-        Family::Llama if !ids => d.special.bos,
-        _ if pinned.is_empty() => d.special.bos.or(d.special.eos),
-        _ => None,
+    let mut front = match speech {
+        Speech::Text(tokenizer, place) => tokenizer.front(place.as_deref(), d.special.bos)?,
+        Speech::Ids(_) => Vec::new(),
     };
-    match first {
-        Some(id) if pinned.first() != Some(&Some(id)) => {
-            pinned.insert(0, Some(id));
-            Ok(1)
-        }
-        None if pinned.is_empty() => Err(Error::usage("the model names no token that a text begins with")
-            .hint("give the beginning of a text by `--prompt`")),
-        _ => Ok(0),
+    if let Some(id) = front.iter().find(|id| **id as usize >= d.vocab) {
+        return Err(Error::input(format!("the tokenizer begins every text with the id {id}"))
+            .cause(format!("the model has a vocabulary of {}", d.vocab))
+            .hint("give the tokenizer that the model was trained with"));
     }
+    if pinned.is_empty() && front.is_empty() {
+        front.extend(d.special.bos.or(d.special.eos));
+    }
+    if front.is_empty() && pinned.is_empty() {
+        return Err(Error::usage("the model names no token that a text begins with")
+            .hint("give the beginning of a text by `--prompt`"));
+    }
+    if pinned.iter().take(front.len()).copied().eq(front.iter().copied().map(Some)) {
+        return Ok(0);
+    }
+    pinned.splice(0..0, front.iter().copied().map(Some));
+    Ok(front.len())
 }
 
 /// The part of a canvas that is text: behind the `start` that was put in front, up to the first of the end tokens behind the

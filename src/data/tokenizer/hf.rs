@@ -183,12 +183,16 @@ pub fn qwen2(vocab_path: &Path, merges_path: &Path, added_path: &Path) -> Result
 
 /// The `tokenizer_class` of a tokenizer_config.json, if the file exists and names one.
 pub fn class(path: &Path) -> Result<Option<String>> {
+    Ok(config(path)?.and_then(|value| value["tokenizer_class"].as_str().map(String::from)))
+}
+
+/// The content of a tokenizer_config.json, if the file exists.
+fn config(path: &Path) -> Result<Option<Value>> {
     if !path.exists() {
         return Ok(None);
     }
     let wrong = |why: String| Error::input(format!("{} is not JSON", path.display())).cause(why);
-    let value: Value = serde_json::from_slice(&read_limited(path, MAX_FILE)?).map_err(|e| wrong(e.to_string()))?;
-    Ok(value["tokenizer_class"].as_str().map(String::from))
+    serde_json::from_slice(&read_limited(path, MAX_FILE)?).map(Some).map_err(|e| wrong(e.to_string()))
 }
 
 fn added_token(id: u32, content: &str) -> Value {
@@ -247,6 +251,25 @@ fn cut(text: &str, ids: &dyn Fn(&str) -> Result<Vec<u32>>) -> Result<Option<usiz
         }
     }
     Ok(None)
+}
+
+/// The ids that the file's post-processor puts in front of every text: most often none, or a beginning of text.
+pub fn front(tokenizer: &tokenizers::Tokenizer) -> Result<Vec<u32>> {
+    let ids = |special: bool| {
+        guarded("the tokenizer's post_processor", || Ok(tokenizer.encode_fast("a", special)?.get_ids().to_vec()))
+    };
+    let (plain, mut whole) = (ids(false)?, ids(true)?);
+    let at = whole.windows(plain.len().max(1)).position(|part| part == plain);
+    whole.truncate(at.unwrap_or(0));
+    Ok(whole)
+}
+
+/// Whether the tokenizer_config.json in `path`, if it exists, says that a text begins with the beginning-of-text token.
+/// Only the classes made after LLaMA's first tokenizer heed their key; the others leave it to the post-processor.
+pub fn adds_bos(path: &Path) -> Result<Option<bool>> {
+    let Some(value) = config(path)? else { return Ok(None) };
+    let heeds = value["tokenizer_class"].as_str().is_some_and(|class| class.starts_with("LlamaTokenizer"));
+    Ok(value["add_bos_token"].as_bool().filter(|_| heeds))
 }
 
 fn floor(text: &str, at: usize) -> usize {

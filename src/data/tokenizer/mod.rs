@@ -19,6 +19,8 @@ use std::path::{Path, PathBuf};
 
 /// The file of a tokenizer in a model's directory.
 pub const FILE: &str = "tokenizer.json";
+/// The file that says how other programs are to load it.
+pub const CONFIG: &str = "tokenizer_config.json";
 /// What an id without text prints as.
 pub const UNKNOWN: &str = "·";
 const MAX_FILE: u64 = 128 << 20;
@@ -186,6 +188,29 @@ impl Tokenizer {
         write_atomic(&dir.join(FILE), self.to_json()?.as_bytes())
     }
 
+    /// Writes `dir/tokenizer.json`, and beside it the class by which others load it whatever the model is.
+    pub fn save_for_others(&self, dir: &Path) -> Result<()> {
+        self.save(dir)?;
+        // A text must come back as it was: no spaces are taken out of what was decoded.
+        let config =
+            "{\n  \"clean_up_tokenization_spaces\": false,\n  \"tokenizer_class\": \"PreTrainedTokenizerFast\"\n}\n";
+        write_atomic(&dir.join(CONFIG), config.as_bytes())
+    }
+
+    /// The ids that stand in front of every text that a model is given as a prompt, as other programs have it: what the
+    /// post-processor of tokenizer.json says, unless the tokenizer_config.json in `dir` (of a LLaMA tokenizer) says
+    /// whether `bos` is put there.
+    ///
+    /// Errors (kind input): tokenizer_config.json is no JSON; the library fails on the post-processor.
+    pub fn front(&self, dir: Option<&Path>, bos: Option<u32>) -> Result<Vec<u32>> {
+        let said = dir.map_or(Ok(None), |dir| hf::adds_bos(&dir.join(CONFIG)))?;
+        match (self, said) {
+            (Tokenizer::Hf(_), Some(true)) => Ok(bos.into_iter().collect()),
+            (Tokenizer::Hf(tokenizer), None) => hf::front(tokenizer),
+            _ => Ok(Vec::new()),
+        }
+    }
+
     /// Reads `dir/tokenizer.json`; what `save` wrote comes back as the same kind.
     pub fn load(dir: &Path) -> Result<Tokenizer> {
         Self::load_file(&dir.join(FILE))
@@ -201,7 +226,7 @@ impl Tokenizer {
         if !vocab.exists() || !merges.exists() {
             return Ok(None);
         }
-        match hf::class(&dir.join("tokenizer_config.json"))?.as_deref() {
+        match hf::class(&dir.join(CONFIG))?.as_deref() {
             None | Some("GPT2Tokenizer" | "GPT2TokenizerFast") => hf::gpt2(&vocab, &merges),
             Some(_) => hf::qwen2(&vocab, &merges, &dir.join("added_tokens.json")),
         }
@@ -223,7 +248,7 @@ impl Tokenizer {
 /// The directory of a tokenizer: `path` below `base`, or under `hf://` the model's snapshot in the cache, into which its
 /// tokenizer alone is downloaded where it is not there yet.
 fn directory(base: &Path, path: &Path) -> Result<PathBuf> {
-    const FILES: [&str; 5] = ["added_tokens.json", "tokenizer_config.json", "vocab.json", "merges.txt", FILE];
+    const FILES: [&str; 5] = ["added_tokens.json", CONFIG, "vocab.json", "merges.txt", FILE];
     let text = path.to_string_lossy();
     let Some(model) = hub::reference(&text)? else { return Ok(base.join(path)) };
     if model.file.is_some() {

@@ -111,6 +111,40 @@ fn an_unknown_id_of_a_library_tokenizer_prints_as_a_dot() {
 }
 
 #[test]
+fn a_text_begins_with_what_the_post_processor_says_unless_a_llama_tokenizer_says_otherwise() {
+    let with = |post_processor: serde_json::Value| {
+        let mut json: serde_json::Value = serde_json::from_str(&hf_toy().to_json().unwrap()).unwrap();
+        json["post_processor"] = post_processor;
+        hf::parse("toy", json.to_string().as_bytes()).unwrap()
+    };
+    let end = serde_json::json!({ "SpecialToken": { "id": "<end>", "type_id": 0 } });
+    let text = serde_json::json!({ "Sequence": { "id": "A", "type_id": 0 } });
+    let template = |single: Vec<&serde_json::Value>| {
+        with(serde_json::json!({ "type": "TemplateProcessing", "single": single, "pair": [text, text],
+            "special_tokens": { "<end>": { "id": "<end>", "ids": [256], "tokens": ["<end>"] } } }))
+    };
+    let (begins, ends) = (template(vec![&end, &text]), template(vec![&text, &end]));
+    assert_eq!(begins.front(None, Some(7)).unwrap(), [256]);
+    for none in [&ends, &hf_toy(), &with(serde_json::Value::Null), &Tokenizer::Bytes, &words()] {
+        assert_eq!(none.front(None, Some(7)).unwrap(), [0; 0]);
+    }
+    // A text is encoded as it is all the same.
+    assert_eq!(begins.encode(b"a").unwrap(), [97]);
+    let place = tempfile::tempdir().unwrap();
+    let said = |class: &str, adds: bool, t: &Tokenizer| {
+        let config = serde_json::json!({ "tokenizer_class": class, "add_bos_token": adds });
+        std::fs::write(place.path().join(CONFIG), config.to_string()).unwrap();
+        t.front(Some(place.path()), Some(7)).unwrap()
+    };
+    assert_eq!(said("LlamaTokenizerFast", true, &hf_toy()), [7]);
+    assert_eq!(said("LlamaTokenizer", false, &begins), [0; 0]);
+    assert_eq!(said("PreTrainedTokenizerFast", false, &begins), [256]);
+    assert_eq!(said("GPT2Tokenizer", true, &hf_toy()), [0; 0]);
+    std::fs::write(place.path().join(CONFIG), "{").unwrap();
+    assert!(hf_toy().front(Some(place.path()), None).unwrap_err().message.contains("tokenizer_config.json"));
+}
+
+#[test]
 fn the_bpe_of_gpt2_gives_the_known_ids() {
     let Some(dir) = shared("data/gpt2-bpe") else { return };
     let config = TokenizerConfig::Bpe { vocab: "vocab.json".into(), merges: "merges.txt".into() };

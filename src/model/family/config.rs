@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::super::config::{Biases, Visibility};
 use super::keys::Keys;
-use super::{Description, Family, Special, known, names};
+use super::{Description, Family, Special, int8, known, names};
 use crate::error::{Error, Result};
 use crate::model::TransformerConfig;
 
@@ -25,9 +25,7 @@ pub type Shapes = BTreeMap<String, Vec<usize>>;
 /// Errors (kind input) where no family is recognised, or a key is missing, out of range or not supported.
 pub fn describe(file: &str, config: &Value, tensors: &Shapes) -> Result<Description> {
     let keys = Keys::of(file, config)?;
-    if let Some(quantised) = keys.inside("quantization_config")? {
-        quantised.stated("quant_method", &[super::QUANT_METHOD], "no method")?;
-    }
+    int8::check(&keys)?;
     let family = recognise(&keys, tensors)?;
     generic(&keys)?;
     let mut described = match family {

@@ -173,6 +173,16 @@ impl<'a> Keys<'a> {
         Ok(())
     }
 
+    /// Refuses a value of `key` that is neither null nor empty.
+    pub fn empty(&self, key: &str) -> Result<()> {
+        match self.get(key) {
+            Some(Value::Object(map)) if map.is_empty() => Ok(()),
+            Some(Value::Array(list)) if list.is_empty() => Ok(()),
+            Some(value) => Err(self.wrong(key, format!("is {}, which is not supported", short(value)))),
+            None => Ok(()),
+        }
+    }
+
     /// Refuses `key = false`.
     pub fn always(&self, key: &str) -> Result<()> {
         if !self.bool_or(key, true)? {

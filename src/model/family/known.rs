@@ -212,7 +212,7 @@ const LLAMA: [&str; 26] = [
     "use_sliding_window",
 ];
 
-const MODERNBERT: [&str; 37] = [
+const MODERNBERT: [&str; 38] = [
     "attention_bias",
     "classifier_activation",
     "classifier_bias",
@@ -250,6 +250,7 @@ const MODERNBERT: [&str; 37] = [
     "sliding_window",
     "sparse_pred_ignore_index",
     "sparse_prediction",
+    "tie_word_embeddings",
 ];
 
 /// What `rope_parameters` and `rope_scaling` may say.
@@ -274,7 +275,9 @@ pub fn unknown(keys: &Keys, family: Family) -> Result<Vec<String>> {
         Family::Llada => &[&LLADA],
         Family::Gpt2 => &[&GPT2],
         Family::ModernBert => &[&MODERNBERT],
-        Family::Dream | Family::A2d | Family::Llama | Family::Qwen2 | Family::Qwen3 => &[&LLAMA],
+        // Dream's own code takes the settings of its sampler from here.
+        Family::Dream => &[&LLAMA, &["alg", "alg_temp", "eps", "steps"]],
+        Family::A2d | Family::Llama | Family::Qwen2 | Family::Qwen3 => &[&LLAMA],
         Family::Sdtt | Family::Sedd => {
             let model = keys.inside("model")?;
             return Ok(model.map_or_else(Vec::new, |inside| strangers(&inside, &[&DIT_MODEL])));

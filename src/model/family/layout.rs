@@ -7,11 +7,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::load::{block_group, turned};
 use super::names::{Source, canonical, embedding_and_head, source};
-use super::{Description, Family, load};
+use super::{Description, Family, int8, load};
 use crate::error::{Error, Result};
 use crate::fs;
 use crate::model::params::Named;
@@ -19,9 +19,6 @@ use crate::weights::{
     Dtype, Entry, HostTensor, INDEX, MAX_INDEX, Outputs, Planned, SCALE, SHARD, SINGLE, Storage, Store, check_range,
     quantise, remove_others, to_dtype, write_model,
 };
-
-/// `quant_method` of config.json where weights are int8 with scales.
-pub const QUANT_METHOD: &str = "fewstep_int8";
 
 /// Files beside the weights that belong to a model and are copied as they are.
 const BESIDE: [&str; 13] = [
@@ -77,6 +74,7 @@ pub fn export_in_files(
         return Err(Error::input(format!("{} has no place for the parameter `{name}`", from.display())));
     }
     let longest = store.parts.iter().map(|p| p.entries.iter().map(|e| (e.end - e.start) as u64).sum::<u64>()).max();
+    let matrices = matrices(description, parameters);
     let quantised = places.iter().any(|(e, parameter)| *parameter && e.dtype == Dtype::I8);
     if storage == Storage::Kept && !quantised && longest.is_none_or(|n| n <= limit) {
         copy_layout(to, &store, &places, &mut values, &head)?;
@@ -84,10 +82,13 @@ pub fn export_in_files(
             fs::write_atomic(&to.join(INDEX), &fs::read_limited(&from.join(INDEX), MAX_INDEX)?)?;
         }
     } else {
-        let matrices = matrices(description, parameters);
         lay_out(to, &store, &places, (&values, &head), &matrices, storage, limit)?;
     }
-    beside(from, to, description.family, storage)
+    let integers = (storage == Storage::Int8 || storage == Storage::Kept && quantised).then(|| {
+        let whole = places.iter().filter(|(_, parameter)| *parameter);
+        int8::config(whole.filter_map(|(e, _)| Some((e.name.as_str(), *matrices.get(canonical(&e.name))?))))
+    });
+    beside(from, to, description.family, storage, integers)
 }
 
 /// The head of a network that is its embedding: where a source stores it too, what is written there is the embedding.
@@ -219,15 +220,16 @@ pub fn quantises(path: &str, shape: &[usize]) -> bool {
     path.starts_with("blocks.") && inside && path.ends_with(".weight") && shape.len() == 2
 }
 
-/// Copies what lies beside the weights; config.json says the new type where it is another one.
-fn beside(from: &Path, to: &Path, family: Family, storage: Storage) -> Result<()> {
+/// Copies what lies beside the weights; config.json says the new type where it is another one, and of integers how they are
+/// to be read.
+fn beside(from: &Path, to: &Path, family: Family, storage: Storage, integers: Option<Value>) -> Result<()> {
     let mut names: Vec<String> = BESIDE.iter().map(|name| name.to_string()).collect();
     names.extend(code(from)?);
     for name in names.iter().filter(|name| from.join(name).exists()) {
         fs::inside(from, &from.join(name))?;
         fs::write_atomic(&to.join(name), &fs::read_limited(&from.join(name), 256 << 20)?)?;
     }
-    if storage == Storage::Kept {
+    if storage == Storage::Kept && integers.is_none() {
         return Ok(());
     }
     let (file, mut config) = load::read_config(from)?;
@@ -246,9 +248,9 @@ fn beside(from: &Path, to: &Path, family: Family, storage: Storage) -> Result<()
     for key in keys.into_iter().filter(|_| name.is_some()) {
         config[key] = name.into();
     }
-    match storage {
-        Storage::Int8 => config["quantization_config"] = quantisation(family == Family::Gpt2),
-        _ => drop(config.as_object_mut().map(|keys| keys.remove("quantization_config"))),
+    match integers {
+        Some(said) => config[int8::KEY] = said,
+        None => drop(config.as_object_mut().map(|keys| keys.remove(int8::KEY))),
     }
     let text = serde_json::to_string_pretty(&config).map_err(|e| Error::input(format!("{file}: {e}")))?;
     fs::write_atomic(&to.join("config.json"), (text + "\n").as_bytes())
@@ -260,13 +262,6 @@ fn dtype_key(config: &Value) -> &'static str {
     let mut parts = version.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
     let version = (parts.next().unwrap_or(0), parts.next().unwrap_or(0));
     if version >= (4, 56) { "dtype" } else { "torch_dtype" }
-}
-
-/// What config.json says of int8 weights, so that programs which do not know them refuse instead of reading integers as
-/// weights.
-pub fn quantisation(columns: bool) -> Value {
-    json!({ "quant_method": QUANT_METHOD, "bits": 8, "symmetric": true, "scales": format!("NAME{SCALE}"),
-        "scale_shape": if columns { "[1, out]" } else { "[out, 1]" }, "tensors": "attention and feed-forward matrices" })
 }
 
 /// Files with the classes of a model, which its loader runs and this program only copies.

@@ -162,9 +162,8 @@ pub fn fits(opened: &Opened, options: &LoadOptions) -> Result<()> {
         wanted.extend(stored(&source(family, &path, group), &shape, network.packed_rows()));
     }
     let [embed, head] = embedding_and_head(family);
-    let parameter = |name: &String| !is_buffer(family, name) && !(network.tied && *name == head);
-    let found: Shapes =
-        shapes.iter().filter(|(name, _)| parameter(name)).map(|(n, s)| (n.clone(), s.clone())).collect();
+    let aside = |name: &String| is_buffer(family, name) || (network.tied && *name == head);
+    let found: Shapes = shapes.iter().filter(|(name, _)| !aside(name)).map(|(n, s)| (n.clone(), s.clone())).collect();
     match_shapes(&wanted, &found, options.ignore_extra).map_err(|e| {
         let mut e = Error { message: format!("{place}: {}", e.message), ..e };
         let layers = layers(found.keys());

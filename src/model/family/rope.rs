@@ -16,11 +16,17 @@ pub struct Rope {
     pub scaling: Option<RopeScaling>,
 }
 
-/// The angles of a network whose layers all see everything that their mask allows.
-pub fn of_all(keys: &Keys, default: f64, length: usize) -> Result<Rope> {
+/// The angles of a network whose layers all see everything that their mask allows; `kinds`: its configuration class knows
+/// kinds of layers, so that angles may be said by kind. (Other classes would pass over them.)
+pub fn of_all(keys: &Keys, default: f64, length: usize, kinds: bool) -> Result<Rope> {
     let parameters = match keys.inside("rope_parameters")? {
-        // By kind of layer: there is only one.
         Some(inside) if inside.has(FULL) || inside.has(SLIDING) => {
+            if !kinds {
+                let key = if inside.has(FULL) { FULL } else { SLIDING };
+                return Err(inside
+                    .wrong(key, "is not known: layers of this family are of one kind")
+                    .hint("write what it says directly under `rope_parameters`"));
+            }
             let kinds = [FULL, SLIDING];
             if let Some(other) = inside.names().into_iter().find(|name| !kinds.contains(name)) {
                 return Err(

@@ -62,7 +62,7 @@ pub(super) fn llama(keys: &Keys, family: Family, tensors: &Shapes) -> Result<Des
     let biases = Biases { qkv: base == Base::Qwen2 || attention, out: attention, mlp, ..NO_BIASES };
     let (dim, heads) = (keys.usize("hidden_size")?, keys.usize("num_attention_heads")?);
     let visibility = if diffusion { Visibility::Full } else { Visibility::Causal };
-    let rope = rope::of_all(keys, 1e4, length)?;
+    let rope = rope::of_all(keys, 1e4, length, base != Base::Llama)?;
     let network = TransformerConfig {
         kv_heads: match keys.has("num_key_value_heads") || base == Base::Llama {
             true => keys.maybe_usize("num_key_value_heads")?,

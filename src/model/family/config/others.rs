@@ -30,7 +30,7 @@ pub(super) fn llada(keys: &Keys) -> Result<Description> {
         None => dim * keys.usize_or("mlp_ratio", 4)?.min(1024),
     };
     let length = keys.usize("max_sequence_length")?;
-    let rope = rope::of_all(keys, 1e4, length)?;
+    let rope = rope::of_all(keys, 1e4, length, false)?;
     if rope.scaling.is_some() {
         return Err(keys.wrong("rope_scaling", "stretches angles, which LLaDA's own code does not"));
     }
