@@ -147,8 +147,7 @@ impl Ask<'_> {
     fn evaluation(&self, room: Room) -> Result<()> {
         let config = &self.recipe.eval;
         let judge = config.judge.as_deref().map(|name| self.weights(name)).transpose()?.unwrap_or(0);
-        // Throughput is measured on a whole batch.
-        let batch = if config.speed_repeats > 0 { config.batch } else { config.batch.min(config.samples) };
+        let batch = config.batch.min(config.samples);
         // Likelihoods are of several draws of a text, or of several texts.
         let least = batch.max(LIKELIHOOD);
         for name in self.recipe.model.keys() {
