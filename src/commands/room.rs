@@ -147,7 +147,7 @@ impl Ask<'_> {
     fn evaluation(&self, room: Room) -> Result<()> {
         let config = &self.recipe.eval;
         let judge = config.judge.as_deref().map(|name| self.weights(name)).transpose()?.unwrap_or(0);
-        let batch = config.batch.min(config.samples);
+        let batch = config.drawn_together();
         // Likelihoods are of several draws of a text, or of several texts.
         let least = batch.max(LIKELIHOOD);
         for name in self.recipe.model.keys() {

@@ -35,11 +35,9 @@ pub fn explained(e: Error, file: &Value) -> Error {
         let why = refusal(part)?;
         Some(innermost((*key).to_string(), part, why, items, *refusal))
     });
-    let e = match blamed {
-        Some((place, value, why)) => Error { causes: vec![format!("`{place}` is {value}"), why], ..e },
-        None => e,
-    };
-    e.cause(format!("read by {LIBRARY}, which may be older than the file"))
+    let Some((place, value, why)) = blamed else { return e };
+    Error { causes: vec![format!("`{place}` is {value}"), why], ..e }
+        .cause(format!("read by {LIBRARY}, which may be older than the file"))
         .hint("save the tokenizer with that version of the library, or take a model whose tokenizer it reads")
 }
 
