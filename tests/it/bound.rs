@@ -564,11 +564,14 @@ fn new_models_removed_ones_and_written_down_defaults_are_accepted_in_the_same_di
 #[test]
 fn a_recipe_toml_that_is_not_of_a_run_is_not_replaced() {
     let place = Place::new();
-    place.write("mine/recipe.toml", tiny());
-    one(&place, &["run", "mine/recipe.toml", "--out", "mine", "--only", "ar"])
-        .fails(2, &["would be replaced", "hint:"]);
-    assert_eq!(std::fs::read_to_string(place.path("mine/recipe.toml")).unwrap(), tiny());
+    let mine = format!("# My own.\n{}", tiny());
+    place.write("mine/recipe.toml", &mine);
+    place.write("my.toml", tiny());
+    one(&place, &["run", "my.toml", "--out", "mine", "--only", "ar"]).fails(2, &["would be replaced", "hint:"]);
     assert_eq!(files(&place.path("mine")).len(), 1);
+    // The recipe itself may lie in the run's directory.
+    one(&place, &["run", "mine/recipe.toml", "--out", "mine", "--only", "ar"]).ok();
+    assert_eq!(std::fs::read_to_string(place.path("mine/recipe.toml")).unwrap(), mine);
 }
 
 #[test]
