@@ -17,6 +17,7 @@ use crate::recipe::{self as recipes, Loaded};
 use crate::term::{self, Interrupt};
 use crate::{fs, gate, report};
 use run::Study;
+use run::exports::Wish;
 use run::seeds::{Seeds, seed_dir};
 
 /// Does what the command line says.
@@ -60,11 +61,18 @@ pub fn dispatch(cli: Cli) -> Result<()> {
         Command::Report { results, out, notes } => {
             let path = results_file(results);
             let loaded = Results::load(&path)?;
-            let dir = out.clone().unwrap_or_else(|| path.parent().unwrap_or(Path::new(".")).join("report"));
-            if let Some(notes) = notes {
-                report::notes::keep(notes, &dir)?;
-            }
-            let files = report::write(&loaded, &dir)?;
+            let notes = notes.as_deref().map(report::notes::load_new).transpose()?;
+            let files = match out {
+                Some(dir) => report::write_with(&loaded, dir, notes.as_deref())?,
+                None => {
+                    let dir = path.parent().unwrap_or(Path::new(".")).join("report");
+                    fs::not_a_link(&dir)?;
+                    report::write_with(&loaded, &dir, notes.as_deref()).map_err(|e| match (e.kind, &e.hint) {
+                        (Kind::Io, None) => e.hint("`--out DIR` writes the report to another place"),
+                        _ => e,
+                    })?
+                }
+            };
             if global.json {
                 return term::out(format!("{}", serde_json::json!({ "files": files })));
             }
@@ -78,10 +86,8 @@ pub fn dispatch(cli: Cli) -> Result<()> {
             global.json,
         ),
         Command::Export { run, model, out, dtype, adapters } => {
-            if out.exists() {
-                return Err(Error::usage(format!("{} is there already", out.display()))
-                    .hint("give a directory that does not exist yet"));
-            }
+            // Before anything is read; what makes the directory asks again.
+            fs::is_free(out)?;
             if let Some(dir) = export::model_directory(run)? {
                 if let Some(name) = model {
                     return Err(Error::usage(format!("`--model {name}`: {} is one model, not a run", run.display()))
@@ -100,7 +106,7 @@ pub fn dispatch(cli: Cli) -> Result<()> {
                 Some(first) => seed_dir(run, *first),
                 None => run.clone(),
             };
-            let study = Study::open(stored(run)?, Some(run.clone()), (open()?, &global.device), Interrupt::listen()?)?;
+            let study = Study::open_to_read(stored(run)?, run, (open()?, &global.device), Interrupt::listen()?)?;
             let name = match model {
                 Some(name) => name.clone(),
                 None => study.recipe.model.keys().last().cloned().unwrap_or_default(),
@@ -120,7 +126,8 @@ pub fn dispatch(cli: Cli) -> Result<()> {
             let results = if path.is_file() { Some(Results::load(&path)?) } else { None };
             let dtype = dtype.unwrap_or(study.recipe.export.dtype);
             let adapters = *adapters || study.recipe.export.adapters;
-            let change = study.export(&name, out, results.as_ref(), dtype, adapters)?;
+            let wish = Wish { name: &name, results: results.as_ref(), storage: dtype, adapters };
+            let change = study.export(&wish, out)?;
             export::say(&name, out, dtype, change.as_ref(), global.json)
         }
         Command::Inspect { path, against } => inspect::run(path, against.as_deref(), global.json, &open()?),
@@ -191,7 +198,7 @@ fn judge(
     let verdict = gate::judge(&baseline, &candidate, &config, allow_mismatch)?;
     verdict.warnings.iter().for_each(|w| term::warn(w));
     if let Some(path) = junit {
-        fs::write_atomic(path, gate::junit(&verdict, strict).as_bytes())?;
+        fs::write_named(path, gate::junit(&verdict, strict).as_bytes())?;
     }
     if let Some(path) = std::env::var_os("GITHUB_STEP_SUMMARY").filter(|p| !p.is_empty()) {
         fs::append(Path::new(&path), gate::markdown_summary(&verdict, strict).as_bytes())?;

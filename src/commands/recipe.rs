@@ -49,7 +49,7 @@ pub fn copy(name: &str, to: Option<&Path>) -> Result<()> {
     if to.exists() {
         return Err(Error::usage(format!("{} is there already", to.display())).hint("give another file name"));
     }
-    crate::fs::write_atomic(to, text.as_bytes())?;
+    crate::fs::write_named(to, text.as_bytes())?;
     term::out(format!("{}", to.display()))
 }
 
@@ -81,10 +81,7 @@ pub fn check(place: &str, sets: &[String], device: &Device, as_json: bool) -> Re
     if !as_json {
         term::out(format!("recipe   {}: {} models, all keys known", recipe.name, recipe.model.len()))?;
     }
-    let cache = std::env::temp_dir().join(format!("fewstep-check-{}", std::process::id()));
-    let data = Data::prepare(&recipe.data, &loaded.base, &cache);
-    let _ = std::fs::remove_dir_all(&cache);
-    let data = data?;
+    let data = Data::prepare(&recipe.data, &loaded.base, None)?;
     if !as_json {
         term::out(format!("data     {}, vocabulary {}, length {}", data.kind(), data.vocab(), data.length()))?;
     }

@@ -5,7 +5,8 @@
 
 mod derived;
 mod evaluate;
-mod exports;
+pub mod exports;
+mod place;
 pub mod seeds;
 mod shape;
 
@@ -14,7 +15,7 @@ use std::path::{Path, PathBuf};
 use burn::prelude::Device;
 
 use crate::data::Data;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::eval::results::Results;
 use crate::export::{self, Extras, LoadedModel, ModelCard, origin};
 use crate::model::params;
@@ -57,7 +58,7 @@ pub struct Study {
     base: PathBuf,
     device_name: String,
     interrupt: Interrupt,
-    _lock: fs::RunLock,
+    _lock: Option<fs::RunLock>,
 }
 
 impl Study {
@@ -67,8 +68,32 @@ impl Study {
     pub fn open(loaded: Loaded, dir: Option<PathBuf>, device: (Device, &str), interrupt: Interrupt) -> Result<Study> {
         let dir = dir.unwrap_or_else(|| Path::new("runs").join(&loaded.recipe.name));
         let lock = claim(&dir, &loaded)?;
+        let data = Data::prepare(&loaded.recipe.data, &loaded.base, seeds::data_dir(&dir).as_path())?;
+        Self::with(loaded, dir, (data, Some(lock)), device, interrupt)
+    }
+
+    /// Opens the run in `dir` to read from it what is finished: nothing is written there, and others may read at once.
+    ///
+    /// Errors: a process that works in the directory, data that cannot be read.
+    pub fn open_to_read(loaded: Loaded, dir: &Path, device: (Device, &str), interrupt: Interrupt) -> Result<Study> {
+        let lock = fs::RunLock::to_read(dir)?;
+        let (config, base, cache) = (&loaded.recipe.data, &loaded.base, seeds::data_dir(dir));
+        let data = Data::prepare(config, base, cache.as_path()).or_else(|e| match e.kind {
+            // Where nothing can be written the tokens are not kept.
+            Kind::Io => Data::prepare(config, base, None),
+            _ => Err(e),
+        })?;
+        Self::with(loaded, dir.to_path_buf(), (data, lock), device, interrupt)
+    }
+
+    fn with(
+        loaded: Loaded,
+        dir: PathBuf,
+        (data, lock): (Data, Option<fs::RunLock>),
+        device: (Device, &str),
+        interrupt: Interrupt,
+    ) -> Result<Study> {
         let Loaded { recipe, text, base } = loaded;
-        let data = Data::prepare(&recipe.data, &base, &seeds::data_dir(&dir))?;
         recipe.check_given(&data)?;
         // What the evaluation will need is missed before anything is trained.
         recipe.eval.context.as_ref().map(|path| eval::context::load(&base.join(path))).transpose()?;
@@ -128,7 +153,7 @@ impl Study {
             return Err(Error::usage(format!("`{name}` in {} was trained by another recipe", dir.display()))
                 .hint(format!("give another `--out DIR`, or remove {}", dir.display())));
         }
-        std::fs::create_dir_all(&dir).map_err(|e| Error::io("create", &dir, &e))?;
+        fs::create_dir(&dir)?;
         let shape = self.shape(name)?;
         let (length, seed) = (self.data.length(), self.recipe.seed(model));
         alloc::settle(shape.network.parameters(shape.vocab, length).try_into().unwrap_or(usize::MAX));
@@ -300,31 +325,14 @@ impl Study {
         self.export_all(&results, &self.dir.join("export"))?;
         say(&results, &written, as_json)
     }
-
-    /// Exports the models that the recipe names, each into `to/NAME`.
-    fn export_all(&self, results: &Results, to: &Path) -> Result<()> {
-        for name in &self.recipe.export.models {
-            let out = to.join(name);
-            let storage = self.recipe.export.dtype;
-            // What an earlier run with other settings has left there would lie beside it.
-            fs::remove_dir(&out)?;
-            let change = self.export(name, &out, Some(results), storage, self.recipe.export.adapters)?;
-            term::note(&format!("export {}", out.display()));
-            if let Some(change) = change {
-                term::note(&format!("{:<6} {}", storage.name(), change.line()));
-            }
-        }
-        Ok(())
-    }
 }
 
 /// Makes `dir` the run directory of this recipe: locked, cleared of what killed processes left, its recipe stored.
 ///
 /// Errors: another process in the directory, another recipe in it.
 fn claim(dir: &Path, Loaded { text, base, .. }: &Loaded) -> Result<fs::RunLock> {
-    std::fs::create_dir_all(dir).map_err(|e| Error::io("create", dir, &e))?;
     let lock = fs::RunLock::acquire(dir)?;
-    fs::remove_stale_tmp(dir)?;
+    place::clear(dir)?;
     let stored = dir.join("recipe.toml");
     if stored.exists() {
         let before = String::from_utf8_lossy(&fs::read_limited(&stored, 16 << 20)?).into_owned();

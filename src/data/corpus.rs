@@ -92,11 +92,17 @@ impl Dtype {
 }
 
 impl Corpus {
-    /// Reads and encodes the text of `config` (paths relative to `base`), or takes the tokens from `cache_dir`.
+    /// Reads and encodes the text of `config` (paths relative to `base`), or takes the tokens from `cache_dir`; without one
+    /// nothing is written.
     ///
     /// Errors: text that is missing, empty or not in the tokenizer's alphabet, and damaged cache files, are of kind
     /// input; a text shorter than one window, and contradictory settings, of kind usage.
-    pub fn prepare(config: &TextConfig, base: &Path, cache_dir: &Path) -> Result<(Corpus, Tokenizer)> {
+    pub fn prepare<'a>(
+        config: &TextConfig,
+        base: &Path,
+        cache_dir: impl Into<Option<&'a Path>>,
+    ) -> Result<(Corpus, Tokenizer)> {
+        let cache_dir = cache_dir.into();
         if config.valid_path.is_some() && config.valid_fraction.is_some() {
             return Err(Error::usage("`valid_path` and `valid_fraction` cannot both be given").hint("delete one"));
         }
@@ -132,14 +138,20 @@ impl Corpus {
         };
         let tokenizer = Tokenizer::build(&config.tokenizer, &text[train.clone()], base)?;
         let tokenizer_sha256 = sha256_hex(tokenizer.to_json()?.as_bytes());
-        create_dir(cache_dir)?;
+        cache_dir.map_or(Ok(()), create_dir)?;
         let tokens = |name: &str, text: &[u8], part: Range<usize>, path: &Path| {
             let source_sha256 = sha256_hex(&text[part.clone()]);
-            cached(&cache_dir.join(name), &tokenizer, &source_sha256, &tokenizer_sha256, || {
-                tokenizer
-                    .encode_part(text, part)
-                    .map_err(|e| Error { message: format!("{}: {}", path.display(), e.message), ..e })
-            })
+            cached(
+                cache_dir.map(|dir| dir.join(name)).as_deref(),
+                &tokenizer,
+                &source_sha256,
+                &tokenizer_sha256,
+                || {
+                    tokenizer
+                        .encode_part(text, part)
+                        .map_err(|e| Error { message: format!("{}: {}", path.display(), e.message), ..e })
+                },
+            )
         };
         let (train, a) = tokens("train.tok", &text, train, &path)?;
         let (valid, b) = tokens("valid.tok", valid_text.as_deref().unwrap_or(&text), valid, &valid_path)?;
@@ -246,16 +258,16 @@ fn split(text: &[u8], fraction: f64) -> Result<usize> {
     Ok(line.unwrap_or_else(|| (cut..).find(|at| !inside(at)).unwrap_or(cut)))
 }
 
-/// The tokens of the cache file `path` and their SHA-256; encoded anew if the file is absent or of another text or
+/// The tokens of the cache file `path` and their SHA-256; encoded anew if there is none or it is of another text or
 /// tokenizer, an error if it is damaged.
 pub(super) fn cached(
-    path: &Path,
+    path: Option<&Path>,
     tokenizer: &Tokenizer,
     source_sha256: &str,
     tokenizer_sha256: &str,
     encode: impl FnOnce() -> Result<Vec<u32>>,
 ) -> Result<(Vec<u32>, String)> {
-    if path.exists() {
+    if let Some(path) = path.filter(|path| path.exists()) {
         let bytes = read_limited(path, u64::MAX)?;
         let (header, tokens) = parse(path, &bytes)?;
         if header.source_sha256 == source_sha256 && header.tokenizer_sha256 == tokenizer_sha256 {
@@ -277,7 +289,7 @@ pub(super) fn cached(
     let header = Header { format, vocab, dtype, length, sha256, source_sha256, tokenizer_sha256 };
     let json = serde_json::to_vec(&header).map_err(|e| Error::new(Kind::Io, format!("corpus header: {e}")))?;
     let file = [MAGIC, &(json.len() as u32).to_le_bytes()[..], &json, &data].concat();
-    write_atomic(path, &file)?;
+    path.map_or(Ok(()), |path| write_atomic(path, &file))?;
     Ok((tokens, header.sha256))
 }
 

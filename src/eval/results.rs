@@ -10,12 +10,11 @@ use super::flexibility::Flexibility;
 use super::stats::{Estimate, Spread};
 use crate::data::picture::{Pictures, PicturesConfig};
 use crate::error::{Error, Kind, Result};
+use crate::fs::{self, sha256_hex};
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 use serde_json::error::Category;
-use sha2::{Digest, Sha256};
 use std::collections::HashSet;
-use std::fmt::Write as _;
 use std::io;
 use std::path::Path;
 
@@ -449,20 +448,13 @@ impl Results {
         Ok(results)
     }
 
-    /// Writes the file whole or not at all (sibling file, then rename); refuses numbers that are not finite.
+    /// Writes the file whole or not at all; refuses numbers that are not finite.
     pub fn save(&self, path: &Path) -> Result<()> {
         self.check()?;
-        let fault = |e: io::Error| Error::io("write", path, &e);
         if let Some(dir) = path.parent().filter(|d| !d.as_os_str().is_empty()) {
-            std::fs::create_dir_all(dir).map_err(fault)?;
+            fs::create_dir(dir)?;
         }
-        let mut sibling = path.as_os_str().to_owned();
-        sibling.push(format!(".tmp-{}", std::process::id()));
-        let done = std::fs::write(&sibling, self.to_json()?).and_then(|()| std::fs::rename(&sibling, path));
-        if done.is_err() {
-            let _ = std::fs::remove_file(&sibling); // the first error is the one worth telling
-        }
-        done.map_err(fault)
+        fs::write_atomic(path, self.to_json()?.as_bytes())
     }
 
     /// The file's text: indented objects, arrays of numbers on one line, a final newline.
@@ -669,14 +661,6 @@ impl ModelResult {
     }
 }
 
-/// SHA-256 of `bytes` as 64 lower-case hexadecimal digits.
-pub fn sha256_hex(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().fold(String::new(), |mut hex, byte| {
-        let _ = write!(hex, "{byte:02x}"); // writing to a String cannot fail
-        hex
-    })
-}
-
 fn explain(e: &serde_json::Error) -> Error {
     let (line, column) = (e.line(), e.column());
     let text = e.to_string();
@@ -828,10 +812,5 @@ mod tests {
             let key = format!("\"{}\"", metric.key("judge_nll"));
             assert_eq!(serde_json::from_str::<Metric>(&key).unwrap(), metric);
         }
-    }
-
-    #[test]
-    fn the_hash_is_sha_256() {
-        assert_eq!(sha256_hex(b"abc"), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
     }
 }

@@ -1,8 +1,8 @@
 //! The training log: one JSON line a step in metrics.jsonl, one line of text every `log_every` steps, a bar on a terminal.
 
-use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
@@ -13,8 +13,7 @@ use crate::{fs, term};
 
 /// The open log of one training.
 pub struct Log {
-    path: PathBuf,
-    file: File,
+    file: fs::Appender,
     bar: Option<ProgressBar>,
     name: String,
     /// Loss sum, steps, tokens and seconds since the last line of text.
@@ -46,7 +45,8 @@ impl Log {
             }
             fs::write_atomic(&path, kept.as_bytes())?;
         }
-        let file = OpenOptions::new().create(true).append(true).open(&path).map_err(io("open"))?;
+        fs::not_a_link(&path)?;
+        let file = fs::Appender::open(&path)?;
         let bar = term::bars().then(|| {
             let bar = ProgressBar::new(config.steps as u64).with_position(step as u64);
             if let Ok(style) = ProgressStyle::with_template("{prefix} {wide_bar} {pos}/{len}  {msg}  {eta} left") {
@@ -58,7 +58,7 @@ impl Log {
         if step > 0 && step < config.steps {
             term::note(&format!("{name}: resumed at step {step} of {}", config.steps));
         }
-        Ok(Log { path, file, bar, name: name.to_string(), sum: 0.0, count: 0, seconds: -1.0, tokens: 0 })
+        Ok(Log { file, bar, name: name.to_string(), sum: 0.0, count: 0, seconds: -1.0, tokens: 0 })
     }
 
     /// Records a finished step.
@@ -75,7 +75,7 @@ impl Log {
         if state.teacher.is_some() {
             line["round"] = json!(state.round);
         }
-        writeln!(self.file, "{line}").map_err(|e| Error::io("write", &self.path, &e))?;
+        self.file.add(format!("{line}\n").as_bytes())?;
         self.sum += loss;
         self.count += 1;
         if self.seconds < 0.0 {

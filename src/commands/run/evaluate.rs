@@ -262,7 +262,7 @@ impl Study {
             return Ok(cached.result);
         }
         let cached = Cached { key: key.to_string(), result: make()? };
-        std::fs::create_dir_all(&dir).map_err(|e| Error::io("create", &dir, &e))?;
+        fs::create_dir(&dir)?;
         let bytes = serde_json::to_vec(&cached)
             .map_err(|e| Error::new(Kind::NonFinite, format!("`{name}` has scores that are not numbers: {e}")))?;
         fs::write_atomic(&path, &bytes)?;
@@ -295,7 +295,7 @@ impl Study {
             rows.push(row);
         }
         let dir = self.model_dir(name);
-        std::fs::create_dir_all(&dir).map_err(|e| Error::io("create", &dir, &e))?;
+        fs::create_dir(&dir)?;
         let file = if name == shown { "samples.txt".to_string() } else { format!("samples-{}.txt", slug(shown)) };
         fs::write_atomic(&dir.join(file), texts.as_bytes())?;
         Ok(rows)

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use burn::prelude::Device;
 
 use super::{Study, claim};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::eval::results::Results;
 use crate::eval::seeds::join;
 use crate::recipe::{Loaded, Recipe};
@@ -129,7 +129,7 @@ impl Study {
             for file in manifest.files.keys().map(String::as_str).chain([fs::MANIFEST]) {
                 let (path, to) = (from.join(file), tmp.join(file));
                 to.parent().map_or(Ok(()), fs::create_dir)?;
-                std::fs::copy(&path, &to).map_err(|e| Error::io("copy", &path, &e))?;
+                fs::copy_file(&path, &to)?;
             }
             Ok(())
         })?;
