@@ -343,7 +343,8 @@ fn no_name_leaves_its_cell_on_a_terminal_or_a_summary_page() {
         base.models[2].name = name.into();
         let mut candidate = base.clone();
         candidate.models[3].name = format!("new {name}");
-        let verdict = gate(&base, &candidate);
+        let config = GateConfig { resamples: 100, ..GateConfig::default() };
+        let verdict = judge(&base, &candidate, &config, false).unwrap();
         let summary = render::job_summary(&verdict, false);
         // One paragraph, one table and one list of warnings, between empty lines, and no markup but that of the page.
         assert_eq!(summary.trim_end().split("\n\n").count(), 3, "{summary}");
