@@ -5,6 +5,7 @@
 //! The run's own final models are kept in the same form. int8 weights are stored as `weights::quantise` says.
 
 pub mod origin;
+pub mod whole;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -24,8 +25,10 @@ use crate::objective::Objective;
 use crate::process::d3pm::{Matrices, Matrix, Neighbours};
 use crate::process::order::OrderConfig;
 use crate::process::{Corruption, Schedule};
+use crate::room;
 use crate::sample::{Decode, Embedding, Generator, Latent, LatentProcess, Process};
-use crate::weights::{self, Dtype, NonFinite, Outputs, Planned, SCALE, SHARD, SINGLE, Storage};
+use crate::shown::markdown;
+use crate::weights::{self, Dtype, NonFinite, Outputs, Planned, SCALE, SHARD, SINGLE, Storage, Store};
 
 /// The content of config.json.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -160,6 +163,8 @@ pub struct Extras<'a> {
     pub recipe: &'a str,
     /// Results for the model card, as Markdown.
     pub results: Option<&'a str>,
+    /// A call of the code of the model's family, as Python for the model card.
+    pub call: Option<&'a str>,
 }
 
 /// Writes the files of a model into the existing directory `dir`, its weights as f32.
@@ -179,7 +184,10 @@ pub fn write_as(
     limit: u64,
 ) -> Result<()> {
     write_weights(dir, &tensors, storage, limit)?;
-    let quantization_config = (storage == Storage::Int8).then(|| family::quantisation(false));
+    let quantization_config = (storage == Storage::Int8).then(|| {
+        let whole = tensors.iter().filter(|(name, tensor)| family::quantises(name, &tensor.shape));
+        family::int8::config(whole.map(|(name, _)| (name.as_str(), Outputs::Rows)))
+    });
     write_beside(dir, &ModelCard { quantization_config, ..card.clone() }, extras)
 }
 
@@ -189,7 +197,7 @@ pub fn write_as(
 pub fn write_codec(dir: &Path, codec: &LoadedModel, recipe: &str, storage: Storage) -> Result<()> {
     let inner = dir.join(CODEC);
     std::fs::create_dir_all(&inner).map_err(|e| Error::io("create", &inner, &e))?;
-    let extras = Extras { tokenizer: codec.tokenizer.as_ref(), recipe, results: None };
+    let extras = Extras { tokenizer: codec.tokenizer.as_ref(), recipe, results: None, call: None };
     write_as(&inner, &codec.card, params::export(&codec.model), &extras, storage, SHARD)
 }
 
@@ -202,7 +210,7 @@ pub fn write_beside(dir: &Path, card: &ModelCard, extras: &Extras) -> Result<()>
     };
     fs::write_atomic(&dir.join("config.json"), (json(&shown)? + "\n").as_bytes())?;
     if let Some(tokenizer) = extras.tokenizer {
-        tokenizer.save(dir)?;
+        tokenizer.save_for_others(dir)?;
     }
     fs::write_atomic(&dir.join("recipe.toml"), extras.recipe.as_bytes())?;
     fs::write_atomic(&dir.join("README.md"), model_card(card, extras).as_bytes())
@@ -302,10 +310,7 @@ fn read_nested(dir: &Path, device: &Device, depth: usize) -> Result<LoadedModel>
         None => own_weights(dir, &card, device)?,
     };
     let tokenizer = if dir.join("tokenizer.json").exists() { Some(Tokenizer::load(dir)?) } else { None };
-    let causal = matches!(card.objective, Objective::ArNll {});
     let (model, fits) = match (card.network.mask_row, &tokenizer) {
-        // What a public causal model was trained to say is left as it is.
-        (false, Some(t)) if causal => (model, t.vocab_size() <= card.vocab_size),
         (true, t) => (model, t.as_ref().is_none_or(|t| t.vocab_size() == card.vocab_size)),
         // The mask is one of the V tokens there, and some of them may have no text.
         (false, Some(t)) => {
@@ -356,6 +361,9 @@ fn codec(dir: &Path, card: &ModelCard, device: &Device) -> Result<LoadedModel> {
 
 /// The network of the directory's own weights, and their hash.
 fn own_weights(dir: &Path, card: &ModelCard, device: &Device) -> Result<(Transformer, String)> {
+    // What is wrong with the files is for the reader to say.
+    let stored = Store::open(dir).map_or(0, |store| store.floats().0);
+    room::need(4 * stored as u128, || format!("the model in {} does not fit into memory", dir.display()))?;
     let weights = weights::read_model(dir, NonFinite::Refuse)?;
     // Before a network of that size is made: a few missing tensors are told by name, another size is told as such.
     let asked = card.network.parameters(card.vocab_size, card.max_position_embeddings);
@@ -428,8 +436,8 @@ pub fn model_card(card: &ModelCard, extras: &Extras) -> String {
          Trained by fewstep {} with the objective `{}`, {} steps, {} tokens, seed {}.\n\n\
          Vocabulary {} (the mask or start token has id {}), sequences of {} tokens.\n\n\
          ```sh\nfewstep sample . -n 3\n```\n",
-        card.name,
-        card.fewstep_version,
+        markdown(&card.name),
+        markdown(&card.fewstep_version),
         card.objective.name(),
         card.train_steps,
         card.train_tokens,
@@ -443,6 +451,9 @@ pub fn model_card(card: &ModelCard, extras: &Extras) -> String {
         text.push_str(&format!(
             "\n## Generation\n\n| steps | selection | temperature |\n| --- | --- | --- |\n| {steps} | {selection} | {temperature} |\n"
         ));
+    }
+    if let Some(call) = extras.call {
+        text.push_str(&format!("\nWith the family's own code:\n\n```python\n{call}```\n"));
     }
     if let Some(results) = extras.results {
         text.push_str(&format!("\n## Results\n\n{results}"));

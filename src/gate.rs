@@ -8,12 +8,15 @@
 
 mod render;
 
-pub use render::{json, junit, markdown_summary, summary, text};
+pub use render::{job_summary, json, junit, summary, text};
 
-use crate::error::{Error, Result, nearest};
+use crate::error::{Error, Result, nearest, whole_within, within};
 use crate::eval::results::{DataKind, Direction, Metric, ModelResult, Results, Role, Row, Speed};
 use crate::eval::stats::{Change, Estimate, Pairing, RESAMPLES, Spread, change_interval, mean, seeds_change};
 use serde::{Deserialize, Serialize};
+
+/// Most resamples of a comparison.
+const MOST_RESAMPLES: usize = 100_000;
 
 /// What a gate checks; every key has a default, and giving `rules` replaces all default rules.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -22,7 +25,7 @@ pub struct GateConfig {
     /// Rules; of several that match a row and metric, the last one holds. Default: nll may rise by 5 %, valid may drop by
     /// 0.05, entropy may move by 2 % either way, latency may rise by 25 %.
     pub rules: Vec<GateRule>,
-    /// Bootstrap resamples per comparison; default 2000.
+    /// Bootstrap resamples per comparison, 100 to 100,000; default 2000.
     pub resamples: usize,
     /// Bootstrap seed; default 0.
     pub seed: u64,
@@ -84,22 +87,20 @@ impl GateConfig {
     /// Errors for limits that cannot be meant.
     pub fn check(&self) -> Result<()> {
         for (i, rule) in self.rules.iter().enumerate() {
-            let place = format!("`gate.rules[{i}]`");
+            let place = format!("gate.rules[{i}]");
             if rule.relative.is_some() && rule.absolute.is_some() {
                 return Err(
-                    Error::usage(format!("{place} has both `relative` and `absolute`")).hint("delete one of them")
+                    Error::usage(format!("`{place}` has both `relative` and `absolute`")).hint("delete one of them")
                 );
             }
-            let size = rule.limit().size;
-            if !(size.is_finite() && size >= 0.0) {
-                return Err(Error::usage(format!("{place}: limit `{size}` is not a number of at least 0")));
+            for (key, limit) in [("relative", rule.relative), ("absolute", rule.absolute)] {
+                if let Some(limit) = limit {
+                    within(&format!("{place}.{key}"), limit, 0.0..=1e9)?;
+                }
             }
         }
-        if self.resamples < 100 {
-            let message = format!("`gate.resamples` is {}, too few for a 95 % interval", self.resamples);
-            return Err(Error::usage(message).hint("set `gate.resamples` to 100 or more; the default is 2000"));
-        }
-        Ok(())
+        // Fewer give no 95 % interval, and more take minutes for each comparison.
+        whole_within("gate.resamples", self.resamples, 100..=MOST_RESAMPLES)
     }
 
     /// The rule for one metric of one row. Entropy has its default rule wherever likelihood is judged.
@@ -473,12 +474,8 @@ fn known_names(baseline: &Results, config: &GateConfig) -> Result<()> {
         if let Some(name) = &rule.model
             && baseline.model(name).is_none()
         {
-            let names: Vec<&str> = baseline.models.iter().map(|m| m.name.as_str()).collect();
-            let error = Error::usage(format!("`gate.rules[{i}]`: the baseline has no model `{name}`"));
-            return Err(match nearest(name, names.iter().copied()) {
-                Some(near) => error.hint(format!("did you mean `{near}`?")),
-                None => error.hint(format!("it has `{}`", names.join("`, `"))),
-            });
+            let names = baseline.models.iter().map(|m| m.name.as_str());
+            return Err(unknown_model(&format!("`gate.rules[{i}]`: the baseline has"), name, names));
         }
         let covered = |m: &ModelResult, steps| m.rows.iter().any(|r| r.steps == steps && rule.covers(&m.name, steps));
         for &steps in rule.steps.iter().flatten() {
@@ -497,6 +494,15 @@ fn known_names(baseline: &Results, config: &GateConfig) -> Result<()> {
         }
     }
     Ok(())
+}
+
+fn unknown_model<'a>(place: &str, name: &str, known: impl IntoIterator<Item = &'a str>) -> Error {
+    let known: Vec<&str> = known.into_iter().collect();
+    let error = Error::usage(format!("{place} no model `{name}`"));
+    match nearest(name, known.iter().copied()) {
+        Some(near) => error.hint(format!("did you mean `{near}`?")),
+        None => error.hint(format!("it has `{}`", known.join("`, `"))),
+    }
 }
 
 /// Differences that make scores incomparable: an error, or warnings where allowed.

@@ -11,19 +11,21 @@ use clap::Parser;
 use clap::error::ErrorKind;
 
 use fewstep::cli::{Cli, usage_error};
-use fewstep::error::{Error, Kind};
+use fewstep::commands::room::Advised;
+use fewstep::error::{Error, Kind, Result};
 use fewstep::profile::Profile;
 use fewstep::term::{self, Loudness};
 
 /// Training allocates and frees the same large buffers at every step; the system's allocator hands them back each time,
 /// and the page faults were a third of a forward pass.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: fewstep::alloc::Allocator = fewstep::alloc::Allocator;
 
 /// The exit code of a fault of our own (EX_SOFTWARE of sysexits.h).
 const INTERNAL: u8 = 70;
 
 fn main() -> ExitCode {
+    term::settle();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(e) => return not_a_command(&e),
@@ -42,15 +44,22 @@ fn main() -> ExitCode {
     let mut profile = cli.global.profile.then(Profile::start);
     let ended = catch_unwind(AssertUnwindSafe(|| fewstep::commands::dispatch(cli)));
     if let Some(profile) = &mut profile {
-        term::note(profile.take().to_string().trim_end());
+        term::note_text(profile.take().to_string().trim_end());
     }
     match ended {
-        Ok(Ok(())) => ExitCode::SUCCESS,
-        Ok(Err(e)) => fail(&e, e.kind.exit_code()),
+        Ok(ended) => exit(ended),
         Err(payload) => {
             let (e, code) = panics.explain(payload.as_ref());
             fail(&e, code)
         }
+    }
+}
+
+/// Says what went wrong, stdout's own fault among it, and gives its exit code.
+fn exit(command: Result<()>) -> ExitCode {
+    match term::ended(command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => fail(&e, e.kind.exit_code()),
     }
 }
 
@@ -64,13 +73,13 @@ fn not_a_command(e: &clap::Error) -> ExitCode {
     let text = e.render();
     let styled = |colour: bool| if colour { text.ansi().to_string() } else { text.to_string() };
     match e.kind() {
-        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => match term::out(styled(term::colour()).trim_end()) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(e) => fail(&e, e.kind.exit_code()),
-        },
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            term::out_raw(format!("{}\n", styled(term::colour()).trim_end()).as_bytes());
+            exit(Ok(()))
+        }
         // No command at all: the help is the best answer, but nothing was done, so this is not success.
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-            term::note(styled(false).trim_end());
+            term::note_text(styled(false).trim_end());
             ExitCode::from(2)
         }
         _ => {
@@ -81,7 +90,7 @@ fn not_a_command(e: &clap::Error) -> ExitCode {
 }
 
 /// Tells the libraries what the command line chose. Errors (device): threads that the system refuses.
-fn settle(cli: &Cli) -> Result<(), Error> {
+fn settle(cli: &Cli) -> Result<()> {
     let device = cli.global.device.split(':').next().unwrap_or_default();
     // SAFETY: no other thread exists yet; the first ones start below and in `dispatch`. It is needed because what
     // Burn makes without being told a device lands on `Device::default()`, the best one compiled in, present or not,
@@ -138,7 +147,8 @@ impl Panics {
     fn explain(&self, payload: &(dyn Any + Send)) -> (Error, i32) {
         let records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
         let here = std::thread::current().id();
-        let text = message(payload);
+        let advised = payload.downcast_ref::<Advised>();
+        let text = message(advised.map_or(payload, |a| a.panic.as_ref()));
         let place = records.iter().rev().find(|r| r.thread == here && r.message == text).map(|r| r.place.clone());
         let place = place.map_or(String::new(), |place| format!(" at {place}"));
         let mut lines = text.lines().filter(|line| !line.trim().is_empty());
@@ -150,9 +160,13 @@ impl Panics {
             e = e.cause(format!("another thread: {first} at {}", other.place));
         }
         let all = records.iter().map(|r| r.message.as_str()).chain([text.as_str()]).collect::<Vec<_>>().join("\n");
-        match of_device(&all) {
-            true => (e.hint("try a smaller batch, or `--device flex`"), Kind::Device.exit_code()),
-            false => {
+        match (of_device(&all), advised) {
+            (true, Some(advised)) => {
+                e.causes.extend(advised.causes.iter().cloned());
+                (e.hint(format!("{}, and so does `--device flex`", advised.hint)), Kind::Device.exit_code())
+            }
+            (true, None) => (e.hint("try a smaller batch, or `--device flex`"), Kind::Device.exit_code()),
+            (false, _) => {
                 let hint = "this is a fault of fewstep: report it with the recipe and what `-v` prints";
                 (e.hint(hint), i32::from(INTERNAL))
             }
@@ -188,6 +202,21 @@ mod tests {
         let (e, code) = Panics::default().explain(&"index out of bounds\nthe len is 3".to_string());
         assert_eq!((code, e.causes.as_slice()), (70, ["the len is 3".to_string()].as_slice()));
         assert!(e.hint.is_some_and(|hint| hint.contains("report")));
+    }
+
+    #[test]
+    fn a_device_without_memory_is_told_with_the_batch_and_the_setting_to_try() {
+        let advised = |text: &'static str| Advised {
+            panic: Box::new(text),
+            causes: vec!["training `ar` on a batch of 64 x 32 positions takes about 3.0 GiB".into()],
+            hint: "`--set model.ar.train.batch=32` takes less".into(),
+        };
+        let (e, code) = Panics::default().explain(&advised("Out of Memory: 12 GB"));
+        assert_eq!((code, e.message.as_str()), (6, "internal failure: Out of Memory: 12 GB"));
+        assert!(e.causes[0].contains("64 x 32") && e.hint.unwrap().starts_with("`--set model.ar.train.batch=32`"));
+        // Another panic is a fault of ours, whatever was being done.
+        let (e, code) = Panics::default().explain(&advised("index out of bounds"));
+        assert!(code == 70 && e.causes.is_empty() && e.hint.unwrap().contains("report it"));
     }
 
     #[test]

@@ -1,28 +1,33 @@
 //! Files of this program that a stranger may have written: recipes, results, and what a training leaves.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use fewstep::eval::results::Results;
 use fewstep::fs::{Manifest, sha256_hex};
 use fewstep::gate::{self, GateConfig};
-use fewstep::recipe;
+use fewstep::recipe::{self, Loaded, Written};
 use fewstep::report::{self, html, markdown, summary};
 use fewstep::train::{log, state};
 
-/// A recipe: what passes its checks has an order of training and a fingerprint for each model, and is the same when its
+/// A recipe: what passes its checks has an order of training and settings for each model, and is the same when its
 /// own text is read again. No file is touched.
 pub fn recipe(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
-    let Ok(read) = recipe::read(text, "recipe.toml", PathBuf::from("."), &[]) else { return };
+    let Ok(read) = read(text) else { return };
     let recipe = &read.recipe;
     let order = recipe.training_order().expect("a checked recipe has an order");
     for name in order {
         let model = recipe.model(name).expect("a model of the order");
-        recipe.fingerprint(name).expect("a checked model has a fingerprint");
+        recipe.settings(name).expect("a checked model has settings");
         let _ = (recipe.lineage(name), recipe.network(name), recipe.generation(model), recipe.role(name, model));
     }
-    let again = recipe::read(&read.text, "recipe.toml", PathBuf::from("."), &[]).expect("the text that is kept is read");
+    let again = self::read(&read.text).expect("the text that is kept is read");
     assert_eq!(again.recipe, read.recipe);
+}
+
+fn read(text: &str) -> fewstep::error::Result<Loaded> {
+    let written = Written { text: text.to_string(), place: "recipe.toml".to_string(), sets: Vec::new() };
+    recipe::read(written, PathBuf::from("."))
 }
 
 /// results.json: what is read can be rendered, judged and written, and is the same when it is read again. Its recipe's hash
@@ -55,12 +60,12 @@ pub fn metrics(data: &[u8]) {
         let Ok(body) = std::str::from_utf8(rest) else { return };
         let whole = format!("{body},\n  \"sha256\": \"{}\"\n}}\n", sha256_hex(body.as_bytes()));
         if let Ok(manifest) = Manifest::parse("manifest.json", whole.into_bytes()) {
-            let _ = state::Record::parse(manifest.extra);
+            let _ = state::Record::parse("manifest.json", manifest.extra);
         }
         return;
     }
     let Some((step, lines)) = rest.split_first() else { return };
-    let kept = log::kept(lines, usize::from(*step)).expect("bytes in memory are read");
-    assert!(kept.len() <= lines.len() + 1);
-    assert_eq!(log::kept(&kept[..], usize::from(*step)).expect("bytes in memory are read"), kept);
+    let (path, step) = (Path::new("metrics.jsonl"), usize::from(*step));
+    let Ok(kept) = log::kept(path, lines, step, None) else { return };
+    assert_eq!(log::kept(path, kept, step, None).expect("what is kept is kept again"), kept);
 }

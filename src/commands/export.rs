@@ -18,7 +18,7 @@ pub fn section(storage: Storage, change: &Change) -> String {
     let what = match storage {
         Storage::Int8 => {
             "int8: matrices of the blocks' attention and feed-forward layers as I8 with one scale for each output channel \
-             (`NAME_scale`, weight = integer x scale); all else as before"
+             (`NAME_scale`, weight = integer x scale), as compressed-tensors has them; all else as before"
         }
         other => other.name(),
     };
@@ -29,12 +29,14 @@ pub fn section(storage: Storage, change: &Change) -> String {
 pub fn say(model: &str, out: &Path, storage: Storage, change: Option<&Change>, as_json: bool) -> Result<()> {
     if as_json {
         let loss = change.map(Change::json);
-        return term::out(format!("{}", json!({ "model": model, "directory": out, "dtype": storage, "loss": loss })));
+        term::out_json(json!({ "model": model, "directory": out, "dtype": storage, "loss": loss }));
+        return Ok(());
     }
     if let Some(change) = change {
-        term::out(format!("{:<8} {}", storage.name(), change.line()))?;
+        term::out(format!("{:<8} {}", storage.name(), change.line()));
     }
-    term::out(format!("{}", out.display()))
+    term::out(out.display());
+    Ok(())
 }
 
 /// Warns of classes that the export in `out` names and lacks.
@@ -52,13 +54,14 @@ pub fn warn_of_missing_code(out: &Path) -> Result<()> {
 /// The model directory that `path` is, or none where it is a run.
 pub fn model_directory(path: &Path) -> Result<Option<PathBuf>> {
     let dir = family::resolve(path)?;
-    Ok(dir.join("config.json").is_file().then_some(dir))
+    Ok(export::whole::is_model(&dir).then_some(dir))
 }
 
 /// Writes the model in `from` again into `out`, with weights of the given type.
 ///
 /// Errors: as reading the model; a weight that does not fit the type.
 pub fn convert(from: &Path, out: &Path, storage: Storage, device: &Device) -> Result<Option<Change>> {
+    export::whole::verify(from)?;
     let (_, config) = family::read_config(from)?;
     let create = || std::fs::create_dir_all(out).map_err(|e| Error::io("create", out, &e));
     let card_path = out.join("README.md");
@@ -67,7 +70,7 @@ pub fn convert(from: &Path, out: &Path, storage: Storage, device: &Device) -> Re
         create()?;
         let recipe = fs::read_limited(&from.join("recipe.toml"), 16 << 20).unwrap_or_default();
         let recipe = String::from_utf8_lossy(&recipe).into_owned();
-        let extras = Extras { tokenizer: before.tokenizer.as_ref(), recipe: &recipe, results: None };
+        let extras = Extras { tokenizer: before.tokenizer.as_ref(), recipe: &recipe, results: None, call: None };
         export::write_as(out, &before.card, params::export(&before.model), &extras, storage, SHARD)?;
         if let Some(codec) = &before.codec {
             export::write_codec(out, codec, &recipe, storage)?;
@@ -84,6 +87,7 @@ pub fn convert(from: &Path, out: &Path, storage: Storage, device: &Device) -> Re
         (change, export::model_card(&before.card, &extras))
     } else {
         let before = family::load(from, &LoadOptions::default(), device)?;
+        before.description.notes.iter().for_each(|note| term::warn(note));
         create()?;
         family::export(from, out, &before.description, &params::export(&before.model), storage)?;
         warn_of_missing_code(out)?;

@@ -1,21 +1,24 @@
 //! The verbs: each reads what the command line named, does one thing, and says where the result is.
 
+pub mod choice;
 pub mod device;
 pub mod export;
+pub mod gate;
 pub mod inspect;
 pub mod recipe;
+pub mod room;
 pub mod run;
 pub mod sample;
 
 use std::path::{Path, PathBuf};
 
 use crate::cli::{self, Cli, Command, RecipeCommand};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::eval::results::Results;
 use crate::model::draw::Filter;
 use crate::recipe::{self as recipes, Loaded};
+use crate::report;
 use crate::term::{self, Interrupt};
-use crate::{fs, gate, report};
 use run::Study;
 use run::seeds::{Seeds, seed_dir};
 
@@ -23,18 +26,21 @@ use run::seeds::{Seeds, seed_dir};
 pub fn dispatch(cli: Cli) -> Result<()> {
     let global = &cli.global;
     let open = || device::open(&global.device);
+    let interrupt = Interrupt::listen()?;
     match &cli.command {
-        Command::Run { recipe, only, out, set } => {
+        Command::Run { recipe, only, out, set, retrain } => {
             // The recipe is checked before any device is opened.
             let loaded = recipes::load(recipe, set)?;
             if !loaded.recipe.seeds.is_empty() {
-                let study = Seeds::open(loaded, out.clone(), (open()?, &global.device), Interrupt::listen()?)?;
+                let study = Seeds::open(loaded, out.clone(), (open()?, &global.device), interrupt)?;
+                let study = study.retraining(retrain);
                 return match only {
                     Some(name) => study.train(Some(name)),
                     None => study.run(global.json),
                 };
             }
-            let study = Study::open(loaded, out.clone(), (open()?, &global.device), Interrupt::listen()?)?;
+            let study = Study::open(loaded, out.clone(), (open()?, &global.device), interrupt)?;
+            let study = study.retraining(retrain, only.as_deref())?;
             match only {
                 Some(name) => study.train(Some(name)),
                 None => study.run(global.json),
@@ -45,38 +51,46 @@ pub fn dispatch(cli: Cli) -> Result<()> {
             if let Some(name) = only {
                 loaded.recipe.model(name)?;
             }
-            let (device, interrupt) = ((open()?, global.device.as_str()), Interrupt::listen()?);
+            let device = (open()?, global.device.as_str());
             let results = match loaded.recipe.seeds.is_empty() {
                 true => Study::open(loaded, Some(run.clone()), device, interrupt)?.evaluate(only.as_deref())?,
                 false => Seeds::open(loaded, Some(run.clone()), device, interrupt)?.evaluate(only.as_deref())?,
             };
             if global.json {
-                return term::out(results.to_json()?.trim_end());
+                term::out_json(results.to_json()?.trim_end());
+                return Ok(());
             }
-            term::out(report::summary::summary(&results))?;
-            term::out(format!("results {}", run.join("results.json").display()))
+            term::out_text(report::summary::summary(&results));
+            term::out(format!("results {}", run.join("results.json").display()));
+            Ok(())
         }
         Command::Sample(args) => sample::run(&request(args, global.json), &open()?),
         Command::Report { results, out, notes } => {
             let path = results_file(results);
             let loaded = Results::load(&path)?;
+            if results.is_dir() {
+                run::of_this_run(&loaded, results)?;
+            }
             let dir = out.clone().unwrap_or_else(|| path.parent().unwrap_or(Path::new(".")).join("report"));
             if let Some(notes) = notes {
                 report::notes::keep(notes, &dir)?;
             }
             let files = report::write(&loaded, &dir)?;
             if global.json {
-                return term::out(format!("{}", serde_json::json!({ "files": files })));
+                term::out_json(serde_json::json!({ "files": files }));
+                return Ok(());
             }
-            files.iter().try_for_each(|file| term::out(format!("{}", file.display())))
+            files.iter().for_each(|file| term::out(file.display()));
+            Ok(())
         }
-        Command::Gate { results, baseline, strict, allow_mismatch, junit } => judge(
-            &results_file(results),
-            &results_file(baseline),
-            (*strict, *allow_mismatch),
-            junit.as_deref(),
-            global.json,
-        ),
+        Command::Gate { results, baseline, strict, allow_mismatch, junit } => gate::run(&gate::Request {
+            candidate: results_file(results),
+            baseline: results_file(baseline),
+            strict: *strict,
+            allow_mismatch: *allow_mismatch,
+            junit: junit.clone(),
+            json: global.json,
+        }),
         Command::Export { run, model, out, dtype, adapters } => {
             if out.exists() {
                 return Err(Error::usage(format!("{} is there already", out.display()))
@@ -100,10 +114,12 @@ pub fn dispatch(cli: Cli) -> Result<()> {
                 Some(first) => seed_dir(run, *first),
                 None => run.clone(),
             };
-            let study = Study::open(stored(run)?, Some(run.clone()), (open()?, &global.device), Interrupt::listen()?)?;
+            // Nothing of an export can be gone on with: a signal ends it as it ends any program.
+            let device = (open()?, global.device.as_str());
+            let study = Study::open(stored(run)?, Some(run.clone()), device, Interrupt::default())?;
             let name = match model {
                 Some(name) => name.clone(),
-                None => study.recipe.model.keys().last().cloned().unwrap_or_default(),
+                None => choice::main_model(&study.recipe).to_string(),
             };
             if *adapters && study.recipe.model(&name)?.lora.is_none() {
                 return Err(Error::usage(format!("`{name}` has no adapters"))
@@ -123,7 +139,9 @@ pub fn dispatch(cli: Cli) -> Result<()> {
             let change = study.export(&name, out, results.as_ref(), dtype, adapters)?;
             export::say(&name, out, dtype, change.as_ref(), global.json)
         }
-        Command::Inspect { path, against } => inspect::run(path, against.as_deref(), global.json, &open()?),
+        Command::Inspect { path, model, against } => {
+            inspect::run(path, model.as_deref(), against.as_deref(), global.json, &open()?)
+        }
         Command::Recipe { command } => match command {
             RecipeCommand::List => recipe::list(global.json),
             RecipeCommand::Copy { name, to } => recipe::copy(name, to.as_deref()),
@@ -140,11 +158,7 @@ fn stored(run_dir: &Path) -> Result<Loaded> {
         return Err(Error::input(format!("{} is not a run directory: it has no recipe.toml", run_dir.display()))
             .hint("`fewstep run quickstart` makes one in runs/quickstart"));
     }
-    let mut loaded = recipes::load(&path.display().to_string(), &[])?;
-    if let Ok(base) = std::fs::read_to_string(run_dir.join(run::BASE)) {
-        loaded.base = PathBuf::from(base);
-    }
-    Ok(loaded)
+    recipes::load(&path.display().to_string(), &[])
 }
 
 /// results.json itself, or the one of a run directory.
@@ -168,40 +182,8 @@ fn request(args: &cli::Sample, json: bool) -> sample::Request {
         mbr: args.mbr,
         length_penalty: args.length_penalty.unwrap_or(1.0),
         trace: args.trace,
+        raw: args.raw,
         public: args.public.clone(),
         json,
-    }
-}
-
-fn judge(
-    candidate: &Path,
-    baseline: &Path,
-    (strict, allow_mismatch): (bool, bool),
-    junit: Option<&Path>,
-    json: bool,
-) -> Result<()> {
-    let (candidate, baseline) = (Results::load(candidate)?, Results::load(baseline)?);
-    // The limits are the candidate recipe's own.
-    let config =
-        recipes::parse::parse::<recipes::Recipe>(&candidate.recipe, "the recipe in results.json", &[])?.value.gate;
-    let theirs = recipes::parse::parse::<recipes::Recipe>(&baseline.recipe, "the recipe in the baseline", &[]);
-    if theirs.is_ok_and(|t| t.value.gate != config) {
-        term::warn("the `gate` table differs from the baseline's: the limits are the candidate's");
-    }
-    let verdict = gate::judge(&baseline, &candidate, &config, allow_mismatch)?;
-    verdict.warnings.iter().for_each(|w| term::warn(w));
-    if let Some(path) = junit {
-        fs::write_atomic(path, gate::junit(&verdict, strict).as_bytes())?;
-    }
-    if let Some(path) = std::env::var_os("GITHUB_STEP_SUMMARY").filter(|p| !p.is_empty()) {
-        fs::append(Path::new(&path), gate::markdown_summary(&verdict, strict).as_bytes())?;
-    }
-    match json {
-        true => term::out(gate::json(&verdict, strict)?)?,
-        false => term::out(gate::text(&verdict, strict))?,
-    }
-    match verdict.passes(strict) {
-        true => Ok(()),
-        false => Err(Error::new(Kind::Gate, "the gate is closed: quality is not shown to be within its limits")),
     }
 }

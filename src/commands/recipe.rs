@@ -8,11 +8,10 @@ use burn::optim::GradientsParams;
 use burn::prelude::Device;
 use serde_json::json;
 
+use super::room::Ask;
 use super::run::{Shape, shape};
 use crate::data::Data;
 use crate::error::{Error, Result};
-use crate::model::config::Compute;
-use crate::model::family::memory;
 use crate::model::{Transformer, TransformerConfig, params};
 use crate::objective::{
     self, LatentConfig, NoiseRange, Objective, consistency, dcd, distill, embedding, few_step, latent,
@@ -28,8 +27,8 @@ use crate::train::log::clock;
 pub fn list(as_json: bool) -> Result<()> {
     for (name, _, about) in builtin::ALL {
         match as_json {
-            true => term::out(format!("{}", json!({ "name": name, "about": about })))?,
-            false => term::out(format!("{name:<14} {about}"))?,
+            true => term::out_json(json!({ "name": name, "about": about })),
+            false => term::out(format!("{name:<14} {about}")),
         }
     }
     Ok(())
@@ -50,80 +49,77 @@ pub fn copy(name: &str, to: Option<&Path>) -> Result<()> {
         return Err(Error::usage(format!("{} is there already", to.display())).hint("give another file name"));
     }
     crate::fs::write_atomic(to, text.as_bytes())?;
-    term::out(format!("{}", to.display()))
+    term::out(to.display());
+    Ok(())
 }
 
 /// Prints the keys in which two recipes differ.
 pub fn diff(old: &str, new: &str) -> Result<()> {
     let (a, b) = (recipes::load(old, &[])?, recipes::load(new, &[])?);
-    term::out(parse::diff(&a.text, &b.text, old, new)?)
+    term::out_text(parse::diff(&a.text, &b.text, old, new)?);
+    Ok(())
 }
 
-/// What the sizes of a study come to.
-struct Estimate {
-    parameters: usize,
-    /// Bytes of weights, gradients, optimiser moments, average and teacher.
-    states: usize,
-    /// Bytes of frozen weights under adapters, which no checkpoint holds.
-    frozen: usize,
-    /// Bytes of activations kept for the backward pass, and of one chunk of logits.
-    activations: usize,
-    seconds_per_step: f64,
-    loss: f64,
-}
-
-/// Checks a recipe: keys, contradictions, data, memory and disk, and one real forward and backward pass per model.
+/// Checks a recipe: keys, contradictions, data and checkpoints, then prints what it takes, and last does one real forward and
+/// backward pass per model.
 pub fn check(place: &str, sets: &[String], device: &Device, as_json: bool) -> Result<()> {
     let loaded = recipes::load(place, sets)?;
     let first = loaded.recipe.seeds.first().map(|seed| loaded.at_seed(*seed)).transpose()?;
     let recipe = &first.as_ref().unwrap_or(&loaded).recipe;
+    let say = |line: String| {
+        if !as_json {
+            term::out(line);
+        }
+    };
     // Before anything that the recipe names is opened or downloaded.
-    if !as_json {
-        term::out(format!("recipe   {}: {} models, all keys known", recipe.name, recipe.model.len()))?;
-    }
+    say(format!("recipe   {}: {} models, all keys known", recipe.name, recipe.model.len()));
     let cache = std::env::temp_dir().join(format!("fewstep-check-{}", std::process::id()));
     let data = Data::prepare(&recipe.data, &loaded.base, &cache);
     let _ = std::fs::remove_dir_all(&cache);
-    let data = data?;
-    if !as_json {
-        term::out(format!("data     {}, vocabulary {}, length {}", data.kind(), data.vocab(), data.length()))?;
-    }
+    let (data, located) = (data?, |e| loaded.written.located(e));
+    say(format!("data     {}, vocabulary {}, length {}", data.kind(), data.vocab(), data.length()));
+    recipe.check_with(&data, &loaded.base).map_err(located)?.iter().for_each(|note| term::warn(note));
+    let ask = Ask { recipe, data: &data, base: &loaded.base, device };
     // Under every seed the same is trained: it is tried under the first.
-    let (mut total, times) = (0.0, loaded.recipe.seeds.len().max(1));
+    let times = loaded.recipe.seeds.len().max(1);
+    let mut planned = Vec::new();
     for name in recipe.training_order()? {
-        let model = recipe.model(name)?;
-        let Some(e) = dry_run(recipe, name, (&data, &loaded.base), device)? else {
-            if !as_json {
-                term::out(format!("judge    {name}: a checkpoint that reads text with its own tokenizer"))?;
-            }
-            continue;
-        };
-        let seconds = e.seconds_per_step * (model.train.steps * model.train.accumulate) as f64;
-        total += times as f64 * seconds;
-        let (forwards, _) = recipe.train_cost(name, data.length())?;
-        let megabytes = |bytes: usize| bytes as f64 / 1e6;
-        let disk = (model.train.keep + 1) * e.states;
-        if as_json {
-            term::out(format!(
-                "{}",
-                json!({ "model": name, "parameters": e.parameters, "memory_bytes": e.states + e.frozen + e.activations,
-                "disk_bytes": disk, "loss": e.loss, "train_forwards": forwards, "seconds": seconds })
-            ))?;
+        let shape = shape(recipe, name, &data, &loaded.base).map_err(located)?;
+        if shape.tokenizer.is_some() {
+            say(format!("judge    {name}: a checkpoint that reads text with its own tokenizer"));
             continue;
         }
-        term::out(format!(
-            "model    {name}: {} parameters, about {:.0} MB memory, {:.0} MB disk; dry run loss {:.3}, gradients finite; {forwards} forward passes of a sequence; about {}",
-            e.parameters,
-            megabytes(e.states + e.frozen + e.activations),
-            megabytes(disk),
-            e.loss,
-            clock(seconds)
-        ))?;
+        let need = ask.need(&shape, recipe.model(name)?);
+        let (forwards, _) = recipe.train_cost(name, data.length())?;
+        let megabytes = |bytes: u128| bytes as f64 / 1e6;
+        say(format!(
+            "model    {name}: {} parameters, about {:.0} MB memory, {:.0} MB disk; {} forward passes of a sequence",
+            need.parameters,
+            megabytes(need.memory.total()),
+            megabytes(need.disk),
+            forwards
+        ));
+        planned.push((name, shape, need, forwards));
     }
-    if !as_json {
-        let seeds = if times > 1 { format!(" under {times} seeds") } else { String::new() };
-        term::out(format!("estimate {} of training{seeds}", clock(total)))?;
+    // A pass that does not fit into memory is not begun.
+    let names: Vec<&str> = planned.iter().map(|(name, ..)| *name).collect();
+    ask.study(&names, true, &Path::new("runs").join(&recipe.name))?;
+    let mut total = 0.0;
+    for (name, shape, need, forwards) in planned {
+        let model = recipe.model(name)?;
+        let Some((loss, one)) = dry_run(recipe, name, &shape, (&data, &loaded.base), device)? else { continue };
+        let seconds = one * model.train.steps as f64 * model.train.accumulate as f64;
+        total += times as f64 * seconds;
+        match as_json {
+            true => term::out_json(
+                json!({ "model": name, "parameters": need.parameters as u64, "memory_bytes": need.memory.total() as u64,
+                "disk_bytes": need.disk as u64, "loss": loss, "train_forwards": forwards, "seconds": seconds }),
+            ),
+            false => term::out(format!("dry run  {name}: loss {loss:.3}, gradients finite; about {}", clock(seconds))),
+        }
     }
+    let seeds = if times > 1 { format!(" under {times} seeds") } else { String::new() };
+    say(format!("estimate {} of training{seeds}", clock(total)));
     Ok(())
 }
 
@@ -221,12 +217,17 @@ fn latent_step(
     step.backward(&distill.method, Some(&plain))
 }
 
-/// One forward and backward pass of a model at its real batch and length; none of a judge that is never trained.
-fn dry_run(recipe: &Recipe, name: &str, (data, base): (&Data, &Path), device: &Device) -> Result<Option<Estimate>> {
+/// Loss, and seconds of one forward and backward pass of a model at its real batch and length.
+fn dry_run(
+    recipe: &Recipe,
+    name: &str,
+    shape: &Shape,
+    (data, base): (&Data, &Path),
+    device: &Device,
+) -> Result<Option<(f64, f64)>> {
     let config = recipe.model(name)?;
-    let shape = shape(recipe, name, data, base)?;
-    if shape.tokenizer.is_some() {
-        return Ok(None);
+    if config.from.is_some() {
+        shape.notes.iter().for_each(|note| term::warn(note));
     }
     let (network, vocab) = (&shape.network, shape.vocab);
     let (length, batch) = (data.length(), config.train.batch);
@@ -255,34 +256,16 @@ fn dry_run(recipe: &Recipe, name: &str, (data, base): (&Data, &Path), device: &D
                 Some((_, of)) => embedding::classify(of, &model, &model.valid(), &x0, rng),
                 None => return Ok(None),
             },
-            _ => token_step((recipe, name), &shape, &model, &x0, (data, base), device)?,
+            _ => token_step((recipe, name), shape, &model, &x0, (data, base), device)?,
         },
     };
     let norm = params::gradient_norm(&model, &grads);
-    let seconds_per_step = begin.elapsed().as_secs_f64();
+    let seconds = begin.elapsed().as_secs_f64();
     if !loss.is_finite() || !norm.is_finite() {
         return Err(Error::new(
             crate::error::Kind::NonFinite,
             format!("`{name}`: the dry run gives loss {loss}, gradient norm {norm}"),
         ));
     }
-    let parameters = match &shape.lora {
-        Some(plan) => plan.parameters() as usize,
-        None => params::count(&model),
-    };
-    let copies = 4 + usize::from(config.train.ema.is_some()) + usize::from(config.objective.distils());
-    // Per block and position: residual, norms, q k v, attention out, the hidden layer twice, and the scores of each head.
-    let per_position = 10 * network.dim + 3 * network.hidden() + 2 * network.heads * length;
-    let activations = match network.checkpoint || network.compute != Compute::F32 {
-        true => {
-            let m = memory::adapter_training(network, shape.dtype, 0, vocab, [length, batch]);
-            usize::try_from(m.activations + m.logits).unwrap_or(usize::MAX)
-        }
-        false => {
-            4 * batch * length * (per_position * network.layers + 4 * network.dim)
-                + 12 * objective::chunk_rows(vocab).min(batch * length) * vocab
-        }
-    };
-    let frozen = if shape.lora.is_some() { shape.dtype.bytes() * (params::count(&model) - parameters) } else { 0 };
-    Ok(Some(Estimate { parameters, states: 4 * copies * parameters, frozen, activations, seconds_per_step, loss }))
+    Ok(Some((loss, seconds)))
 }

@@ -1,51 +1,39 @@
 //! `run`, `eval` and `export`: the stages of a study in its run directory, each skipped when its result is there.
 //!
-//! RUN/{recipe.toml, data/, models/NAME/{metrics.jsonl, step-*, final/, eval.json}, results.json, report/, export/NAME/};
-//! several training seeds have a run directory each (`seeds`).
+//! RUN/{recipe.toml, data/, models/NAME/{metrics.jsonl, step-*, final/, eval.json}, results.json, report/, export/NAME/,
+//! replaced/NAME-N/}; several training seeds have a run directory each (`seeds`).
 
+mod bound;
 mod derived;
 mod evaluate;
 mod exports;
+mod kept;
 pub mod seeds;
 mod shape;
 
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use burn::prelude::Device;
 
+use super::room::Ask;
 use crate::data::Data;
 use crate::error::{Error, Result};
+use crate::eval::context::ContextPoint;
 use crate::eval::results::Results;
 use crate::export::{self, Extras, LoadedModel, ModelCard, origin};
 use crate::model::params;
 use crate::objective::Objective;
 use crate::process::Order;
 use crate::process::d3pm::{self, Matrix, Neighbours};
-use crate::recipe::{Loaded, ModelConfig, Network, Recipe, parse};
+use crate::recipe::{BASE, Loaded, ModelConfig, Network, Recipe, Written, parse};
 use crate::term::{self, Interrupt};
-use crate::train::{self, Job, LatentJob, Trained};
+use crate::train::{self, Job, LatentJob, Trained, state};
 use crate::weights::{Storage, Weights};
 use crate::{alloc, eval, fs, report};
+pub use bound::of_this_run;
 pub use shape::{Shape, shape};
-
-/// Recipe parts that may change between two runs in the same directory: they decide no trained weight.
-const FREE: [&str; 12] = [
-    "seeds",
-    "seeds.*",
-    "eval.*",
-    "eval.*.*",
-    "eval.control.*.*.*",
-    "gate.*",
-    "gate.*.*",
-    "export.*",
-    "model.*.train.log_every",
-    "model.*.train.save_every",
-    "model.*.train.keep",
-    "eval",
-];
-
-/// File of a run directory that names what relative paths in its recipe are looked up from.
-pub const BASE: &str = "base";
 
 /// A study opened in its run directory, locked against a second process.
 pub struct Study {
@@ -55,9 +43,31 @@ pub struct Study {
     pub data: Data,
     pub device: Device,
     base: PathBuf,
+    /// The recipe as the user wrote it, for the places of errors.
+    written: Written,
+    /// What is not as the recipe says, but can be done.
+    notes: Vec<String>,
     device_name: String,
     interrupt: Interrupt,
-    _lock: fs::RunLock,
+    /// The command that does the whole study, for hints.
+    command: String,
+    /// Hashes of what the data is, and of public checkpoints.
+    sources: BTreeMap<String, String>,
+    bases: bound::Bases,
+    /// The points of `eval.context`.
+    context: Option<Vec<ContextPoint>>,
+    /// Models that are to be trained again although they are finished.
+    retrain: RefCell<BTreeSet<String>>,
+    /// Models of which was said that they are of an older version.
+    warned: RefCell<BTreeSet<String>>,
+    claim: fs::Claim,
+}
+
+/// Where a study works: its directory, that of its data, and the command that does it, for hints.
+struct Site {
+    dir: PathBuf,
+    data: PathBuf,
+    command: String,
 }
 
 impl Study {
@@ -66,16 +76,45 @@ impl Study {
     /// Errors: another process in the directory, another recipe in it, data that cannot be read.
     pub fn open(loaded: Loaded, dir: Option<PathBuf>, device: (Device, &str), interrupt: Interrupt) -> Result<Study> {
         let dir = dir.unwrap_or_else(|| Path::new("runs").join(&loaded.recipe.name));
-        let lock = claim(&dir, &loaded)?;
-        let Loaded { recipe, text, base } = loaded;
-        let data = Data::prepare(&recipe.data, &base, &seeds::data_dir(&dir))?;
-        recipe.check_given(&data)?;
+        let (data, command) = (seeds::data_dir(&dir), command(&loaded, &dir, device.1));
+        Study::open_at(loaded, Site { dir, data, command }, device, interrupt)
+    }
+
+    /// The same at a given place. Nothing is left in a new directory where this fails.
+    fn open_at(loaded: Loaded, site: Site, device: (Device, &str), interrupt: Interrupt) -> Result<Study> {
+        let Site { dir, data, command } = site;
+        let claim = claim(&dir, &data, &loaded)?;
+        let Loaded { recipe, text, base, written, .. } = loaded;
+        let data = Data::prepare(&recipe.data, &base, &data)?;
         // What the evaluation will need is missed before anything is trained.
-        recipe.eval.context.as_ref().map(|path| eval::context::load(&base.join(path))).transpose()?;
-        recipe.eval.flexibility.as_ref().map_or(Ok(()), |config| config.fits(data.length()))?;
+        let notes = recipe.check_with(&data, &base).map_err(|e| written.located(e))?;
+        let context = recipe.eval.context.as_ref().map(|path| eval::context::load(&base.join(path))).transpose()?;
         let (device, device_name) = device;
-        let device_name = device_name.to_string();
-        Ok(Study { recipe, text, dir, data, device, base, device_name, interrupt, _lock: lock })
+        let (device_name, sources) = (device_name.to_string(), bound::data_sources(&data)?);
+        Ok(Study {
+            recipe,
+            text,
+            dir,
+            data,
+            device,
+            base,
+            written,
+            notes,
+            device_name,
+            interrupt,
+            command,
+            sources,
+            bases: RefCell::default(),
+            context,
+            retrain: RefCell::default(),
+            warned: RefCell::default(),
+            claim,
+        })
+    }
+
+    /// Stores the recipe in the run directory: from now on there is something to keep.
+    fn keep(&self) -> Result<()> {
+        keep(&self.claim, &self.dir, &self.recipe, &self.text, &self.base)
     }
 
     fn model_dir(&self, name: &str) -> PathBuf {
@@ -89,49 +128,51 @@ impl Study {
     /// The finished model `name`.
     pub fn finished(&self, name: &str) -> Result<LoadedModel> {
         self.recipe.model(name)?;
-        let dir = self.final_dir(name);
-        if !dir.exists() {
-            return Err(not_trained(name, &self.dir));
-        }
-        fs::verify_manifest(&dir)?;
-        let done = export::read(&dir, &self.device)?;
+        self.agrees(name, &self.verified(name)?)?;
+        let done = export::read(&self.final_dir(name), &self.device)?;
         alloc::settle(params::count(&done.model));
         Ok(done)
     }
 
     /// Trains what is missing: every model, or `only` and its teachers.
     pub fn train(&self, only: Option<&str>) -> Result<()> {
-        let mut wanted: Vec<&str> = Vec::new();
-        if let Some(name) = only {
-            let mut open = vec![name];
-            while let Some(name) = open.pop() {
-                wanted.push(name);
-                open.extend(Recipe::parents(self.recipe.model(name)?));
-            }
+        let wanted = self.wanted(only)?;
+        self.check_bound(&wanted)?;
+        // What cannot be trained is missed before the first of them is.
+        for name in wanted.iter().filter(|name| !bound::there(&self.final_dir(name))) {
+            self.shape(name)?;
         }
-        for name in self.recipe.training_order()? {
-            if only.is_none() || wanted.contains(&name) {
-                self.train_model(name)?;
-            }
-        }
-        Ok(())
+        // What will not fit is told before hours are spent on what does, and before the directory is taken.
+        let missing: Vec<&str> = wanted.iter().copied().filter(|name| !bound::there(&self.final_dir(name))).collect();
+        self.ask().study(&missing, only.is_none(), &self.dir)?;
+        self.keep()?;
+        wanted.into_iter().try_for_each(|name| self.train_model(name))
+    }
+
+    /// The study, to be asked for its memory.
+    fn ask(&self) -> Ask<'_> {
+        Ask { recipe: &self.recipe, data: &self.data, base: &self.base, device: &self.device }
     }
 
     fn train_model(&self, name: &str) -> Result<()> {
         let model = self.recipe.model(name)?;
-        let (dir, fingerprint) = (self.model_dir(name), self.recipe.fingerprint(name)?);
-        let last = self.final_dir(name);
-        if let Ok(manifest) = fs::verify_manifest(&last) {
-            if manifest.extra["fingerprint"].as_str() == Some(&fingerprint) {
-                return Ok(());
-            }
-            return Err(Error::usage(format!("`{name}` in {} was trained by another recipe", dir.display()))
-                .hint(format!("give another `--out DIR`, or remove {}", dir.display())));
+        let dir = self.model_dir(name);
+        self.make_way(name)?;
+        if self.is_finished(name)? {
+            return Ok(());
         }
+        let last = state::newest_record(&dir).map(|(step, _)| step).filter(|step| *step >= model.train.steps);
+        if let Some(step) = last.filter(|_| !bound::there(&self.final_dir(name))) {
+            term::note(&format!("{name}: final/ is missing and is made again from {}", state::checkpoint_name(step)));
+        }
+        let (fingerprint, again) = (self.fingerprint(name)?, self.again(&BTreeSet::from([name])));
         std::fs::create_dir_all(&dir).map_err(|e| Error::io("create", &dir, &e))?;
         let shape = self.shape(name)?;
         let (length, seed) = (self.data.length(), self.recipe.seed(model));
         alloc::settle(shape.network.parameters(shape.vocab, length).try_into().unwrap_or(usize::MAX));
+        if model.from.is_some() {
+            shape.notes.iter().for_each(|note| term::warn(note));
+        }
         if let Some((rows, vocab)) = shape.rows.as_ref().filter(|_| model.from.is_some()) {
             term::note(&format!("{name}: {}", rows.summary(*vocab)));
         }
@@ -160,7 +201,7 @@ impl Study {
         } else if let Some(start) = start.as_ref().filter(|_| model.train.steps == 0) {
             Some(Trained { weights: start.tensors.clone(), tokens: 0, seconds: 0.0, last_loss: 0.0 })
         } else {
-            Some(train::train(&Job {
+            let job = Job {
                 name,
                 dir: &dir,
                 config: &model.train,
@@ -185,17 +226,20 @@ impl Study {
                 frozen,
                 matrices: matrices.as_deref(),
                 fingerprint: &fingerprint,
+                again: &again,
                 device: &self.device,
                 interrupt: &self.interrupt,
-            })?)
+            };
+            Some(self.ask().advised(name, || train::train(&job))?)
         };
         let (seconds, tokens) = trained.as_ref().map_or((0.0, 0), |t| (t.seconds, t.tokens));
         let card = ModelCard { train_tokens: tokens, train_seconds: seconds, ..card };
         let loss = trained.as_ref().map_or(0.0, |t| t.last_loss);
         let parameters = trained.as_ref().map(|t| t.weights.values().map(|t| t.data.len()).sum::<usize>());
         let tokenizer = shape.tokenizer.clone().unwrap_or_else(|| self.data.tokenizer());
+        self.set_final_aside(name)?;
         fs::commit_dir(&dir, "final", |tmp| {
-            let extras = Extras { tokenizer: Some(&tokenizer), recipe: &self.text, results: None };
+            let extras = Extras { tokenizer: Some(&tokenizer), recipe: &self.text, results: None, call: None };
             match (trained.map(|t| t.weights), &shape.lora) {
                 (Some(weights), None) => export::write(tmp, &card, weights, &extras)?,
                 (adapters, lora) => {
@@ -238,7 +282,7 @@ impl Study {
     }
 
     fn shape(&self, name: &str) -> Result<Shape> {
-        shape(&self.recipe, name, &self.data, &self.base)
+        shape(&self.recipe, name, &self.data, &self.base).map_err(|e| self.written.located(e))
     }
 
     /// Positions that a model's order goes over: those of a text, or its latents.
@@ -258,7 +302,7 @@ impl Study {
             name: name.into(),
             vocab_size: shape.vocab,
             mask_token_id: shape.mask as usize,
-            excluded_token_ids: shape.rows.as_ref().map_or_else(Vec::new, |(rows, _)| rows.missing()),
+            excluded_token_ids: shape.excluded.clone(),
             max_position_embeddings: shape.length,
             network: shape.network.clone(),
             order: model.order.clone(),
@@ -289,6 +333,7 @@ impl Study {
             self.device_name,
             rayon::current_num_threads()
         ));
+        self.notes.iter().for_each(|note| term::warn(note));
     }
 
     /// The whole study: train, evaluate, report, export; prints the table and where everything is, or all results as JSON.
@@ -318,40 +363,74 @@ impl Study {
     }
 }
 
-/// Makes `dir` the run directory of this recipe: locked, cleared of what killed processes left, its recipe stored.
+/// Takes `dir` for work on this recipe: locked, and cleared of what killed processes left. `data` is where its data is cached.
 ///
-/// Errors: another process in the directory, another recipe in it.
-fn claim(dir: &Path, Loaded { text, base, .. }: &Loaded) -> Result<fs::RunLock> {
-    std::fs::create_dir_all(dir).map_err(|e| Error::io("create", dir, &e))?;
-    let lock = fs::RunLock::acquire(dir)?;
+/// Errors: another process in the directory, a study of another name in it, a recipe.toml that is not of a run.
+fn claim(dir: &Path, data: &Path, loaded: &Loaded) -> Result<fs::Claim> {
+    let claim = fs::Claim::take(dir, data)?;
     fs::remove_stale_tmp(dir)?;
+    let other = |why: String| {
+        Error::usage(format!("{} holds a run of another recipe", dir.display()))
+            .cause(why)
+            .hint("give another `--out DIR`")
+    };
     let stored = dir.join("recipe.toml");
-    if stored.exists() {
-        let before = String::from_utf8_lossy(&fs::read_limited(&stored, 16 << 20)?).into_owned();
-        let changed = parse::allowed_changes(&before, text, &FREE).map_err(|e| {
-            let mut error = Error::usage(format!("{} holds a run of another recipe", dir.display()));
-            error.causes = e.causes;
-            error.hint(format!("give another `--out DIR`, or remove {}", dir.display()))
-        })?;
+    if !stored.exists() {
+        return Ok(claim);
+    }
+    let is_run = [BASE, "models", "seeds"].iter().any(|name| dir.join(name).exists());
+    if !is_run {
+        return Err(other(format!("{} is not of a run, and would be replaced", stored.display())));
+    }
+    let trained = ["models", "seeds"].iter().any(|name| dir.join(name).exists());
+    match stored_recipe(dir).filter(|before| trained && before.name != loaded.recipe.name) {
+        Some(before) => Err(other(format!("- name = \"{}\"\n+ name = \"{}\"", before.name, loaded.recipe.name))),
+        None => Ok(claim),
+    }
+}
+
+/// The recipe of the last run in `dir`, where this version can read it.
+fn stored_recipe(dir: &Path) -> Option<Recipe> {
+    let bytes = fs::read_limited(&dir.join("recipe.toml"), 16 << 20).ok()?;
+    let text = String::from_utf8(bytes).ok()?;
+    parse::parse::<Recipe>(&text, "the stored recipe", &[]).ok().map(|parsed| parsed.value)
+}
+
+/// Stores the recipe in the claimed directory `dir`, and says what changed since the last run there.
+fn keep(claim: &fs::Claim, dir: &Path, recipe: &Recipe, text: &str, base: &Path) -> Result<()> {
+    let stored = dir.join("recipe.toml");
+    if let Some(before) = stored_recipe(dir) {
+        let changed = recipe.changed_since(&before)?;
         if !changed.is_empty() {
             term::note(&format!("changed since the last run here: {}", changed.join(", ")));
         }
     }
-    fs::write_atomic(&stored, text.as_bytes())?;
     // `eval` on the run directory finds the text where `run` found it, wherever it is started from.
     let absolute = std::path::absolute(base).map_err(|e| Error::io("find", base, &e))?;
-    fs::write_atomic(&dir.join(BASE), absolute.to_string_lossy().as_bytes())?;
-    Ok(lock)
+    for (path, text) in [(stored, text), (dir.join(BASE), &absolute.to_string_lossy())] {
+        if !fs::read_limited(&path, 16 << 20).is_ok_and(|there| there == text.as_bytes()) {
+            fs::write_atomic(&path, text.as_bytes())?;
+        }
+    }
+    claim.keep();
+    Ok(())
+}
+
+/// The command that does a study in `dir` on a device, for hints.
+fn command(loaded: &Loaded, dir: &Path, device: &str) -> String {
+    let device = if device == "flex" { String::new() } else { format!(" --device {device}") };
+    format!("{}{device}", loaded.command(dir))
 }
 
 /// The end of a run: the table and where the report is, or all results as JSON.
 fn say(results: &Results, written: &[PathBuf], as_json: bool) -> Result<()> {
     if as_json {
-        return term::out(results.to_json()?.trim_end());
+        term::out_json(results.to_json()?.trim_end());
+        return Ok(());
     }
-    term::out(report::summary::summary(results))?;
+    term::out_text(report::summary::summary(results));
     if let Some(page) = written.iter().find(|p| p.extension().is_some_and(|e| e == "html")) {
-        term::out(format!("report {}", page.display()))?;
+        term::out(format!("report {}", page.display()));
     }
     Ok(())
 }

@@ -1,24 +1,26 @@
 //! A text file as training and validation tokens, cached on disk, and the batch of a step as a pure function of it.
 //!
-//! Cache file: `FEWSTOK1` | header length (u32, little-endian) | header JSON | tokens (u16 or u32, little-endian).
+//! The text itself is never in memory: it is read twice in pieces, for its hash (and its characters), and to be encoded.
 //! An epoch is a permutation of windows that do not overlap, shifted by an offset of its own: no token is seen twice in
 //! an epoch, and over the epochs a text is cut at every place. B batch, L length of a window, W windows in an epoch.
 
+use super::reading::Reading;
 use super::row_corpus;
-use super::tokenizer::{Tokenizer, TokenizerConfig, utf8};
-use crate::error::{Error, Kind, Result};
-use crate::fs::{create_dir, read_limited, sha256_hex, write_atomic};
+use super::text::Text;
+use super::token_file::cached;
+use super::tokenizer::{Encoder, Tokenizer, TokenizerConfig};
+use super::tokens::Tokens;
+use crate::error::{Error, Result};
+use crate::fs::{create_dir, hex, sha256_hex};
 use crate::hub;
 use crate::rng::{StepRng, Stream};
 use rand::RngCore;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-const MAGIC: &[u8; 8] = b"FEWSTOK1";
-const FORMAT: u32 = 1;
-const MAX_HEADER: usize = 64 << 10;
-const MAX_TEXT: u64 = 16 << 30;
 /// Of the shuffle; some 6 log2 W are enough.
 const ROUNDS: usize = 128;
 /// Of the text, kept for validation.
@@ -51,44 +53,11 @@ pub struct TextConfig {
 /// The tokens of both splits; every id is below `vocab`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Corpus {
-    pub train: Vec<u32>,
-    pub valid: Vec<u32>,
+    pub train: Tokens,
+    pub valid: Tokens,
     pub vocab: usize,
     /// SHA-256 in hexadecimal over the token bytes of both splits.
     pub sha256: String,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Header {
-    format: u32,
-    vocab: usize,
-    dtype: Dtype,
-    /// Number of tokens.
-    length: usize,
-    /// Of the token bytes.
-    sha256: String,
-    source_sha256: String,
-    tokenizer_sha256: String,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum Dtype {
-    U16,
-    U32,
-}
-
-impl Dtype {
-    fn for_vocab(vocab: usize) -> Dtype {
-        if vocab <= 1 << 16 { Dtype::U16 } else { Dtype::U32 }
-    }
-    fn size(self) -> usize {
-        match self {
-            Dtype::U16 => 2,
-            Dtype::U32 => 4,
-        }
-    }
 }
 
 impl Corpus {
@@ -103,7 +72,7 @@ impl Corpus {
         let path = hub::file(base, &config.path)?;
         let other = config.valid_path.as_ref().map(|other| hub::file(base, other)).transpose()?;
         if row_corpus::is_rows(&path, other.as_deref()) {
-            return row_corpus::prepare(config, &path, other.as_deref(), base, cache_dir);
+            return row_corpus::prepare(config, (&path, other.as_deref()), base, cache_dir);
         }
         if config.column.is_some() || config.separator.is_some() {
             return Err(Error::usage(format!(
@@ -112,37 +81,34 @@ impl Corpus {
             ))
             .hint("a file of rows ends in .jsonl or .parquet"));
         }
-        let text = read_text(&path, &config.tokenizer)?;
-        let (train, valid_path, valid_text, valid) = match (other, config.valid_fraction) {
-            (Some(other), _) => {
-                let other_text = read_text(&other, &config.tokenizer)?;
-                if other_text == text {
-                    let same = format!("`path` and `valid_path` hold the same text: {}", other.display());
-                    return Err(
-                        Error::usage(same).hint("delete `valid_path` to keep the end of the text for validation")
-                    );
-                }
-                let part = 0..other_text.len();
-                (0..text.len(), other, Some(other_text), part)
-            }
-            (None, fraction) => {
-                let cut = split(&text, fraction.unwrap_or(DEFAULT_VALID_FRACTION))?;
-                (0..cut, path.clone(), None, cut..text.len())
+        let text = Text::open(&path)?;
+        let other = other.as_ref().map(|other| Text::open(other)).transpose()?;
+        let (train, valid) = match &other {
+            Some(other) => ((&text, 0..text.bytes()), (other, 0..other.bytes())),
+            None => {
+                let cut = text.split(config.valid_fraction.unwrap_or(DEFAULT_VALID_FRACTION))?;
+                ((&text, 0..cut), (&text, cut..text.bytes()))
             }
         };
-        let tokenizer = Tokenizer::build(&config.tokenizer, &text[train.clone()], base)?;
+        let mut characters = (config.tokenizer == TokenizerConfig::Char).then(Characters::default);
+        let train = Part::survey(train, &config.tokenizer, characters.as_mut())?;
+        let valid = Part::survey(valid, &config.tokenizer, None)?;
+        if let Some(other) = other.as_ref().filter(|_| train.sha256 == valid.sha256) {
+            let same = format!("`path` and `valid_path` hold the same text: {}", other.path().display());
+            return Err(Error::usage(same).hint("delete `valid_path` to keep the end of the text for validation"));
+        }
+        let tokenizer = match characters {
+            Some(characters) => Tokenizer::Char { chars: characters.all().into_iter().collect() },
+            None => Tokenizer::build(&config.tokenizer, &[], base)?,
+        };
         let tokenizer_sha256 = sha256_hex(tokenizer.to_json()?.as_bytes());
         create_dir(cache_dir)?;
-        let tokens = |name: &str, text: &[u8], part: Range<usize>, path: &Path| {
-            let source_sha256 = sha256_hex(&text[part.clone()]);
-            cached(&cache_dir.join(name), &tokenizer, &source_sha256, &tokenizer_sha256, || {
-                tokenizer
-                    .encode_part(text, part)
-                    .map_err(|e| Error { message: format!("{}: {}", path.display(), e.message), ..e })
-            })
+        let tokens = |name: &str, part: &Part| {
+            let of = (tokenizer.vocab_size(), part.sha256.as_str(), tokenizer_sha256.as_str());
+            cached(&cache_dir.join(name), of, || part.encode(&tokenizer))
         };
-        let (train, a) = tokens("train.tok", &text, train, &path)?;
-        let (valid, b) = tokens("valid.tok", valid_text.as_deref().unwrap_or(&text), valid, &valid_path)?;
+        let (train, a) = tokens("train.tok", &train)?;
+        let (valid, b) = tokens("valid.tok", &valid)?;
         let vocab = tokenizer.vocab_size();
         let corpus = Corpus { train, valid, vocab, sha256: sha256_hex(format!("{a}{b}").as_bytes()) };
         corpus.check_length(config.length)?;
@@ -151,12 +117,12 @@ impl Corpus {
 
     pub(super) fn check_length(&self, length: usize) -> Result<()> {
         if length == 0 {
-            return Err(Error::usage("`length` is 0, and a window has at least 1 token"));
+            return Err(Error::usage("`data.text.length` is 0, and a window has at least 1 token"));
         }
         for (split, tokens) in [("training", self.train.len()), ("validation", self.valid.len())] {
             if tokens < length {
-                let counts = format!("the {split} text has {tokens} tokens, and one window has length = {length}");
-                return Err(Error::usage(counts).hint("take a longer text or a smaller `length`"));
+                let fits = self.train.len().min(self.valid.len());
+                return Err(super::start::too_short(split, &format!("{tokens} tokens"), fits, length));
             }
         }
         Ok(())
@@ -165,7 +131,7 @@ impl Corpus {
     /// The batch of `step`, row-major [B, L]: a pure function of its arguments and the training tokens.
     pub fn batch(&self, seed: u64, step: u64, batch: usize, length: usize) -> Vec<u32> {
         let starts = (0..batch as u64).map(|row| self.start(seed, step, batch as u64, row, length));
-        starts.flat_map(|start| &self.train[start..start + length]).copied().collect()
+        starts.flat_map(|start| self.train.range(start..start + length)).collect()
     }
 
     /// Where in the training tokens row `row` of the batch of `step` begins.
@@ -193,9 +159,9 @@ impl Corpus {
     }
 
     /// Validation window `i` of `valid_windows(length)`: `length` ids.
-    pub fn valid_window(&self, i: usize, length: usize) -> &[u32] {
+    pub fn valid_window(&self, i: usize, length: usize) -> Vec<u32> {
         assert!(i < self.valid_windows(length), "validation window {i} of {}", self.valid_windows(length));
-        &self.valid[i * length..(i + 1) * length]
+        self.valid.range(i * length..(i + 1) * length).collect()
     }
 }
 
@@ -222,120 +188,96 @@ fn mix(mut x: u64) -> u64 {
     x ^ x >> 31
 }
 
-fn read_text(path: &Path, tokenizer: &TokenizerConfig) -> Result<Vec<u8>> {
-    let text = read_limited(path, MAX_TEXT)?;
-    if text.is_empty() {
-        return Err(Error::input(format!("{}: the corpus is empty", path.display())));
-    }
-    if *tokenizer != TokenizerConfig::Bytes {
-        utf8(&text).map_err(|e| Error { message: format!("{}: {}", path.display(), e.message), ..e })?;
-    }
-    Ok(text)
+/// A part of a text file, and what identifies it.
+struct Part<'a> {
+    text: &'a Text,
+    range: Range<u64>,
+    sha256: String,
 }
 
-/// Where validation begins: about `fraction` before the end, after a line if one ends near, never inside a character.
-fn split(text: &[u8], fraction: f64) -> Result<usize> {
-    if !(fraction > 0.0 && fraction < 1.0) {
-        return Err(Error::usage(format!("`valid_fraction` is {fraction}, and must be above 0 and below 1")));
+impl<'a> Part<'a> {
+    /// Reads it once: its hash, and the characters in it where they are asked for. Text that has to be UTF-8 is found to be.
+    fn survey(
+        (text, range): (&'a Text, Range<u64>),
+        tokenizer: &TokenizerConfig,
+        characters: Option<&mut Characters>,
+    ) -> Result<Self> {
+        let reading = Reading::begin("reading", text.path(), text.bytes());
+        let sha256 = match (characters, tokenizer) {
+            (Some(characters), _) => {
+                let mut add = |_: u64, text: &str| {
+                    text.chars().for_each(|c| characters.add(c));
+                    Ok(())
+                };
+                text.hashed(&range, &reading, Some(&mut add))
+            }
+            (None, TokenizerConfig::Bytes) => text.hashed(&range, &reading, None),
+            (None, _) => text.hashed(&range, &reading, Some(&mut |_, _| Ok(()))),
+        }?;
+        Ok(Part { text, range, sha256 })
     }
-    let tail = (text.len() as f64 * fraction).round() as usize;
-    let cut = text.len() - tail.min(text.len());
-    // Half of the validation text at most is given up for a clean start.
-    let line = text[cut..cut + tail / 2].iter().position(|b| *b == b'\n').map(|i| cut + i + 1);
-    let inside = |at: &usize| text.get(*at).is_some_and(|b| b & 0xc0 == 0x80);
-    Ok(line.unwrap_or_else(|| (cut..).find(|at| !inside(at)).unwrap_or(cut)))
+
+    /// Reads it again, into tokens.
+    fn encode(&self, tokenizer: &Tokenizer) -> Result<Tokens> {
+        let reading = Reading::begin("encoding", self.text.path(), self.text.bytes());
+        let mut tokens = Tokens::new(tokenizer.vocab_size());
+        let again = match tokenizer {
+            // A byte is its own id, and need not be text.
+            Tokenizer::Bytes => {
+                let mut hash = Sha256::new();
+                let mut at = self.range.start;
+                self.text.each(self.range.clone(), &mut |piece| {
+                    hash.update(piece);
+                    tokens.extend(piece.iter().map(|b| u32::from(*b)));
+                    at += piece.len() as u64;
+                    reading.at(at);
+                    Ok(())
+                })?;
+                hex(&hash.finalize())
+            }
+            _ => {
+                let misfit = |wrong| self.text.misfit(wrong);
+                let mut encoder = Encoder::new(tokenizer, self.range.start);
+                let mut out = |id: u32| tokens.push(id);
+                let mut add = |_: u64, text: &str| encoder.add(text, &mut out, &misfit);
+                let again = self.text.hashed(&self.range, &reading, Some(&mut add))?;
+                encoder.end(&mut out, &misfit)?;
+                again
+            }
+        };
+        if again != self.sha256 {
+            return Err(self.text.changed());
+        }
+        Ok(tokens)
+    }
 }
 
-/// The tokens of the cache file `path` and their SHA-256; encoded anew if the file is absent or of another text or
-/// tokenizer, an error if it is damaged.
-pub(super) fn cached(
-    path: &Path,
-    tokenizer: &Tokenizer,
-    source_sha256: &str,
-    tokenizer_sha256: &str,
-    encode: impl FnOnce() -> Result<Vec<u32>>,
-) -> Result<(Vec<u32>, String)> {
-    if path.exists() {
-        let bytes = read_limited(path, u64::MAX)?;
-        let (header, tokens) = parse(path, &bytes)?;
-        if header.source_sha256 == source_sha256 && header.tokenizer_sha256 == tokenizer_sha256 {
-            return Ok((tokens, header.sha256));
+/// The characters of a text; those of most texts are among the first.
+struct Characters {
+    low: [bool; 0x800],
+    others: BTreeSet<char>,
+}
+
+impl Default for Characters {
+    fn default() -> Self {
+        Characters { low: [false; 0x800], others: BTreeSet::new() }
+    }
+}
+
+impl Characters {
+    fn add(&mut self, c: char) {
+        match self.low.get_mut(c as usize) {
+            Some(there) => *there = true,
+            None => {
+                self.others.insert(c);
+            }
         }
     }
-    let tokens = encode()?;
-    let vocab = tokenizer.vocab_size();
-    if let Some(at) = tokens.iter().position(|id| *id as usize >= vocab) {
-        return Err(Error::input(format!("token {at} has the id {}, and the vocabulary has {vocab}", tokens[at])));
-    }
-    let dtype = Dtype::for_vocab(vocab);
-    let data: Vec<u8> = match dtype {
-        Dtype::U16 => tokens.iter().flat_map(|id| (*id as u16).to_le_bytes()).collect(),
-        Dtype::U32 => tokens.iter().flat_map(|id| id.to_le_bytes()).collect(),
-    };
-    let (format, length, sha256) = (FORMAT, tokens.len(), sha256_hex(&data));
-    let (source_sha256, tokenizer_sha256) = (source_sha256.to_string(), tokenizer_sha256.to_string());
-    let header = Header { format, vocab, dtype, length, sha256, source_sha256, tokenizer_sha256 };
-    let json = serde_json::to_vec(&header).map_err(|e| Error::new(Kind::Io, format!("corpus header: {e}")))?;
-    let file = [MAGIC, &(json.len() as u32).to_le_bytes()[..], &json, &data].concat();
-    write_atomic(path, &file)?;
-    Ok((tokens, header.sha256))
-}
 
-/// Header and tokens of a cache file; every byte of it is checked.
-fn parse(path: &Path, bytes: &[u8]) -> Result<(Header, Vec<u32>)> {
-    let wrong = |why: String| {
-        let hint = format!("delete the cache file {}; it is made again from the text", path.display());
-        Error::input(format!("{} is not a valid token file", path.display())).cause(why).hint(hint)
-    };
-    let Some((magic, rest)) = bytes.split_first_chunk::<8>() else {
-        return Err(wrong(format!("it has {} bytes, and its first 8 must be FEWSTOK1", bytes.len())));
-    };
-    if magic != MAGIC {
-        return Err(wrong("at byte 0: it does not begin with FEWSTOK1".into()));
+    fn all(self) -> BTreeSet<char> {
+        let low = (0u32..).zip(self.low).filter(|(_, there)| *there);
+        low.filter_map(|(c, _)| char::from_u32(c)).chain(self.others).collect()
     }
-    let Some((length, rest)) = rest.split_first_chunk::<4>() else {
-        return Err(wrong("at byte 8: the header length is cut off".into()));
-    };
-    let length = u32::from_le_bytes(*length) as usize;
-    if length > MAX_HEADER || length > rest.len() {
-        return Err(wrong(format!("at byte 8: the header length is {length}, and {} bytes follow", rest.len())));
-    }
-    let (json, data) = rest.split_at(length);
-    let header: Header = serde_json::from_slice(json).map_err(|e| wrong(format!("at byte 12: header: {e}")))?;
-    let begin = 12 + length;
-    if header.format != FORMAT {
-        return Err(wrong(format!("at byte 12: format {} is not known, only {FORMAT}", header.format)));
-    }
-    if header.dtype != Dtype::for_vocab(header.vocab) {
-        return Err(wrong(format!(
-            "at byte 12: dtype {:?} does not fit a vocabulary of {}",
-            header.dtype, header.vocab
-        )));
-    }
-    let size = header.dtype.size();
-    if !data.len().is_multiple_of(size) {
-        let whole = bytes.len() - data.len() % size;
-        return Err(wrong(format!("at byte {whole}: half a token; the data has {} bytes", data.len())));
-    }
-    if data.len() / size != header.length {
-        let has = data.len() / size;
-        return Err(wrong(format!("at byte {begin}: the header says {} tokens, and {has} follow", header.length)));
-    }
-    let tokens: Vec<u32> = match header.dtype {
-        Dtype::U16 => data.as_chunks().0.iter().map(|b| u16::from_le_bytes(*b).into()).collect(),
-        Dtype::U32 => data.as_chunks().0.iter().map(|b| u32::from_le_bytes(*b)).collect(),
-    };
-    if let Some(i) = tokens.iter().position(|id| *id as usize >= header.vocab) {
-        let at = begin + i * size;
-        return Err(wrong(format!(
-            "at byte {at}: token {i} has the id {}, the vocabulary has {}",
-            tokens[i], header.vocab
-        )));
-    }
-    if sha256_hex(data) != header.sha256 {
-        return Err(wrong(format!("from byte {begin}: the sha256 of the tokens is not that of the header")));
-    }
-    Ok((header, tokens))
 }
 
 #[cfg(test)]

@@ -6,10 +6,16 @@ pub mod chain;
 pub mod corpus;
 pub mod pairs;
 pub mod picture;
+mod reading;
 mod row_corpus;
 pub mod rows;
+mod start;
 pub mod story;
+mod text;
+mod text_config;
+mod token_file;
 pub mod tokenizer;
+pub mod tokens;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -58,6 +64,7 @@ impl Data {
             DataConfig::Pictures(pictures) => Data::Pictures(Arc::new(Pictures::new(pictures)?)),
             DataConfig::Pairs(pairs) => Data::Pairs(Arc::new(Pairs::prepare(pairs, base)?)),
             DataConfig::Text(text) => {
+                start::check(text, base)?;
                 let (corpus, tokenizer) = Corpus::prepare(text, base, cache)?;
                 Data::Text { corpus, tokenizer, length: text.length }
             }
@@ -115,8 +122,26 @@ impl Data {
             Data::Text { corpus, length, .. } => {
                 let there = corpus.valid_windows(*length);
                 let n = n.min(there);
-                (0..n).map(|i| corpus.valid_window(i * there / n, *length).to_vec()).collect()
+                (0..n).map(|i| corpus.valid_window(i * there / n, *length)).collect()
             }
+        }
+    }
+
+    /// Different sequences that it can train on without one being seen twice; of the built-in languages any number.
+    pub fn sequences(&self) -> Option<usize> {
+        match self {
+            Data::Story(_) | Data::Pictures(_) => None,
+            Data::Pairs(p) => Some(p.train_records()),
+            Data::Text { corpus, length, .. } => Some(corpus.train_windows(*length)),
+        }
+    }
+
+    /// Held-out sequences that there are; of the built-in languages any number.
+    pub fn held_out_there(&self) -> Option<usize> {
+        match self {
+            Data::Story(_) | Data::Pictures(_) => None,
+            Data::Pairs(p) => Some(p.valid_records()),
+            Data::Text { corpus, length, .. } => Some(corpus.valid_windows(*length)),
         }
     }
 
@@ -127,7 +152,7 @@ impl Data {
             Data::Story(_) | Data::Pictures(_) => counts.fill(1),
             Data::Pairs(p) => counts = p.counts(),
             Data::Text { corpus, .. } => {
-                corpus.train.iter().chain(&corpus.valid).for_each(|id| counts[*id as usize] += 1);
+                corpus.train.iter().chain(corpus.valid.iter()).for_each(|id| counts[id as usize] += 1);
             }
         }
         counts
@@ -169,6 +194,11 @@ impl Data {
             Data::Pairs(p) => Tokenizer::Words(p.words().to_vec()),
             Data::Text { tokenizer, .. } => tokenizer.clone(),
         }
+    }
+
+    /// SHA-256 of the tokenizer as it is stored with a model: what makes text of ids.
+    pub fn tokenizer_sha256(&self) -> Result<String> {
+        Ok(fs::sha256_hex(self.tokenizer().to_json()?.as_bytes()))
     }
 
     /// Identifies the data: the corpus' token hash, or the hash of the built-in language's held-out texts.

@@ -252,6 +252,11 @@ impl Pairs {
         (self.sequence(Some(ask), &record.sentence), ask)
     }
 
+    /// Records of the training split.
+    pub fn train_records(&self) -> usize {
+        self.train.len()
+    }
+
     /// Records of the validation split.
     pub fn valid_records(&self) -> usize {
         self.valid.len()

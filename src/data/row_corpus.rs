@@ -4,11 +4,14 @@
 //! a vocabulary of characters), so that beside the tokens only a row is in memory. A split by a fraction falls between two
 //! rows: training has the rows that begin before the (1 - fraction)-th part of all bytes.
 
-use super::corpus::{Corpus, DEFAULT_VALID_FRACTION, TextConfig, cached};
+use super::corpus::{Corpus, DEFAULT_VALID_FRACTION, TextConfig};
+use super::reading::Reading;
 use super::rows::{Format, each};
+use super::token_file::cached;
 use super::tokenizer::{Tokenizer, TokenizerConfig};
+use super::tokens::Tokens;
 use crate::error::{Error, Result};
-use crate::fs::{create_dir, sha256_hex};
+use crate::fs::{self, create_dir, sha256_hex};
 use crate::term;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
@@ -39,13 +42,13 @@ pub fn is_rows(path: &Path, valid: Option<&Path>) -> bool {
     [Some(path), valid].into_iter().flatten().any(|p| Format::of(p) != Format::Text)
 }
 
-/// Reads and encodes the rows of `path` and perhaps of `valid`, or takes the tokens from `cache_dir`.
+/// Reads and encodes the rows of the first file and perhaps, for validation, of the second, or takes the tokens from
+/// `cache_dir`.
 ///
 /// Errors: as [`Corpus::prepare`]; rows that are not what they should be, with their number.
 pub fn prepare(
     config: &TextConfig,
-    path: &Path,
-    valid: Option<&Path>,
+    (path, valid): (&Path, Option<&Path>),
     base: &Path,
     cache_dir: &Path,
 ) -> Result<(Corpus, Tokenizer)> {
@@ -84,7 +87,7 @@ pub fn prepare(
     let tokenizer = match config.tokenizer {
         TokenizerConfig::Char => {
             let mut chars: BTreeSet<char> = train.separator.chars().collect();
-            train.each(&train_part, &mut |_, text| {
+            train.each("reading", &train_part, &mut |_, text| {
                 chars.extend(text.chars());
                 Ok(())
             })?;
@@ -95,7 +98,8 @@ pub fn prepare(
     let tokenizer_sha = sha256_hex(tokenizer.to_json()?.as_bytes());
     create_dir(cache_dir)?;
     let tokens = |name: &str, source: Source, part: Range<u64>, sha: &str| {
-        cached(&cache_dir.join(name), &tokenizer, sha, &tokenizer_sha, || source.encode(&tokenizer, &part))
+        let of = (tokenizer.vocab_size(), sha, tokenizer_sha.as_str());
+        cached(&cache_dir.join(name), of, || source.encode(&tokenizer, &part))
     };
     let (train, a) = tokens("train.tok", train, train_part, &train_sha)?;
     let (valid, b) = tokens("valid.tok", other, valid_part, &valid_sha)?;
@@ -111,7 +115,7 @@ impl Source<'_> {
         let (mut bytes, mut rows, mut hash) = (0, 0, Sha256::new());
         hash.update((self.separator.len() as u64).to_le_bytes());
         hash.update(self.separator);
-        let without = each(self.path, self.column, &mut |_, text| {
+        let without = each((self.path, self.column), &self.reading("reading")?, &mut |_, text| {
             bytes += text.len() as u64;
             rows += 1;
             hash.update((text.len() as u64).to_le_bytes());
@@ -129,9 +133,9 @@ impl Source<'_> {
     }
 
     /// Gives the rows that begin in `part` of all bytes to `f`.
-    fn each(&self, part: &Range<u64>, f: &mut dyn FnMut(u64, &str) -> Result<()>) -> Result<()> {
+    fn each(&self, doing: &str, part: &Range<u64>, f: &mut dyn FnMut(u64, &str) -> Result<()>) -> Result<()> {
         let mut at = 0;
-        each(self.path, self.column, &mut |row, text| {
+        each((self.path, self.column), &self.reading(doing)?, &mut |row, text| {
             let begin = at;
             at += text.len() as u64;
             if part.contains(&begin) && !text.is_empty() { f(row, text) } else { Ok(()) }
@@ -139,15 +143,21 @@ impl Source<'_> {
         .map(|_| ())
     }
 
-    fn encode(&self, tokenizer: &Tokenizer, part: &Range<u64>) -> Result<Vec<u32>> {
+    /// A pass over the file.
+    fn reading<'r>(&'r self, doing: &'r str) -> Result<Reading<'r>> {
+        let (_, bytes) = fs::open(self.path)?;
+        Ok(Reading::begin(doing, self.path, bytes))
+    }
+
+    fn encode(&self, tokenizer: &Tokenizer, part: &Range<u64>) -> Result<Tokens> {
         let separator = tokenizer
             .encode(self.separator.as_bytes())
             .map_err(|e| Error { message: format!("`separator`: {}", e.message), ..e })?;
-        let mut tokens = Vec::new();
-        self.each(part, &mut |row, text| {
+        let mut tokens = Tokens::new(tokenizer.vocab_size());
+        self.each("encoding", part, &mut |row, text| {
             let place = |e: Error| Error { message: format!("{} row {row}: {}", self.path.display(), e.message), ..e };
             tokens.extend(tokenizer.encode(text.as_bytes()).map_err(place)?);
-            tokens.extend(&separator);
+            tokens.extend(separator.iter().copied());
             Ok(())
         })?;
         Ok(tokens)

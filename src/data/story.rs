@@ -17,7 +17,7 @@ use rand::Rng;
 use serde::{Deserialize, Serialize};
 
 use super::chain::Chain;
-use crate::error::{Error, Result, nearest};
+use crate::error::{Error, Result, nearest, whole_within, within};
 
 const NAMES: [&str; 8] = ["mia", "tom", "ann", "ben", "eva", "leo", "zoe", "max"];
 const THINGS: [&str; 8] = ["apples", "plums", "nuts", "figs", "pears", "beans", "dates", "limes"];
@@ -54,18 +54,10 @@ impl StoryConfig {
             ("places", self.places, 1, PLACES.len()),
             ("count", self.count, 2, 9),
         ] {
-            if value < low || value > high {
-                return Err(Error::usage(format!(
-                    "`data.story.{key}` must be between {low} and {high}, but it is {value}"
-                )));
-            }
+            whole_within(&format!("data.story.{key}"), value, low..=high)?;
         }
         // Below 1e-12 the odds between two stories can leave the range of f64 before the text has told them apart.
-        if !(1e-12..=0.5).contains(&self.noise) {
-            let message = format!("`data.story.noise` must be between 1e-12 and 0.5, but it is {:e}", self.noise);
-            return Err(Error::usage(message).hint("1e-4 keeps likelihoods finite and stories clean"));
-        }
-        Ok(())
+        within("data.story.noise", self.noise, 1e-12..=0.5)
     }
 }
 

@@ -30,7 +30,7 @@ use super::quality;
 use super::stats::{Estimate, mean, mean_interval};
 use crate::data::pairs::{Ask, END, PAD, Pairs};
 use crate::data::story::Story;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, whole_within};
 use crate::model::Transformer;
 use crate::objective;
 use crate::rng::{StepRng, Stream};
@@ -59,21 +59,8 @@ impl Default for ControlConfig {
 impl ControlConfig {
     /// Checks ranges.
     pub fn validate(&self) -> Result<()> {
-        if self.samples == 0 || self.samples > 1 << 20 {
-            return Err(Error::usage(format!(
-                "`eval.control.samples` must be between 1 and {}, but it is {}",
-                1 << 20,
-                self.samples
-            )));
-        }
-        let rises = self.steps.windows(2).all(|p| p[0] < p[1]);
-        if self.steps.first().is_none_or(|k| *k == 0) || !rises {
-            return Err(Error::usage(format!(
-                "`eval.control.steps` must list rising step counts of at least 1, but it is {:?}",
-                self.steps
-            )));
-        }
-        Ok(())
+        whole_within("eval.control.samples", self.samples, super::FEWEST..=1 << 20)?;
+        super::step_counts("eval.control.steps", &self.steps)
     }
 }
 

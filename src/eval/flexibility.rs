@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use super::stats::Estimate;
 use crate::data::story::Story;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, whole_within};
 use crate::model::Denoise;
 use crate::sample::Process;
 use tasks::{Draws, Part, Scores};
@@ -51,15 +51,9 @@ impl Default for FlexibilityConfig {
 impl FlexibilityConfig {
     /// Checks ranges.
     pub fn validate(&self) -> Result<()> {
-        for (key, value) in
-            [("samples", self.samples), ("gap", self.gap), ("errors", self.errors), ("steps", self.steps)]
-        {
-            if value == 0 || value > 1 << 20 {
-                return Err(Error::usage(format!(
-                    "`eval.flexibility.{key}` must be between 1 and {}, but it is {value}",
-                    1 << 20
-                )));
-            }
+        whole_within("eval.flexibility.samples", self.samples, super::FEWEST..=1 << 20)?;
+        for (key, value) in [("gap", self.gap), ("errors", self.errors), ("steps", self.steps)] {
+            whole_within(&format!("eval.flexibility.{key}"), value, 1..=1 << 20)?;
         }
         Ok(())
     }
@@ -74,7 +68,8 @@ impl FlexibilityConfig {
                 return Err(Error::usage(format!(
                     "`eval.flexibility.{key}` is {value}, but a text has {length} words"
                 ))
-                .hint(format!("at most {most}: {why}")));
+                .cause(why)
+                .hint(format!("at most `eval.flexibility.{key} = {most}`")));
             }
         }
         Ok(())

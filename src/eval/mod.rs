@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::data::Data;
 use crate::data::pairs::Pairs;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, number, whole_within};
 use crate::model::{Denoise, Transformer};
 use crate::objective::{self, Objective};
 use crate::process::Schedule;
@@ -85,33 +85,65 @@ fn yes() -> bool {
     true
 }
 
+/// Fewest samples of anything that a mean is given of: one sample has no interval.
+const FEWEST: usize = 2;
+/// Most denoising steps.
+const MOST_STEPS: usize = 1 << 20;
+
+/// Checks that step counts rise from at least 1.
+fn step_counts(key: &str, steps: &[usize]) -> Result<()> {
+    let rises = steps.windows(2).all(|p| p[0] < p[1]);
+    if rises && !steps.is_empty() && steps.iter().all(|k| (1..=MOST_STEPS).contains(k)) {
+        return Ok(());
+    }
+    let mut meant: Vec<usize> = steps.iter().map(|k| (*k).clamp(1, MOST_STEPS)).collect();
+    meant.sort_unstable();
+    meant.dedup();
+    if meant.is_empty() {
+        meant = vec![1, 2, 4, 8];
+    }
+    let shown = |steps: &[usize]| match steps.len() > 20 {
+        true => format!("{:?} and {} more", &steps[..20], steps.len() - 20),
+        false => format!("{steps:?}"),
+    };
+    Err(Error::usage(format!(
+        "`{key}` must list rising step counts from 1 to {MOST_STEPS}, but it is {}",
+        shown(steps)
+    ))
+    .hint(match meant.len() > 20 {
+        true => format!("in rising order, each once, such as `{key} = [1, 2, 4, 8]`"),
+        false => format!("`{key} = {meant:?}`"),
+    }))
+}
+
 impl EvalConfig {
+    /// Samples that are drawn together: there are no more than all of them.
+    pub fn drawn_together(&self) -> usize {
+        self.batch.min(self.samples)
+    }
+
     /// Checks ranges.
     pub fn validate(&self) -> Result<()> {
-        for (key, value) in [("samples", self.samples), ("batch", self.batch), ("held_out", self.held_out)] {
-            if value == 0 || value > 1 << 20 {
-                return Err(Error::usage(format!("`eval.{key}` must be between 1 and {}, but it is {value}", 1 << 20)));
-            }
-        }
-        if self.steps.is_empty() || self.steps.iter().any(|k| *k == 0 || *k > 1 << 20) {
-            return Err(Error::usage(format!(
-                "`eval.steps` must list step counts of at least 1, but it is {:?}",
-                self.steps
-            )));
-        }
-        if self.steps.windows(2).any(|p| p[0] >= p[1]) {
-            return Err(Error::usage(format!("`eval.steps` must rise, but it is {:?}", self.steps)));
-        }
+        whole_within("eval.samples", self.samples, FEWEST..=1 << 20)?;
+        whole_within("eval.held_out", self.held_out, FEWEST..=1 << 20)?;
+        whole_within("eval.batch", self.batch, 1..=1 << 20)?;
+        whole_within("eval.speed_repeats", self.speed_repeats, 0..=1000)?;
+        step_counts("eval.steps", &self.steps)?;
         for t in &self.temperatures {
-            if !(t.is_finite() && *t > 0.0 && *t != 1.0) {
+            if !((1e-3..=1e3).contains(t) && *t != 1.0) {
                 return Err(Error::usage(format!(
-                    "`eval.temperatures` lists {t}, which is not a positive number other than 1"
+                    "`eval.temperatures` lists {}, and must list numbers between 0.001 and 1000 other than 1",
+                    number(*t)
                 ))
-                .hint("temperature 1 is always sampled; list others, such as [0.7, 0.8, 0.9]"));
+                .hint("temperature 1 is always sampled; list others: `eval.temperatures = [0.7, 0.8, 0.9]`"));
             }
         }
         if self.temperatures.windows(2).any(|p| p[0] >= p[1]) {
-            return Err(Error::usage(format!("`eval.temperatures` must rise, but it is {:?}", self.temperatures)));
+            let mut rising = self.temperatures.clone();
+            rising.sort_by(f64::total_cmp);
+            rising.dedup();
+            return Err(Error::usage(format!("`eval.temperatures` must rise, but it is {:?}", self.temperatures))
+                .hint(format!("`eval.temperatures = {rising:?}`")));
         }
         self.control.as_ref().map_or(Ok(()), ControlConfig::validate)?;
         self.flexibility.as_ref().map_or(Ok(()), FlexibilityConfig::validate)
@@ -261,13 +293,13 @@ pub fn row(
     timed: bool,
 ) -> Result<(Row, Vec<Vec<u32>>)> {
     let n = config.samples;
-    let drawn = generator.sample(&SampleSpec::new(steps, config.seed, config.batch), n)?;
+    let drawn = generator.sample(&SampleSpec::new(steps, config.seed, config.drawn_together()), n)?;
     let samples = scores(&drawn.tokens, scorer);
     let texts: Vec<&[u32]> = drawn.tokens.iter().map(|t| scorer.scored(t)).collect();
     // By confidence samples are drawn one by one, whatever the batch.
     let one_by_one =
         matches!(generator, Generator::Tokens(_, p) if matches!(p.decode, Decode::Pipelined(_) | Decode::Switch(_)));
-    let batch = if one_by_one { 1 } else { config.batch };
+    let batch = if one_by_one { 1 } else { config.drawn_together() };
     let speed = match timed && config.speed_repeats > 0 {
         true => Some(speed::measure(generator, steps, batch, config.speed_repeats, config.seed + 1)?),
         false => None,
@@ -316,7 +348,7 @@ pub fn sweep_row(
     config: &EvalConfig,
     scorer: &Scorer,
 ) -> Result<SweepRow> {
-    let mut spec = SampleSpec::new(steps, config.seed, config.batch);
+    let mut spec = SampleSpec::new(steps, config.seed, config.drawn_together());
     spec.filter.temperature = temperature;
     let texts = generator.sample(&spec, config.samples)?.tokens;
     let samples = IndexMap::from([
@@ -328,7 +360,9 @@ pub fn sweep_row(
 }
 
 /// What real data scores, and what identifies it.
-pub fn data_summary(data: &Data, scorer: &Scorer, held_out: &[Vec<u32>]) -> DataSummary {
+///
+/// Errors: a tokenizer that cannot be written.
+pub fn data_summary(data: &Data, scorer: &Scorer, held_out: &[Vec<u32>]) -> Result<DataSummary> {
     let reference = estimates(&scores(held_out, scorer));
     let (kind, entropy_rate) = match data {
         // The rate that samples are compared with is the noisy chain's own, estimated on many texts.
@@ -348,19 +382,20 @@ pub fn data_summary(data: &Data, scorer: &Scorer, held_out: &[Vec<u32>]) -> Data
         Data::Pictures(p) => Some(p.config().clone()),
         _ => None,
     };
-    DataSummary {
+    Ok(DataSummary {
         kind,
         pictures,
         vocab: data.vocab(),
         length: data.length(),
         sha256: data.sha256(),
+        tokenizer_sha256: Some(data.tokenizer_sha256()?),
         entropy: reference["entropy"],
         n_reference: held_out.len(),
         entropy_rate,
         nll_name: scorer.name().to_string(),
         reference,
         corpus: between(&held_out.iter().map(|t| scorer.scored(t)).collect::<Vec<_>>()),
-    }
+    })
 }
 
 /// The floating point type that tensors of a device have, for results.

@@ -2,7 +2,8 @@
 //! versions, device, data, weights' hashes, seeds, and the score of every single sample.
 //!
 //! Sample i of a row has the same seed in every row with the same `seed` and `n`, so comparisons can be paired. The file
-//! is a pure function of its content: object keys in a fixed order, shortest exact decimal numbers, no date, no path.
+//! is a pure function of its content: object keys in a fixed order, shortest exact decimal numbers, no date, no path. Its
+//! last key is its own hash (`fs::seal`); files of fewstep 0.1.0 have none.
 
 use super::context::ContextPoint;
 use super::control::Control;
@@ -10,6 +11,7 @@ use super::flexibility::Flexibility;
 use super::stats::{Estimate, Spread};
 use crate::data::picture::{Pictures, PicturesConfig};
 use crate::error::{Error, Kind, Result};
+use crate::fs::{Sealed, create_dir, read_limited, seal, unseal, write_atomic};
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 use serde_json::error::Category;
@@ -19,6 +21,7 @@ use std::fmt::Write as _;
 use std::io;
 use std::path::Path;
 
+mod agree;
 #[cfg(test)]
 pub mod fixture;
 
@@ -87,6 +90,9 @@ pub struct DataSummary {
     /// Tokens per sample.
     pub length: usize,
     pub sha256: String,
+    /// SHA-256 of the tokenizer; files from before it was recorded have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokenizer_sha256: Option<String>,
     /// Unigram entropy of single held-out windows, nats.
     pub entropy: Estimate,
     /// Held-out windows behind `entropy` and `reference`.
@@ -414,15 +420,18 @@ impl Metric {
     }
 }
 
+/// Bytes of the longest file that is read; the largest of the committed reports has five million.
+const MAX_FILE: u64 = 256 << 20;
+
 impl Results {
     /// Reads and checks a file; every fault of its content is an input error that names the place.
     pub fn load(path: &Path) -> Result<Self> {
         let place = path.display();
-        let bytes = std::fs::read(path).map_err(|e| match e.kind() {
-            io::ErrorKind::NotFound => Error::input(format!("no results at {place}"))
-                .hint("`fewstep run <recipe.toml>` evaluates a study and writes its results.json"),
-            _ => Error::io("read", path, &e),
-        })?;
+        if !path.exists() {
+            return Err(Error::input(format!("no results at {place}"))
+                .hint("`fewstep run <recipe.toml>` evaluates a study and writes its results.json"));
+        }
+        let bytes = read_limited(path, MAX_FILE)?;
         let text = str::from_utf8(&bytes)
             .map_err(|e| Error::input(format!("{place}: not UTF-8 text at byte {}", e.valid_up_to())))?;
         Self::parse(text).map_err(|e| Error { message: format!("{place}{}", e.message), ..e })
@@ -434,6 +443,7 @@ impl Results {
         #[derive(Deserialize)]
         struct Head {
             format: Option<serde_json::Value>,
+            sha256: Option<serde_json::Value>,
         }
         let head: Head = serde_json::from_str(text).map_err(|e| explain(&e))?;
         match head.format {
@@ -444,7 +454,21 @@ impl Results {
             }
             None => return Err(Error::input(": no key `format`, so this is not a results file")),
         }
-        let results: Results = serde_json::from_str(text).map_err(|e| explain(&e))?;
+        let edited = |why: &str| {
+            Err(Error::input(": the file was changed after it was written").cause(why).hint(
+                "evaluate the study again (`fewstep eval RUN`); of a change that is meant, delete the key `sha256` at the end",
+            ))
+        };
+        let body = match (unseal(text), head.sha256) {
+            (Sealed::Whole(body), _) => Some(body),
+            (Sealed::Broken, _) => return edited("its own sha256 differs"),
+            (Sealed::Without, Some(_)) => {
+                return edited("another program has written it anew: `sha256` is not its last line");
+            }
+            // Of a version that stored none.
+            (Sealed::Without, None) => None,
+        };
+        let results: Results = serde_json::from_str(body.as_deref().unwrap_or(text)).map_err(|e| explain(&e))?;
         results.check().map_err(|e| Error { message: format!(": {}", e.message), ..e })?;
         Ok(results)
     }
@@ -452,27 +476,19 @@ impl Results {
     /// Writes the file whole or not at all (sibling file, then rename); refuses numbers that are not finite.
     pub fn save(&self, path: &Path) -> Result<()> {
         self.check()?;
-        let fault = |e: io::Error| Error::io("write", path, &e);
         if let Some(dir) = path.parent().filter(|d| !d.as_os_str().is_empty()) {
-            std::fs::create_dir_all(dir).map_err(fault)?;
+            create_dir(dir)?;
         }
-        let mut sibling = path.as_os_str().to_owned();
-        sibling.push(format!(".tmp-{}", std::process::id()));
-        let done = std::fs::write(&sibling, self.to_json()?).and_then(|()| std::fs::rename(&sibling, path));
-        if done.is_err() {
-            let _ = std::fs::remove_file(&sibling); // the first error is the one worth telling
-        }
-        done.map_err(fault)
+        write_atomic(path, self.to_json()?.as_bytes())
     }
 
-    /// The file's text: indented objects, arrays of numbers on one line, a final newline.
+    /// The file's text: indented objects, arrays of numbers on one line, its own hash, a final newline.
     pub fn to_json(&self) -> Result<String> {
         let mut bytes = Vec::new();
         let mut writer = serde_json::Serializer::with_formatter(&mut bytes, Layout::default());
         let failed = |e: String| Error::new(Kind::NonFinite, "results cannot be written as JSON").cause(e);
         self.serialize(&mut writer).map_err(|e| failed(e.to_string()))?;
-        bytes.push(b'\n');
-        String::from_utf8(bytes).map_err(|e| failed(e.to_string()))
+        String::from_utf8(bytes).map(|text| seal(&text)).map_err(|e| failed(e.to_string()))
     }
 
     /// What types alone cannot hold: hash of the recipe, unique names, one score per sample, finite numbers.
@@ -532,6 +548,7 @@ impl Results {
                 }
             }
         }
+        agree::check(self)?;
         match self.not_finite() {
             Some(place) => Err(Error::new(Kind::NonFinite, format!("{place} is not finite"))),
             None => Ok(()),

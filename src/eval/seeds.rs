@@ -11,8 +11,8 @@ use indexmap::IndexMap;
 use super::control::{Control, ControlRow};
 use super::flexibility::{Flexibility, Task};
 use super::results::{
-    Likelihood, ModelResult, Reconstruction, ReconstructionPoint, Results, Row, SeedModel, SeedRow, SweepRow,
-    sha256_hex,
+    DataSummary, Likelihood, ModelResult, Reconstruction, ReconstructionPoint, Results, Row, SeedModel, SeedRow,
+    SweepRow, sha256_hex,
 };
 use super::stats::{Estimate, mean, mean_interval, seeds_interval, shared_interval};
 use crate::error::{Error, Result};
@@ -38,9 +38,8 @@ const SHARES: [&str; 10] = [
 pub fn join(recipe: &str, sampling: u64, seeds: &[(u64, Results)]) -> Result<Results> {
     let Some((_, first)) = seeds.first() else { panic!("a study without seeds") };
     for (seed, other) in seeds {
-        if (&other.data.sha256, &other.data.nll_name, other.data.length)
-            != (&first.data.sha256, &first.data.nll_name, first.data.length)
-        {
+        let what = |d: &DataSummary| (d.sha256.clone(), d.tokenizer_sha256.clone(), d.nll_name.clone(), d.length);
+        if what(&other.data) != what(&first.data) {
             return Err(Error::input(format!("seed {seed} was evaluated on other data than seed {}", seeds[0].0))
                 .hint("run the recipe again in a new directory"));
         }

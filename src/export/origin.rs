@@ -3,24 +3,36 @@
 //! Its directory holds origin.json in place of model.safetensors, and PEFT's two files where it has adapters. The weights
 //! are named by path and hash, so that a base which changed meanwhile ends in an error.
 
+use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 
 use burn::prelude::Device;
 use serde::{Deserialize, Serialize};
 
 use super::ModelCard;
+use super::whole::{self, FINAL};
 use crate::error::{Error, Result};
 use crate::fs;
 use crate::model::config::Compute;
 use crate::model::family::{self, LoadOptions, adapters};
 use crate::model::transformer::lora::{Site, check_layers};
 use crate::model::{Denoise, Transformer, TransformerConfig};
+use crate::term;
 use crate::weights::{self, Store};
 
 /// Its file.
 pub const FILE: &str = "origin.json";
-/// A finished model's directory in a run.
-const FINAL: &str = "final";
+/// Files beside the weights of a public checkpoint that decide how these are read.
+const BESIDE: [&str; 8] = [
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+];
 /// Models on models on models: more of them are a circle.
 const DEPTH: usize = 8;
 
@@ -32,6 +44,9 @@ pub struct Origin {
     pub base: PathBuf,
     /// Hash of the weights there.
     pub sha256: String,
+    /// Hashes of the files beside them that decide how they are read; files of fewstep 0.1.0 have none.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub files: BTreeMap<String, String>,
     /// The type that matrices are kept in.
     #[serde(default)]
     pub dtype: Compute,
@@ -67,6 +82,12 @@ pub fn write(dir: &Path, origin: &Origin) -> Result<()> {
 /// Hash of a public checkpoint's weights: of its file, or of its files' hashes.
 pub fn sha256(dir: &Path) -> Result<String> {
     Store::open(dir)?.sha256()
+}
+
+/// Hashes of the files of a public checkpoint that decide how its weights are read, by name.
+pub fn beside(dir: &Path) -> Result<BTreeMap<String, String>> {
+    let there = BESIDE.iter().map(|name| (name, dir.join(name))).filter(|(_, path)| path.exists());
+    there.map(|(name, path)| Ok((name.to_string(), fs::sha256_file(&path)?))).collect()
 }
 
 /// Hash of a model of this program: of its own weights, of its adapters, or of what it is a reference to.
@@ -110,6 +131,30 @@ impl Origin {
             .hint("give the run directory, or what `fewstep export` writes"))
     }
 
+    /// Refuses a base whose files beside its weights are not those that this model was made with.
+    fn files_are_the_same(&self, base: &Path, place: &str) -> Result<()> {
+        if self.files.is_empty() {
+            term::warn(&format!(
+                "{place} is of fewstep 0.1.0, which stored no hash of {}: it is not checked",
+                base.join("config.json").display()
+            ));
+            return Ok(());
+        }
+        let now = beside(base)?;
+        let names = self.files.keys().chain(now.keys().filter(|name| !self.files.contains_key(*name)));
+        let shown = |hash: Option<&String>| hash.map_or("absent".to_string(), |h| format!("sha256 {h}"));
+        let line = |name: &String| {
+            let (then, now) = (self.files.get(name), now.get(name));
+            (then != now).then(|| format!("{name}: {} when this model was made, {} now", shown(then), shown(now)))
+        };
+        let changed: Vec<String> = names.filter_map(line).collect();
+        if changed.is_empty() {
+            return Ok(());
+        }
+        let error = Error::input(format!("{place}: the files in {} are no longer the same", base.display()));
+        Err(changed.into_iter().fold(error, Error::cause))
+    }
+
     /// The network of the model in `dir` with its adapters merged, and the hash of what makes it.
     ///
     /// Errors: a base that is gone or has other weights, blocks or adapters that do not fit it.
@@ -127,10 +172,16 @@ impl Origin {
         self.in_its_run(dir)?;
         let base = dir.join(&self.base);
         let (_, config) = family::read_config(&base)?;
+        let again = |e: Error| match whole::again(dir) {
+            Some(command) => e.hint(whole::hint(&command)),
+            None => e.hint("put back what was there, or train again in another directory"),
+        };
         let (model, hash) = if config["model_type"] == "fewstep" {
+            whole::verify(&base.canonicalize().map_err(|e| Error::io("find", &base, &e))?)?;
             let base = super::read_nested(&base, device, depth + 1)?;
             (base.model, base.weights_sha256)
         } else {
+            self.files_are_the_same(&base, &place).map_err(again)?;
             let options = LoadOptions {
                 length: Some(card.max_position_embeddings),
                 dtype: self.dtype,
@@ -141,9 +192,10 @@ impl Origin {
             (family::load(&base, &options, device)?.model, sha256(&base)?)
         };
         if hash != self.sha256 {
-            return Err(Error::input(format!("{place}: the weights in {} are no longer the same", base.display()))
-                .cause(format!("hash {hash}, and {} when this model was made", self.sha256))
-                .hint("put the old weights back, or train again in another directory"));
+            return Err(again(
+                Error::input(format!("{place}: the weights in {} are no longer the same", base.display()))
+                    .cause(format!("sha256 {} when this model was made, {hash} now", self.sha256)),
+            ));
         }
         let model = match &self.keep_layers {
             Some(keep) => {

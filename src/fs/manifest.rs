@@ -4,18 +4,29 @@
 //! The last line of the file is the SHA-256 of all lines before it: a change of any byte in the directory, the manifest
 //! itself included, is found.
 
-use super::{length_and_sha256, read_limited, sha256_hex, write_file};
-use crate::error::{Error, Result};
+use super::{Sealed, length_and_sha256, read_limited, seal, unreadable, unseal, write_file};
+use crate::error::{Error, Kind, Result};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::Path;
+use std::io::ErrorKind;
+use std::path::{Component, Path};
 
 /// The name of the manifest in its directory.
 pub const MANIFEST: &str = "manifest.json";
 const FORMAT: u32 = 1;
 const MAX_BYTES: u64 = 64 << 20;
-const TRAILER: &str = ",\n  \"sha256\": \"";
+/// Files that are read where they lie, beside those that end in `.safetensors`: one that is not listed is no litter.
+const READ: [&str; 6] = [
+    "config.json",
+    "tokenizer.json",
+    "origin.json",
+    "model.safetensors.index.json",
+    "generation_config.json",
+    "adapter_config.json",
+];
+/// The directory of an autoencoder in a model's.
+const INNER: &str = "codec";
 
 /// What a directory holds: its files by path relative to the directory (with `/`), and what its writer wanted to add.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -37,27 +48,19 @@ pub struct FileEntry {
 pub fn write_manifest(dir: &Path, extra: serde_json::Value) -> Result<Manifest> {
     let manifest = Manifest { format: FORMAT, files: list(dir, dir)?, extra };
     let text = serde_json::to_string_pretty(&manifest).map_err(|e| Error::input(format!("manifest: {e}")))?;
-    let body = text.strip_suffix("\n}").unwrap_or(&text);
-    write_file(&dir.join(MANIFEST), format!("{body}{TRAILER}{}\"\n}}\n", sha256_hex(body.as_bytes())).as_bytes())?;
+    write_file(&dir.join(MANIFEST), seal(&text).as_bytes())?;
     Ok(manifest)
 }
 
-/// The manifest of `dir`, if every file is exactly as it was when the manifest was written and none was added.
+/// The manifest of `dir`, if every file that it lists is exactly as it was written.
+///
+/// Other files do not matter, unless they have the name of one that would be read: what a desktop or a person leaves in the
+/// directory is theirs. Errors (kind input) name each file that is missing, changed, unreadable or added.
 pub fn verify_manifest(dir: &Path) -> Result<Manifest> {
-    let manifest = read(dir)?;
-    let found = list(dir, dir)?;
-    let mut wrong = Vec::new();
-    for (name, entry) in &manifest.files {
-        match found.get(name) {
-            None => wrong.push(format!("{name} is missing")),
-            Some(f) if f.bytes != entry.bytes => {
-                wrong.push(format!("{name} has {} bytes, and {} were written", f.bytes, entry.bytes));
-            }
-            Some(f) if f != entry => wrong.push(format!("{name} was changed (its sha256 differs)")),
-            Some(_) => {}
-        }
-    }
-    wrong.extend(found.keys().filter(|n| !manifest.files.contains_key(*n)).map(|n| format!("{n} was added")));
+    let manifest = read_manifest(dir)?;
+    let mut wrong: Vec<String> =
+        manifest.files.iter().filter_map(|(name, entry)| fault_of(dir, name, entry).err()).collect();
+    wrong.extend(added(dir, &manifest).into_iter().map(|name| format!("{name} was added")));
     if wrong.is_empty() {
         return Ok(manifest);
     }
@@ -69,9 +72,61 @@ pub fn verify_manifest(dir: &Path) -> Result<Manifest> {
     Err(wrong.into_iter().fold(Error::input(format!("{} is damaged", dir.display())), Error::cause))
 }
 
-fn read(dir: &Path) -> Result<Manifest> {
+/// What is wrong with a listed file.
+fn fault_of(dir: &Path, name: &str, entry: &FileEntry) -> std::result::Result<(), String> {
+    if !Path::new(name).components().all(|part| matches!(part, Component::Normal(_))) {
+        return Err(format!("{name} leads out of the directory"));
+    }
+    let path = dir.join(name);
+    let meta = fs::metadata(&path).map_err(|e| match e.kind() {
+        ErrorKind::NotFound => format!("{name} is missing"),
+        _ => format!("{name} cannot be read: {}", unreadable(&path, &e).causes.join(" ")),
+    })?;
+    // Before it is opened: opening a pipe can wait for ever.
+    if !meta.is_file() {
+        return Err(format!("{name} is not a regular file"));
+    }
+    if meta.len() != entry.bytes {
+        return Err(format!("{name} has {} bytes, and {} were written", meta.len(), entry.bytes));
+    }
+    match length_and_sha256(&path) {
+        Err(e) => Err(format!("{name} cannot be read: {}", e.causes.join(" "))),
+        Ok((_, sha256)) if sha256 != entry.sha256 => Err(format!("{name} was changed (its sha256 differs)")),
+        Ok(_) => Ok(()),
+    }
+}
+
+/// Files that are not listed and that a reader of the directory would take for part of it.
+fn added(dir: &Path, manifest: &Manifest) -> Vec<String> {
+    let mut folders: BTreeSet<&str> = manifest.files.keys().filter_map(|n| Some(n.rsplit_once('/')?.0)).collect();
+    folders.extend(["", INNER]);
+    let mut found = Vec::new();
+    for folder in folders {
+        // One that is absent holds nothing.
+        for entry in fs::read_dir(dir.join(folder)).into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let full = if folder.is_empty() { name.clone() } else { format!("{folder}/{name}") };
+            let read = READ.contains(&name.as_str()) || (name.ends_with(".safetensors") && !name.starts_with('.'));
+            if read && !manifest.files.contains_key(&full) {
+                found.push(full);
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+/// The manifest of `dir` itself, which says what the directory's files were; they are not looked at.
+///
+/// Errors (kind input) where it is absent, unreadable or was changed.
+pub fn read_manifest(dir: &Path) -> Result<Manifest> {
     let path = dir.join(MANIFEST);
-    Manifest::parse(&path.display().to_string(), read_limited(&path, MAX_BYTES)?)
+    let bytes = read_limited(&path, MAX_BYTES).map_err(|e| match e.kind {
+        Kind::Io => e.causes.iter().fold(Error::input(format!("{} cannot be read", path.display())), |e, c| e.cause(c)),
+        // The names beside it are no hint to what was meant.
+        _ => Error { hint: None, ..e },
+    })?;
+    Manifest::parse(&path.display().to_string(), bytes)
 }
 
 impl Manifest {
@@ -79,12 +134,12 @@ impl Manifest {
     pub fn parse(place: &str, bytes: Vec<u8>) -> Result<Manifest> {
         let damaged = |why: String| Error::input(format!("{place} is damaged")).cause(why);
         let text = String::from_utf8(bytes).map_err(|e| damaged(e.to_string()))?;
-        let (body, trailer) =
-            text.rsplit_once(TRAILER).ok_or_else(|| damaged("it does not end in its sha256".into()))?;
-        if trailer != format!("{}\"\n}}\n", sha256_hex(body.as_bytes())) {
-            return Err(damaged("its own sha256 differs".into()));
-        }
-        let manifest: Manifest = serde_json::from_str(&format!("{body}\n}}")).map_err(|e| damaged(e.to_string()))?;
+        let body = match unseal(&text) {
+            Sealed::Whole(body) => body,
+            Sealed::Without => return Err(damaged("it does not end in its sha256".into())),
+            Sealed::Broken => return Err(damaged("its own sha256 differs".into())),
+        };
+        let manifest: Manifest = serde_json::from_str(&body).map_err(|e| damaged(e.to_string()))?;
         if manifest.format != FORMAT {
             let known = format!("format {} is not known, this version writes {FORMAT}", manifest.format);
             return Err(Error::input(format!("{place} is of another version")).cause(known));

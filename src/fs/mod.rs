@@ -5,12 +5,20 @@
 //! `NAME.tmp-PID` and renamed when all of it is on disk. So a reader sees the old or the new state and never a mix, and
 //! what a killed process leaves behind is recognised by its name and the dead process id in it.
 
+mod aside;
+mod claim;
 pub mod fault;
 mod manifest;
 mod partial;
+mod read;
+mod seal;
 
-pub use manifest::{FileEntry, MANIFEST, Manifest, verify_manifest, write_manifest};
+pub use aside::set_aside;
+pub use claim::Claim;
+pub use manifest::{FileEntry, MANIFEST, Manifest, read_manifest, verify_manifest, write_manifest};
 pub use partial::{Partial, link, lock_file};
+pub use read::{contained, inside, open, read_limited, read_text, unreadable};
+pub use seal::{Sealed, seal, unseal};
 
 use crate::error::{Error, Kind, Result};
 use sha2::{Digest, Sha256};
@@ -80,6 +88,14 @@ pub fn create_dir(path: &Path) -> Result<()> {
 /// Removes the directory `path` and all in it; one that is absent is no error.
 pub fn remove_dir(path: &Path) -> Result<()> {
     match fault::point("dir.remove").and_then(|()| fs::remove_dir_all(path)) {
+        Err(e) if e.kind() != ErrorKind::NotFound => Err(Error::io("remove", path, &e)),
+        _ => Ok(()),
+    }
+}
+
+/// Removes the file `path`; one that is absent is no error.
+pub fn remove_file(path: &Path) -> Result<()> {
+    match fault::point("file.remove").and_then(|()| fs::remove_file(path)) {
         Err(e) if e.kind() != ErrorKind::NotFound => Err(Error::io("remove", path, &e)),
         _ => Ok(()),
     }
@@ -182,103 +198,6 @@ impl RunLock {
     }
 }
 
-/// The whole content of the file `path`, refused (before it is read, where that is known) above `max_bytes`.
-///
-/// A missing file, a directory, a file too long or changed while being read are errors of kind input; a refusal by the
-/// operating system is of kind I/O.
-pub fn read_limited(path: &Path, max_bytes: u64) -> Result<Vec<u8>> {
-    let shown = path.display();
-    let meta = fs::metadata(path).map_err(|e| unreadable(path, &e))?;
-    if meta.is_dir() {
-        return Err(Error::input(format!("{shown} is a directory, and a file is needed")));
-    }
-    if meta.is_file() && meta.len() > max_bytes {
-        let lengths = format!("it has {} bytes, at most {max_bytes} are read", meta.len());
-        return Err(Error::input(format!("{shown} is too long")).cause(lengths));
-    }
-    let file = File::open(path).map_err(|e| unreadable(path, &e))?;
-    let mut bytes = Vec::new();
-    // Its length at once: growing step by step takes up to twice as much.
-    let room = bytes.try_reserve_exact(if meta.is_file() { meta.len() as usize + 1 } else { 0 });
-    room.map_err(|_| Error::new(Kind::Io, format!("{shown} does not fit into memory")))?;
-    file.take(max_bytes.saturating_add(1)).read_to_end(&mut bytes).map_err(|e| Error::io("read", path, &e))?;
-    if bytes.len() as u64 > max_bytes {
-        return Err(Error::input(format!("{shown} is too long")).cause(format!("at most {max_bytes} bytes are read")));
-    }
-    if meta.is_file() && bytes.len() as u64 != meta.len() {
-        let lengths = format!("it had {} bytes, and {} were read", meta.len(), bytes.len());
-        return Err(Error::input(format!("{shown} changed while it was read")).cause(lengths));
-    }
-    Ok(bytes)
-}
-
-/// Refuses (kind input) a model directory in which a file that is read by its name leads elsewhere, or is no regular file.
-///
-/// Links may lead to files of the directory itself, or to the blob store beside a Hugging Face snapshot, which is made of
-/// links. To be asked before the first file is opened: opening a pipe can wait for ever, and what is copied beside an
-/// exported model must not be a file of somewhere else.
-pub fn contained(dir: &Path) -> Result<()> {
-    let entries = fs::read_dir(dir).map_err(|e| unreadable(dir, &e))?;
-    for entry in entries {
-        let path = entry.map_err(|e| Error::io("read", dir, &e))?.path();
-        let read = path.extension().is_some_and(|e| ["json", "safetensors", "txt", "jinja"].iter().any(|r| e == *r));
-        if read {
-            inside(dir, &path)?;
-        }
-    }
-    Ok(())
-}
-
-/// Refuses (kind input) the file `path` of the directory `dir` where it leads out of it, or is no regular file.
-pub fn inside(dir: &Path, path: &Path) -> Result<()> {
-    let home = dir.canonicalize().map_err(|e| unreadable(dir, &e))?;
-    let target = path.canonicalize().map_err(|e| match e.kind() {
-        ErrorKind::PermissionDenied => Error::io("read", path, &e),
-        _ => Error::input(format!("{} is a link that leads nowhere", path.display())),
-    })?;
-    if !target.starts_with(&home) && !blob_stores(&home).iter().any(|store| target.starts_with(store)) {
-        return Err(Error::input(format!("{} leads out of its directory", path.display()))
-            .cause(format!("it is a link to {}", target.display()))
-            .hint("put a copy of the file in the place of the link"));
-    }
-    let meta = fs::metadata(&target).map_err(|e| unreadable(path, &e))?;
-    match meta.is_file() {
-        true => Ok(()),
-        false => Err(Error::input(format!("{} is not a regular file", path.display()))),
-    }
-}
-
-/// Where the files of a Hugging Face snapshot may lie: `snapshots/REVISION/FILE` is a link to `blobs/HASH` of its own
-/// repository, and that may be a link to `blobs/HH/HASH` of the whole cache.
-fn blob_stores(home: &Path) -> Vec<PathBuf> {
-    let snapshots = home.parent().filter(|p| p.file_name().is_some_and(|n| n == "snapshots"));
-    let Some(repository) = snapshots.and_then(Path::parent) else { return Vec::new() };
-    let named = repository.file_name().is_some_and(|name| name.to_string_lossy().contains("--"));
-    let cache = repository.parent().filter(|_| named);
-    [Some(repository), cache].into_iter().flatten().map(|dir| dir.join("blobs")).collect()
-}
-
-/// The error of a file that cannot be opened: kind input where it is absent, else I/O.
-pub fn unreadable(path: &Path, cause: &io::Error) -> Error {
-    if cause.kind() != ErrorKind::NotFound {
-        return Error::io("read", path, cause);
-    }
-    let error = Error::input(format!("{} does not exist", path.display()));
-    match nearest_entry(path) {
-        Some(near) => error.hint(format!("did you mean `{near}`?")),
-        None => error.hint("check the path; relative paths start at the file that names them"),
-    }
-}
-
-fn nearest_entry(path: &Path) -> Option<String> {
-    let wanted = path.file_name()?.to_str()?;
-    let parent = parent_of(path);
-    let names: Vec<String> =
-        fs::read_dir(parent).ok()?.take(1000).flatten().filter_map(|e| e.file_name().into_string().ok()).collect();
-    let near = crate::error::nearest(wanted, names.iter().map(String::as_str))?;
-    Some(parent.join(near).display().to_string())
-}
-
 /// SHA-256 of `bytes` as 64 lower-case hexadecimal digits.
 pub fn sha256_hex(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
@@ -290,7 +209,7 @@ pub fn sha256_file(path: &Path) -> Result<String> {
 }
 
 fn length_and_sha256(path: &Path) -> Result<(u64, String)> {
-    let mut file = File::open(path).map_err(|e| unreadable(path, &e))?;
+    let (mut file, _) = open(path)?;
     let (mut hash, mut length, mut piece) = (Sha256::new(), 0u64, vec![0u8; 1 << 20]);
     loop {
         let n = match file.read(&mut piece) {
@@ -305,7 +224,8 @@ fn length_and_sha256(path: &Path) -> Result<(u64, String)> {
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
+/// `bytes` in lower-case hexadecimal digits.
+pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 

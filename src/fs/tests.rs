@@ -107,10 +107,31 @@ fn a_read_says_whether_the_file_is_missing_a_directory_or_too_long() {
     assert!(read_limited(dir.path(), 4).unwrap_err().message.contains("is a directory"));
 }
 
-#[cfg(target_os = "linux")]
+#[cfg(unix)]
 #[test]
-fn an_endless_device_is_read_only_up_to_the_limit() {
-    assert!(read_limited(Path::new("/dev/zero"), 1000).unwrap_err().message.contains("too long"));
+fn a_device_and_a_pipe_without_a_writer_are_refused_as_what_they_are_and_not_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let pipe = dir.path().join("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let link = dir.path().join("link");
+    std::os::unix::fs::symlink(&pipe, &link).unwrap();
+    for (path, kind) in [(Path::new("/dev/zero"), "it is a device"), (&pipe, "it is a pipe"), (&link, "it is a pipe")] {
+        for e in [read_limited(path, 1000).unwrap_err(), open(path).unwrap_err(), sha256_file(path).unwrap_err()] {
+            assert!(e.kind == Kind::Input && e.message.ends_with("is not a regular file"), "{e}");
+            assert!(e.causes[0] == kind && e.hint.is_some(), "{e}");
+        }
+    }
+}
+
+#[test]
+fn text_that_is_not_utf8_is_refused_with_its_offset() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("f");
+    fs::write(&path, b"ab\xff").unwrap();
+    let e = read_text(&path, 100).unwrap_err();
+    assert!(e.kind == Kind::Input && e.causes == ["at byte 2"], "{e}");
+    fs::write(&path, "ä").unwrap();
+    assert_eq!(read_text(&path, 100).unwrap(), "ä");
 }
 
 #[test]
@@ -151,9 +172,41 @@ fn a_missing_an_added_and_a_renamed_file_are_each_named() {
         let e = verify_manifest(dir.path()).unwrap_err();
         assert!(e.kind == Kind::Input && e.to_string().contains(name), "{e}");
     }
+    for name in ["model.safetensors", "origin.json", "sub/tokenizer.json"] {
+        let (dir, _) = checkpoint();
+        fs::write(dir.path().join(name), "").unwrap();
+        let e = verify_manifest(dir.path()).unwrap_err();
+        assert!(e.to_string().contains(&format!("{name} was added")), "{e}");
+    }
+}
+
+#[test]
+fn files_of_others_in_a_directory_with_a_manifest_do_not_matter() {
     let (dir, _) = checkpoint();
-    fs::write(dir.path().join("new"), "").unwrap();
-    assert!(verify_manifest(dir.path()).unwrap_err().to_string().contains("new was added"));
+    for name in ["notes.txt", "Thumbs.db", ".DS_Store", "sub/desktop.ini", "plot.json"] {
+        fs::write(dir.path().join(name), "mine").unwrap();
+    }
+    fs::create_dir(dir.path().join("pictures")).unwrap();
+    verify_manifest(dir.path()).unwrap();
+}
+
+#[cfg(unix)]
+#[test]
+fn a_listed_file_that_cannot_be_read_is_named_as_damage() {
+    use std::os::unix::fs::PermissionsExt;
+    let (dir, files) = checkpoint();
+    fs::remove_file(&files[0]).unwrap();
+    fs::create_dir(&files[0]).unwrap();
+    let e = verify_manifest(dir.path()).unwrap_err();
+    assert!(e.kind == Kind::Input && e.to_string().contains("weights.bin is not a regular file"), "{e}");
+    let (dir, files) = checkpoint();
+    fs::set_permissions(&files[0], fs::Permissions::from_mode(0)).unwrap();
+    if File::open(&files[0]).is_ok() {
+        println!("skipped: this user reads every file");
+        return;
+    }
+    let e = verify_manifest(dir.path()).unwrap_err();
+    assert!(e.kind == Kind::Input && e.to_string().contains("weights.bin cannot be read: permission denied"), "{e}");
 }
 
 #[test]

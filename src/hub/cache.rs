@@ -103,7 +103,6 @@ impl Folder {
                         term::note("another process is downloading this file: waiting for it");
                     }
                     said = true;
-                    super::client::stop_if_asked()?;
                     std::thread::sleep(ASK);
                 }
                 // A disk without locks: two processes would download twice, and the hash tells which bytes are right.

@@ -1,21 +1,18 @@
 //! Requests to the hub. Redirects are followed here, one by one: the secret is sent to the hub alone, an address that was
 //! asked for over TLS is not left for one without, and what a file is called comes from the hub and not from where it is
 //! stored.
-//!
-//! The network works on a thread of its own, so that Ctrl-C is heeded while a server says nothing.
 
 use std::io::Read;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::Duration;
 
 use ureq::http::{HeaderMap, Method, Request, Uri};
 use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
-use ureq::{Agent, Body, Timeout};
+use ureq::{Agent, Body, BodyReader, Timeout};
 use url::Url;
 
 use super::settings::Settings;
-use crate::error::{Error, Kind, Result};
-use crate::{fs, term};
+use crate::error::{Error, Result};
+use crate::fs;
 
 /// Redirects of one request; the hub needs two.
 const REDIRECTS: usize = 5;
@@ -25,8 +22,6 @@ const MAX_HEADERS: usize = 64 << 10;
 const MAX_CERTIFICATES: u64 = 16 << 20;
 /// Bytes of a body that are handed over at a time.
 const PIECE: usize = 256 << 10;
-/// How often a signal is looked for.
-const LOOK: Duration = Duration::from_millis(50);
 
 /// Why a request had no good end.
 #[derive(Debug)]
@@ -75,15 +70,6 @@ pub struct Head {
 pub fn header(headers: &HeaderMap, name: &str) -> Option<String> {
     let text: String = headers.get(name)?.to_str().ok()?.chars().filter(|c| !c.is_control()).take(300).collect();
     Some(text)
-}
-
-/// Errors (signal) where a signal has asked this process to stop.
-pub fn stop_if_asked() -> Result<()> {
-    match term::signal() {
-        0 => Ok(()),
-        signal => Err(Error::new(Kind::Signal(signal), "stopped by a signal while downloading")
-            .hint("type the same command again: it goes on where it was")),
-    }
 }
 
 /// A connection to the hub.
@@ -197,16 +183,7 @@ impl Client {
             request = request.header("range", format!("bytes={from}-"));
         }
         let request = request.body(()).map_err(|_| Failure::Refused("the request cannot be written".into()))?;
-        let agent = self.agent.clone();
-        let (send, receive) = sync_channel(1);
-        std::thread::spawn(move || drop(send.send(agent.run(request))));
-        loop {
-            match receive.recv_timeout(LOOK) {
-                Ok(answer) => return answer.map_err(|e| self.broken(&e)),
-                Err(RecvTimeoutError::Timeout) => stop_if_asked()?,
-                Err(RecvTimeoutError::Disconnected) => return Err(Failure::Broken("the connection failed".into())),
-            }
-        }
+        self.agent.run(request).map_err(|e| self.broken(&e))
     }
 
     /// A failed request in words; the address is not in them, since it may hold a signature.
@@ -266,41 +243,26 @@ fn next(url: &Uri, location: Option<&str>) -> std::result::Result<Uri, Failure> 
 
 /// The pieces of a body as they come.
 pub struct Pieces {
-    receive: Receiver<std::result::Result<Vec<u8>, String>>,
+    reader: BodyReader<'static>,
+    patience: Duration,
 }
 
 impl Pieces {
     fn new(body: Body, patience: Duration) -> Pieces {
-        let (send, receive) = sync_channel(4);
-        std::thread::spawn(move || {
-            let mut reader = body.into_reader();
-            loop {
-                let mut piece = vec![0; PIECE];
-                let read = match reader.read(&mut piece) {
-                    Err(e) if e.kind() == std::io::ErrorKind::Interrupted => continue,
-                    read => read,
-                };
-                let last = !matches!(read, Ok(1..));
-                let piece = read.map_err(|e| io_text(&e, patience)).map(|n| {
-                    piece.truncate(n);
-                    piece
-                });
-                // Nobody listens any more: the download was given up.
-                if send.send(piece).is_err() || last {
-                    return;
-                }
-            }
-        });
-        Pieces { receive }
+        Pieces { reader: body.into_reader(), patience }
     }
 
-    /// The next piece, empty at the end of the body; none where the connection broke.
+    /// The next piece, empty at the end of the body. Errors: the connection broke.
     pub fn next(&mut self) -> std::result::Result<Vec<u8>, Failure> {
+        let mut piece = vec![0; PIECE];
         loop {
-            match self.receive.recv_timeout(LOOK) {
-                Ok(piece) => return piece.map_err(Failure::Broken),
-                Err(RecvTimeoutError::Timeout) => stop_if_asked()?,
-                Err(RecvTimeoutError::Disconnected) => return Ok(Vec::new()),
+            match self.reader.read(&mut piece) {
+                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(Failure::Broken(io_text(&e, self.patience))),
+                Ok(n) => {
+                    piece.truncate(n);
+                    return Ok(piece);
+                }
             }
         }
     }

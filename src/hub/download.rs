@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use ureq::http::{HeaderMap, Uri};
 
 use super::cache::Folder;
-use super::client::{Client, Failure, header, stop_if_asked};
+use super::client::{Client, Failure, header};
 use super::progress::Progress;
 use crate::fs::Partial;
 use crate::term;
@@ -169,7 +169,6 @@ fn fetch(client: &Client, folder: &Folder, url: &Uri, name: &str, announced: &An
         furthest = part.length();
         term::note(&format!("{name}: {broken}; going on at byte {furthest} of {}", announced.length));
         std::thread::sleep(PAUSE * n);
-        stop_if_asked()?;
     }
     let mut check = Check::new(announced);
     part.read_back(|piece| check.update(piece))?;

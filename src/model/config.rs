@@ -1,12 +1,15 @@
 //! The shape of the one transformer: what a recipe may choose, and which choices contradict each other.
 
+mod check;
 mod ends;
+mod rope;
+mod tensors;
 
 use burn::tensor::FloatDType;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
 pub use ends::{BottleneckConfig, Decoder, VectorsConfig};
+pub use rope::{Local, RopeScaling};
 
 /// Width of the sinusoidal time embedding.
 pub const TIME_DIM: usize = 128;
@@ -65,29 +68,6 @@ pub struct Biases {
     pub out: bool,
     pub mlp: bool,
     pub head: bool,
-}
-
-/// LLaMA 3's stretched rotary angles: wavelengths above old / low_freq are `factor` times as long, those below
-/// old / high_freq stay, and those between are interpolated.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RopeScaling {
-    pub factor: f64,
-    pub low_freq_factor: f64,
-    pub high_freq_factor: f64,
-    pub original_max_position_embeddings: f64,
-}
-
-/// Blocks that see only near positions (ModernBERT): all but every `every`-th.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Local {
-    /// How far a position sees to either side.
-    pub window: usize,
-    /// Blocks 0, every, 2 every, ... see everything.
-    pub every: usize,
-    /// Base of the rotary angles in local blocks.
-    pub rope_theta: f64,
 }
 
 /// How the network is told the noise level.
@@ -223,7 +203,7 @@ pub struct TransformerConfig {
     /// Base of the rotary position angles.
     #[serde(default = "default_theta")]
     pub rope_theta: f64,
-    /// LLaMA 3's stretched angles.
+    /// Stretched angles.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rope_scaling: Option<RopeScaling>,
     /// Rotary positions; without them `learned_positions` is all there is (GPT-2).
@@ -320,8 +300,9 @@ impl TransformerConfig {
     /// Width of the feed-forward half.
     pub fn hidden(&self) -> usize {
         self.hidden.unwrap_or(match self.activation.gated() {
-            false => 4 * self.dim,
-            true => (8 * self.dim / 3).next_multiple_of(16),
+            // No configuration that was not checked yet may overflow here.
+            false => self.dim.saturating_mul(4),
+            true => (self.dim.saturating_mul(8) / 3).checked_next_multiple_of(16).unwrap_or(usize::MAX),
         })
     }
 
@@ -371,26 +352,6 @@ impl TransformerConfig {
         }
     }
 
-    /// The angles per position of the pairs of a head, with base `theta`.
-    pub fn frequencies(&self, theta: f64) -> Vec<f64> {
-        let d = self.head_dim();
-        let plain = |i: usize| theta.powf(-2.0 * i as f64 / d as f64);
-        let stretched = |f: f64| {
-            let Some(s) = self.rope_scaling else { return f };
-            let wavelength = 2.0 * std::f64::consts::PI / f;
-            let turns = s.original_max_position_embeddings / wavelength;
-            if turns < s.low_freq_factor {
-                f / s.factor
-            } else if turns > s.high_freq_factor {
-                f
-            } else {
-                let smooth = (turns - s.low_freq_factor) / (s.high_freq_factor - s.low_freq_factor);
-                (1.0 - smooth) * f / s.factor + smooth * f
-            }
-        };
-        (0..d / 2).map(|i| if self.rotary { stretched(plain(i)) } else { 0.0 }).collect()
-    }
-
     /// Key and value heads.
     pub fn kv_heads(&self) -> usize {
         self.kv_heads.unwrap_or(self.heads)
@@ -436,97 +397,5 @@ impl TransformerConfig {
             + transform
             + head
             + self.end_parameters(vocab, length)
-    }
-
-    fn validate_encoder(&self, key: &str) -> Result<()> {
-        let at = format!("{key}.encoder_layers = {}", self.encoder_layers);
-        let needs = |other: &str, wants: &str| Err(Error::usage(format!("`{at}` needs `{key}.{other}` = {wants}")));
-        if self.encoder_layers >= self.layers {
-            return Err(Error::usage(format!("`{at}` leaves none of `{key}.layers = {}`", self.layers))
-                .hint("the layers behind the encoder's iterate over noise"));
-        }
-        if !matches!(self.visibility, Visibility::Blocks(_) | Visibility::Order) {
-            return needs("visibility", "{ blocks = N } or \"order\"");
-        }
-        if self.time != TimeInput::None {
-            return needs("time", "\"none\"");
-        }
-        match self.checkpoint {
-            true => needs("checkpoint", "false"),
-            false => Ok(()),
-        }
-    }
-
-    /// Checks ranges and contradictions; `key` is the dotted place of this table in the recipe.
-    pub fn validate(&self, key: &str) -> Result<()> {
-        for (name, value, max) in [
-            ("dim", self.dim, 1 << 16),
-            ("layers", self.layers, 1024),
-            ("heads", self.heads, 1024),
-            ("hidden", self.hidden(), 1 << 20),
-        ] {
-            if value == 0 || value > max {
-                return Err(Error::usage(format!("`{key}.{name}` must be between 1 and {max}, but it is {value}")));
-            }
-        }
-        if self.head_dim.is_some_and(|d| d == 0 || !d.is_multiple_of(2) || d > 1 << 16) {
-            return Err(Error::usage(format!(
-                "`{key}.head_dim` must be even and at most 65536, but it is {}",
-                self.head_dim()
-            )));
-        }
-        if self.head_dim.is_none()
-            && (!self.dim.is_multiple_of(self.heads) || !(self.dim / self.heads).is_multiple_of(2))
-        {
-            return Err(Error::usage(format!(
-                "`{key}.heads` ({}) must divide `{key}.dim` ({}) into an even head width",
-                self.heads, self.dim
-            ))
-            .hint(format!("`{key}.heads = {}`", self.dim / (self.dim / self.heads).next_multiple_of(2).max(2))));
-        }
-        if self.kv_heads() == 0 || !self.heads.is_multiple_of(self.kv_heads()) {
-            return Err(Error::usage(format!(
-                "`{key}.kv_heads` ({}) must divide `{key}.heads` ({})",
-                self.kv_heads(),
-                self.heads
-            )));
-        }
-        // 64 GiB of f32 weights: what is meant as a size is below it, and what is above it would end in an abort.
-        if self.parameters(0, 0) > 1 << 34 {
-            return Err(Error::usage(format!(
-                "`{key}.dim` ({}) and `{key}.layers` ({}) make a network of {} parameters",
-                self.dim,
-                self.layers,
-                self.parameters(0, 0)
-            )));
-        }
-        if self.encoder_layers > 0 {
-            self.validate_encoder(key)?;
-        }
-        self.validate_ends(key)?;
-        if self.shift && self.visibility != Visibility::Causal {
-            return Err(Error::usage(format!("`{key}.shift = true` needs `{key}.visibility = \"causal\"`"))
-                .hint("a network that sees every position needs no shift; set `shift = false`"));
-        }
-        let positive = |v: f64| v.is_finite() && v > 0.0;
-        let scaled = |s: RopeScaling| {
-            let ends = positive(s.low_freq_factor) && positive(s.original_max_position_embeddings);
-            ends && positive(s.factor) && s.high_freq_factor > s.low_freq_factor
-        };
-        if !self.rope_scaling.is_none_or(scaled) {
-            return Err(Error::usage(format!(
-                "`{key}.rope_scaling` needs positive factors, the high one above the low one"
-            )));
-        }
-        if !self.local.is_none_or(|l| l.every > 0 && positive(l.rope_theta)) || !positive(self.norm_eps) {
-            return Err(Error::usage(format!("`{key}.local` and `{key}.norm_eps` need positive numbers")));
-        }
-        if self.visibility == Visibility::Blocks(0) {
-            return Err(Error::usage(format!("`{key}.visibility` needs blocks of at least 1 position")));
-        }
-        if !(self.rope_theta.is_finite() && self.rope_theta > 1.0) {
-            return Err(Error::usage(format!("`{key}.rope_theta` must be above 1, but it is {}", self.rope_theta)));
-        }
-        Ok(())
     }
 }

@@ -20,7 +20,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{RowLoss, T_MIN, Target, elbo_within, evaluate};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, whole_within};
 use crate::model::Denoise;
 use crate::process::order::OrderConfig;
 use crate::process::{Order, Schedule};
@@ -74,22 +74,21 @@ impl Clip {
     pub fn validate(&self, key: &str, (place, order): (&str, &OrderConfig), schedule: Schedule) -> Result<()> {
         if !matches!(order, OrderConfig::Blocks(_)) {
             return Err(Error::usage(format!("`{key}` needs `{place} = {{ blocks = N }}`"))
-                .hint("clipped noise is for models over blocks; leave it out"));
+                .hint("clipped noise is for models over blocks; leave `clip` out"));
         }
         if schedule != Schedule::LogLinear {
             return Err(Error::usage(format!("`{key}` needs the schedule \"log_linear\""))
-                .hint("its range is one of times that are shares of masked tokens"));
+                .cause("its range is one of times that are shares of masked tokens")
+                .hint("write `schedule = \"log_linear\"`, or leave `clip` out"));
         }
         match self {
             Clip::Range(NoiseRange { low, high }) if !(*low >= T_MIN && low <= high && *high <= 1.0) => Err(
                 Error::usage(format!("`{key}.range` must have {T_MIN} <= low <= high <= 1, but it is {low} to {high}"))
-                    .hint("for example { low = 0.3, high = 0.8 }"),
+                    .hint(format!("for example `{key}.range = {{ low = 0.3, high = 0.8 }}`")),
             ),
-            Clip::Search(Search { every, batches }) if *every == 0 || *batches == 0 || *batches > 1024 => {
-                Err(Error::usage(format!(
-                    "`{key}.search` must have `every` of at least 1 and `batches` between 1 and 1024, but they are {every} \
-                     and {batches}"
-                )))
+            Clip::Search(Search { every, batches }) => {
+                whole_within(&format!("{key}.search.every"), *every, 1..=1_000_000_000)?;
+                whole_within(&format!("{key}.search.batches"), *batches, 1..=1024)
             }
             _ => Ok(()),
         }

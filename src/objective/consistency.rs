@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::uniform::{self, EDGE, Level};
 use super::{Divergence, RowLoss, Target};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, within};
 use crate::model::{Denoise, Noised, Transformer};
 use crate::process::{Corruption, Schedule, corruption};
 use crate::rng::{StepRng, Stream};
@@ -61,21 +61,18 @@ fn one() -> f64 {
 impl ConsistencyConfig {
     /// Checks ranges; `key` is the dotted place of this table in the recipe.
     pub fn validate(&self, key: &str) -> Result<()> {
-        let range = |name: &str, value: f64, low: f64, high: f64| match value >= low && value <= high {
-            true => Ok(()),
-            false => Err(Error::usage(format!("`{key}.{name}` must be between {low} and {high}, but it is {value}"))),
-        };
-        range("reach", self.reach, 1e-6, 1.0)?;
-        range("max_step", self.max_step, 0.0, 1e6)?;
-        range("likelihood", self.likelihood, 0.0, 1e6)?;
+        within(&format!("{key}.reach"), self.reach, 1e-6..=1.0)?;
+        within(&format!("{key}.max_step"), self.max_step, 0.0..=1e6)?;
+        within(&format!("{key}.likelihood"), self.likelihood, 0.0..=1e6)?;
         if self.corruption == Corruption::GaussianArgmax {
             return Err(Error::usage(format!("`{key}.corruption = \"gaussian_argmax\"` has no bridge of its own"))
-                .hint("write \"uniform\": the tokens are the same, and times are free here"));
+                .cause("the tokens of \"uniform\" are the same, and times are free here")
+                .hint(format!("`{key}.corruption = \"uniform\"`")));
         }
         if self.max_step == 0.0 && self.likelihood == 0.0 {
             return Err(Error::usage(format!("`{key}.max_step` and `{key}.likelihood` are both 0"))
                 .cause("a network that always says the same is consistent")
-                .hint("leave one of them at its default"));
+                .hint(format!("`{key}.likelihood = 1.0`, or leave one of them at its default")));
         }
         Ok(())
     }

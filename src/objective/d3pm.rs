@@ -15,7 +15,7 @@ use rand::Rng;
 use serde::{Deserialize, Serialize};
 
 use super::{RowLoss, Target};
-use crate::error::{Error, Result};
+use crate::error::{Result, whole_within, within};
 use crate::kernels::PosteriorRows;
 use crate::model::Noised;
 use crate::model::draw::inverse_cdf;
@@ -46,14 +46,10 @@ fn default_auxiliary() -> f64 {
 impl D3pmConfig {
     /// Checks ranges; `key` is the dotted place of this table in the recipe.
     pub fn validate(&self, key: &str) -> Result<()> {
-        let range = |name: &str, value: f64, low: f64, high: f64| match value >= low && value <= high {
-            true => Ok(()),
-            false => Err(Error::usage(format!("`{key}.{name}` must be between {low} and {high}, but it is {value}"))),
-        };
-        range("levels", self.levels as f64, 1.0, 1e6)?;
-        range("auxiliary", self.auxiliary, 0.0, 1e6)?;
+        whole_within(&format!("{key}.levels"), self.levels, 1..=1_000_000)?;
+        within(&format!("{key}.auxiliary"), self.auxiliary, 0.0..=1e6)?;
         match &self.matrix {
-            Matrix::Neighbours { k, .. } => range("matrix.neighbours.k", *k as f64, 1.0, 1e6),
+            Matrix::Neighbours { k, .. } => whole_within(&format!("{key}.matrix.neighbours.k"), *k, 1..=1_000_000),
             _ => Ok(()),
         }
     }

@@ -18,7 +18,7 @@ use rand::Rng;
 use serde::{Deserialize, Serialize};
 
 use super::latent::{column, finish, mixed, normals};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, whole_within, within};
 use crate::kernels::{composed, index_tensor};
 use crate::model::config::TimeInput;
 use crate::model::transformer::ends::Given;
@@ -73,23 +73,16 @@ pub struct ClassifierConfig {
 impl EmbeddingConfig {
     /// Checks ranges; `key` names it in errors.
     pub fn validate(&self, key: &str, length: usize) -> Result<()> {
-        if self.levels < 2 || self.levels > 1 << 16 {
-            return Err(Error::usage(format!(
-                "`{key}.levels` must be between 2 and {}, but it is {}",
-                1 << 16,
-                self.levels
-            )));
-        }
+        whole_within(&format!("{key}.levels"), self.levels, 2..=1 << 16)?;
         for (name, value) in [("self_conditioning", self.self_conditioning), ("given_share", self.given_share)] {
-            if !(0.0..=1.0).contains(&value) {
-                return Err(Error::usage(format!("`{key}.{name}` must be between 0 and 1, but it is {value}")));
-            }
+            within(&format!("{key}.{name}"), value, 0.0..=1.0)?;
         }
         if self.given >= length {
             return Err(Error::usage(format!(
                 "`{key}.given` must be below the length {length}, but it is {}",
                 self.given
-            )));
+            ))
+            .hint(format!("`{key}.given = 0` gives nothing")));
         }
         self.sampler.validate(&format!("{key}.sampler"))
     }

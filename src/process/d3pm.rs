@@ -69,6 +69,33 @@ pub struct Matrices {
 }
 
 impl Matrices {
+    /// Checks that the matrices of `levels` levels over V tokens can be held.
+    ///
+    /// Errors (usage) on more numbers than fit.
+    pub fn fits(matrix: &Matrix, vocab: usize, levels: usize) -> Result<()> {
+        let states = vocab + usize::from(*matrix == Matrix::Absorbing);
+        let one = states.saturating_mul(states).saturating_mul(2);
+        if levels == 0 || vocab < 2 || one.saturating_mul(levels) > MOST {
+            return Err(Error::usage(format!("{levels} transition matrices over {states} tokens"))
+                .cause(format!("at most {MOST} numbers are kept, and at least one level over two tokens"))
+                .hint(match MOST / one.max(1) {
+                    0 => "take a smaller vocabulary, or `objective.elbo`, which needs no matrices".to_string(),
+                    most => format!("take at most {most} `levels`, or `objective.elbo`, which needs no matrices"),
+                }));
+        }
+        if let Matrix::Neighbours { k, .. } = matrix {
+            if vocab > MOST_NEAR {
+                return Err(Error::usage(format!("nearest neighbours among {vocab} tokens"))
+                    .hint(format!("they are for at most {MOST_NEAR}: take another matrix, or a smaller vocabulary")));
+            }
+            if *k >= vocab {
+                return Err(Error::usage(format!("{k} nearest neighbours of a token among {vocab} tokens"))
+                    .hint(format!("`k` of at most {}", vocab - 1)));
+            }
+        }
+        Ok(())
+    }
+
     /// The matrices of `levels` levels over V tokens; `neighbours` [V][k] is there for that kind.
     ///
     /// Errors (usage) on more numbers than fit, and on neighbours that do not connect all tokens.
@@ -79,16 +106,8 @@ impl Matrices {
         schedule: Schedule,
         neighbours: Option<&Neighbours>,
     ) -> Result<Self> {
+        Self::fits(matrix, vocab, levels)?;
         let states = vocab + usize::from(*matrix == Matrix::Absorbing);
-        if levels == 0 || vocab < 2 || states.saturating_mul(states).saturating_mul(2 * levels) > MOST {
-            return Err(Error::usage(format!("{levels} transition matrices over {states} tokens"))
-                .cause(format!("at most {MOST} numbers are kept, and at least one level over two tokens"))
-                .hint("take fewer `levels`, a smaller vocabulary, or `objective.elbo`, which needs no matrices"));
-        }
-        if matches!(matrix, Matrix::Neighbours { .. }) && vocab > MOST_NEAR {
-            return Err(Error::usage(format!("nearest neighbours among {vocab} tokens"))
-                .hint(format!("they are for at most {MOST_NEAR}: take another matrix, or a smaller vocabulary")));
-        }
         let alpha = |t: usize| schedule.alpha(t as f64 / levels as f64);
         let lost = |t: usize| if alpha(t - 1) > 0.0 { 1.0 - alpha(t) / alpha(t - 1) } else { 1.0 };
         let all = 1..=levels;

@@ -18,6 +18,14 @@ pub enum Schedule {
 }
 
 impl Schedule {
+    /// Its name in recipes.
+    pub fn name(self) -> &'static str {
+        match self {
+            Schedule::LogLinear => "log_linear",
+            Schedule::Cosine => "cosine",
+        }
+    }
+
     /// Survival probability at time t in [0, 1]: alpha(0) = 1, alpha(1) = 0.
     pub fn alpha(self, t: f64) -> f64 {
         match self {

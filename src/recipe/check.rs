@@ -1,64 +1,48 @@
 //! The checks of a recipe: every component's own, and the rules between two of them.
 
+use std::str::FromStr;
+
 use super::{ModelConfig, Network, Recipe};
 use crate::data::DataConfig;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, whole_within};
 use crate::model::TransformerConfig;
 use crate::model::config::{TimeInput, Visibility};
 use crate::model::family::Vocabulary;
 use crate::objective::distill::{Orders, Refresh};
 use crate::objective::{Objective, SdttConfig};
 use crate::process::order::OrderConfig;
-use crate::sample::DecodeConfig;
 use crate::train::TrainConfig;
 
+/// Two keys that contradict each other; where what is wanted is a value, the hint sets it.
 pub(super) fn contradiction(key: &str, has: &str, other: &str, wants: &str) -> Error {
-    Error::usage(format!("`{key} = {has}` needs `{other} = {wants}`"))
+    let error = Error::usage(format!("`{key} = {has}` needs `{other} = {wants}`"));
+    let first = wants.split(" or ").next().unwrap_or(wants);
+    match toml::Table::from_str(&format!("x = {first}")).is_ok() {
+        true => error.hint(format!("`{other} = {first}`")),
+        false => error,
+    }
 }
 
 impl Recipe {
     /// Checks every component and the rules between them.
     pub fn check(&self) -> Result<()> {
-        if self.name.is_empty() || !self.name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_') {
-            return Err(Error::usage(format!(
-                "`name` must be letters, digits, `-` and `_`, but it is `{}`",
-                self.name
-            )));
-        }
-        if self.model.is_empty() {
-            return Err(Error::usage("a recipe needs at least one model").hint("add a table `[model.NAME]`"));
-        }
+        self.check_names()?;
         match &self.data {
             DataConfig::Story(s) => s.validate()?,
             DataConfig::Pictures(p) => p.validate()?,
             DataConfig::Pairs(p) => p.validate()?,
-            DataConfig::Text(t) => {
-                if t.length < 2 || t.length > 1 << 20 {
-                    return Err(Error::usage(format!(
-                        "`data.text.length` must be between 2 and {}, but it is {}",
-                        1 << 20,
-                        t.length
-                    )));
-                }
-            }
+            DataConfig::Text(t) => t.validate()?,
         }
         self.eval.validate()?;
         self.check_seeds()?;
         for (name, model) in &self.model {
-            if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_') {
-                return Err(Error::usage(format!(
-                    "a model's name must be letters, digits, `-` and `_`, but one is `{name}`"
-                )));
-            }
             self.check_model(name, model)?;
         }
         self.training_order()?;
         self.check_judge()?;
         self.check_control()?;
-        for name in &self.export.models {
-            self.model(name).map_err(|e| Error { message: format!("`export.models`: {}", e.message), ..e })?;
-        }
-        Ok(())
+        self.check_gate()?;
+        self.check_exported()
     }
 
     /// Checks that the seeds differ, and that every compared model follows them.
@@ -68,11 +52,14 @@ impl Recipe {
             return Ok(());
         }
         if let [one] = seeds[..] {
-            return Err(Error::usage(format!("`seeds = [{one}]` is one seed")).hint(format!("write `seed = {one}`")));
+            return Err(Error::usage(format!("`seeds = [{one}]` is one seed"))
+                .cause("the spread between seeds needs two")
+                .hint(format!("`seeds = [{one}, {}]`, or `seed` in place of `seeds`", if one == 1 { 2 } else { 1 })));
         }
         if let Some(twice) = seeds.iter().enumerate().find(|(i, s)| seeds[..*i].contains(s)) {
             return Err(Error::usage(format!("`seeds` lists {} twice", twice.1))
-                .hint("the same seed again is the same study again"));
+                .cause("the same seed again is the same study again")
+                .hint(format!("`seeds = {:?}`", distinct(seeds))));
         }
         for (name, model) in &self.model {
             let judge = self.eval.judge.as_deref() == Some(name);
@@ -108,7 +95,8 @@ impl Recipe {
         if let Some(hash) = &model.sha256
             && (hash.len() != 64 || !hash.chars().all(|c| c.is_ascii_hexdigit() && !c.is_ascii_uppercase()))
         {
-            return Err(Error::usage(format!("`{}` must be 64 lower-case hexadecimal digits", key("sha256"))));
+            return Err(Error::usage(format!("`{}` must be 64 lower-case hexadecimal digits", key("sha256")))
+                .hint("`sha256sum FILE` prints them; leave the key out to take any weights"));
         }
         self.check_vocabulary(name, model)?;
         self.check_derived(name, model)?;
@@ -116,7 +104,9 @@ impl Recipe {
             let at = key(&format!("objective.{}.teacher", model.objective.key()));
             self.model(teacher).map_err(|e| Error { message: format!("`{at}`: {}", e.message), ..e })?;
             if teacher == name {
-                return Err(Error::usage(format!("`{at}` names the model itself")));
+                return Err(
+                    Error::usage(format!("`{at}` names the model itself")).hint("name the model that it learns from")
+                );
             }
         }
         if let Objective::Sdtt(c) = &model.objective {
@@ -148,8 +138,15 @@ impl Recipe {
         match (retokenizes, matches!(model.objective, Objective::ArNll {})) {
             (true, false) => Err(Error::usage(format!("`{at} = {value}` is for `eval.judge` alone"))
                 .hint("a model that is trained or sampled needs \"shared_tokens\" or \"truncate_padding\"")),
-            (false, true) => Err(Error::usage(format!("`{at} = {value}` is not for a judge"))
-                .hint("\"retokenize\" gives it the text of the samples")),
+            (false, true) if self.eval.judge.as_deref() == Some(name) && model.train.steps == 0 => {
+                Err(Error::usage(format!("`{at} = {value}` is not for a judge"))
+                    .hint("\"retokenize\" gives it the text of the samples"))
+            }
+            (false, true) => Err(Error::usage(format!(
+                "`{at} = {value}`: a causal model has no other ids than its own"
+            ))
+            .cause("it goes with masked models; rows of padding behind a causal model's tokens are never drawn anyway")
+            .hint(format!("leave `{at}` out, and give the data the tokenizer of the checkpoint"))),
             _ => Ok(()),
         }
     }
@@ -158,6 +155,8 @@ impl Recipe {
     pub fn check_network(&self, name: &str, network: &TransformerConfig) -> Result<()> {
         let model = self.model(name)?;
         let key = |k: &str| format!("model.{name}.{k}");
+        let place = self.network_place(name);
+        let net = |k: &str| format!("{place}.{k}");
         let (order, visibility) = (&model.order, network.visibility);
         if !matches!(model.objective, Objective::Embedding(_)) {
             self.check_decode(name, model, network)?;
@@ -176,7 +175,7 @@ impl Recipe {
         if let Some((_, which)) = has.iter().find(|(wrong, _)| *wrong) {
             return Err(Error::usage(format!(
                 "`{}` is not for `{}`",
-                key(&format!("network.{which}")),
+                net(which),
                 key(&format!("objective.{}", model.objective.key()))
             ))
             .hint(match *which {
@@ -190,16 +189,11 @@ impl Recipe {
                     return Err(contradiction(&key("objective"), "\"ar_nll\"", &key("order"), "\"left_to_right\""));
                 }
                 if visibility != Visibility::Causal {
-                    return Err(contradiction(
-                        &key("order"),
-                        "\"left_to_right\"",
-                        &key("network.visibility"),
-                        "\"causal\"",
-                    ));
+                    return Err(contradiction(&key("order"), "\"left_to_right\"", &net("visibility"), "\"causal\""));
                 }
                 if !network.shift && !network.shift_output {
-                    return Err(contradiction(&key("objective"), "\"ar_nll\"", &key("network.shift"), "true")
-                        .hint("without it position l reads the token it is asked for"));
+                    return Err(contradiction(&key("objective"), "\"ar_nll\"", &net("shift"), "true")
+                        .cause("without it position l reads the token it is asked for"));
                 }
             }
             Objective::Elbo { corruption, schedule, clip } => {
@@ -225,13 +219,8 @@ impl Recipe {
             Objective::Embedding(_) | Objective::Classifier(_) => self.check_embedding(name, model, network)?,
             Objective::ScoreEntropy { .. } => {
                 if network.time != TimeInput::Sigma {
-                    return Err(contradiction(
-                        &key("objective"),
-                        "\"score_entropy\"",
-                        &key("network.time"),
-                        "\"sigma\"",
-                    )
-                    .hint("scores depend on the noise"));
+                    return Err(contradiction(&key("objective"), "\"score_entropy\"", &net("time"), "\"sigma\"")
+                        .cause("scores depend on the noise"));
                 }
                 self.check_diffusion(name, model, network)?;
             }
@@ -248,7 +237,8 @@ impl Recipe {
                 "`{}` needs a diffusion teacher, but `model.{}.objective` is \"ar_nll\"",
                 at("teacher"),
                 c.teacher
-            )));
+            ))
+            .hint("name a model that is trained by `objective.elbo`"));
         }
         if !teacher.objective.corruption().absorbs() {
             return Err(Error::usage(format!(
@@ -263,7 +253,8 @@ impl Recipe {
                 "`{}` and `model.{}.objective` have different noise schedules",
                 at("schedule"),
                 c.teacher
-            )));
+            ))
+            .hint(format!("`{} = \"{}\"`", at("schedule"), self.schedule(teacher).name())));
         }
         // One length stands for any: a whole sequence is one block at each.
         let long = 1 << 20;
@@ -284,21 +275,17 @@ impl Recipe {
                 .hint("a student starts from its teacher's weights: leave its `network` out"));
         }
         let k = c.steps_per_step;
+        whole_within(&at("steps_per_step"), k, 1..=64)?;
+        whole_within(&at("rounds"), c.rounds, 1..=32)?;
+        whole_within(&at("teacher_steps"), c.teacher_steps, 1..=1 << 20)?;
         // One teacher step is its own prediction of what the student reads.
         if k == 1 && c.rounds > 1 {
             return Err(contradiction(&at("steps_per_step"), "1", &at("rounds"), "1")
-                .hint("one step of the teacher does not grow from round to round"));
-        }
-        if !(1..=64).contains(&k) || !(1..=32).contains(&c.rounds) {
-            return Err(Error::usage(format!(
-                "`{}` must be between 1 and 64 and `{}` between 1 and 32, but they are {k} and {}",
-                at("steps_per_step"),
-                at("rounds"),
-                c.rounds
-            )));
+                .cause("one step of the teacher does not grow from round to round"));
         }
         if (k as f64).powi(c.rounds as i32) > c.teacher_steps as f64 {
-            return Err(Error::usage(format!(
+            let most = (1..c.rounds).take_while(|r| (k as f64).powi(*r as i32) <= c.teacher_steps as f64).last();
+            let error = Error::usage(format!(
                 "`{} = {}` with `{} = {k}` leave less than one step of `{} = {}`",
                 at("rounds"),
                 c.rounds,
@@ -306,38 +293,46 @@ impl Recipe {
                 at("teacher_steps"),
                 c.teacher_steps
             ))
-            .hint(format!("steps_per_step ^ rounds must not exceed {}", c.teacher_steps)));
+            .cause(format!("steps_per_step ^ rounds must not exceed {}", c.teacher_steps));
+            return Err(match most {
+                Some(rounds) => error.hint(format!("`{} = {rounds}`, or more teacher steps", at("rounds"))),
+                None => error.hint(format!("`{} = 1` and `{} = {k}`", at("rounds"), at("teacher_steps"))),
+            });
         }
-        if c.rounds > model.train.steps {
-            return Err(Error::usage(format!(
-                "`{} = {}` are more than `{} = {}`",
-                at("rounds"),
-                c.rounds,
-                key("train.steps"),
-                model.train.steps
-            )));
-        }
+        self.check_rounds(name, &at("rounds"), c.rounds)?;
         if c.refresh == Refresh::Ema && model.train.ema.is_none() {
-            return Err(contradiction(&at("refresh"), "\"ema\"", &key("train.ema"), "a decay such as 0.999"));
+            return Err(contradiction(&at("refresh"), "\"ema\"", &key("train.ema"), "0.999 or another decay"));
         }
         Ok(())
+    }
+
+    /// Checks that each round of a distillation has a step of training.
+    pub(super) fn check_rounds(&self, name: &str, at: &str, rounds: usize) -> Result<()> {
+        let steps = self.model(name)?.train.steps;
+        match rounds > steps {
+            true => Err(Error::usage(format!("`{at} = {rounds}` are more than `model.{name}.train.steps = {steps}`"))
+                .cause("each round is trained for some of the steps")
+                .hint(format!("`model.{name}.train.steps = {rounds}` at least"))),
+            false => Ok(()),
+        }
     }
 
     /// Checks that a diffusion model's order and its network see the same blocks.
     fn check_diffusion(&self, name: &str, model: &ModelConfig, network: &TransformerConfig) -> Result<()> {
         let key = |k: &str| format!("model.{name}.{k}");
         let (objective, shown) = (format!("\"{}\"", model.objective.name()), model.order.shown());
-        let sees = |wants: &str| contradiction(&key("order"), &shown, &key("network.visibility"), wants);
+        let net = self.network_place(name);
+        let sees = |wants: &str| contradiction(&key("order"), &shown, &format!("{net}.visibility"), wants);
         self.check_noise(name, model, network)?;
         if matches!(model.objective, Objective::ScoreEntropy { .. }) && model.order != OrderConfig::Parallel {
             return Err(contradiction(&key("objective"), &objective, &key("order"), "\"parallel\""));
         }
         model.order.validate(&key("order"))?;
         if network.encoder_layers > 0 && model.order.noisy() {
-            let at = format!("{} = {}", key("network.encoder_layers"), network.encoder_layers);
+            let at = format!("{net}.encoder_layers = {}", network.encoder_layers);
             return Err(Error::usage(format!("`{at}` is for finished text before a block"))
                 .cause("under this order noise sees blocks that are not finished")
-                .hint("use { blocks = N }"));
+                .hint(format!("`{net}.encoder_layers = 0`, or an order in `{{ blocks = N }}`")));
         }
         self.check_segments(name, &model.order)?;
         if network.visibility == Visibility::Order {
@@ -350,17 +345,17 @@ impl Recipe {
             }
             (OrderConfig::Parallel, Visibility::Blocks(size)) => {
                 let wants = format!("{{ blocks = {size} }}");
-                Err(contradiction(&key("network.visibility"), &wants, &key("order"), &wants))
+                Err(contradiction(&format!("{net}.visibility"), &wants, &key("order"), &wants))
             }
             (OrderConfig::Parallel, Visibility::Full) => Ok(()),
             (OrderConfig::Parallel, _) => Err(sees("\"full\"")),
             (OrderConfig::Pipelined { .. } | OrderConfig::ArDiffusion { .. }, Visibility::Full) => Ok(()),
             (OrderConfig::ArDiffusion { .. }, Visibility::Blocks(1)) => Ok(()),
-            (OrderConfig::ArDiffusion { .. }, _) => Err(sees("{ blocks = 1 }, \"order\" or \"full\"")),
+            (OrderConfig::ArDiffusion { .. }, _) => Err(sees("\"full\" or { blocks = 1 } or \"order\"")),
             (OrderConfig::Blocks(size) | OrderConfig::Pipelined { block: size, .. }, visibility) => {
                 if visibility != Visibility::Blocks(*size) {
                     return Err(sees(&format!("{{ blocks = {size} }}"))
-                        .hint("blocks are of one size, at least 1, in the order and in the network"));
+                        .cause("blocks are of one size in the order and in the network"));
                 }
                 Ok(())
             }
@@ -384,7 +379,7 @@ impl Recipe {
                     shape.text,
                     shape.cells()
                 ))
-                .hint(format!("write `order = {wants}`")))
+                .hint(format!("`model.{name}.order = {wants}`")))
             }
             _ => Ok(()),
         }
@@ -396,21 +391,16 @@ impl Recipe {
             let key = format!("model.{name}.decode[{i}]");
             decode.validate(&key)?;
             if let Some(why) = decode.misfit(network.visibility, network.encoder_layers > 0) {
-                let other = format!("model.{name}.network.visibility");
-                return Err(contradiction(&key, &decode.name(), &other, "\"order\"").hint(why));
+                let other = format!("{}.visibility", self.network_place(name));
+                let error = contradiction(&key, &decode.name(), &other, "\"order\"").cause(why);
+                let out = format!("take this way out of `model.{name}.decode`");
+                return Err(error.hint(match model.objective {
+                    Objective::ArNll {} => out,
+                    _ => format!("{out}, or train with `{other} = \"order\"`"),
+                }));
             }
         }
-        Self::check_different(name, model)
-    }
-
-    /// Checks that no way of sampling a model stands twice in its list.
-    pub(super) fn check_different(name: &str, model: &ModelConfig) -> Result<()> {
-        let mut names: Vec<String> = model.decode.iter().map(DecodeConfig::name).collect();
-        names.sort();
-        match names.windows(2).find(|pair| pair[0] == pair[1]) {
-            Some(pair) => Err(Error::usage(format!("`model.{name}.decode` has `{}` twice", pair[0]))),
-            None => Ok(()),
-        }
+        Ok(())
     }
 
     /// Checks that what `eval.control` asks for is in the data, and that its judge reads it.
@@ -448,14 +438,16 @@ impl Recipe {
             DataConfig::Text(_) | DataConfig::Pairs(_) => None,
         };
         if let Some(exact) = exact {
-            return Err(Error::usage(format!("`eval.judge` is for `data.text`; {exact}")).hint("remove `eval.judge`"));
+            return Err(Error::usage(format!("`eval.judge` is for `data.text` and `data.pairs`; {exact}"))
+                .hint("remove `eval.judge`"));
         }
         let model = self.model(judge).map_err(|e| Error { message: format!("`eval.judge`: {}", e.message), ..e })?;
         if !matches!(model.objective, Objective::ArNll {}) {
             return Err(Error::usage(format!(
                 "`eval.judge` needs an autoregressive model, but `model.{judge}.objective` is \"{}\"",
                 model.objective.name()
-            )));
+            ))
+            .hint("train a second autoregressive model with its own seed and name it there"));
         }
         // A public judge has seen none of this study.
         for (name, other) in self.model.iter().filter(|_| model.from.is_none()) {
@@ -464,9 +456,26 @@ impl Recipe {
                     "`model.{judge}.seed` and `model.{name}.seed` are both {}",
                     self.seed(other)
                 ))
-                .hint("a judge must not be one of the compared models: give it another seed"));
+                .cause("a judge must not be one of the compared models")
+                .hint(format!("another seed: `model.{judge}.seed = {}`", self.free_seed())));
             }
         }
         Ok(())
     }
+
+    /// A seed that no model has.
+    fn free_seed(&self) -> u64 {
+        let taken: Vec<u64> = self.model.values().map(|m| self.seed(m)).chain(self.seeds.iter().copied()).collect();
+        (1..).find(|seed| !taken.contains(seed)).unwrap_or(1)
+    }
+}
+
+fn distinct(seeds: &[u64]) -> Vec<u64> {
+    let mut kept: Vec<u64> = Vec::new();
+    for seed in seeds {
+        if !kept.contains(seed) {
+            kept.push(*seed);
+        }
+    }
+    kept
 }

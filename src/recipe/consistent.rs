@@ -2,7 +2,7 @@
 
 use super::check::contradiction;
 use super::{ModelConfig, Recipe};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, whole_within, within};
 use crate::model::TransformerConfig;
 use crate::model::config::{TimeInput, VectorsConfig, Visibility};
 use crate::objective::distill::Refresh;
@@ -22,7 +22,8 @@ impl Recipe {
             match (decode, uniform) {
                 (DecodeConfig::GreedyTail(_), false) => {
                     return Err(Error::usage(format!("`{key}` has a greedy tail, which is for uniform noise"))
-                        .hint("use `{ order = \"parallel\" }`: under masks the last step only reveals what is left"));
+                        .cause("under masks the last step only reveals what is left")
+                        .hint(format!("`model.{name}.decode = [{{ order = \"parallel\" }}]`")));
                 }
                 (
                     DecodeConfig::Order(order) | DecodeConfig::GreedyTail(order) | DecodeConfig::Mbr { order, .. },
@@ -35,7 +36,8 @@ impl Recipe {
                         &format!("model.{name}.objective"),
                         "one of absorbing noise",
                     )
-                    .hint("uniform noise is sampled at all positions at once: `{ order = \"parallel\" }`"));
+                    .cause("uniform noise is sampled at all positions at once")
+                    .hint(format!("`model.{name}.decode = [{{ order = \"parallel\" }}]`")));
                 }
                 (_, false) => {}
             }
@@ -49,9 +51,9 @@ impl Recipe {
                         &key("objective"),
                         "\"consistency\"",
                         &key("train.ema"),
-                        "a decay such as 0.999",
+                        "0.999 or another decay",
                     )
-                    .hint("what a network is compared with is the average of its own weights")),
+                    .cause("what a network is compared with is the average of its own weights")),
                 }
             }
             Objective::Dcd(c) => self.check_dcd(name, model, c),
@@ -63,7 +65,8 @@ impl Recipe {
                         "`eval.flexibility.steps = {}` are more than `{at}.levels = {}`",
                         flexibility.steps, c.levels
                     ))
-                    .hint("a chain takes at most one step a level"));
+                    .cause("a chain takes at most one step a level")
+                    .hint(format!("`eval.flexibility.steps = {}`", c.levels)));
                 }
                 let Matrix::Neighbours { model: other, .. } = &c.matrix else { return Ok(()) };
                 let at = format!("{at}.matrix.neighbours.model");
@@ -109,22 +112,15 @@ impl Recipe {
                 "`{}` and `model.{}.objective` have different noise schedules",
                 at("schedule"),
                 c.teacher
-            )));
+            ))
+            .hint(format!("`{} = \"{}\"`", at("schedule"), self.schedule(teacher).name())));
         }
         if self.network(name)? != self.network(&c.teacher)? {
             return Err(Error::usage(format!("`{}` differs from `model.{}.network`", key("network"), c.teacher))
                 .hint("a student starts from its teacher's weights: leave its `network` out"));
         }
-        if !(1..=1 << 20).contains(&c.levels) || !(1..=32).contains(&c.rounds) {
-            return Err(Error::usage(format!(
-                "`{}` must be between 1 and {} and `{}` between 1 and 32, but they are {} and {}",
-                at("levels"),
-                1 << 20,
-                at("rounds"),
-                c.levels,
-                c.rounds
-            )));
-        }
+        whole_within(&at("levels"), c.levels, 1..=1 << 20)?;
+        whole_within(&at("rounds"), c.rounds, 1..=32)?;
         if c.dt(c.rounds - 1) > 1.0 {
             return Err(Error::usage(format!(
                 "`{} = {}` end in a step longer than all `{} = {}`",
@@ -133,21 +129,11 @@ impl Recipe {
                 at("levels"),
                 c.levels
             ))
-            .hint("lower `rounds`, or raise `levels`"));
+            .hint(format!("`{} = 1`, or more levels", at("rounds"))));
         }
-        if c.rounds > model.train.steps {
-            return Err(Error::usage(format!(
-                "`{} = {}` are more than `{} = {}`",
-                at("rounds"),
-                c.rounds,
-                key("train.steps"),
-                model.train.steps
-            )));
-        }
+        self.check_rounds(name, &at("rounds"), c.rounds)?;
         for (k, gamma) in [("gamma_min", c.gamma_min), ("gamma_max", c.gamma_max)] {
-            if gamma.is_some_and(|g| !(-40.0..=40.0).contains(&g)) {
-                return Err(Error::usage(format!("`{}` must be between -40 and 40", at(k))));
-            }
+            gamma.map_or(Ok(()), |gamma| within(&at(k), gamma, -40.0..=40.0))?;
         }
         if let (Some(low), Some(high)) = (c.gamma_min, c.gamma_max)
             && low >= high
@@ -156,10 +142,11 @@ impl Recipe {
                 "`{} = {low}` is not below `{} = {high}`",
                 at("gamma_min"),
                 at("gamma_max")
-            )));
+            ))
+            .hint("leave both out to take them from the noise schedule"));
         }
         if c.refresh == Refresh::Ema && model.train.ema.is_none() {
-            return Err(contradiction(&at("refresh"), "\"ema\"", &key("train.ema"), "a decay such as 0.999"));
+            return Err(contradiction(&at("refresh"), "\"ema\"", &key("train.ema"), "0.999 or another decay"));
         }
         Ok(())
     }
@@ -181,13 +168,14 @@ impl Recipe {
         if model.order != OrderConfig::Parallel {
             return Err(contradiction(&at, &has, &key("order"), "\"parallel\""));
         }
+        let net = self.network_place(name);
         if network.visibility != Visibility::Full {
-            return Err(contradiction(&at, &has, &key("network.visibility"), "\"full\""));
+            return Err(contradiction(&at, &has, &format!("{net}.visibility"), "\"full\""));
         }
         let told = matches!(network.time, TimeInput::Sequence | TimeInput::Position | TimeInput::Sigma);
         if !corruption.absorbs() && !told {
-            return Err(contradiction(&at, &has, &key("network.time"), "\"sequence\" or \"sigma\"")
-                .hint("without masks nothing else says how much is noise"));
+            return Err(contradiction(&at, &has, &format!("{net}.time"), "\"sequence\" or \"sigma\"")
+                .cause("without masks nothing else says how much is noise"));
         }
         Ok(())
     }

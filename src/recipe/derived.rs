@@ -47,10 +47,13 @@ impl Recipe {
         if let Some(lora) = &model.lora {
             lora.validate(&key("lora"))?;
             if model.train.steps == 0 {
-                return Err(Error::usage(format!("`{}` needs `{}` above 0", key("lora"), key("train.steps"))));
+                return Err(Error::usage(format!("`{}` needs `{}` above 0", key("lora"), key("train.steps"))).hint(
+                    format!("`{} = 1000`, for instance; a model taken as it is has no adapters", key("train.steps")),
+                ));
             }
             if matches!(model.objective, Objective::ArNll {}) {
-                return Err(Error::usage(format!("`{}` is for diffusion models so far", key("lora"))));
+                return Err(Error::usage(format!("`{}` is for diffusion models so far", key("lora")))
+                    .hint("leave the table out: the whole network is trained"));
             }
         }
         // The types come from the checkpoint at the end of the line of teachers; unknown names are told elsewhere.
@@ -62,11 +65,15 @@ impl Recipe {
                 dtype.weights.name()
             ))
             .cause("the digits of an optimiser step are lost in a half-width type")
-            .hint(format!("add a table `[{}]`, or set `dtype.weights = \"f32\"`", key("lora"))));
+            .hint(format!(
+                "`{}.dtype.weights = \"f32\"`, or adapters: `[{}]`",
+                self.root_place(name),
+                key("lora")
+            )));
         }
         if dtype.compute == Compute::F16 && model.train.steps > 0 && derived {
             return Err(Error::usage(format!("`{}` computes in f16, whose range gradients leave", key("train")))
-                .hint("train in bf16: `dtype.compute = \"bf16\"`"));
+                .hint(format!("train in bf16: `{}.dtype.compute = \"bf16\"`", self.root_place(name))));
         }
         Ok(())
     }

@@ -14,7 +14,18 @@ impl Recipe {
     pub(super) fn check_embedding(&self, name: &str, model: &ModelConfig, network: &TransformerConfig) -> Result<()> {
         let key = |k: &str| format!("model.{name}.{k}");
         let needs = |other: &str, wants: &str| {
-            Error::usage(format!("`{}.{}` needs `{}`{wants}", key("objective"), model.objective.name(), key(other)))
+            let error = Error::usage(format!(
+                "`{}.{}` needs `{}`{wants}",
+                key("objective"),
+                model.objective.name(),
+                key(other)
+            ));
+            match wants.strip_prefix(" = ").filter(|wants| wants.starts_with('"')) {
+                Some(value) => {
+                    error.hint(format!("`{} = {}`", key(other), value.split(" and ").next().unwrap_or(value)))
+                }
+                None => error,
+            }
         };
         if model.from.is_some() || model.lora.is_some() || model.keep_layers.is_some() {
             return Err(Error::usage(format!("`{}` stands beside `from`, `lora` or `keep_layers`", key("objective")))
@@ -37,7 +48,8 @@ impl Recipe {
                 key("network.vectors.count"),
                 vectors.count
             ))
-            .hint("each token has a vector"));
+            .cause("each token has a vector")
+            .hint(format!("`{} = {length}`", key("network.vectors.count"))));
         }
         match &model.objective {
             Objective::Embedding(c) => self.check_levels(name, model, c, (network, vectors)),
@@ -46,24 +58,27 @@ impl Recipe {
                 let of = self.model(&c.model).map_err(|e| Error { message: format!("`{at}`: {}", e.message), ..e })?;
                 let Objective::Embedding(theirs) = &of.objective else {
                     return Err(Error::usage(format!(
-                        "`{at}` names `{}`, which is no diffusion of embeddings",
+                        "`{at}` names `{}`, which is not a diffusion of embeddings",
                         c.model
-                    )));
+                    ))
+                    .hint("name a model whose objective is `embedding`"));
                 };
                 if theirs.given == 0 {
                     return Err(Error::usage(format!("`{at}` needs `model.{}.objective.embedding.given`", c.model))
-                        .hint("the tokens at the start of a sequence that the classifier predicts"));
+                        .cause("the tokens at the start of a sequence are what the classifier predicts")
+                        .hint(format!("`model.{}.objective.embedding.given = 1` or more", c.model)));
                 }
                 let width = match self.network(&c.model)? {
                     Network::Given(network) => network.vectors.as_ref().map(|v| v.width),
                     Network::From(_) => None,
                 };
-                if width != Some(vectors.width) {
+                if let Some(width) = width.filter(|width| *width != vectors.width) {
                     return Err(Error::usage(format!(
                         "`{}` and `model.{}.network.vectors.width` differ",
                         key("network.vectors.width"),
                         c.model
-                    )));
+                    ))
+                    .hint(format!("`{} = {width}`", key("network.vectors.width"))));
                 }
                 match model.order == OrderConfig::Parallel && model.decode.is_empty() {
                     true => Ok(()),
@@ -92,7 +107,8 @@ impl Recipe {
                         key("order"),
                         model.order.shown(),
                         key("network.time")
-                    )));
+                    ))
+                    .hint(format!("`{} = \"position\"`", key("network.time"))));
                 }
                 if *levels != config.levels {
                     return Err(Error::usage(format!(
@@ -100,7 +116,8 @@ impl Recipe {
                         key("order"),
                         key("objective.embedding.levels"),
                         config.levels
-                    )));
+                    ))
+                    .hint(format!("`{} = {levels}`", key("objective.embedding.levels"))));
                 }
             }
             other => {
@@ -116,7 +133,7 @@ impl Recipe {
             }
             decode.validate(&at)?;
         }
-        Self::check_different(name, model)
+        Ok(())
     }
 
     /// Checks that diffusions of embeddings are given the whole condition of `data.pairs`, and nothing else.
@@ -133,7 +150,7 @@ impl Recipe {
                     c.given,
                     pairs.width()
                 ))
-                .hint(format!("write `given = {}`", pairs.width())));
+                .hint(format!("`model.{name}.objective.embedding.given = {}`", pairs.width())));
             }
         }
         Ok(())
@@ -152,7 +169,7 @@ impl Recipe {
                     guided.order.shown()
                 ))
                 .cause("its positions have noise of different levels, and a classifier is trained on one of all")
-                .hint("guide a model with `order = \"parallel\"`"));
+                .hint(format!("`model.{name}.order = \"parallel\"`, or no guidance for it")));
             }
             guidance.validate(&key)?;
             let classifier = self.model(&guidance.classifier).map_err(|e| at(e, &format!("{key}.classifier")))?;
@@ -160,10 +177,10 @@ impl Recipe {
                 Objective::Classifier(c) if c.model == *name => {}
                 _ => {
                     return Err(Error::usage(format!(
-                        "`{key}.classifier` names `{}`, which is no classifier of `{name}`",
+                        "`{key}.classifier` names `{}`, which is not a classifier of `{name}`",
                         guidance.classifier
                     ))
-                    .hint(format!("a model with `objective.classifier = {{ model = \"{name}\" }}`")));
+                    .hint(format!("name a model that has `classifier = {{ model = \"{name}\" }}` as its objective")));
                 }
             }
         }

@@ -1,7 +1,7 @@
 //! Checks of autoencoders and of models of their latents.
 
 use super::{ModelConfig, Network, Recipe};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, within};
 use crate::model::TransformerConfig;
 use crate::model::config::{TimeInput, Visibility};
 use crate::objective::distill::Refresh;
@@ -13,7 +13,9 @@ impl Recipe {
     /// teacher and of reading latents among them. Half an autoencoder reads, half of it writes.
     pub fn train_cost(&self, name: &str, length: usize) -> Result<(u64, u64)> {
         let model = self.model(name)?;
-        let sequences = (model.train.steps * model.train.batch * model.train.accumulate) as f64;
+        let [steps, batch, parts] =
+            [model.train.steps, model.train.batch, model.train.accumulate].map(|count| count as f64);
+        let sequences = steps * batch * parts;
         let network = match self.network(name)? {
             Network::Given(network) => Some(network),
             Network::From(_) => None,
@@ -60,23 +62,12 @@ impl Recipe {
                     return Err(needs("objective.autoencoder", "network.bottleneck", "")
                         .hint("`network.bottleneck = { latents = M, width = d, decoder_layers = n }`"));
                 }
-                if !(c.noise.is_finite() && (0.0..=10.0).contains(&c.noise)) {
-                    return Err(Error::usage(format!(
-                        "`{}` must be between 0 and 10, but it is {}",
-                        key("objective.autoencoder.noise"),
-                        c.noise
-                    )));
-                }
-                if !(0.0..1.0).contains(&c.token_dropout) {
-                    return Err(Error::usage(format!(
-                        "`{}` must be between 0 and 1, but it is {}",
-                        key("objective.autoencoder.token_dropout"),
-                        c.token_dropout
-                    )));
-                }
+                within(&key("objective.autoencoder.noise"), c.noise, 0.0..=10.0)?;
+                within(&key("objective.autoencoder.token_dropout"), c.token_dropout, 0.0..=0.999)?;
                 match model.order == OrderConfig::Parallel {
                     true => Ok(()),
-                    false => Err(needs("objective.autoencoder", "order", " = \"parallel\"")),
+                    false => Err(needs("objective.autoencoder", "order", " = \"parallel\"")
+                        .hint(format!("`{} = \"parallel\"`", key("order")))),
                 }
             }
             Objective::Latent(c) => {
@@ -104,24 +95,28 @@ impl Recipe {
                         c.codec,
                         theirs.latents,
                         theirs.width
+                    ))
+                    .hint(format!(
+                        "`{}.count = {}` and `{}.width = {}`",
+                        key("network.vectors"),
+                        theirs.latents,
+                        key("network.vectors"),
+                        theirs.width
                     )));
                 }
                 for (k, v) in
                     [("self_conditioning", c.self_conditioning), ("drop_condition", c.drop_condition), ("eta", c.eta)]
                 {
-                    if !(0.0..=1.0).contains(&v) {
-                        return Err(Error::usage(format!(
-                            "`{}` must be between 0 and 1, but it is {v}",
-                            key(&format!("objective.latent.{k}"))
-                        )));
-                    }
+                    within(&key(&format!("objective.latent.{k}")), v, 0.0..=1.0)?;
                 }
-                if c.guidance != 1.0 && (vectors.condition == 0 || !c.guidance.is_finite()) {
+                within(&key("objective.latent.guidance"), c.guidance, -1e3..=1e3)?;
+                if c.guidance != 1.0 && vectors.condition == 0 {
                     return Err(needs(
                         "objective.latent.guidance",
                         "network.vectors.condition",
                         " of at least 1 token",
-                    ));
+                    )
+                    .hint(format!("`{} = 1.0` guides by nothing", key("objective.latent.guidance"))));
                 }
                 if vectors.codebook {
                     return Err(Error::usage(format!(
@@ -136,6 +131,11 @@ impl Recipe {
                         key("network.vectors.condition"),
                         vectors.condition,
                         self.length().unwrap_or(0)
+                    ))
+                    .hint(format!(
+                        "`{} = {}` at most",
+                        key("network.vectors.condition"),
+                        self.length().unwrap_or(0)
                     )));
                 }
                 self.check_latent_order(name, model, network)
@@ -146,7 +146,8 @@ impl Recipe {
                         "`{}` names `{}`, which is no diffusion of latents",
                         key("objective.latent_distill.teacher"),
                         c.teacher
-                    )));
+                    ))
+                    .hint("name a model whose objective is `latent`"));
                 };
                 let theirs = &self.model(&c.teacher)?.objective;
                 let halves = |o: &Objective| matches!(o, Objective::LatentDistill(c) if matches!(c.method, Method::Progressive(_)));
@@ -171,10 +172,12 @@ impl Recipe {
                 let two = network.vectors.as_ref().is_some_and(|v| v.two_times);
                 if c.two_times() && !two {
                     return Err(Error::usage(format!(
-                        "`{}` needs `network.vectors.two_times = true` in the network of `model.{}`",
+                        "`{}` needs `{}.vectors.two_times = true`",
                         key("objective.latent_distill.method"),
-                        c.teacher
-                    )));
+                        self.network_place(name)
+                    ))
+                    .cause("the student is told where a step ends, in its teacher's network")
+                    .hint(format!("`{}.vectors.two_times = true`", self.network_place(name))));
                 }
                 let average = match &c.method {
                     Method::Progressive(p) => p.refresh == Refresh::Ema,
@@ -182,20 +185,17 @@ impl Recipe {
                     _ => false,
                 };
                 if average && model.train.ema.is_none() {
-                    return Err(needs("objective.latent_distill.method", "train.ema", " = a decay such as 0.999"));
+                    return Err(needs("objective.latent_distill.method", "train.ema", "")
+                        .hint(format!("`{} = 0.999`", key("train.ema"))));
                 }
                 if model.order != OrderConfig::Parallel {
                     return Err(needs("objective.latent_distill", "order", " = \"parallel\"")
-                        .hint("few-step students take all latents at once"));
+                        .cause("few-step students take all latents at once")
+                        .hint(format!("`{} = \"parallel\"`", key("order"))));
                 }
-                if let Method::Progressive(p) = &c.method
-                    && p.rounds > model.train.steps
-                {
-                    return Err(Error::usage(format!(
-                        "`{}` has more rounds than `{}`",
-                        key("objective.latent_distill.method.progressive"),
-                        key("train.steps")
-                    )));
+                if let Method::Progressive(p) = &c.method {
+                    let at = key("objective.latent_distill.method.progressive.rounds");
+                    self.check_rounds(name, &at, p.rounds)?;
                 }
                 self.check_latent_order(name, model, network)
             }
@@ -207,26 +207,27 @@ impl Recipe {
     fn check_latent_order(&self, name: &str, model: &ModelConfig, network: &TransformerConfig) -> Result<()> {
         let key = |k: &str| format!("model.{name}.{k}");
         model.order.validate(&key("order"))?;
+        let net = self.network_place(name);
         let needs = |other: &str, wants: &str| {
             Err(Error::usage(format!(
-                "`{} = {}` over latents needs `{} = {wants}`",
+                "`{} = {}` over latents needs `{net}.{other} = {wants}`",
                 key("order"),
-                model.order.shown(),
-                key(other)
-            )))
+                model.order.shown()
+            ))
+            .hint(format!("`{net}.{other} = {wants}`")))
         };
         match &model.order {
             OrderConfig::Parallel if network.visibility == Visibility::Full => Ok(()),
-            OrderConfig::Parallel => needs("network.visibility", "\"full\""),
-            _ if network.time != TimeInput::Position => needs("network.time", "\"position\""),
+            OrderConfig::Parallel => needs("visibility", "\"full\""),
+            _ if network.time != TimeInput::Position => needs("time", "\"position\""),
             OrderConfig::Blocks(b) if network.visibility == Visibility::Blocks(*b) => Ok(()),
-            OrderConfig::Blocks(b) => needs("network.visibility", &format!("{{ blocks = {b} }}")),
+            OrderConfig::Blocks(b) => needs("visibility", &format!("{{ blocks = {b} }}")),
             OrderConfig::ArDiffusion { .. } | OrderConfig::Pipelined { .. }
                 if network.visibility == Visibility::Full =>
             {
                 Ok(())
             }
-            OrderConfig::ArDiffusion { .. } | OrderConfig::Pipelined { .. } => needs("network.visibility", "\"full\""),
+            OrderConfig::ArDiffusion { .. } | OrderConfig::Pipelined { .. } => needs("visibility", "\"full\""),
             _ => Err(Error::usage(format!("`{} = {}` is not for latents", key("order"), model.order.shown()))
                 .hint("use \"parallel\", { blocks = N }, { pipelined = ... } or { ar_diffusion = ... }")),
         }

@@ -8,8 +8,11 @@ mod check;
 mod consistent;
 mod derived;
 mod embedding;
+mod fits;
 mod latent;
+mod names;
 pub mod parse;
+mod settings;
 
 use std::path::{Path, PathBuf};
 
@@ -17,9 +20,10 @@ use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
 use crate::data::DataConfig;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, typed};
 use crate::eval::EvalConfig;
 use crate::eval::results::Role;
+use crate::fs::read_limited;
 use crate::gate::GateConfig;
 use crate::model::TransformerConfig;
 use crate::model::config::Compute;
@@ -33,6 +37,7 @@ use crate::sample::latent::Walk;
 use crate::sample::{DecodeConfig, LatentProcess};
 use crate::train::TrainConfig;
 use crate::weights::Storage;
+pub use names::{ORACLE, slug};
 
 /// One study.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -152,7 +157,29 @@ pub struct Loaded {
     pub text: String,
     /// What relative paths in the recipe are looked up from.
     pub base: PathBuf,
+    /// The file or built-in recipe that it was read from, as it was given.
+    pub place: String,
+    /// What the user wrote, so that errors found later name its place too.
+    pub written: Written,
 }
+
+/// A recipe as the user wrote it: a text, what it is called, and what was set on the command line.
+#[derive(Debug, Clone, Default)]
+pub struct Written {
+    pub text: String,
+    pub place: String,
+    pub sets: Vec<String>,
+}
+
+impl Written {
+    /// The same error with the place of the key that it names, where it names one of this recipe's.
+    pub fn located(&self, error: Error) -> Error {
+        parse::located(error, &self.text, &self.place, &self.sets)
+    }
+}
+
+/// File of a run directory that names what relative paths in its recipe are looked up from.
+pub const BASE: &str = "base";
 
 impl Loaded {
     /// The study of one of its `seeds` alone: its training seed, a sampling seed of its own (the same for all its models),
@@ -165,37 +192,65 @@ impl Loaded {
             sets.push("eval.speed_repeats=0".into());
         }
         let parsed = parse::parse::<Recipe>(&self.text, "the recipe", &sets)?;
-        Ok(Loaded { recipe: parsed.value, text: parsed.resolved, base: self.base.clone() })
+        Ok(Loaded { recipe: parsed.value, text: parsed.resolved, ..self.clone() })
+    }
+
+    /// The command that does this study in the run directory `dir`.
+    pub fn command(&self, dir: &Path) -> String {
+        let set = self.written.sets.iter().map(|s| format!(" --set {}", typed(s)));
+        format!(
+            "fewstep run {}{} --out {}",
+            typed(&self.place),
+            set.collect::<String>(),
+            typed(&dir.display().to_string())
+        )
     }
 }
+
+/// Bytes of the longest recipe that is read.
+const MAX_FILE: u64 = 64 << 20;
 
 /// Reads the recipe file `place`, or the built-in recipe of that name, applies `--set`, and checks it.
 pub fn load(place: &str, sets: &[String]) -> Result<Loaded> {
     let path = Path::new(place);
-    let (text, shown, base) = if path.is_file() || place.ends_with(".toml") {
-        let text = std::fs::read_to_string(path).map_err(|e| match e.kind() {
-            std::io::ErrorKind::NotFound => missing(place),
-            std::io::ErrorKind::InvalidData => Error::usage(format!("{place} is not UTF-8 text")),
-            _ => Error::io("read", path, &e),
-        })?;
-        let base = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_path_buf();
-        (text, place.to_string(), base)
+    // What is there and is neither a file nor a directory is refused as what it is.
+    let (text, shown, base) = if path.exists() && !path.is_dir() || place.ends_with(".toml") {
+        if !path.exists() {
+            return Err(missing(place));
+        }
+        let text = String::from_utf8(read_limited(path, MAX_FILE)?)
+            .map_err(|_| Error::usage(format!("{place} is not UTF-8 text")))?;
+        let dir = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        (text, place.to_string(), stored_base(path, dir).unwrap_or_else(|| dir.to_path_buf()))
     } else {
         let Some(text) = builtin::find(place) else { return Err(missing(place)) };
         (text.to_string(), format!("built-in recipe {place}"), PathBuf::from("."))
     };
-    read(&text, &shown, base, sets)
+    let mut loaded = read(Written { text, place: shown, sets: sets.to_vec() }, base)?;
+    loaded.place = place.to_string();
+    Ok(loaded)
 }
 
-/// The recipe in `text`, called `shown` in messages, with `sets` applied, checked; paths in it start at `base`. No file is
-/// looked at.
-pub fn read(text: &str, shown: &str, base: PathBuf, sets: &[String]) -> Result<Loaded> {
-    let parsed = parse::parse::<Recipe>(text, shown, sets)?;
-    parsed.value.check()?;
-    let loaded = Loaded { recipe: parsed.value, text: parsed.resolved, base };
+/// The recipe that was `written`, checked; relative paths in it are looked up from `base`.
+///
+/// Errors: Usage, with the place of the key at fault.
+pub fn read(written: Written, base: PathBuf) -> Result<Loaded> {
+    let parsed = parse::parse::<Recipe>(&written.text, &written.place, &written.sets)?;
+    parsed.value.check().map_err(|e| written.located(e))?;
+    let place = written.place.clone();
+    let loaded = Loaded { recipe: parsed.value, text: parsed.resolved, base, place, written };
     // What a rule says of seeds must be so under each of them.
-    loaded.recipe.seeds.iter().try_for_each(|seed| loaded.at_seed(*seed)?.recipe.check())?;
+    let under = |seed: &u64| loaded.at_seed(*seed)?.recipe.check();
+    loaded.recipe.seeds.iter().try_for_each(under).map_err(|e| loaded.written.located(e))?;
     Ok(loaded)
+}
+
+/// What the paths in the recipe of a run directory are looked up from: where they were when it ran.
+fn stored_base(path: &Path, dir: &Path) -> Option<PathBuf> {
+    let ours = path.file_name().is_some_and(|name| name == "recipe.toml");
+    let text = crate::fs::read_text(&dir.join(BASE), 1 << 16).ok().filter(|_| ours)?;
+    let base = PathBuf::from(text.trim_end_matches('\n'));
+    base.is_absolute().then_some(base)
 }
 
 fn missing(place: &str) -> Error {
@@ -258,7 +313,8 @@ impl Recipe {
                 _ => return Ok(None),
             }
         }
-        Err(Error::usage(format!("the teachers of `model.{name}` form a circle")))
+        Err(Error::usage(format!("the teachers of `model.{name}` form a circle"))
+            .hint("one of them must learn from data: give it an objective without a teacher"))
     }
 
     /// The network of a model: its own, or its teacher's.
@@ -276,7 +332,28 @@ impl Recipe {
                 }
             }
         }
-        Err(Error::usage(format!("the teachers of `model.{name}` form a circle")))
+        Err(Error::usage(format!("the teachers of `model.{name}` form a circle"))
+            .hint("one of them must learn from data: give it an objective without a teacher"))
+    }
+
+    /// Where the network of a model is written: in its own table, or in that of the teacher whose network it has.
+    pub(crate) fn network_place(&self, name: &str) -> String {
+        format!("{}.network", self.root_place(name))
+    }
+
+    /// The table of the model at the end of a model's line of teachers whose network it has.
+    pub(crate) fn root_place(&self, name: &str) -> String {
+        let mut at = name;
+        for _ in 0..self.model.len() {
+            match self.model.get(at) {
+                Some(model) if model.network.is_none() && model.from.is_none() => match Self::teacher(model) {
+                    Some(teacher) => at = teacher,
+                    None => break,
+                },
+                _ => break,
+            }
+        }
+        format!("model.{at}")
     }
 
     /// A model and its teachers, up to the one whose network is described: given in the recipe, or in a checkpoint.
@@ -386,27 +463,12 @@ impl Recipe {
                 Some((name, _)) => done.push(name),
                 None => {
                     let stuck = self.model.keys().find(|n| !done.contains(&n.as_str())).map_or("", |n| n.as_str());
-                    return Err(Error::usage(format!("the teachers of `model.{stuck}` form a circle")));
+                    return Err(Error::usage(format!("the teachers of `model.{stuck}` form a circle"))
+                        .hint("one of them must learn from data: give it an objective without a teacher"));
                 }
             }
         }
         Ok(done)
-    }
-
-    /// Every setting that decides the numbers of a model, one per line: what a checkpoint must agree with.
-    pub fn fingerprint(&self, name: &str) -> Result<String> {
-        let model = self.model(name)?;
-        let mut decisive = model.clone();
-        decisive.decode.clear();
-        decisive.seed = Some(self.seed(model));
-        // How often to log and save, and how much to keep, changes no number.
-        (decisive.train.log_every, decisive.train.save_every, decisive.train.keep) = (1, 0, 2);
-        let mut text = format!("{}{}", toml_text(&self.data), toml_text(&decisive));
-        for parent in Self::parents(model) {
-            let what = if matches!(model.objective, Objective::Latent(_)) { "codec" } else { "teacher" };
-            text.push_str(&self.fingerprint(parent)?.lines().map(|l| format!("{what}: {l}\n")).collect::<String>());
-        }
-        Ok(text)
     }
 
     /// How the vocabulary of the checkpoint that a model comes from, itself or through its teachers, fits the data's.
@@ -419,13 +481,5 @@ impl Recipe {
             }
         }
         Ok(model.vocabulary)
-    }
-}
-
-/// TOML text of a configuration part.
-fn toml_text(part: &impl Serialize) -> String {
-    match toml::to_string(part) {
-        Ok(text) => text,
-        Err(e) => panic!("a configuration that was read can be written: {e}"),
     }
 }

@@ -6,6 +6,8 @@
 
 mod compare;
 mod explain;
+mod locate;
+mod shape;
 mod survey;
 #[cfg(test)]
 mod tests;
@@ -13,6 +15,7 @@ mod tests;
 use std::borrow::Cow;
 use std::ops::Range;
 
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use toml::Spanned;
 use toml::de::{DeArray, DeTable, DeValue};
@@ -20,7 +23,8 @@ use toml::map::Entry;
 
 use crate::error::{Error, Result};
 
-pub use compare::{allowed_changes, diff, flatten};
+pub use compare::{changed, diff, flatten, lines};
+pub use locate::located;
 
 /// A value and the TOML text that gives exactly it.
 #[derive(Debug, Clone)]
@@ -33,7 +37,7 @@ pub struct Parsed<T> {
 /// Reads `text`, written at `place` (a file name), as a `T`, after applying `sets` (`key.path=value` each, in order).
 ///
 /// Errors: Usage (exit 2) with `place:line:column` or the `--set` at fault; all unknown keys are listed at once.
-pub fn parse<T: DeserializeOwned>(text: &str, place: &str, sets: &[String]) -> Result<Parsed<T>> {
+pub fn parse<T: DeserializeOwned + Serialize>(text: &str, place: &str, sets: &[String]) -> Result<Parsed<T>> {
     let source = Source::new(text, place, sets);
     let mut root = explain::document(&source)?;
     for index in 0..sets.len() {
@@ -42,6 +46,7 @@ pub fn parse<T: DeserializeOwned>(text: &str, place: &str, sets: &[String]) -> R
     let value = survey::deserialize(&root, &source)?;
     // Also without overrides: a number that fits the type but not TOML must not fail later, when recipes are compared.
     let table = compare::to_table(&root).map_err(|range| explain::out_of_range(&root, &source, &range))?;
+    shape::check(&root, &value, &source)?;
     if sets.is_empty() {
         return Ok(Parsed { value, resolved: text.to_string() });
     }
@@ -52,6 +57,11 @@ pub fn parse<T: DeserializeOwned>(text: &str, place: &str, sets: &[String]) -> R
     let body = toml::to_string(&table).map_err(|e| Error::usage(format!("cannot write {place} as TOML: {e}")))?;
     resolved.push_str(&body);
     Ok(Parsed { value, resolved })
+}
+
+/// Segments as one dotted key, quoted where TOML asks for it.
+pub fn dotted_key(path: &[&str]) -> String {
+    compare::join(path)
 }
 
 /// What the user wrote, and where: the file first, then every `--set`, in one range of byte offsets.

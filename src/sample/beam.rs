@@ -21,28 +21,28 @@ pub struct Hypothesis {
 
 /// How to search.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Search {
+pub struct Search<'a> {
     /// Hypotheses kept in each step, and returned.
     pub width: usize,
     pub length_penalty: f64,
-    /// The token that ends a hypothesis.
-    pub end: Option<u32>,
+    /// The tokens that end a hypothesis.
+    pub ends: &'a [u32],
     /// Stop as soon as `width` hypotheses are finished.
     pub early_stopping: bool,
 }
 
-impl Search {
-    /// A search without an end token.
+impl Search<'_> {
+    /// A search without end tokens.
     pub fn new(width: usize, length_penalty: f64) -> Self {
-        Search { width, length_penalty, end: None, early_stopping: false }
+        Search { width, length_penalty, ends: &[], early_stopping: false }
     }
 }
 
 /// The best continuations of `prompt` found by keeping `width` hypotheses a step, best first.
 ///
-/// Hypotheses that have drawn the end token stop there and are filled up with it. Errors without a causal network.
+/// Hypotheses that have drawn an end token stop there and are filled up with it. Errors without a causal network.
 pub fn search(model: &dyn Denoise, process: &Process, prompt: &[u32], spec: &Search) -> Result<Vec<Hypothesis>> {
-    let Search { width, length_penalty, end, early_stopping } = *spec;
+    let Search { width, length_penalty, ends, early_stopping } = *spec;
     if !process.cached || model.over_blocks() {
         return Err(Error::usage("beam search needs an autoregressive model")
             .hint("choose the recipe's autoregressive model with `--model NAME`"));
@@ -79,13 +79,13 @@ pub fn search(model: &dyn Denoise, process: &Process, prompt: &[u32], spec: &Sea
         let (n, last) = (p + 1 - prompt.len(), p + 1 == l);
         let mut kept = Vec::new();
         for (rank, (score, i, token)) in options.into_iter().enumerate() {
-            let ends = last || Some(token) == end;
-            if (ends && rank >= width) || (!ends && kept.len() == width) {
+            let done = last || ends.contains(&token);
+            if (done && rank >= width) || (!done && kept.len() == width) {
                 continue;
             }
             let mut tokens = rows[i].clone();
             tokens.push(token);
-            if ends {
+            if done {
                 tokens.resize(l, token);
                 finished.push(Hypothesis { tokens, log_prob: score, score: score / norm(n) });
             } else {

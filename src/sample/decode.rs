@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Process;
-use crate::error::{Error, Result};
+use crate::error::{self, Result, whole_within};
 use crate::model::config::Visibility;
 use crate::process::Layout;
 use crate::process::ddpm::Sampler;
@@ -167,27 +167,27 @@ impl DecodeConfig {
 
     /// Checks ranges; `key` names it in errors.
     pub fn validate(&self, key: &str) -> Result<()> {
-        let within = |name: &str, value: f64, low: f64, high: f64| match (low..=high).contains(&value) {
-            true => Ok(()),
-            false => Err(Error::usage(format!("`{key}.{name}` must be between {low} and {high}, but it is {value}"))),
+        let whole = |name: &str, value: usize, low: usize, high: usize| {
+            whole_within(&format!("{key}.{name}"), value, low..=high)
         };
+        let within = |name: &str, value: f64, high: f64| error::within(&format!("{key}.{name}"), value, 0.0..=high);
         match self {
             DecodeConfig::Order(order) | DecodeConfig::GreedyTail(order) => order.validate(key),
             DecodeConfig::Gaussian(sampler) => sampler.validate(&format!("{key}.gaussian")),
             DecodeConfig::Mbr { order, candidates } => {
-                within("mbr.candidates", *candidates as f64, 2.0, 1024.0)?;
+                whole("mbr.candidates", *candidates, 2, 1024)?;
                 order.validate(key)
             }
             DecodeConfig::Pipelined(p) => {
-                within("pipelined.block", p.block as f64, 1.0, 1e6)?;
-                within("pipelined.window", p.window as f64, 1.0, 1e6)?;
-                within("pipelined.add", p.add, 0.0, 1.0)?;
-                within("pipelined.activate", p.activate, 0.0, 1.0)?;
-                within("pipelined.commit", p.commit, 0.0, 1.0)
+                whole("pipelined.block", p.block, 1, 1_000_000)?;
+                whole("pipelined.window", p.window, 1, 1_000_000)?;
+                within("pipelined.add", p.add, 1.0)?;
+                within("pipelined.activate", p.activate, 1.0)?;
+                within("pipelined.commit", p.commit, 1.0)
             }
             DecodeConfig::Switch(s) => {
-                within("switch.block", s.block as f64, 1.0, 1e6)?;
-                within("switch.tolerance", s.tolerance, 0.0, 1e6)
+                whole("switch.block", s.block, 1, 1_000_000)?;
+                within("switch.tolerance", s.tolerance, 1e6)
             }
         }
     }

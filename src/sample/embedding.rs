@@ -24,7 +24,7 @@ use rand_distr::StandardNormal;
 use serde::{Deserialize, Serialize};
 
 use super::{SampleSpec, Samples};
-use crate::error::{Error, Result};
+use crate::error::{Result, whole_within, within};
 use crate::model::config::TimeInput;
 use crate::model::draw;
 use crate::model::transformer::ends::Given;
@@ -66,16 +66,9 @@ fn hundredth() -> f64 {
 impl GuidanceConfig {
     /// Checks ranges; `key` names it in errors.
     pub fn validate(&self, key: &str) -> Result<()> {
-        if self.updates == 0 || self.updates > 1000 {
-            return Err(Error::usage(format!(
-                "`{key}.updates` must be between 1 and 1000, but it is {}",
-                self.updates
-            )));
-        }
+        whole_within(&format!("{key}.updates"), self.updates, 1..=1000)?;
         for (name, value) in [("lr", self.lr), ("fluency", self.fluency)] {
-            if !(value.is_finite() && value >= 0.0) {
-                return Err(Error::usage(format!("`{key}.{name}` must be at least 0, but it is {value}")));
-            }
+            within(&format!("{key}.{name}"), value, 0.0..=1e9)?;
         }
         Ok(())
     }
@@ -152,7 +145,8 @@ pub fn sample_each(of: &Embedding, spec: &SampleSpec, pinned: &[Vec<Option<u32>>
     for (part, rows) in pinned.chunks(batch).enumerate() {
         let (from, size) = (part * batch, rows.len());
         let rng = StepRng::new(spec.seed);
-        let mut noise: Vec<ChaCha8Rng> = (from..from + size).map(|i| rng.at(i as u64, Stream::Noise)).collect();
+        let mut noise: Vec<ChaCha8Rng> =
+            (from..from + size).map(|i| rng.at((spec.first + i) as u64, Stream::Noise)).collect();
         let steering = of.steering.map(|s| Steering { conditions: &s.conditions[from..from + size], ..s });
         let own = Embedding { steering, ..*of };
         out.tokens.extend(texts(&own, spec.filter.temperature, &walk, rows, &mut noise)?);

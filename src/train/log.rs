@@ -1,20 +1,37 @@
 //! The training log: one JSON line a step in metrics.jsonl, one line of text every `log_every` steps, a bar on a terminal.
 
 use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use indicatif::{ProgressBar, ProgressStyle};
+use serde::{Deserialize, Serialize};
 use serde_json::json;
+use sha2::{Digest, Sha256};
 
 use super::{TrainConfig, TrainState};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, typed};
 use crate::{fs, term};
+
+/// The file of the log in a model's directory.
+pub const FILE: &str = "metrics.jsonl";
+/// Bytes of a log, at most: some hundred million steps.
+const MAX_BYTES: u64 = 64 << 30;
+
+/// How much of a log was written when a checkpoint was saved, and its hash: what was logged before is bound to it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mark {
+    pub bytes: u64,
+    pub sha256: String,
+}
 
 /// The open log of one training.
 pub struct Log {
     path: PathBuf,
     file: File,
+    bytes: u64,
+    hash: Sha256,
     bar: Option<ProgressBar>,
     name: String,
     /// Loss sum, steps, tokens and seconds since the last line of text.
@@ -25,20 +42,31 @@ pub struct Log {
 }
 
 impl Log {
-    /// Opens metrics.jsonl in `dir` for a run that stands at `step`: lines of later steps, left by a run that was killed
-    /// after its last save, are dropped, so that the file of a resumed run is the uninterrupted one's.
-    pub fn open(dir: &Path, name: &str, config: &TrainConfig, step: usize) -> Result<Log> {
-        let path = dir.join("metrics.jsonl");
-        let io = |doing: &'static str| {
-            let path = path.clone();
-            move |e: std::io::Error| Error::io(doing, &path, &e)
+    /// Opens metrics.jsonl in `dir` for a run that stands at `step`, whose checkpoint says how the log was then: what follows,
+    /// left by a run that was killed after its last save, is dropped, so that the file of a resumed run is the
+    /// uninterrupted one's.
+    ///
+    /// Errors (input) where the part that is kept is not as it was.
+    pub fn open(dir: &Path, name: &str, config: &TrainConfig, step: usize, mark: Option<&Mark>) -> Result<Log> {
+        let path = dir.join(FILE);
+        let kept = match path.exists() {
+            true => {
+                let all = fs::read_limited(&path, MAX_BYTES)?;
+                let kept = kept(&path, &all, step, mark)?;
+                if kept.len() < all.len() {
+                    fs::write_atomic(&path, kept)?;
+                }
+                kept.to_vec()
+            }
+            false => {
+                if step > 0 {
+                    term::warn(&format!("{} is gone: the log begins at step {}", path.display(), step + 1));
+                }
+                Vec::new()
+            }
         };
-        if path.exists() {
-            let file = BufReader::new(File::open(&path).map_err(io("read"))?);
-            let kept = kept(file, step).map_err(io("read"))?;
-            fs::write_atomic(&path, &kept)?;
-        }
-        let file = OpenOptions::new().create(true).append(true).open(&path).map_err(io("open"))?;
+        let file = OpenOptions::new().create(true).append(true).open(&path);
+        let file = file.map_err(|e| Error::io("open", &path, &e))?;
         let bar = term::bars().then(|| {
             let bar = ProgressBar::new(config.steps as u64).with_position(step as u64);
             if let Ok(style) = ProgressStyle::with_template("{prefix} {wide_bar} {pos}/{len}  {msg}  {eta} left") {
@@ -50,7 +78,18 @@ impl Log {
         if step > 0 && step < config.steps {
             term::note(&format!("{name}: resumed at step {step} of {}", config.steps));
         }
-        Ok(Log { path, file, bar, name: name.to_string(), sum: 0.0, count: 0, seconds: -1.0, tokens: 0 })
+        let (bytes, hash) = (kept.len() as u64, Sha256::new_with_prefix(&kept));
+        let name = name.to_string();
+        Ok(Log { path, file, bytes, hash, bar, name, sum: 0.0, count: 0, seconds: -1.0, tokens: 0 })
+    }
+
+    /// What is logged so far, on disk: a checkpoint must not outlive the lines before it.
+    pub fn mark(&self) -> Result<Mark> {
+        fs::fault::point("log.fsync")
+            .and_then(|()| self.file.sync_data())
+            .map_err(|e| Error::io("write", &self.path, &e))?;
+        let sha256 = self.hash.clone().finalize().iter().map(|b| format!("{b:02x}")).collect();
+        Ok(Mark { bytes: self.bytes, sha256 })
     }
 
     /// Records a finished step.
@@ -67,7 +106,10 @@ impl Log {
         if state.teacher.is_some() {
             line["round"] = json!(state.round);
         }
-        writeln!(self.file, "{line}").map_err(|e| Error::io("write", &self.path, &e))?;
+        let line = format!("{line}\n");
+        self.file.write_all(line.as_bytes()).map_err(|e| Error::io("write", &self.path, &e))?;
+        self.bytes += line.len() as u64;
+        self.hash.update(&line);
         self.sum += loss;
         self.count += 1;
         if self.seconds < 0.0 {
@@ -111,19 +153,57 @@ impl Log {
     }
 }
 
-/// The lines of a metrics.jsonl that belong to a run which stands at `step`. Errors: `lines` cannot be read.
-pub fn kept(lines: impl BufRead, step: usize) -> std::io::Result<Vec<u8>> {
-    let mut kept = Vec::new();
-    for line in lines.split(b'\n') {
-        let line = line?;
-        // A half-written last line does not parse and goes with the lost steps.
-        let at = serde_json::from_slice::<serde_json::Value>(&line).ok().and_then(|v| v["step"].as_u64());
-        if at.is_some_and(|s| s <= step as u64) {
-            kept.extend_from_slice(&line);
-            kept.push(b'\n');
+/// The part of the log `all`, read from `path`, that a run at `step` keeps. Errors (input) where it is not as it was.
+pub fn kept<'a>(path: &Path, all: &'a [u8], step: usize, mark: Option<&Mark>) -> Result<&'a [u8]> {
+    let Some(mark) = mark else {
+        // A checkpoint of fewstep 0.1.0, or none: there is one line for each step before it.
+        let end = all.split_inclusive(|b| *b == b'\n').take(step).map(<[u8]>::len).sum();
+        return match broken_line(&all[..end]) {
+            None if all[..end].iter().filter(|b| **b == b'\n').count() == step => Ok(&all[..end]),
+            line => Err(changed(path, step, line, "it has no line for each step before that")),
+        };
+    };
+    let length = usize::try_from(mark.bytes).unwrap_or(usize::MAX);
+    match all.get(..length) {
+        Some(kept) if fs::sha256_hex(kept) == mark.sha256 => Ok(kept),
+        Some(kept) => {
+            let why = format!("the sha256 of its first {length} bytes is not {}", mark.sha256);
+            Err(changed(path, step, broken_line(kept), &why))
+        }
+        None => {
+            let why = format!("it had {length} bytes then, and has {} now", all.len());
+            Err(changed(path, step, broken_line(all), &why))
         }
     }
-    Ok(kept)
+}
+
+/// The number, from 1, of the first line that is no line of a log.
+fn broken_line(text: &[u8]) -> Option<usize> {
+    let sound = |line: &[u8]| serde_json::from_slice::<serde_json::Value>(line).is_ok_and(|v| v["step"].is_u64());
+    let mut lines = text.split_inclusive(|b| *b == b'\n');
+    lines.position(|line| !sound(line)).map(|i| i + 1)
+}
+
+fn changed(path: &Path, step: usize, line: Option<usize>, why: &str) -> Error {
+    let shown = path.display().to_string();
+    let error = Error::input(format!("{shown} was changed after step {step} was saved")).cause(why);
+    let error = match line {
+        Some(line) => error.cause(format!("line {line} is not a line of a log")),
+        None => error,
+    };
+    error.hint(format!(
+        "move it away, `mv {} {}`, then type the same command again: the log then begins at step {}",
+        typed(&shown),
+        typed(&format!("{shown}.old")),
+        step + 1
+    ))
+}
+
+/// The last step that the log in `dir` tells of, whatever else is wrong with it; 0 where there is none.
+pub fn last_step(dir: &Path) -> u64 {
+    let all = fs::read_limited(&dir.join(FILE), MAX_BYTES).unwrap_or_default();
+    let step = |line: &[u8]| serde_json::from_slice::<serde_json::Value>(line).ok()?["step"].as_u64();
+    all.split(|b| *b == b'\n').filter_map(step).max().unwrap_or(0)
 }
 
 /// 41200 as `41.2k`.
@@ -148,10 +228,32 @@ pub fn clock(seconds: f64) -> String {
 mod tests {
     use super::*;
 
+    fn text(steps: std::ops::RangeInclusive<usize>) -> Vec<u8> {
+        steps.flat_map(|s| format!("{{\"step\":{s},\"loss\":0.{s}}}\n").into_bytes()).collect()
+    }
+
     #[test]
-    fn lines_of_lost_steps_and_lines_that_were_not_finished_are_dropped_and_the_others_stay_as_they_are() {
-        let text = b"{\"step\": 1,  \"loss\": 2.0}\n{\"step\":2}\nrubbish\n\xff\xfe\n{\"step\":-1}\n{\"step\":3}\n{\"step\":2,\"lo";
-        assert_eq!(kept(&text[..], 2).unwrap(), b"{\"step\": 1,  \"loss\": 2.0}\n{\"step\":2}\n");
-        assert_eq!(kept(&text[..], 0).unwrap(), b"");
+    fn a_log_is_cut_where_its_checkpoint_was_saved_and_every_change_before_is_found() {
+        let (all, path) = (text(1..=9), Path::new("runs/x/metrics.jsonl"));
+        let head = text(1..=5);
+        let mark = Mark { bytes: head.len() as u64, sha256: fs::sha256_hex(&head) };
+        assert_eq!(kept(path, &all, 5, Some(&mark)).unwrap(), head);
+        assert_eq!(kept(path, &all, 5, None).unwrap(), head, "of a checkpoint without a mark");
+        assert_eq!(kept(path, &all, 0, None).unwrap(), b"");
+        for at in 0..head.len() {
+            let mut bad = all.clone();
+            bad[at] ^= 1;
+            let e = kept(path, &bad, 5, Some(&mark)).unwrap_err();
+            assert!(e.message.contains("was changed after step 5 was saved"), "{e}");
+        }
+        let mut bad = all.clone();
+        bad[30] = 0xff;
+        for mark in [Some(&mark), None] {
+            let e = kept(path, &bad, 5, mark).unwrap_err();
+            assert!(e.to_string().contains("line 2 is not a line of a log"), "{e}");
+            let hint = e.hint.unwrap();
+            assert!(hint.contains("mv runs/x/metrics.jsonl runs/x/metrics.jsonl.old"), "{hint}");
+        }
+        assert!(kept(path, &all[..20], 5, Some(&mark)).is_err() && kept(path, &all[..20], 5, None).is_err());
     }
 }

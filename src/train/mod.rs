@@ -1,6 +1,7 @@
 //! The training loop, as the method section of a paper reads: rng from (seed, step); refresh teacher; batch(step); loss;
 //! backward, clip, optimiser, EMA; log; save when due. Everything but the weights is a function of (recipe, step).
 
+pub mod fingerprint;
 pub mod log;
 pub mod lr;
 pub mod optim;
@@ -15,7 +16,7 @@ use burn::prelude::*;
 use rand::Rng;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Result, whole_within, within};
 use crate::model::params::{self, Named};
 use crate::model::transformer::lora::Plan;
 use crate::model::{Transformer, TransformerConfig};
@@ -29,8 +30,12 @@ use crate::process::d3pm::Matrices;
 use crate::rng::{StepRng, Stream};
 use crate::term::{self, Interrupt};
 use crate::weights::Weights;
+pub use fingerprint::Fingerprint;
 pub use lr::Decay;
 pub use state::TrainState;
+
+/// Steps of a training, at most.
+const MOST_STEPS: usize = 1_000_000_000;
 
 /// How a model is trained.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -102,27 +107,25 @@ fn default_keep() -> usize {
 impl TrainConfig {
     /// Checks ranges; `key` is the dotted place of this table in the recipe.
     pub fn validate(&self, key: &str) -> Result<()> {
-        let range = |name: &str, value: f64, low: f64, high: f64| match value >= low && value <= high {
-            true => Ok(()),
-            false => Err(Error::usage(format!("`{key}.{name}` must be between {low} and {high}, but it is {value}"))),
-        };
-        range("steps", self.steps as f64, 1.0, 1e9)?;
-        range("batch", self.batch as f64, 1.0, 1e6)?;
-        range("lr", self.lr, 1e-12, 10.0)?;
-        range("final_fraction", self.final_fraction, 0.0, 1.0)?;
-        range("weight_decay", self.weight_decay, 0.0, 10.0)?;
-        range("beta1", self.beta1, 0.0, 0.999_999)?;
-        range("beta2", self.beta2, 0.0, 0.999_999)?;
-        range("eps", self.eps, 1e-30, 1.0)?;
-        range("accumulate", self.accumulate as f64, 1.0, 1e6)?;
-        range("log_every", self.log_every as f64, 1.0, 1e9)?;
-        range("keep", self.keep as f64, 2.0, 1e6)?;
-        range("warmup", self.warmup as f64, 0.0, self.steps as f64)?;
+        let at = |name: &str| format!("{key}.{name}");
+        whole_within(&at("steps"), self.steps, 1..=MOST_STEPS)?;
+        whole_within(&at("batch"), self.batch, 1..=1_000_000)?;
+        within(&at("lr"), self.lr, 1e-12..=10.0)?;
+        within(&at("final_fraction"), self.final_fraction, 0.0..=1.0)?;
+        within(&at("weight_decay"), self.weight_decay, 0.0..=10.0)?;
+        within(&at("beta1"), self.beta1, 0.0..=0.999_999)?;
+        within(&at("beta2"), self.beta2, 0.0..=0.999_999)?;
+        within(&at("eps"), self.eps, 1e-30..=1.0)?;
+        whole_within(&at("accumulate"), self.accumulate, 1..=1_000_000)?;
+        whole_within(&at("log_every"), self.log_every, 1..=MOST_STEPS)?;
+        whole_within(&at("save_every"), self.save_every, 0..=MOST_STEPS)?;
+        whole_within(&at("keep"), self.keep, 2..=1_000_000)?;
+        whole_within(&at("warmup"), self.warmup, 0..=self.steps)?;
         if let Some(clip) = self.clip {
-            range("clip", clip, 1e-9, 1e9)?;
+            within(&at("clip"), clip, 1e-9..=1e9)?;
         }
         if let Some(ema) = self.ema {
-            range("ema", ema, 0.0, 0.999_999_9)?;
+            within(&at("ema"), ema, 0.0..=0.999_999_9)?;
         }
         Ok(())
     }
@@ -167,8 +170,10 @@ pub struct Job<'a> {
     pub frozen: Option<(&'a Transformer, &'a Plan)>,
     /// The transition matrices of an objective on a chain.
     pub matrices: Option<&'a Matrices>,
-    /// Names every setting that decides the numbers; a checkpoint of another one is not resumed.
-    pub fingerprint: &'a str,
+    /// All that decides the numbers; a checkpoint of another one is not resumed.
+    pub fingerprint: &'a Fingerprint,
+    /// The command that trains the model anew, for hints.
+    pub again: &'a str,
     /// A plain device (no autodiff).
     pub device: &'a Device,
     pub interrupt: &'a Interrupt,
@@ -194,13 +199,14 @@ pub struct Trained {
 
 /// Trains, from the newest good checkpoint if there is one, to the last step.
 ///
-/// Errors: non-finite loss or gradient (exit 5, the last good checkpoint is kept), a signal (130 after saving), I/O.
+/// Errors: non-finite loss or gradient (exit 5, the last good checkpoint is kept), a signal (130, 143 or 129 after saving), I/O.
 pub fn train(job: &Job) -> Result<Trained> {
     let config = job.config;
     let mut state = TrainState::resume_or_start(job)?;
-    let mut log = log::Log::open(job.dir, job.name, config, state.step)?;
+    let mut log = log::Log::open(job.dir, job.name, config, state.step, state.log.as_ref())?;
     let began = Instant::now();
     let before = state.seconds;
+    let _saving = job.interrupt.saving();
     while state.step < config.steps {
         refresh_teacher(job, &mut state);
         refresh_range(job, &mut state);
@@ -214,13 +220,13 @@ pub fn train(job: &Job) -> Result<Trained> {
         let due = config.save_every > 0 && state.step.is_multiple_of(config.save_every);
         let stop = job.interrupt.requested();
         if due || stop || state.step == config.steps {
-            state.save(job)?;
+            state.save(job, log.mark()?)?;
         }
         if stop && state.step < config.steps {
             let saved = job.dir.join(state::checkpoint_name(state.step));
             term::note(&format!("saved {}; run the same command to resume", saved.display()));
             return Err(Error::new(
-                Kind::Signal(2),
+                Kind::Signal(job.interrupt.signal()),
                 format!("stopped by a signal at step {} of {}", state.step, job.name),
             ));
         }
@@ -441,8 +447,10 @@ fn non_finite(job: &Job, state: &TrainState, loss: f64, norm: f64) -> Error {
     let clip = job.config.clip.map_or("unset".to_string(), |c| c.to_string());
     error.cause(kept.map_or("no checkpoint was saved yet".into(), |k| format!("last good checkpoint: {k}"))).hint(
         format!(
-            "lower `model.{0}.train.lr` ({1}) or set `model.{0}.train.clip` ({clip}), then run the same command",
-            job.name, job.config.lr
+            "lower `model.{0}.train.lr` ({1}) or set `model.{0}.train.clip` ({clip}), then {2}",
+            job.name,
+            job.config.lr,
+            state::anew(job)
         ),
     )
 }

@@ -9,8 +9,10 @@ use std::path::{Path, PathBuf};
 use burn::module::Module;
 use serde::{Deserialize, Serialize};
 
-use super::Job;
+use super::fingerprint::{Changed, Mismatch, Stored};
+use super::log::{self, Mark};
 use super::optim::Optimizer;
+use super::{Decay, Job};
 use crate::error::{Error, Kind, Result};
 use crate::fs;
 use crate::model::Transformer;
@@ -38,6 +40,8 @@ pub struct TrainState {
     pub tokens: u64,
     pub seconds: f64,
     pub last_loss: f64,
+    /// How the log was when this state was saved; none of one that was not.
+    pub log: Option<Mark>,
 }
 
 /// A second network with its own optimiser.
@@ -67,19 +71,32 @@ pub struct Record {
     tokens: u64,
     seconds: f64,
     last_loss: f64,
-    fingerprint: String,
+    fingerprint: Stored,
+    /// None: of fewstep 0.1.0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    log: Option<Mark>,
 }
 
 /// 2: moments in safetensors.
 const FORMAT: u32 = 2;
 
+/// File of a model's directory that names the first checkpoint that was saved there: where it does and there is none, they
+/// were lost. A training begins with [`NOTHING`] in it; one of fewstep 0.1.0 has no such file.
+const SAVED: &str = "saved";
+const NOTHING: &str = "nothing";
+
 impl Record {
-    /// That of a manifest. Errors say in words what is wrong with it.
-    pub fn parse(extra: serde_json::Value) -> std::result::Result<Record, String> {
-        let record: Record = serde_json::from_value(extra).map_err(|e| format!("manifest: {e}"))?;
+    /// That of a checkpoint's manifest, which is called `place` in messages. Errors (input): it is not one, or of another version.
+    pub fn parse(place: &str, extra: serde_json::Value) -> Result<Record> {
+        let record: Record =
+            serde_json::from_value(extra).map_err(|e| Error::input(format!("{place}: manifest: {e}")))?;
         match record.format == FORMAT {
             true => Ok(record),
-            false => Err(format!("written by fewstep {} in checkpoint format {}", record.fewstep, record.format)),
+            false => Err(Error::input(format!(
+                "{place}: written by fewstep {} in checkpoint format {}",
+                record.fewstep, record.format
+            ))
+            .hint(format!("go on with fewstep {}, or train again with another `--out DIR`", record.fewstep))),
         }
     }
 }
@@ -106,6 +123,29 @@ fn checkpoints(dir: &Path) -> Vec<(usize, PathBuf)> {
 /// The newest checkpoint directory of `dir`, verified or not.
 pub fn newest_checkpoint(dir: &Path) -> Option<PathBuf> {
     checkpoints(dir).into_iter().next().map(|c| c.1)
+}
+
+/// Step and fingerprint of the newest checkpoint in `dir` whose manifest is sound; its other files are not looked at.
+pub fn newest_record(dir: &Path) -> Option<(usize, Stored)> {
+    checkpoints(dir).into_iter().find_map(|(_, dir)| {
+        let manifest = fs::read_manifest(&dir).ok()?;
+        let record: Record = serde_json::from_value(manifest.extra).ok()?;
+        Some((record.step, record.fingerprint))
+    })
+}
+
+/// The fingerprint of the newest checkpoint in `dir` that verifies.
+pub fn newest_sound(dir: &Path) -> Option<Stored> {
+    checkpoints(dir).into_iter().find_map(|(_, dir)| {
+        let manifest = fs::verify_manifest(&dir).ok()?;
+        Some(serde_json::from_value::<Record>(manifest.extra).ok()?.fingerprint)
+    })
+}
+
+/// Whether a checkpoint was ever saved in `dir`, although none may be left; unknown of fewstep 0.1.0.
+fn said_to_be_saved(dir: &Path) -> Option<bool> {
+    let text = fs::read_limited(&dir.join(SAVED), 1 << 10).ok()?;
+    Some(text.trim_ascii() != NOTHING.as_bytes())
 }
 
 impl TrainState {
@@ -142,43 +182,54 @@ impl TrainState {
             tokens: 0,
             seconds: 0.0,
             last_loss: f64::NAN,
+            log: None,
         })
     }
 
-    /// The state of the newest checkpoint that verifies, or a fresh start where there is none.
+    /// The state of the newest checkpoint that verifies, or a fresh start where none was ever saved.
     ///
-    /// Errors: a checkpoint of another recipe (exit 2), checkpoints of which none verifies (exit 3).
+    /// Errors: a checkpoint of another recipe or of more steps (exit 2), of other data, or checkpoints of which none is left
+    /// or verifies (exit 3).
     pub fn resume_or_start(job: &Job) -> Result<Self> {
         fs::remove_stale_tmp(job.dir)?;
         let found = checkpoints(job.dir);
-        let mut bad = Vec::new();
+        let mut bad: Vec<Error> = Vec::new();
         for (_, dir) in &found {
             match Self::load(job, dir) {
                 Ok(state) => {
-                    bad.iter().for_each(|b| term::warn(&format!("{b}; using {}", dir.display())));
+                    bad.iter().for_each(|b| term::warn(&format!("{}; using {}", b.message, dir.display())));
                     return Ok(state);
                 }
-                Err(e) if e.kind == Kind::Input => bad.push(e.message.clone()),
-                Err(e) => return Err(e),
+                Err(Refused::Damaged(e)) => bad.push(e),
+                Err(Refused::Other(e)) => return Err(e),
             }
         }
-        match bad.first() {
-            None => Self::start(job),
-            Some(first) => Err(Error::input(format!("no checkpoint in {} can be used", job.dir.display()))
-                .cause(first)
-                .hint(format!("remove {} to train `{}` from the start", job.dir.display(), job.name))),
+        if let Some(first) = bad.first() {
+            let error = Error::input(format!("no checkpoint in {} can be used", job.dir.display()))
+                .cause(&first.message)
+                .hint(first.hint.clone().unwrap_or_else(|| format!("train it anew: `{}`", job.again)));
+            return Err(first.causes.iter().fold(error, Error::cause));
         }
+        let told = log::last_step(job.dir);
+        let due = job.config.save_every as u64;
+        if said_to_be_saved(job.dir).unwrap_or(due > 0 && told > due) {
+            return Err(Error::input(format!("the checkpoints of `{}` are gone from {}", job.name, job.dir.display()))
+                .cause(format!("{} tells of step {told}", log::FILE))
+                .hint(format!("put them back, or train it anew: `{}`", job.again)));
+        }
+        if told > 0 {
+            term::note(&format!("{}: no checkpoint was saved before step {told}; it starts at step 0", job.name));
+        }
+        let state = Self::start(job)?;
+        fs::write_atomic(&job.dir.join(SAVED), NOTHING.as_bytes())?;
+        Ok(state)
     }
 
-    fn load(job: &Job, dir: &Path) -> Result<Self> {
+    fn load(job: &Job, dir: &Path) -> std::result::Result<Self, Refused> {
         let manifest = fs::verify_manifest(dir)?;
-        let damaged = |what: String| Error::input(format!("{}: {what}", dir.display()));
-        let record = Record::parse(manifest.extra).map_err(damaged)?;
-        if record.fingerprint != job.fingerprint {
-            return Err(Error::usage(format!("`{}` in {} was trained by another recipe", job.name, job.dir.display()))
-                .cause(difference(&record.fingerprint, job.fingerprint))
-                .hint(format!("give another `--out DIR`, or remove {}", job.dir.display())));
-        }
+        let damaged = |what: String| Refused::Damaged(Error::input(format!("{}: {what}", dir.display())));
+        let record = Record::parse(&dir.display().to_string(), manifest.extra).map_err(Refused::Damaged)?;
+        bound(job, &record).map_err(Refused::Other)?;
         let device = job.device.clone().autodiff();
         let read = |name: &str| -> Result<Option<Weights>> {
             let path = dir.join(format!("{name}.safetensors"));
@@ -230,13 +281,14 @@ impl TrainState {
             tokens: record.tokens,
             seconds: record.seconds,
             last_loss: record.last_loss,
+            log: record.log,
         })
     }
 
-    /// Commits the checkpoint of the current step and removes old ones, keeping the newest `keep`.
+    /// Commits the checkpoint of the current step, with the log as it is then, and removes old ones, keeping the newest `keep`.
     ///
     /// Errors: weights that are not finite (exit 5), I/O.
-    pub fn save(&self, job: &Job) -> Result<()> {
+    pub fn save(&self, job: &Job, log: Mark) -> Result<()> {
         let name = checkpoint_name(self.step);
         if fs::verify_manifest(&job.dir.join(&name)).is_ok() {
             return Ok(());
@@ -250,7 +302,8 @@ impl TrainState {
             tokens: self.tokens,
             seconds: self.seconds,
             last_loss: self.last_loss,
-            fingerprint: job.fingerprint.to_string(),
+            fingerprint: Stored::Whole(job.fingerprint.clone()),
+            log: Some(log),
         };
         let extra = serde_json::to_value(extra)
             .map_err(|e| Error::new(Kind::Io, format!("cannot describe the checkpoint: {e}")))?;
@@ -269,7 +322,7 @@ impl TrainState {
                         Kind::NonFinite,
                         format!("`{}`: weight `{bad}` is not finite at step {}", job.name, self.step),
                     )
-                    .hint("lower the learning rate or set `clip`, then run the same command"));
+                    .hint(format!("lower the learning rate or set `clip`, then {}", anew(job))));
                 }
                 weights::write(&tmp.join(format!("{part}.safetensors")), &Weights { tensors, ..Weights::default() })?;
             }
@@ -281,6 +334,9 @@ impl TrainState {
             }
             fs::write_manifest(tmp, extra).map(|_| ())
         })?;
+        if said_to_be_saved(job.dir) != Some(true) {
+            fs::write_atomic(&job.dir.join(SAVED), name.as_bytes())?;
+        }
         for (_, old) in
             checkpoints(job.dir).into_iter().filter(|(_, d)| fs::verify_manifest(d).is_ok()).skip(job.config.keep)
         {
@@ -303,10 +359,77 @@ fn duality(job: &Job) -> Result<Option<Duality>> {
     job.objective.ends().map(|ends| Duality::cached(job.vocab, ends, job.dir)).transpose()
 }
 
-/// The lines in which two fingerprints differ.
-fn difference(before: &str, now: &str) -> String {
-    let (a, b): (Vec<&str>, Vec<&str>) = (before.lines().collect(), now.lines().collect());
-    let gone = a.iter().filter(|l| !b.contains(l)).map(|l| format!("- {l}"));
-    let new = b.iter().filter(|l| !a.contains(l)).map(|l| format!("+ {l}"));
-    gone.chain(new).take(10).collect::<Vec<_>>().join("\n")
+/// Why a checkpoint is not taken up.
+enum Refused {
+    /// It is damaged: the one before may be whole.
+    Damaged(Error),
+    /// It must not be passed over.
+    Other(Error),
+}
+
+impl From<Error> for Refused {
+    fn from(e: Error) -> Self {
+        if e.kind == Kind::Input { Refused::Damaged(e) } else { Refused::Other(e) }
+    }
+}
+
+/// Refuses a checkpoint of another recipe, of other data or of more steps; says what another number of steps means.
+fn bound(job: &Job, record: &Record) -> Result<()> {
+    let place = format!("`{}` in {}", job.name, job.dir.display());
+    match job.fingerprint.mismatch(&record.fingerprint) {
+        None => {}
+        Some(Mismatch::Settings(lines)) => {
+            return Err(Error::usage(format!("{place} was trained by another recipe"))
+                .cause(lines.into_iter().take(10).collect::<Vec<_>>().join("\n"))
+                .hint(format!("undo the change, give another `--out DIR`, or train it anew: `{}`", job.again)));
+        }
+        Some(Mismatch::Sources(changed)) => {
+            let error = Error::input(format!("{place} was trained on something that has changed"));
+            let error = changed.iter().map(Changed::line).fold(error, Error::cause);
+            return Err(error.hint(format!("put back what it was, or train it anew: `{}`", job.again)));
+        }
+    }
+    if let Stored::Settings(_) = record.fingerprint {
+        term::warn(&format!("{place} was begun by fewstep 0.1.0, which stored no hash of its data: it is not checked"));
+    }
+    let steps = job.config.steps;
+    if record.step > steps {
+        let key = format!("model.{}.train.steps", job.name);
+        return Err(Error::usage(format!("{place} is at step {}, and `{key}` is {steps}", record.step))
+            .hint(format!("give at least `{key} = {}`, or train it anew: `{}`", record.step, job.again)));
+    }
+    match record.fingerprint.steps() {
+        Some(before) if before != steps => longer(job, before, record.step),
+        _ => {}
+    }
+    Ok(())
+}
+
+/// Says that a training has another number of steps than it began with, and what that means.
+fn longer(job: &Job, before: usize, at: usize) {
+    let (name, steps) = (job.name, job.config.steps);
+    term::note(&format!("{name}: goes on from step {at} to {steps} (`model.{name}.train.steps` was {before})"));
+    let mut not_alike = Vec::new();
+    if job.config.decay != Decay::Constant {
+        let rate = |steps: usize| super::TrainConfig { steps, ..job.config.clone() }.learning_rate(at);
+        not_alike.push(format!(
+            "the learning rate at step {at} is {:.1e} where it was {:.1e}",
+            rate(steps),
+            rate(before)
+        ));
+    }
+    if job.objective.distils() {
+        not_alike.push("the rounds of the distillation are shared out anew".to_string());
+    }
+    if !not_alike.is_empty() {
+        term::warn(&format!("{name}: not the same as {steps} steps from the start: {}", not_alike.join(", and ")));
+    }
+}
+
+/// What to type once the recipe is mended: a model with a checkpoint is bound to its recipe.
+pub fn anew(job: &Job) -> String {
+    match newest_checkpoint(job.dir).is_some() {
+        true => format!("train it anew: `{}`", job.again),
+        false => "run the same command".to_string(),
+    }
 }

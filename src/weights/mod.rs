@@ -14,7 +14,7 @@ pub use header::{Dtype, Entry};
 pub use names::{match_names, match_shapes};
 pub use quantise::{Outputs, SCALE, quantise};
 pub use shards::{INDEX, MAX_INDEX, SINGLE, read_model, weight_map};
-pub use store::{Part, Store};
+pub use store::{Bad, Part, Store};
 pub use write::{Planned, SHARD, Storage, check_range, remove_others, sha256, write_model};
 
 use crate::error::{Error, Result};

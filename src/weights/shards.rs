@@ -5,7 +5,7 @@
 
 use super::header::Unique;
 use super::quantise::SCALE;
-use super::{NonFinite, Weights, read};
+use super::{NonFinite, Store, Weights, read};
 use crate::error::{Error, Result};
 use crate::fs::{self, read_limited};
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,6 +29,10 @@ pub fn read_model(path: &Path, non_finite: NonFinite) -> Result<Weights> {
         return if is_index { read_index(path, non_finite) } else { read(path, non_finite) };
     }
     match (path.join(SINGLE), path.join(INDEX)) {
+        // Two sets of weights must be the same model.
+        (single, index) if single.exists() && index.exists() => {
+            Store::open(path).and_then(|_| read(&single, non_finite))
+        }
         (single, _) if single.exists() => read(&single, non_finite),
         (_, index) if index.exists() => read_index(&index, non_finite),
         _ => Err(Error::input(format!("{} holds neither {SINGLE} nor {INDEX}", path.display()))

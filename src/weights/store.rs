@@ -8,9 +8,9 @@ use super::quantise::{SCALE, dequantise};
 use super::shards::{INDEX, SINGLE, index_files};
 use super::{HostTensor, NonFinite, floats, not_finite};
 use crate::error::{Error, Result};
-use crate::fs::{sha256_file, sha256_hex, unreadable};
+use crate::fs::{open, sha256_file, sha256_hex};
 use std::collections::BTreeMap;
-use std::fs::{File, Metadata};
+use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -33,32 +33,78 @@ pub struct Store {
     pub parts: Vec<Part>,
     /// Whether an index names the files.
     pub sharded: bool,
+    /// What was decided when it was opened, in words for a warning.
+    pub notes: Vec<String>,
+    root: PathBuf,
     place: BTreeMap<String, (usize, usize)>,
+}
+
+/// A tensor with values that are NaN or infinite.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bad {
+    pub name: String,
+    /// How many of its values, and of how many.
+    pub wrong: usize,
+    pub of: usize,
 }
 
 impl Store {
     /// Opens `path` and checks all headers; no data is read. Errors are of kind input, or I/O.
+    ///
+    /// Of a directory with one file and an index of several the one file is read, as other loaders do; it is refused where
+    /// the two hold other tensors, and noted where they hold the same.
     pub fn open(path: &Path) -> Result<Store> {
-        let index = match path.is_dir() {
-            false => path.extension().is_some_and(|e| e == "json").then(|| path.to_path_buf()),
-            true if path.join(SINGLE).exists() => return Self::of(vec![Part::open(&path.join(SINGLE))?], None),
-            true if path.join(INDEX).exists() => Some(path.join(INDEX)),
-            true => {
-                return Err(Error::input(format!("{} holds neither {SINGLE} nor {INDEX}", path.display()))
-                    .hint("name the weights file itself"));
+        if !path.is_dir() {
+            let index = path.extension().is_some_and(|e| e == "json");
+            return if index { Self::indexed(path, path) } else { Self::of(vec![Part::open(path)?], None, path) };
+        }
+        let (single, index) = (path.join(SINGLE), path.join(INDEX));
+        match (single.exists(), index.exists()) {
+            (true, false) => Self::of(vec![Part::open(&single)?], None, path),
+            (false, true) => Self::indexed(&index, path),
+            (true, true) => {
+                let store = Self::of(vec![Part::open(&single)?], None, path)?;
+                store.beside(&index, path)
             }
-        };
-        match index {
-            None => Self::of(vec![Part::open(path)?], None),
-            Some(index) => {
-                let (map, files) = index_files(&index)?;
-                let parts = files.values().map(|p| Part::open(p)).collect::<Result<Vec<_>>>()?;
-                Self::of(parts, Some((&index, map)))
-            }
+            (false, false) => Err(Error::input(format!("{} holds neither {SINGLE} nor {INDEX}", path.display()))
+                .hint("name the weights file itself")),
         }
     }
 
-    fn of(parts: Vec<Part>, index: Option<(&Path, BTreeMap<String, String>)>) -> Result<Store> {
+    fn indexed(index: &Path, root: &Path) -> Result<Store> {
+        let (map, files) = index_files(index)?;
+        let parts = files.values().map(|p| Part::open(p)).collect::<Result<Vec<_>>>()?;
+        Self::of(parts, Some((index, map)), root)
+    }
+
+    /// The store of one file in a directory that has an index too.
+    fn beside(mut self, index: &Path, dir: &Path) -> Result<Store> {
+        let place = dir.display();
+        let Ok(other) = Self::indexed(index, dir) else {
+            self.notes.push(format!("{place}: {SINGLE} is read; {INDEX} and its files cannot be, and are passed over"));
+            return Ok(self);
+        };
+        let shapes = |store: &Store| -> BTreeMap<String, Vec<usize>> {
+            store.entries().map(|e| (e.name.clone(), e.shape.clone())).collect()
+        };
+        let (one, several) = (shapes(&self), shapes(&other));
+        let lacks = |a: &BTreeMap<String, Vec<usize>>, b: &BTreeMap<String, Vec<usize>>| {
+            a.iter().find(|(name, shape)| b.get(*name) != Some(shape)).map(|(name, _)| name.clone())
+        };
+        let Some(name) = lacks(&one, &several).or_else(|| lacks(&several, &one)) else {
+            self.notes.push(format!(
+                "{place}: {SINGLE} is read, and not the {} files of {INDEX}; remove what is not meant",
+                other.parts.len()
+            ));
+            return Ok(self);
+        };
+        let told = |map: &BTreeMap<String, Vec<usize>>| map.get(&name).map_or("absent".into(), |s| format!("{s:?}"));
+        Err(Error::input(format!("{place}: {SINGLE} and the files of {INDEX} are not the same model"))
+            .cause(format!("`{name}` is {} in the one and {} in the others", told(&one), told(&several)))
+            .hint(format!("remove {SINGLE}, or {INDEX} with its files")))
+    }
+
+    fn of(parts: Vec<Part>, index: Option<(&Path, BTreeMap<String, String>)>, root: &Path) -> Result<Store> {
         let mut place = BTreeMap::new();
         let wrong = |why: String| {
             let index = index.as_ref().map_or(Path::new(INDEX), |(path, _)| path);
@@ -82,7 +128,7 @@ impl Store {
         if let Some((name, file)) = absent {
             return Err(wrong(format!("tensor `{name}` is not in {file}")));
         }
-        Ok(Store { sharded: index.is_some(), parts, place })
+        Ok(Store { sharded: index.is_some(), parts, notes: Vec::new(), root: root.to_path_buf(), place })
     }
 
     /// All tensors, file by file.
@@ -131,26 +177,33 @@ impl Store {
             (None, None) => return Err(Error::input(format!("{} holds integers", place()))),
         };
         if non_finite == NonFinite::Refuse && data.iter().any(|x| !x.is_finite()) {
-            return Err(self.not_finite(&part.path)?);
+            let bad = self.non_finite()?;
+            return Err(self.not_finite(&bad).unwrap_or_else(|| Error::input(format!("{} is not finite", place()))));
         }
         Ok(HostTensor { shape: entry.shape.clone(), data })
     }
 
-    /// The error that counts the values that are not finite, tensor by tensor.
-    fn not_finite(&self, path: &Path) -> Result<Error> {
-        let (mut lines, mut tensors) = (Vec::new(), 0);
+    /// The tensors with values that are not finite; every tensor of floats is read.
+    pub fn non_finite(&self) -> Result<Vec<Bad>> {
+        let mut all = Vec::new();
         for part in &self.parts {
             for entry in part.entries.iter().filter(|e| e.dtype.is_float()) {
                 let values = floats(entry.dtype, &part.read(entry)?).unwrap_or_default();
                 let wrong = values.iter().filter(|x| !x.is_finite()).count();
-                tensors += usize::from(wrong > 0);
-                if wrong > 0 && lines.len() < 10 {
-                    lines.push(format!("`{}`: {wrong} of {} values", entry.name, values.len()));
+                if wrong > 0 {
+                    all.push(Bad { name: entry.name.clone(), wrong, of: values.len() });
                 }
             }
         }
-        let place = if self.sharded { path.parent().unwrap_or(path) } else { path };
-        Ok(not_finite(&place.display().to_string(), tensors, lines))
+        Ok(all)
+    }
+
+    /// The error that counts the values which are not finite, tensor by tensor; none where there is none.
+    pub fn not_finite(&self, bad: &[Bad]) -> Option<Error> {
+        let line = |b: &Bad| format!("`{}`: {} of {} values", b.name, b.wrong, b.of);
+        let lines = bad.iter().take(10).map(line).collect();
+        let place = if self.sharded { &self.root } else { &self.parts.first()?.path };
+        (!bad.is_empty()).then(|| not_finite(&place.display().to_string(), bad.len(), lines))
     }
 
     /// SHA-256 of the file, or of the hashes of several files in the order of their names, joined by line ends.
@@ -174,16 +227,8 @@ impl Store {
 impl Part {
     fn open(path: &Path) -> Result<Part> {
         let shown = path.display().to_string();
-        let regular = |meta: &Metadata| match meta.is_file() {
-            true => Ok(()),
-            false => Err(Error::input(format!("{shown} is not a regular file"))),
-        };
-        // Opening a pipe would wait for a writer.
-        regular(&std::fs::metadata(path).map_err(|e| unreadable(path, &e))?)?;
-        let mut file = File::open(path).map_err(|e| unreadable(path, &e))?;
-        let meta = file.metadata().map_err(|e| unreadable(path, &e))?;
-        regular(&meta)?;
-        let (header, data_start) = header::read(&shown, &mut file, meta.len())?;
+        let (mut file, length) = open(path)?;
+        let (header, data_start) = header::read(&shown, &mut file, length)?;
         let name = path.file_name().map_or(shown, |n| n.to_string_lossy().into_owned());
         Ok(Part {
             name,
@@ -191,7 +236,7 @@ impl Part {
             metadata: header.metadata,
             path: path.to_path_buf(),
             file,
-            length: meta.len(),
+            length,
             data_start,
         })
     }

@@ -267,8 +267,24 @@ fn shards_are_read_as_one_model() {
     write(&dir.path().join("m-2.safetensors"), &model(&["c"])).unwrap();
     index(dir.path(), &[("a", "m-1.safetensors"), ("b", "m-1.safetensors"), ("c", "m-2.safetensors")]);
     assert_eq!(read_model(dir.path(), NonFinite::Refuse).unwrap().tensors.len(), 3);
-    write(&dir.path().join(SINGLE), &model(&["one"])).unwrap();
-    assert_eq!(read_model(dir.path(), NonFinite::Refuse).unwrap().tensors.len(), 1);
+}
+
+#[test]
+fn one_file_beside_an_index_is_read_where_both_hold_the_same_tensors_and_refused_where_not() {
+    let dir = tempfile::tempdir().unwrap();
+    write(&dir.path().join("m-1.safetensors"), &model(&["a"])).unwrap();
+    write(&dir.path().join("m-2.safetensors"), &model(&["b"])).unwrap();
+    index(dir.path(), &[("a", "m-1.safetensors"), ("b", "m-2.safetensors")]);
+    assert!(Store::open(dir.path()).unwrap().notes.is_empty());
+    for other in [&["one"][..], &["a"], &["a", "b", "c"]] {
+        write(&dir.path().join(SINGLE), &model(other)).unwrap();
+        let e = read_model(dir.path(), NonFinite::Refuse).unwrap_err();
+        assert!(e.message.contains(SINGLE) && e.message.contains(INDEX) && e.hint.is_some(), "{e}");
+    }
+    write(&dir.path().join(SINGLE), &model(&["a", "b"])).unwrap();
+    assert_eq!(read_model(dir.path(), NonFinite::Refuse).unwrap().tensors.len(), 2);
+    let store = Store::open(dir.path()).unwrap();
+    assert!(!store.sharded && store.notes[0].contains("model.safetensors is read"), "{:?}", store.notes);
 }
 
 #[test]

@@ -72,7 +72,8 @@ fn trained(dir: &Path, teacher: &Transformer, keep: Option<&[usize]>, lora: bool
         classified: None,
         frozen: lora.then_some((&student, &plan)),
         matrices: None,
-        fingerprint: "test",
+        fingerprint: &fewstep::train::Fingerprint::default(),
+        again: "fewstep run my.toml --retrain model",
         device: &Device::flex(),
         interrupt: &Interrupt::default(),
     };
@@ -181,8 +182,8 @@ fn a_network_of_our_own_is_adapted_and_its_student_is_the_teacher_of_a_shallower
         let (from, to) = (place.path(&format!("runs/study/models/{model}/final")), place.path("copy"));
         let to = to.join(model).join("final");
         std::fs::create_dir_all(&to).unwrap();
-        for entry in std::fs::read_dir(from).unwrap() {
-            let entry = entry.unwrap();
+        // Without its manifest, as another program would make it.
+        for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap).filter(|e| e.file_name() != "manifest.json") {
             std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
         }
     }

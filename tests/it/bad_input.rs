@@ -311,10 +311,13 @@ fn a_reader_that_goes_away_is_no_error() {
 fn a_model_directory_that_contradicts_itself_or_asks_for_too_much_is_refused_before_anything_is_made() {
     let place = Place::new();
     place.run(&["run", "tiny", "--only", "ar", "--set", "model.ar.train.steps=5"]).ok();
-    let dir = place.path("runs/tiny/models/ar/final");
+    // A model directory without a manifest, as another program would make it.
+    let dir = place.path("model");
+    std::fs::rename(place.path("runs/tiny/models/ar/final"), &dir).unwrap();
+    std::fs::remove_file(dir.join("manifest.json")).unwrap();
     let config = std::fs::read_to_string(dir.join("config.json")).unwrap();
     let weights = dir.join("model.safetensors");
-    let sample = ["sample", "runs/tiny/models/ar/final", "-n", "1"];
+    let sample = ["sample", "model", "-n", "1"];
     place.run(&sample).ok();
     for (from, to, words) in [
         ("\"visibility\": \"causal\"", "\"visibility\": \"full\"", "shift"),
@@ -334,5 +337,5 @@ fn a_model_directory_that_contradicts_itself_or_asks_for_too_much_is_refused_bef
     read.tensors.get_mut("head.weight").unwrap().data.fill(3e38);
     fewstep::weights::write(&weights, &read).unwrap();
     place.run(&sample).fails(5, &["not finite numbers"]);
-    place.run(&["sample", "runs/tiny/models/ar/final", "--steps", "1000000000000000"]).fails(2, &["--steps"]);
+    place.run(&["sample", "model", "--steps", "1000000000000000"]).fails(2, &["--steps"]);
 }

@@ -77,7 +77,7 @@ fn the_tiny_study_runs_to_a_report_and_its_export_samples_inspects_and_passes_it
     // In several files it is the same model.
     let shards = place.path("shards");
     std::fs::create_dir(&shards).unwrap();
-    let extras = export::Extras { tokenizer: before.tokenizer.as_ref(), recipe: "", results: None };
+    let extras = export::Extras { tokenizer: before.tokenizer.as_ref(), recipe: "", results: None, call: None };
     let tensors = params::export(&before.model);
     for (storage, same) in [(weights::Storage::Kept, "a"), (weights::Storage::Int8, "int8")] {
         export::write_as(&shards, &before.card, tensors.clone(), &extras, storage, 10_000).unwrap();
@@ -168,7 +168,7 @@ fn the_tiny_study_runs_to_a_report_and_its_export_samples_inspects_and_passes_it
     assert!(std::fs::read_to_string(place.path("gate.xml")).unwrap().contains("<testsuite"));
     let summary = place.write("summary.md", "");
     let output = place.command(&gate).env("GITHUB_STEP_SUMMARY", &summary).output().unwrap();
-    assert!(output.status.success() && std::fs::read_to_string(summary).unwrap().contains('|'));
+    assert!(output.status.success() && std::fs::read_to_string(summary).unwrap().contains("<table>"));
     let mut better = Results::load(&place.path("runs/tiny/results.json")).unwrap();
     for row in better.models.iter_mut().flat_map(|m| &mut m.rows) {
         row.samples["oracle_nll"].iter_mut().for_each(|v| *v *= 0.5);

@@ -1,26 +1,36 @@
 //! Everything that needs more than one module, or the real binary. One test binary, so that it links once.
 
 mod adapters;
+mod asking;
 mod bad_input;
 mod benches;
 mod binary;
+mod bound;
 mod consistency;
 mod downloads;
 mod embedding;
 mod exporting;
 mod fixtures;
+mod hints;
 mod hostile;
+mod hostile_data;
 mod hostile_hub;
 mod hub;
 mod hub_server;
 mod latent;
 mod layers;
+mod memory;
 mod network;
 mod orders;
 mod pictures;
+mod pipes;
 mod readme;
+mod recipes;
 mod reports;
 mod resuming;
 mod sampling;
 mod seeds;
+mod shown;
+mod signals;
 mod training;
+mod watched;

@@ -37,6 +37,7 @@ fn every_command_of_the_readme_runs() {
         match words.as_slice() {
             // This very program: the test command, which is running now, and which CI calls by the same words.
             ["cargo", "test", ..] => assert!(read(".ci/run").contains(&command), ".ci/run does not call `{command}`"),
+            ["bash", "tests/clients/run.sh"] => assert!(read(".ci/run").contains(&command), "CI runs it by itself"),
             ["cargo", "run", "--release", "--", args @ ..] | ["fewstep", args @ ..] => {
                 place.run(args).ok();
             }

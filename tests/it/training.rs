@@ -63,7 +63,8 @@ fn train_in(
         classified: None,
         frozen: None,
         matrices: None,
-        fingerprint: "test",
+        fingerprint: &fewstep::train::Fingerprint::default(),
+        again: "fewstep run my.toml --retrain model",
         device,
         interrupt: &Interrupt::default(),
     })

@@ -1,4 +1,4 @@
-//! `inspect` of a public checkpoint: its family, what it is made of, and what it takes to run.
+//! `inspect` of a public checkpoint: its family, what it is made of, what it takes to run, and whether it can be loaded.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::error::{Error, Kind, Result};
 use crate::model::TransformerConfig;
 use crate::model::config::{Compute, TimeInput, Visibility};
-use crate::model::family::{self, Description, LoadOptions, Prediction, adapters, memory};
+use crate::model::family::{self, Checked, Description, LoadOptions, Prediction, adapters, memory};
 use crate::model::transformer::lora::LoraConfig;
 use crate::term;
 use crate::weights::{self, NonFinite};
@@ -45,20 +45,29 @@ fn visibility(d: &Description) -> String {
     }
 }
 
-/// Prints what the directory holds; with `against`, how near the model's outputs are to stored ones.
+/// Prints what the directory holds, and whether it can be loaded; with `against`, how near the model's outputs are to stored
+/// ones.
+///
+/// Errors (input): a directory that cannot be loaded, after all that could be said of it was printed.
 pub fn run(dir: &Path, against: Option<&Path>, as_json: bool, device: &Device) -> Result<()> {
-    let (d, store) = family::look(dir)?;
-    let tokenizer = family::tokenizer(dir)?.map(|t| t.vocab_size());
+    let Checked { description: d, store, tokenizer, non_finite, problem } = family::check(dir)?;
+    d.notes.iter().for_each(|note| term::warn(note));
     let length = d.length.min(ESTIMATE_LENGTH);
     let parameters = d.network.parameters(d.vocab, if d.network.learned_positions { d.length } else { 0 });
-    let dtype = store.floats().1.name();
+    let (stored, dtype) = store.floats();
     let (sampling, training) =
         (memory::sampling(&d.network, d.vocab, length, 1), memory::training(&d.network, d.vocab, length, BATCH));
     let adapters = adapter_training(&d, length);
-    let error = against.map(|file| largest_error(dir, file, device)).transpose()?;
+    let error = match (against, &problem) {
+        (Some(file), None) => Some(largest_error(dir, file, device)?),
+        _ => None,
+    };
+    let verdict = || problem.clone().map_or(Ok(()), Err);
     if as_json {
         let line = json!({
-            "family": d.family.name(), "parameters": parameters as u64, "dtype": dtype, "files": store.parts.len(),
+            "family": d.family.name(), "parameters": parameters as u64, "stored_values": stored, "dtype": dtype.name(),
+            "loads": problem.is_none(), "problem": problem.as_ref().map(ToString::to_string), "non_finite": non_finite,
+            "notes": d.notes, "ends": d.ends, "files": store.parts.len(),
             "vocabulary": d.vocab, "tokenizer": tokenizer, "mask": d.special.mask, "bos": d.special.bos,
             "eos": d.special.eos, "pad": d.special.pad, "length": d.length, "layers": d.network.layers,
             "width": d.network.dim, "visibility": visibility(&d), "time_conditioning": time(&d),
@@ -66,21 +75,32 @@ pub fn run(dir: &Path, against: Option<&Path>, as_json: bool, device: &Device) -
             "memory_adapters": adapters.as_ref().map(|(bytes, _)| *bytes as u64),
             "largest_absolute_error": error,
         });
-        return term::out(format!("{line}"));
+        term::out_json(line);
+        return verdict();
     }
     let id = |id: Option<u32>| id.map_or("none".to_string(), |id| id.to_string());
     let tokens = tokenizer.map_or("not in the directory".into(), |n| format!("{n} tokens"));
     let s = d.special;
+    let ends = match d.ends.len() {
+        0 => "none".to_string(),
+        _ => d.ends.iter().map(u32::to_string).collect::<Vec<_>>().join(" or "),
+    };
     let rows = [
         ("family", d.family.name().to_string()),
-        ("parameters", parameters.to_string()),
-        ("dtype", format!("{dtype} in {} file(s)", store.parts.len())),
+        (
+            "parameters",
+            match problem {
+                None => parameters.to_string(),
+                Some(_) => format!("config.json asks for {parameters}; the files hold {stored} values"),
+            },
+        ),
+        ("dtype", format!("{} in {} file(s)", dtype.name(), store.parts.len())),
         ("shape", format!("{} blocks of width {}, {} heads", d.network.layers, d.network.dim, d.network.heads)),
         ("length", d.length.to_string()),
         ("vocabulary", d.vocab.to_string()),
         ("tokenizer", tokens),
         ("mask id", id(s.mask)),
-        ("special ids", format!("bos {}, eos {}, pad {}", id(s.bos), id(s.eos), id(s.pad))),
+        ("special ids", format!("bos {}, eos {}, pad {}", id(s.bos), ends, id(s.pad))),
         ("visibility", visibility(&d)),
         ("time conditioning", time(&d).to_string()),
         ("shift", if d.network.shift_output { "row l predicts token l + 1" } else { "none" }.to_string()),
@@ -91,13 +111,17 @@ pub fn run(dir: &Path, against: Option<&Path>, as_json: bool, device: &Device) -
         ),
     ];
     let adapters = adapters.map(|(_, shown)| ("memory, adapters", shown));
-    for (name, value) in rows.into_iter().chain(adapters) {
-        term::out(format!("{name:<18} {value}"))?;
+    let checks = [
+        ("not finite", format!("{non_finite} values")),
+        ("loads", if problem.is_none() { "yes" } else { "no" }.to_string()),
+    ];
+    for (name, value) in rows.into_iter().chain(adapters).chain(checks) {
+        term::out(format!("{name:<18} {value}"));
     }
     if let Some(error) = error {
-        term::out(format!("largest absolute error of the logits: {error:.3e}"))?;
+        term::out(format!("largest absolute error of the logits: {error:.3e}"));
     }
-    Ok(())
+    verdict()
 }
 
 /// What training adapters takes on frozen bf16 weights, and how to say so; nothing where the family is not trained.

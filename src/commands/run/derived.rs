@@ -6,7 +6,7 @@ use super::{Shape, Study, not_trained};
 use crate::error::{Error, Kind, Result};
 use crate::export::origin::{self, Origin};
 use crate::model::family::adapters::{self, Base};
-use crate::model::family::{self, Family, LoadOptions};
+use crate::model::family::{self, LoadOptions};
 use crate::model::params::Named;
 use crate::model::transformer::lora::Plan;
 use crate::model::{Transformer, TransformerConfig};
@@ -59,9 +59,12 @@ impl Study {
             (None, None) => return Err(Error::usage(format!("`model.{name}` has nothing to start from"))),
         };
         let names = shape.from.as_ref().map(std::path::absolute).transpose();
+        // A finished model has a manifest of its own.
+        let public = shape.from.as_deref().filter(|_| Recipe::teacher(model).is_none());
         Ok(Origin {
             base,
             sha256,
+            files: public.map(origin::beside).transpose()?.unwrap_or_default(),
             dtype: shape.dtype,
             keep_layers: model.keep_layers.clone(),
             adapters: model.lora.is_some(),
@@ -80,7 +83,7 @@ impl Study {
     ) -> Result<()> {
         let Some(from) = &shape.from else {
             let teacher = Recipe::teacher(self.recipe.model(name)?).unwrap_or_default();
-            return adapters::write(dir, plan, adapters, None, &Base { name: teacher, revision: None, turned: false });
+            return adapters::write(dir, plan, adapters, None, &Base { name: teacher, revision: None, of: None });
         };
         let root = self.recipe.lineage(name)?;
         let named = root.last().and_then(|m| m.from.as_ref()).unwrap_or(from).to_string_lossy();
@@ -93,8 +96,7 @@ impl Study {
             None => (from.display().to_string(), None),
         };
         let (description, store) = family::look(from)?;
-        let turned = description.family == Family::Gpt2;
-        let base = Base { name: &name, revision: revision.as_deref(), turned };
+        let base = Base { name: &name, revision: revision.as_deref(), of: Some(&description) };
         adapters::write(dir, plan, adapters, Some(&adapters::modules_of(&store)), &base)
     }
 
@@ -104,7 +106,7 @@ impl Study {
         if !dir.exists() {
             return Err(not_trained(name, &self.dir));
         }
-        fs::verify_manifest(&dir)?;
+        self.agrees(name, &self.verified(name)?)?;
         std::fs::create_dir_all(out).map_err(|e| Error::io("create", out, &e))?;
         for file in [adapters::CONFIG, adapters::WEIGHTS, "recipe.toml"] {
             fs::write_atomic(&out.join(file), &fs::read_limited(&dir.join(file), 1 << 36)?)?;

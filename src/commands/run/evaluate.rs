@@ -1,10 +1,8 @@
-//! Evaluation of a study: rows of every model at every step count, kept in models/NAME/eval.json by what decides them.
+//! Evaluation of a study: rows of every model at every step count, kept in models/NAME/eval.json by what decides them (`kept`).
 
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
-
-use super::Study;
+use super::{Study, kept};
 use crate::data::Data;
 use crate::error::{Error, Kind, Result};
 use crate::eval::control::{self, Control};
@@ -17,15 +15,20 @@ use crate::model::{Denoise, Oracle, params};
 use crate::objective::{self, Objective};
 use crate::process::Corruption;
 use crate::process::d3pm::Matrix;
-use crate::recipe::{ModelConfig, Recipe};
+use crate::recipe::{ModelConfig, Recipe, slug};
 use crate::sample::decode::walkable;
 use crate::sample::{Decode, Generator, Process, latent};
-use crate::{fs, term};
+use crate::{fs, shown, term};
 
 impl Study {
     /// Evaluates what is missing and writes results.json.
     pub fn evaluate(&self, only: Option<&str>) -> Result<Results> {
         let config = &self.recipe.eval;
+        let evaluated = |name: &String, model| only.is_none_or(|o| o == name) || self.is_evaluated(name, model);
+        let names: Vec<&str> = self.recipe.model.iter().filter(|(n, m)| evaluated(n, m)).map(|(n, _)| &n[..]).collect();
+        self.check_bound(&names)?;
+        self.ask().study(&[], true, &self.dir)?;
+        self.keep()?;
         let judge = config.judge.as_ref().map(|name| self.finished(name)).transpose()?;
         // One with the data's tokens reads them with a start token in front.
         let from = config.judge.as_ref().is_some_and(|name| self.recipe.model[name].from.is_some());
@@ -57,11 +60,11 @@ impl Study {
                 "the judge scores text by characters with its own tokenizer; {share:.1} % of the held-out texts are longer than its {length} tokens"
             ));
         }
-        let summary = eval::data_summary(&self.data, &scorer, &held_out);
+        let summary = eval::data_summary(&self.data, &scorer, &held_out)?;
         let judge_hash = judge.as_ref().map_or("", |j| j.weights_sha256.as_str());
         let mut models = Vec::new();
         for (name, model) in &self.recipe.model {
-            if only.is_some_and(|o| o != name) && !self.is_evaluated(name, model) {
+            if !names.contains(&name.as_str()) {
                 continue;
             }
             let done = self.finished(name)?;
@@ -71,7 +74,7 @@ impl Study {
                 let steers =
                     steers.map(|g| Ok::<_, Error>(self.finished(&g.classifier)?.weights_sha256)).transpose()?;
                 let how = format!("{decode:?} {}", steers.unwrap_or_default());
-                let key = self.eval_key(&[&summary.sha256, &done.weights_sha256, judge_hash, &how])?;
+                let key = self.eval_key(&[&done.weights_sha256, judge_hash, &how])?;
                 let shown = if label.is_empty() { name.clone() } else { format!("{name}: {label}") };
                 // Of several ways each has a file of its own.
                 let file = eval_file(&label);
@@ -96,7 +99,7 @@ impl Study {
                                 generator => taken(&done, generator, &config.steps),
                             };
                             (
-                                self.rows((name, &shown), &generator, &steps, &scorer, true)?,
+                                self.rows((name, &shown, &file), &generator, &steps, &scorer, true)?,
                                 self.sweep(&shown, &generator, &steps, &scorer)?,
                             )
                         }
@@ -150,7 +153,7 @@ impl Study {
             }
         }
         if let (Data::Story(story), true) = (&self.data, config.oracle) {
-            let key = self.eval_key(&[&summary.sha256, "oracle"])?;
+            let key = self.eval_key(&["oracle"])?;
             models.push(self.cached(("oracle", "eval"), &key, || {
                 let oracle = Oracle::new(Arc::clone(story.chain()), self.device.clone());
                 let process = Process {
@@ -180,7 +183,7 @@ impl Study {
                     likelihood: None,
                     rows: {
                         let generator = Generator::Tokens(&oracle, process);
-                        self.rows(("oracle", "oracle"), &generator, &config.steps, &scorer, false)?
+                        self.rows(("oracle", "oracle", "eval"), &generator, &config.steps, &scorer, false)?
                     },
                     sweep: self.sweep("oracle", &Generator::Tokens(&oracle, process), &config.steps, &scorer)?,
                     flexibility: self.flexibility("oracle", &oracle, &process)?,
@@ -199,7 +202,7 @@ impl Study {
             environment: self.environment(),
             data: summary,
             models,
-            context: config.context.as_ref().map(|p| eval::context::load(&self.base.join(p))).transpose()?,
+            context: self.context.clone(),
         };
         results.save(&self.dir.join("results.json"))?;
         Ok(results)
@@ -237,41 +240,33 @@ impl Study {
         // What was measured elsewhere decides nothing that is kept here.
         let own = eval::EvalConfig { context: None, ..self.recipe.eval.clone() };
         let config = toml::to_string(&own).map_err(|e| Error::usage(format!("`eval`: {e}")))?;
-        Ok(fs::sha256_hex(
-            format!("{}\n{config}\n{environment}\n{}", parts.join("\n"), env!("CARGO_PKG_VERSION")).as_bytes(),
-        ))
+        let version = env!("CARGO_PKG_VERSION");
+        let text = format!("{:?}\n{}\n{config}\n{environment}\n{version}", self.sources, parts.join("\n"));
+        Ok(fs::sha256_hex(text.as_bytes()))
     }
 
+    /// The result kept in models/NAME/FILE.json, if it is of this key; else what `make` gives, which is then kept.
+    ///
+    /// Errors: a file that was changed since it was written.
     fn cached(
         &self,
         (name, file): (&str, &str),
         key: &str,
         make: impl FnOnce() -> Result<ModelResult>,
     ) -> Result<ModelResult> {
-        #[derive(Serialize, Deserialize)]
-        struct Cached {
-            key: String,
-            result: ModelResult,
-        }
         let dir = self.model_dir(name);
-        let path = dir.join(format!("{file}.json"));
-        if let Ok(bytes) = std::fs::read(&path)
-            && let Ok(cached) = serde_json::from_slice::<Cached>(&bytes)
-            && cached.key == key
-        {
-            return Ok(cached.result);
+        let (path, samples) = (dir.join(format!("{file}.json")), dir.join(samples_file(file)));
+        if let Some(kept) = kept::read(&path, &samples, key)? {
+            return Ok(kept);
         }
-        let cached = Cached { key: key.to_string(), result: make()? };
-        std::fs::create_dir_all(&dir).map_err(|e| Error::io("create", &dir, &e))?;
-        let bytes = serde_json::to_vec(&cached)
-            .map_err(|e| Error::new(Kind::NonFinite, format!("`{name}` has scores that are not numbers: {e}")))?;
-        fs::write_atomic(&path, &bytes)?;
-        Ok(cached.result)
+        let result = make()?;
+        fs::create_dir(&dir)?;
+        kept::write(&path, &samples, key, result)
     }
 
     fn rows(
         &self,
-        (name, shown): (&str, &str),
+        (name, shown, file): (&str, &str, &str),
         generator: &Generator,
         steps: &[usize],
         scorer: &Scorer,
@@ -291,13 +286,15 @@ impl Study {
                 row.nfe, nll.mean, row.scores["entropy"].mean
             ));
             texts.push_str(&format!("==== {shown}, {k} steps\n"));
-            tokens.iter().take(5).for_each(|t| texts.push_str(&format!("{}\n----\n", self.data.decode(t))));
+            tokens
+                .iter()
+                .take(5)
+                .for_each(|t| texts.push_str(&format!("{}\n----\n", shown::text(&self.data.decode(t)))));
             rows.push(row);
         }
         let dir = self.model_dir(name);
-        std::fs::create_dir_all(&dir).map_err(|e| Error::io("create", &dir, &e))?;
-        let file = if name == shown { "samples.txt".to_string() } else { format!("samples-{}.txt", slug(shown)) };
-        fs::write_atomic(&dir.join(file), texts.as_bytes())?;
+        fs::create_dir(&dir)?;
+        fs::write_atomic(&dir.join(samples_file(file)), texts.as_bytes())?;
         Ok(rows)
     }
 
@@ -332,7 +329,7 @@ impl Study {
         self.not_stopped(name)?;
         let story = if let Data::Story(story) = &self.data { Some(story.as_ref()) } else { None };
         let texts = self.data.held_out(config.samples);
-        let (seed, batch) = (self.recipe.eval.seed, self.recipe.eval.batch);
+        let (seed, batch) = (self.recipe.eval.seed, self.recipe.eval.drawn_together());
         let found = flexibility::measure(model, process, config, (seed, batch), &texts, story)?;
         let gone =
             found.remasked.as_ref().map_or(String::new(), |r| format!("  errors gone {:.3}", r.scores["gone"].mean));
@@ -369,7 +366,7 @@ impl Study {
         }
         let config = &config;
         self.not_stopped(name)?;
-        let (seed, batch) = (self.recipe.eval.seed, self.recipe.eval.batch);
+        let (seed, batch) = (self.recipe.eval.seed, self.recipe.eval.drawn_together());
         let guidance = config.guidance.get(name);
         // Its gradient by the vectors is asked for, which a plain device does not have.
         let device = self.device.clone().autodiff();
@@ -390,7 +387,10 @@ impl Study {
 
     fn not_stopped(&self, name: &str) -> Result<()> {
         match self.interrupt.requested() {
-            true => Err(Error::new(Kind::Signal(2), format!("stopped by a signal while evaluating `{name}`"))),
+            true => {
+                let kind = Kind::Signal(self.interrupt.signal());
+                Err(Error::new(kind, format!("stopped by a signal while evaluating `{name}`")))
+            }
             false => Ok(()),
         }
     }
@@ -437,9 +437,9 @@ fn eval_file(label: &str) -> String {
     if label.is_empty() { "eval".to_string() } else { format!("eval-{}", slug(label)) }
 }
 
-/// A label as part of a file's name.
-fn slug(label: &str) -> String {
-    label.chars().map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' }).collect()
+/// Where the first samples of a way of sampling lie, beside what is kept of it.
+fn samples_file(file: &str) -> String {
+    format!("samples{}.txt", file.strip_prefix("eval").unwrap_or(file))
 }
 
 fn cpu_features() -> String {

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::Study;
 use crate::commands::export::{section, warn_of_missing_code};
+use crate::data::tokenizer;
 use crate::error::{Error, Result};
 use crate::eval;
 use crate::eval::change::Change;
@@ -44,11 +45,21 @@ impl Study {
         std::fs::create_dir_all(out).map_err(|e| Error::io("create", out, &e))?;
         let own =
             results.and_then(|r| r.models.iter().find(|m| m.name == name).map(|m| report::summary::model_card(r, m)));
-        let extras = Extras { tokenizer: done.tokenizer.as_ref(), recipe: &self.text, results: own.as_deref() };
-        match &shape.from {
+        let described = shape.from.as_ref().map(|from| family::look(from)).transpose()?;
+        let described = described.map(|(description, _)| description);
+        let call = described
+            .as_ref()
+            .zip(card.generation.as_ref())
+            .and_then(|(d, settings)| family::own_call(d.family, settings, card.max_position_embeddings));
+        let extras = Extras {
+            tokenizer: done.tokenizer.as_ref(),
+            recipe: &self.text,
+            results: own.as_deref(),
+            call: call.as_deref(),
+        };
+        match shape.from.as_ref().zip(described) {
             // What came from a public checkpoint leaves as one.
-            Some(from) => {
-                let (description, _) = family::look(from)?;
+            Some((from, description)) => {
                 let own = params::export(&done.model);
                 let parameters = match &shape.rows {
                     Some((rows, _)) => rows.put(own, &self.whole(from, &shape)?),
@@ -67,6 +78,13 @@ impl Study {
                     None => family::export(from, out, &description, &parameters, storage)?,
                 }
                 warn_of_missing_code(out)?;
+                if let (None, Some(tokenizer)) = (family::tokenizer(out)?, &done.tokenizer) {
+                    // The source brings none: it is the study's that the model was trained with.
+                    match out.join(tokenizer::CONFIG).exists() {
+                        true => tokenizer.save(out)?,
+                        false => tokenizer.save_for_others(out)?,
+                    }
+                }
                 if let Some(generation) = &card.generation {
                     family::write_generation(out, description.family, generation)?;
                 }

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use burn::prelude::Device;
 
-use super::{Study, claim};
-use crate::error::{Error, Result};
+use super::{Site, Study, claim, command, keep};
+use crate::error::Result;
 use crate::eval::results::Results;
 use crate::eval::seeds::join;
 use crate::recipe::{Loaded, Recipe};
@@ -20,7 +20,9 @@ pub struct Seeds {
     dir: PathBuf,
     device: (Device, String),
     interrupt: Interrupt,
-    _lock: fs::RunLock,
+    command: String,
+    retrain: Vec<String>,
+    claim: fs::Claim,
 }
 
 /// The run directory of one training seed of the study in `dir`.
@@ -43,9 +45,15 @@ impl Seeds {
     /// Errors: another process in the directory, another recipe in it.
     pub fn open(loaded: Loaded, dir: Option<PathBuf>, device: (Device, &str), interrupt: Interrupt) -> Result<Seeds> {
         let dir = dir.unwrap_or_else(|| Path::new("runs").join(&loaded.recipe.name));
-        let lock = claim(&dir, &loaded)?;
+        let claim = claim(&dir, &dir.join("data"), &loaded)?;
+        let command = command(&loaded, &dir, device.1);
         let device = (device.0, device.1.to_string());
-        Ok(Seeds { loaded, dir, device, interrupt, _lock: lock })
+        Ok(Seeds { loaded, dir, device, interrupt, command, retrain: Vec::new(), claim })
+    }
+
+    /// Asks that the models `names` be trained again under every seed although they are finished.
+    pub fn retraining(self, names: &[String]) -> Seeds {
+        Seeds { retrain: names.to_vec(), ..self }
     }
 
     fn recipe(&self) -> &Recipe {
@@ -56,21 +64,23 @@ impl Seeds {
     fn study(&self, seed: u64) -> Result<Study> {
         let one = self.loaded.at_seed(seed)?;
         let device = (self.device.0.clone(), self.device.1.as_str());
-        Study::open(one, Some(seed_dir(&self.dir, seed)), device, self.interrupt.clone())
+        let (dir, data) = (seed_dir(&self.dir, seed), self.dir.join("data"));
+        Study::open_at(one, Site { dir, data, command: self.command.clone() }, device, self.interrupt.clone())
     }
 
     /// Trains what is missing under every seed: every model, or `only` and its teachers.
     pub fn train(&self, only: Option<&str>) -> Result<()> {
-        self.each(|study| study.train(only)).map(|_| ())
+        self.each(only, |study| study.train(only)).map(|_| ())
     }
 
     /// Does `work` in the study of each seed, with the models that seeds have in common copied from the first.
-    fn each<T>(&self, work: impl Fn(&Study) -> Result<T>) -> Result<Vec<(u64, T)>> {
+    fn each<T>(&self, only: Option<&str>, work: impl Fn(&Study) -> Result<T>) -> Result<Vec<(u64, T)>> {
         let first = self.recipe().seeds[0];
         let mut done = Vec::new();
         for &seed in &self.recipe().seeds {
             term::note(&format!("seed {seed}"));
-            let study = self.study(seed)?;
+            let study = self.study(seed)?.retraining(&self.retrain, only)?;
+            keep(&self.claim, &self.dir, self.recipe(), &self.loaded.text, &self.loaded.base)?;
             if seed != first {
                 for name in self.recipe().model.keys() {
                     study.take_finished(name, &seed_dir(&self.dir, first))?;
@@ -83,7 +93,7 @@ impl Seeds {
 
     /// Evaluates what is missing under every seed and writes the joined results.json.
     pub fn evaluate(&self, only: Option<&str>) -> Result<Results> {
-        let each = self.each(|study| study.evaluate(only))?;
+        let each = self.each(only, |study| study.evaluate(only))?;
         self.joined(&each)
     }
 
@@ -95,7 +105,7 @@ impl Seeds {
 
     /// The whole study under every seed, and one report; what it exports is the first seed's.
     pub fn run(&self, as_json: bool) -> Result<()> {
-        let each = self.each(|study| {
+        let each = self.each(None, |study| {
             study.announce();
             study.train(None)?;
             study.evaluate(None)
@@ -112,28 +122,5 @@ impl Seeds {
     /// The directory of the whole study.
     pub fn dir(&self) -> &Path {
         &self.dir
-    }
-}
-
-impl Study {
-    /// Copies the finished model `name` from the run in `other`, where it does not depend on the seed and is not here yet.
-    fn take_finished(&self, name: &str, other: &Path) -> Result<()> {
-        let from = other.join("models").join(name).join("final");
-        let Ok(manifest) = fs::verify_manifest(&from) else { return Ok(()) };
-        let same = manifest.extra["fingerprint"].as_str() == Some(&self.recipe.fingerprint(name)?);
-        if !same || fs::verify_manifest(&self.final_dir(name)).is_ok() {
-            return Ok(());
-        }
-        fs::create_dir(&self.model_dir(name))?;
-        fs::commit_dir(&self.model_dir(name), "final", |tmp| {
-            for file in manifest.files.keys().map(String::as_str).chain([fs::MANIFEST]) {
-                let (path, to) = (from.join(file), tmp.join(file));
-                to.parent().map_or(Ok(()), fs::create_dir)?;
-                std::fs::copy(&path, &to).map_err(|e| Error::io("copy", &path, &e))?;
-            }
-            Ok(())
-        })?;
-        term::note(&format!("{name}: the same under every seed"));
-        Ok(())
     }
 }

@@ -41,6 +41,10 @@ pub struct Shape {
     keeps: Option<Vec<usize>>,
     /// The adapters that are trained, where it is not the whole network.
     pub lora: Option<Plan>,
+    /// Ids below `tokens` without text, which are never predicted.
+    pub excluded: Vec<u32>,
+    /// What was passed over in the checkpoint, in words for a warning.
+    pub notes: Vec<String>,
 }
 
 impl Shape {
@@ -59,6 +63,8 @@ impl Shape {
             keep: None,
             keeps: None,
             lora: None,
+            excluded: Vec::new(),
+            notes: Vec::new(),
         }
     }
 
@@ -95,11 +101,12 @@ pub fn shape(recipe: &Recipe, name: &str, data: &Data, base: &Path) -> Result<Sh
         check_layers(keep, &shape.network, &format!("model.{name}.keep_layers"))?;
         if shape.network.encoder_layers > 0 {
             return Err(Error::usage(format!("`model.{name}.keep_layers` is not for a network with `encoder_layers`"))
-                .hint("its layers have different tasks: leave `keep_layers` out"));
+                .cause("its layers have different tasks")
+                .hint("leave `keep_layers` out"));
         }
         let before = shape.keep.take().unwrap_or_else(|| (0..shape.network.layers).collect());
         shape.keep = Some(keep.iter().map(|i| before[*i]).collect());
-        shape.network.layers = keep.len();
+        shape.network = shape.network.with_layers(keep);
     }
     shape.keeps = model.keep_layers.clone();
     if let (Some(from), Some(keep)) = (&shape.from, &shape.keep) {
@@ -116,12 +123,21 @@ pub fn shape(recipe: &Recipe, name: &str, data: &Data, base: &Path) -> Result<Sh
     if let Some(lora) = &model.lora {
         if model.from.is_some() && !shape.as_it_is() {
             return Err(Error::usage(format!("`model.{name}.lora` needs a checkpoint as it is"))
-                .cause("`vocabulary` or `ignore_extra` make another network of it"));
+                .cause("`vocabulary` or `ignore_extra` make another network of it")
+                .hint("leave these out, or train the whole network without `lora`"));
         }
         let sites = origin::sites(shape.from.as_deref(), &shape.network)?;
         shape.lora = Some(lora.plan(&format!("model.{name}.lora"), &sites)?);
     }
     Ok(shape)
+}
+
+/// The directory of the public checkpoint that a recipe calls `from`.
+pub(super) fn checkpoint(from: &Path, base: &Path) -> Result<PathBuf> {
+    match crate::hub::reference(&from.to_string_lossy())? {
+        Some(_) => family::resolve(from),
+        None => Ok(base.join(from)),
+    }
 }
 
 /// The shape of a model as its network is described, all blocks of it.
@@ -132,10 +148,7 @@ fn whole(recipe: &Recipe, name: &str, data: &Data, base: &Path) -> Result<Shape>
             let vocab = data.vocab();
             return Ok(Shape::own(network.clone(), vocab, vocab as u32, data.length()));
         }
-        Network::From(from) => match crate::hub::reference(&from.to_string_lossy())? {
-            Some(_) => family::resolve(from)?,
-            None => base.join(from),
-        },
+        Network::From(from) => checkpoint(from, base)?,
     };
     let (mut d, store) = family::look(&from)?;
     LoadOptions { dtype: types.weights, compute: types.compute, ..LoadOptions::default() }.configure(&mut d.network);
@@ -148,23 +161,43 @@ fn whole(recipe: &Recipe, name: &str, data: &Data, base: &Path) -> Result<Shape>
                 .cause(format!("their sha256 is {is}")));
         }
     }
-    recipe.check_network(name, &d.network).map_err(|e| e.cause(format!("{place} holds {}", d.family.name())))?;
+    let notes = std::mem::take(&mut d.notes);
+    recipe.check_network(name, &d.network).map_err(|e| {
+        // The network is the checkpoint's, so what has to change is what it is trained for.
+        let causal = d.family.prediction() == Prediction::NextToken && !matches!(model.objective, Objective::ArNll {});
+        e.cause(format!("{place} holds {}", d.family.name())).hint(match causal {
+            true => format!(
+                "an autoregressive checkpoint is tuned or judges: `model.{name}.objective = \"ar_nll\"` with \
+                 `model.{name}.order = \"left_to_right\"`; a diffusion teacher comes from a masked checkpoint"
+            ),
+            false => format!("give `model.{name}` an order and an objective that fit the checkpoint's network"),
+        })
+    })?;
     let (theirs, policy) = (family::tokenizer(&from)?, recipe.vocabulary(name)?);
     // A student's checkpoint is its teacher's.
     let ignore_extra = recipe.lineage(name)?.last().is_some_and(|root| root.ignore_extra);
     let judge = recipe.eval.judge.as_deref() == Some(name) && model.train.steps == 0;
     if judge && d.family.prediction() == Prediction::NextToken && (theirs.is_some() || !policy.is_refuse()) {
-        return Ok(Shape { ignore_extra, dtype: types.weights, ..judge_shape(d, from, policy, data)? });
+        return Ok(Shape { ignore_extra, dtype: types.weights, notes, ..judge_shape(d, from, policy, data)? });
     }
     let (network, mask) = trainable(&d, &from, &model.objective)?;
     let causal = network.shift;
     if causal && !policy.is_refuse() {
-        return Err(Error::usage(format!("`model.{name}.vocabulary` is for masked models and for `eval.judge`"))
-            .hint("give the data the tokenizer of the checkpoint"));
+        let key = format!("model.{name}.vocabulary");
+        return Err(Error::usage(format!("`{key} = \"{}\"` is for `eval.judge` alone", policy.name()))
+            .cause("a causal model that is trained or sampled has no other ids than its own")
+            .hint(format!(
+                "leave `{key}` out, and give the data the tokenizer of the checkpoint: \
+                 `data.text.tokenizer = {{ dir = {{ path = \"{place}\" }} }}`"
+            )));
     }
     if d.network.learned_positions && d.length != data.length() {
         return Err(Error::usage(format!("{place} has learned positions for {} tokens", d.length))
-            .cause(format!("the data has sequences of {}", data.length())));
+            .cause(format!("the data has sequences of {}", data.length()))
+            .hint(match data {
+                Data::Text { .. } => format!("`data.text.length = {}`", d.length),
+                _ => "take a checkpoint without learned positions, such as LLaMA or Qwen2".to_string(),
+            }));
     }
     let (ours, length) = (data.tokenizer(), data.length());
     if !policy.is_refuse() {
@@ -175,6 +208,8 @@ fn whole(recipe: &Recipe, name: &str, data: &Data, base: &Path) -> Result<Shape>
         let own = Shape::own(network, rows.vocab(), tokens as u32, length);
         return Ok(Shape {
             from: Some(from),
+            excluded: rows.missing(),
+            notes,
             rows: Some((rows, d.vocab)),
             tokens,
             ignore_extra,
@@ -193,11 +228,12 @@ fn whole(recipe: &Recipe, name: &str, data: &Data, base: &Path) -> Result<Shape>
             .cause("`vocabulary = \"shared_tokens\"` or \"truncate_padding\" would keep the data's")
             .hint(format!("`data.text.tokenizer = {{ dir = {{ path = \"{place}\" }} }}`")));
     }
-    // What a public causal model was trained to say is left as it is.
-    let tokens = if causal { d.vocab } else { data.vocab() };
+    // Rows behind the data's tokens are padding: they have no text, and are never drawn.
     Ok(Shape {
         from: Some(from),
-        tokens,
+        tokens: data.vocab(),
+        excluded: ours.without_text(),
+        notes,
         ignore_extra,
         dtype: types.weights,
         ..Shape::own(network, d.vocab, mask, length)

@@ -3,23 +3,26 @@
 //!
 //! L length.
 
-use std::path::Path;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use burn::prelude::Device;
 use rand::Rng;
 
-use super::{Request, beams, filled, given, show, steps};
+use super::{Request, beams, filled, given, part, show, steps};
+use crate::commands::room;
 use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
 use crate::export;
 use crate::model::config::Visibility;
-use crate::model::family::{self, Description, Family, LoadOptions, Loaded, Prediction};
+use crate::model::family::{self, Description, LoadOptions, Loaded, Prediction};
 use crate::model::{Denoise, Transformer};
 use crate::process::{Corruption, Order, Schedule};
 use crate::rng::{StepRng, Stream};
 use crate::sample::family::{Draws, Plan, Sampler, Settings, walk};
 use crate::sample::{Decode, Process, SampleSpec, Samples, beam, sample};
+use crate::term;
 use crate::weights::NonFinite;
 
 /// Tokens that are written behind a prompt unless a length is asked for, and steps unless their number is.
@@ -28,7 +31,8 @@ const STEPS: usize = 64;
 
 /// How texts and token ids become each other.
 enum Speech {
-    Text(Tokenizer),
+    /// By a tokenizer, and the directory that it lies in.
+    Text(Tokenizer, Option<PathBuf>),
     /// Ids themselves, of a vocabulary of this size.
     Ids(usize),
 }
@@ -38,10 +42,10 @@ impl Speech {
         if request.public.ids {
             return Ok(Speech::Ids(d.vocab));
         }
-        let found = match &request.public.tokenizer {
-            Some(path) if path.is_dir() => Tokenizer::load_dir(path)?,
-            Some(path) => Some(Tokenizer::load_file(path)?),
-            None => family::tokenizer(dir)?,
+        let (found, place) = match &request.public.tokenizer {
+            Some(path) if path.is_dir() => (Tokenizer::load_dir(path)?, Some(path.clone())),
+            Some(path) => (Some(Tokenizer::load_file(path)?), None),
+            None => (family::tokenizer(dir)?, Some(dir.to_path_buf())),
         };
         match found {
             Some(t) if t.vocab_size() > d.vocab => Err(Error::input(format!(
@@ -51,7 +55,7 @@ impl Speech {
                 d.vocab
             ))
             .hint("give the tokenizer that the model was trained with")),
-            Some(t) => Ok(Speech::Text(t)),
+            Some(t) => Ok(Speech::Text(t, place)),
             None => Err(Error::input(format!("{} holds no tokenizer", dir.display()))
                 .hint("give one by `--tokenizer PATH`, or read and write token ids by `--ids`")),
         }
@@ -59,7 +63,7 @@ impl Speech {
 
     fn encode(&self, text: &str) -> Result<Vec<u32>> {
         let vocab = match self {
-            Speech::Text(tokenizer) => return tokenizer.encode(text.as_bytes()),
+            Speech::Text(tokenizer, _) => return tokenizer.encode(text.as_bytes()),
             Speech::Ids(vocab) => *vocab,
         };
         let id = |word: &str| {
@@ -71,10 +75,10 @@ impl Speech {
         text.split([' ', ',']).filter(|word| !word.is_empty()).map(id).collect()
     }
 
-    fn decode(&self, ids: &[u32]) -> String {
+    fn decode(&self, ids: &[u32]) -> Vec<u8> {
         match self {
-            Speech::Text(tokenizer) => tokenizer.decode(ids),
-            Speech::Ids(_) => ids.iter().map(u32::to_string).collect::<Vec<_>>().join(" "),
+            Speech::Text(tokenizer, _) => tokenizer.decode_bytes(ids),
+            Speech::Ids(_) => ids.iter().map(u32::to_string).collect::<Vec<_>>().join(" ").into_bytes(),
         }
     }
 }
@@ -85,9 +89,10 @@ pub fn run(request: &Request, dir: &Path, device: &Device) -> Result<()> {
     // Before any tensor is read.
     let (mut d, _) = family::look(dir)?;
     let speech = Speech::of(request, dir, &d)?;
-    if let Speech::Text(tokenizer) = &speech {
-        d.special = family::special_tokens(dir, &d, Some(tokenizer))?;
+    if let Speech::Text(tokenizer, _) = &speech {
+        family::settle(dir, &mut d, Some(tokenizer))?;
     }
+    d.notes.iter().for_each(|note| term::warn(note));
     let masked = matches!(d.family.prediction(), Prediction::Subs | Prediction::Logits);
     if masked && d.special.mask.is_none() {
         return Err(Error::input(format!("{} names no mask token", dir.display()))
@@ -101,7 +106,7 @@ pub fn run(request: &Request, dir: &Path, device: &Device) -> Result<()> {
         sampler.plan(&d, 0, d.length.max(1), &Settings::default())?;
     }
     let mut pinned = given(request, &|text| speech.encode(text), matches!(speech, Speech::Ids(_)))?;
-    let start = beginning(&d, matches!(speech, Speech::Ids(_)), &mut pinned)?;
+    let start = beginning(&d, &speech, &mut pinned)?;
     let slides = sampler.is_some_and(Sampler::slides);
     let length = match options.length {
         Some(length) if length > d.length && !slides => {
@@ -128,74 +133,97 @@ pub fn run(request: &Request, dir: &Path, device: &Device) -> Result<()> {
         length: Some(length.min(d.length)),
         ..LoadOptions::default()
     };
+    let weights = 4 * d.network.parameters(d.vocab, length.min(d.length));
+    room::samples(&d.network, (d.vocab, length), (weights, request.batch()), device)?;
     let Loaded { model, .. } = family::load(dir, &load, device)?;
     let model = match d.special.mask {
         Some(mask) => model.with_mask(mask as usize),
         None => model,
     };
-    let model = match &speech {
-        Speech::Text(t) if d.family.prediction() != Prediction::NextToken => model.with_tokens(t.vocab_size()),
-        _ => model,
+    // Rows of the embedding without text are never drawn, whatever the family.
+    let beside = family::tokenizer(dir)?;
+    let known = match &speech {
+        Speech::Text(tokenizer, _) => Some(tokenizer),
+        Speech::Ids(_) => beside.as_ref(),
+    };
+    let model = match known {
+        Some(tokenizer) => model.with_tokens(tokenizer.vocab_size()).without(&tokenizer.without_text()),
+        None => model,
     };
     let prompt = pinned.iter().take_while(|p| p.is_some()).count();
     let decode = |ids: &[u32]| speech.decode(written(&d, ids, start, prompt));
     let answer = |ids: &[u32]| written(&d, ids, prompt, prompt).to_vec();
     if let Some(width) = request.beam {
-        let search = beam::Search { end: d.special.eos, ..beam::Search::new(width, request.length_penalty) };
+        let search = beam::Search { ends: &d.ends, ..beam::Search::new(width, request.length_penalty) };
         return beams(request, &model, &process(&d, length, None)?, &decode, &pinned, &search);
     }
     // Of uniform noise no position is known to be noise, so the exact sampler does not apply.
     let uniform = d.special.mask.is_none() && d.family.prediction() != Prediction::NextToken;
     match (sampler, Sampler::published(d.family).filter(|_| uniform)) {
         (Some(sampler), _) | (None, Some(sampler)) => {
-            let drawn = request.chosen(published(request, &d, &model, sampler, pinned, length)?, &answer);
-            show(request, d.family.name(), &format!("sampler {}", sampler.name()), &decode, &drawn)
+            let plan = planned(request, (&d, &model), sampler, &pinned, length)?;
+            let blocks = plan.blocks.len();
+            let among = if blocks > 1 { format!(" in {blocks} blocks") } else { String::new() };
+            let how = format!("sampler {}, {} steps{among}", sampler.name(), plan.steps * blocks);
+            let draw = |texts: Range<usize>| {
+                Ok(request.chosen(published(request, &d, &model, (&plan, &pinned), (length, texts))?, &answer))
+            };
+            show(request, d.family.name(), &how, &decode, &draw)
         }
         (None, None) => {
             let process = process(&d, length, options.block)?;
             let steps = steps(request, &process, STEPS, model.over_blocks())?;
-            let batch = request.drawn().clamp(1, 16);
-            let spec =
-                SampleSpec { steps, filter: request.filter, seed: request.seed, batch, pinned, trace: request.trace };
-            let drawn = request.chosen(sample(&model, &process, &spec, request.drawn())?, &answer);
-            show(request, d.family.name(), &format!("{steps} steps"), &decode, &drawn)
+            let (filter, trace) = (request.filter, request.trace);
+            let spec = SampleSpec { filter, pinned, trace, ..SampleSpec::new(steps, request.seed, request.batch()) };
+            let draw = |texts: Range<usize>| {
+                let (spec, n) = part(request, &spec, texts);
+                Ok(request.chosen(sample(&model, &process, &spec, n)?, &answer))
+            };
+            show(request, d.family.name(), &format!("{steps} steps"), &decode, &draw)
         }
     }
 }
 
-/// Puts the token in front that a model's texts begin with, and says how many tokens of the canvas that is.
+/// Puts in front what a causal model's texts begin with, and says how many tokens of the canvas that is.
 ///
-/// LLaMA's tokenizers put one before every text; token ids are taken as they are given. The other causal models need a
-/// first token to go on from: without a prompt theirs is the one that stands between texts.
-fn beginning(d: &Description, ids: bool, pinned: &mut Vec<Option<u32>>) -> Result<usize> {
+/// That is what the tokenizer puts before every text, most often nothing; token ids are taken as they are given. Without
+/// anything to go on from, a first token is needed: the one that begins a text, or the one that stands between texts.
+fn beginning(d: &Description, speech: &Speech, pinned: &mut Vec<Option<u32>>) -> Result<usize> {
     if d.family.prediction() != Prediction::NextToken {
         return Ok(0);
     }
-    let first = match d.family {
-        Family::Llama if !ids => d.special.bos,
-        _ if pinned.is_empty() => d.special.bos.or(d.special.eos),
-        _ => None,
+    let mut front = match speech {
+        Speech::Text(tokenizer, place) => tokenizer.front(place.as_deref(), d.special.bos)?,
+        Speech::Ids(_) => Vec::new(),
     };
-    match first {
-        Some(id) if pinned.first() != Some(&Some(id)) => {
-            pinned.insert(0, Some(id));
-            Ok(1)
-        }
-        None if pinned.is_empty() => Err(Error::usage("the model names no token that a text begins with")
-            .hint("give the beginning of a text by `--prompt`")),
-        _ => Ok(0),
+    if let Some(id) = front.iter().find(|id| **id as usize >= d.vocab) {
+        return Err(Error::input(format!("the tokenizer begins every text with the id {id}"))
+            .cause(format!("the model has a vocabulary of {}", d.vocab))
+            .hint("give the tokenizer that the model was trained with"));
     }
+    if pinned.is_empty() && front.is_empty() {
+        front.extend(d.special.bos.or(d.special.eos));
+    }
+    if front.is_empty() && pinned.is_empty() {
+        return Err(Error::usage("the model names no token that a text begins with")
+            .hint("give the beginning of a text by `--prompt`"));
+    }
+    if pinned.iter().take(front.len()).copied().eq(front.iter().copied().map(Some)) {
+        return Ok(0);
+    }
+    pinned.splice(0..0, front.iter().copied().map(Some));
+    Ok(front.len())
 }
 
-/// The part of a canvas that is text: behind the `start` that was put in front, up to the first end token behind the prompt
-/// where the family's texts end with one. (MDLM's and its relatives' are cut out of a stream of texts.)
+/// The part of a canvas that is text: behind the `start` that was put in front, up to the first of the end tokens behind the
+/// prompt where the family's texts end with one. (MDLM's and its relatives' are cut out of a stream of texts.)
 fn written<'a>(d: &Description, ids: &'a [u32], start: usize, prompt: usize) -> &'a [u32] {
     let ends = match d.family.prediction() {
-        Prediction::NextToken | Prediction::Logits => d.special.eos,
-        _ => None,
+        Prediction::NextToken | Prediction::Logits => &d.ends[..],
+        _ => &[],
     };
     let from = prompt.min(ids.len());
-    let end = ids[from..].iter().position(|id| Some(*id) == ends).map_or(ids.len(), |at| from + at);
+    let end = ids[from..].iter().position(|id| ends.contains(id)).map_or(ids.len(), |at| from + at);
     &ids[start.min(end)..end]
 }
 
@@ -229,15 +257,14 @@ fn process(d: &Description, length: usize, block: Option<usize>) -> Result<Proce
     })
 }
 
-/// Texts by a published sampler, each with its own uniforms.
-fn published(
+/// How a published sampler writes the texts that are asked for.
+fn planned(
     request: &Request,
-    d: &Description,
-    model: &Transformer,
+    (d, model): (&Description, &Transformer),
     sampler: Sampler,
-    pinned: Vec<Option<u32>>,
+    pinned: &[Option<u32>],
     length: usize,
-) -> Result<Samples> {
+) -> Result<Plan> {
     if request.filter.top_k.is_some() {
         return Err(Error::usage(format!("`--sampler {}` has no `--top-k`", sampler.name()))
             .hint("leave `--sampler` out: the exact sampler has it"));
@@ -253,10 +280,22 @@ fn published(
         stop_window: request.public.stop_window,
     };
     let start = pinned.iter().take_while(|p| p.is_some()).count();
-    let plan = Plan { states: request.trace, ..sampler.plan(d, start, length, &settings)? };
+    let never = model.without_text().into();
+    Ok(Plan { states: request.trace, never, ..sampler.plan(d, start, length, &settings)? })
+}
+
+/// Texts of these numbers by a published sampler, each with its own uniforms.
+fn published(
+    request: &Request,
+    d: &Description,
+    model: &Transformer,
+    (plan, pinned): (&Plan, &[Option<u32>]),
+    (length, texts): (usize, Range<usize>),
+) -> Result<Samples> {
     let begin = Instant::now();
     let mut out = Samples::default();
-    for i in 0..request.drawn() {
+    let candidates = request.candidates();
+    for i in texts.start * candidates..texts.end * candidates {
         let mut rng = StepRng::new(request.seed).at(i as u64, Stream::Token);
         let x: Vec<u32> = match d.special.mask {
             Some(_) if pinned.is_empty() => vec![model.mask(); length],
@@ -264,7 +303,7 @@ fn published(
             // The noise of uniform diffusion is any token.
             None => (0..length).map(|_| rng.random_range(0..d.vocab as u32)).collect(),
         };
-        let walked = walk(model, &x, &plan, &mut Draws::Seeded(Box::new(rng)))?;
+        let walked = walk(model, &x, plan, &mut Draws::Seeded(Box::new(rng)))?;
         out.trace.extend(request.trace.then(|| [vec![x], walked.states].concat()));
         out.tokens.push(walked.tokens[..walked.ends[0]].to_vec());
         out.nfe.push(walked.nfe);

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::data::story::StoryConfig;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, whole_within};
 
 /// Where pairs come from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -55,33 +55,31 @@ fn twentieth() -> f64 {
 impl PairsConfig {
     /// Checks ranges.
     pub fn validate(&self) -> Result<()> {
-        if self.length < 4 || self.length > 1 << 16 {
-            return Err(Error::usage(format!(
-                "`data.pairs.length` must be between 4 and {}, but it is {}",
-                1 << 16,
-                self.length
-            )));
-        }
+        whole_within("data.pairs.length", self.length, 4..=1 << 16)?;
         if self.length_classes == 1 || self.length_classes > 64 {
             return Err(Error::usage(format!(
                 "`data.pairs.length_classes` must be 0 or between 2 and 64, but it is {}",
                 self.length_classes
-            )));
+            ))
+            .hint("none: `data.pairs.length_classes = 0`"));
         }
         if !(self.valid_fraction > 0.0 && self.valid_fraction < 0.5) {
             return Err(Error::usage(format!(
                 "`data.pairs.valid_fraction` must be above 0 and below 0.5, but it is {}",
                 self.valid_fraction
-            )));
+            ))
+            .hint("for instance `data.pairs.valid_fraction = 0.05`"));
         }
         if !(0.0..1.0).contains(&self.unconditional) {
             return Err(Error::usage(format!(
                 "`data.pairs.unconditional` must be at least 0 and below 1, but it is {}",
                 self.unconditional
-            )));
+            ))
+            .hint("none: `data.pairs.unconditional = 0.0`"));
         }
         match &self.source {
-            Source::Files(files) if files.is_empty() => Err(Error::usage("`data.pairs.source.files` is empty")),
+            Source::Files(files) if files.is_empty() => Err(Error::usage("`data.pairs.source.files` is empty")
+                .hint("list the files of records, or take `source = { story = {} }`")),
             Source::Files(_) => Ok(()),
             Source::Story(story) => story.validate(),
         }

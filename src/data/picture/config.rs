@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{CLAUSE, CLOSING, COLOURS, KINDS, NAMES, OPENING, PLACES, Shape};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, whole_within, within};
 
 /// The size of the task.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -45,16 +45,13 @@ impl PicturesConfig {
             ("rows", self.rows, 2, 16),
             ("columns", self.columns, 2, 16),
         ] {
-            if value < low || value > high {
-                return Err(Error::usage(format!(
-                    "`data.pictures.{key}` must be between {low} and {high}, but it is {value}"
-                )));
-            }
+            whole_within(&format!("data.pictures.{key}"), value, low..=high)?;
         }
         for (key, value) in [("rows", self.rows), ("columns", self.columns)] {
             if value % 2 == 1 {
                 return Err(Error::usage(format!("`data.pictures.{key}` must be even, but it is {value}"))
-                    .hint("a caption names quadrants of the picture"));
+                    .cause("a caption names quadrants of the picture")
+                    .hint(format!("`data.pictures.{key} = {}`", value - 1)));
             }
         }
         let cells = self.rows * self.columns / 4;
@@ -62,13 +59,10 @@ impl PicturesConfig {
             return Err(Error::usage(format!(
                 "`data.pictures.count = {}` does not fit: `data.pictures.rows` and `data.pictures.columns` make quadrants of {cells} cells",
                 self.count
-            )));
+            ))
+            .hint(format!("`data.pictures.count = {cells}`")));
         }
-        if !(1e-12..=0.5).contains(&self.noise) {
-            let message = format!("`data.pictures.noise` must be between 1e-12 and 0.5, but it is {:e}", self.noise);
-            return Err(Error::usage(message).hint("1e-4 keeps likelihoods finite and pictures clean"));
-        }
-        Ok(())
+        within("data.pictures.noise", self.noise, 1e-12..=0.5)
     }
 
     /// Where text and picture lie in a sequence.

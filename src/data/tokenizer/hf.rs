@@ -1,9 +1,11 @@
 //! The Hugging Face side: every call of the `tokenizers` crate that sees a file of strangers, each inside
 //! `catch_unwind`, and our own kinds written as `tokenizer.json`.
 
-use super::{MAX_FILE, Tokenizer, UNKNOWN};
+use super::encoder::Out;
+use super::{MAX_FILE, Tokenizer, UNKNOWN, component};
 use crate::error::{Error, Result};
 use crate::fs::read_limited;
+use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -11,8 +13,17 @@ use std::path::Path;
 
 /// Ids above this are taken for a damaged file: tables of that many rows would be made from a few bytes.
 const MAX_ID: u64 = 1 << 24;
+/// Values in a file: some ten million bytes of the largest public vocabularies have two million.
+const MAX_VALUES: usize = 8 << 20;
+/// Bytes of an added token, and of all of them: the library builds an automaton that takes some 250 bytes for each.
+const MAX_ADDED: usize = 4096;
+const MAX_ALL_ADDED: usize = 1 << 20;
 /// Text is encoded in pieces of about this many bytes, since the library takes some hundred bytes for each.
 const PIECE: usize = 1 << 20;
+/// Bytes in which a place to cut is looked for.
+const WINDOW: usize = 4 * PIECE;
+/// The library that reads and runs tokenizers of others.
+pub(super) const LIBRARY: &str = "tokenizers 0.23.2";
 
 /// Runs `work` of the library on data that may be crafted to make it panic.
 fn guarded<T>(what: &str, work: impl FnOnce() -> tokenizers::Result<T>) -> Result<T> {
@@ -25,6 +36,10 @@ fn guarded<T>(what: &str, work: impl FnOnce() -> tokenizers::Result<T>) -> Resul
 /// A tokenizer from the text of a `tokenizer.json` called `file` in messages.
 pub fn parse(file: &str, bytes: &[u8]) -> Result<Tokenizer> {
     let wrong = |why: String| Error::input(format!("{file} is not a valid tokenizer.json")).cause(why);
+    let values = bytes.iter().filter(|b| **b == b',').count();
+    if values > MAX_VALUES {
+        return Err(wrong(format!("it has {values} values or more, at most {MAX_VALUES} are read")));
+    }
     let value: Value = serde_json::from_slice(bytes).map_err(|e| wrong(e.to_string()))?;
     if let Some(own) = own_kind(&value) {
         return Ok(own);
@@ -69,10 +84,27 @@ fn from_value(mut value: Value, file: &str) -> Result<Tokenizer> {
     if let Some(id) = ids.filter_map(Value::as_u64).find(|id| *id > MAX_ID) {
         return Err(wrong(format!("the id {id} is above {MAX_ID}")));
     }
-    let tokenizer: tokenizers::Tokenizer = guarded(&what, || Ok(serde_json::from_value(value.clone())?))?;
+    let added: Vec<(String, Option<u64>)> = value["added_tokens"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|a| Some((a["content"].as_str()?.to_string(), a["id"].as_u64())))
+        .collect();
+    let all: usize = added.iter().map(|(name, _)| name.len()).sum();
+    if let Some((name, _)) = added.iter().find(|(name, _)| name.len() > MAX_ADDED) {
+        let begin: String = name.chars().take(40).collect();
+        return Err(wrong(format!(
+            "the added token `{begin}..` has {} bytes, at most {MAX_ADDED} are read",
+            name.len()
+        )));
+    }
+    if all > MAX_ALL_ADDED {
+        return Err(wrong(format!("its added tokens have {all} bytes, at most {MAX_ALL_ADDED} are read")));
+    }
+    let tokenizer: tokenizers::Tokenizer = guarded(&what, || Ok(tokenizers::Tokenizer::deserialize(&value)?))
+        .map_err(|e| component::explained(e, &value))?;
     // The library numbers added tokens in order and does not look at the ids in the file: a gap would shift them all.
-    for added in value["added_tokens"].as_array().into_iter().flatten() {
-        let (Some(name), Some(id)) = (added["content"].as_str(), added["id"].as_u64()) else { continue };
+    for (name, id) in added.iter().filter_map(|(name, id)| Some((name, (*id)?))) {
         let got = tokenizer.token_to_id(name).map(u64::from);
         if got.is_some_and(|got| got != id) {
             return Err(wrong(format!("the added token `{name}` has the id {id}, and the ids before it have a gap"))
@@ -151,12 +183,16 @@ pub fn qwen2(vocab_path: &Path, merges_path: &Path, added_path: &Path) -> Result
 
 /// The `tokenizer_class` of a tokenizer_config.json, if the file exists and names one.
 pub fn class(path: &Path) -> Result<Option<String>> {
+    Ok(config(path)?.and_then(|value| value["tokenizer_class"].as_str().map(String::from)))
+}
+
+/// The content of a tokenizer_config.json, if the file exists.
+fn config(path: &Path) -> Result<Option<Value>> {
     if !path.exists() {
         return Ok(None);
     }
     let wrong = |why: String| Error::input(format!("{} is not JSON", path.display())).cause(why);
-    let value: Value = serde_json::from_slice(&read_limited(path, MAX_FILE)?).map_err(|e| wrong(e.to_string()))?;
-    Ok(value["tokenizer_class"].as_str().map(String::from))
+    serde_json::from_slice(&read_limited(path, MAX_FILE)?).map(Some).map_err(|e| wrong(e.to_string()))
 }
 
 fn added_token(id: u32, content: &str) -> Value {
@@ -169,30 +205,71 @@ pub fn vocab_size(tokenizer: &tokenizers::Tokenizer) -> usize {
     tokenizer.get_vocab(true).values().max().map_or(0, |id| *id as usize + 1)
 }
 
-/// The ids of `text`, encoded piece by piece where that gives the same ids as the whole.
-pub fn encode(tokenizer: &tokenizers::Tokenizer, text: &str) -> Result<Vec<u32>> {
+/// The ids below [`vocab_size`] that are no token's.
+pub fn gaps(tokenizer: &tokenizers::Tokenizer) -> Vec<u32> {
+    let mut known = vec![false; vocab_size(tokenizer)];
+    tokenizer.get_vocab(true).into_values().for_each(|id| known[id as usize] = true);
+    (0u32..).zip(known).filter(|(_, known)| !known).map(|(id, _)| id).collect()
+}
+
+/// Gives the ids of the front of `text` to `out`, piece by piece where that gives the same ids as the whole, and returns
+/// how many bytes that is: all where the text ends there, else what no following text can change.
+pub fn encode_front(tokenizer: &tokenizers::Tokenizer, text: &str, ends: bool, out: Out) -> Result<usize> {
     let ids = |part: &str| {
         guarded("the text cannot be encoded", || Ok(tokenizer.encode_fast(part, false)?.get_ids().to_vec()))
     };
-    let (mut all, mut rest) = (Vec::new(), text);
-    while rest.len() > 2 * PIECE {
-        let mut cut = None;
-        for (at, _) in rest[floor(rest, PIECE)..].match_indices('\n').take(1000) {
-            let at = floor(rest, PIECE) + at + 1;
-            // A cut is good if the text around it has the same ids in two halves.
-            let (left, right) = (&rest[floor(rest, at - at.min(200))..at], &rest[at..floor(rest, at + 200)]);
-            let near = &rest[floor(rest, at - at.min(200))..floor(rest, at + 200)];
-            if ids(near)? == [ids(left)?, ids(right)?].concat() {
-                cut = Some(at);
-                break;
-            }
-        }
-        let Some(at) = cut else { break };
-        all.extend(ids(&rest[..at])?);
-        rest = &rest[at..];
+    let mut from = 0;
+    while text.len() - from > if ends { 2 * PIECE } else { WINDOW } {
+        let Some(at) = cut(&text[from..], &ids)? else { break };
+        ids(&text[from..from + at])?.into_iter().for_each(&mut *out);
+        from += at;
     }
-    all.extend(ids(rest)?);
-    Ok(all)
+    if ends {
+        ids(&text[from..])?.into_iter().for_each(out);
+        from = text.len();
+    }
+    Ok(from)
+}
+
+/// Where behind its first piece a long text can be cut: behind a line, or else at a space between two words.
+fn cut(text: &str, ids: &dyn Fn(&str) -> Result<Vec<u32>>) -> Result<Option<usize>> {
+    let begin = floor(text, PIECE);
+    let window = &text[begin..floor(text, WINDOW - 200)];
+    let lines = window.match_indices('\n').map(|(at, _)| begin + at + 1).take(1000);
+    // A single one: how several in a row are cut up may depend on where they begin.
+    let single = |at: &usize| {
+        let next = text[at + 1..].chars().next();
+        let before = text[..*at].chars().next_back();
+        [before, next].iter().all(|c| c.is_some_and(|c| !c.is_whitespace()))
+    };
+    let spaces = window.match_indices(' ').map(|(at, _)| begin + at).filter(single).take(1000);
+    for at in lines.chain(spaces) {
+        // A cut is good if the text around it has the same ids in two halves.
+        let (left, right) = (floor(text, at - at.min(200)), floor(text, at + 200));
+        if ids(&text[left..right])? == [ids(&text[left..at])?, ids(&text[at..right])?].concat() {
+            return Ok(Some(at));
+        }
+    }
+    Ok(None)
+}
+
+/// The ids that the file's post-processor puts in front of every text: most often none, or a beginning of text.
+pub fn front(tokenizer: &tokenizers::Tokenizer) -> Result<Vec<u32>> {
+    let ids = |special: bool| {
+        guarded("the tokenizer's post_processor", || Ok(tokenizer.encode_fast("a", special)?.get_ids().to_vec()))
+    };
+    let (plain, mut whole) = (ids(false)?, ids(true)?);
+    let at = whole.windows(plain.len().max(1)).position(|part| part == plain);
+    whole.truncate(at.unwrap_or(0));
+    Ok(whole)
+}
+
+/// Whether the tokenizer_config.json in `path`, if it exists, says that a text begins with the beginning-of-text token.
+/// Only the classes made after LLaMA's first tokenizer heed their key; the others leave it to the post-processor.
+pub fn adds_bos(path: &Path) -> Result<Option<bool>> {
+    let Some(value) = config(path)? else { return Ok(None) };
+    let heeds = value["tokenizer_class"].as_str().is_some_and(|class| class.starts_with("LlamaTokenizer"));
+    Ok(value["add_bos_token"].as_bool().filter(|_| heeds))
 }
 
 fn floor(text: &str, at: usize) -> usize {

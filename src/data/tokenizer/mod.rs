@@ -4,21 +4,28 @@
 //! file is loaded the kind is recognised by comparing it with what we would have written. The mask has no text: its id
 //! is the vocabulary size, and like every unknown id it prints as `·`.
 
+mod component;
+mod encoder;
 mod hf;
 
+use super::text::Misfit;
 use crate::error::{Error, Result};
 use crate::fs::{read_limited, write_atomic};
 use crate::hub;
+pub use encoder::Encoder;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeSet, HashMap};
-use std::ops::Range;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// The file of a tokenizer in a model's directory.
 pub const FILE: &str = "tokenizer.json";
+/// The file that says how other programs are to load it.
+pub const CONFIG: &str = "tokenizer_config.json";
 /// What an id without text prints as.
 pub const UNKNOWN: &str = "·";
-const MAX_FILE: u64 = 256 << 20;
+const MAX_FILE: u64 = 128 << 20;
+/// What helps where a tokenizer's file is not what it should be.
+const AGAIN: &str = "copy the tokenizer's files again from the model that they came with; `bytes` and `char` need none";
 
 /// Which tokenizer a recipe asks for: `"bytes"`, `"char"`, `json = { path = ".." }`, `dir = { path = ".." }` or
 /// `bpe = { vocab = "..", merges = ".." }`; each path may be `hf://owner/name/file`, and that of `dir` `hf://owner/name`.
@@ -67,7 +74,9 @@ impl Tokenizer {
                         "tokenizer.json, or vocab.json with merges.txt; some models use GPT-2's: `bpe = { vocab, merges }`",
                     ))
             }
-            TokenizerConfig::Bpe { vocab, merges } => hf::gpt2(&hub::file(base, vocab)?, &hub::file(base, merges)?),
+            TokenizerConfig::Bpe { vocab, merges } => {
+                hf::gpt2(&hub::file(base, vocab)?, &hub::file(base, merges)?).map_err(|e| e.or_hint(AGAIN))
+            }
         }
     }
 
@@ -84,48 +93,30 @@ impl Tokenizer {
     /// The ids of `text`; nothing is added at its ends. Every kind but `Bytes` refuses text that is not UTF-8, and
     /// `Char` and `Words` what is not in their vocabulary, with byte offset, line and column (kind input).
     pub fn encode(&self, text: &[u8]) -> Result<Vec<u32>> {
-        self.encode_part(text, 0..text.len())
-    }
-
-    /// As `encode`, of a part of `text`; the places in messages are those of the whole.
-    pub fn encode_part(&self, text: &[u8], part: Range<usize>) -> Result<Vec<u32>> {
-        let start = part.start;
-        let bytes = &text[part];
+        let mut ids = Vec::new();
+        let mut out = |id: u32| ids.push(id);
+        let misfit = |wrong: Misfit| {
+            let at = place(text, wrong.at as usize);
+            wrong.error(at)
+        };
         match self {
-            Tokenizer::Bytes => Ok(bytes.iter().map(|b| u32::from(*b)).collect()),
-            Tokenizer::Char { chars } => {
-                let unknown = |(at, c): (usize, char)| {
-                    unknown(&format!("character {c:?}"), text, start + at)
-                        .hint("the vocabulary has the characters of the training text; tokenizer = \"bytes\" knows all")
-                };
-                let id =
-                    |(at, c): (usize, char)| chars.binary_search(&c).map(|i| i as u32).map_err(|_| unknown((at, c)));
-                utf8_part(text, start, bytes)?.char_indices().map(id).collect()
+            Tokenizer::Bytes => text.iter().for_each(|b| out(u32::from(*b))),
+            Tokenizer::Char { chars } => encoder::chars_of(chars, utf8(text)?, 0, &mut out).map_err(misfit)?,
+            Tokenizer::Words(_) => {
+                encoder::words_of(&encoder::index(self), utf8(text)?, 0, &mut out).map_err(misfit)?;
             }
-            Tokenizer::Words(words) => {
-                let ids: HashMap<&str, u32> = words.iter().zip(0..).map(|(w, i)| (w.as_str(), i)).collect();
-                let whole = utf8_part(text, start, bytes)?;
-                let id = |word: &str| {
-                    let at = word.as_ptr() as usize - whole.as_ptr() as usize;
-                    ids.get(word).copied().ok_or_else(|| unknown(&format!("word `{word}`"), text, start + at))
-                };
-                whole.split_whitespace().map(id).collect()
+            Tokenizer::Hf(tokenizer) => {
+                hf::encode_front(tokenizer, utf8(text)?, true, &mut out)?;
             }
-            Tokenizer::Hf(tokenizer) => hf::encode(tokenizer, utf8_part(text, start, bytes)?),
         }
+        Ok(ids)
     }
 
     /// The text of `ids`; an id without text, as the mask, gives `·`, and bytes that are not UTF-8 give `�`.
     pub fn decode(&self, ids: &[u32]) -> String {
         let known = |text: Option<String>| text.unwrap_or_else(|| UNKNOWN.into());
         match self {
-            Tokenizer::Bytes => {
-                let bytes: Vec<u8> = ids
-                    .iter()
-                    .flat_map(|id| u8::try_from(*id).map_or_else(|_| UNKNOWN.as_bytes().to_vec(), |b| vec![b]))
-                    .collect();
-                String::from_utf8_lossy(&bytes).into_owned()
-            }
+            Tokenizer::Bytes => String::from_utf8_lossy(&self.decode_bytes(ids)).into_owned(),
             Tokenizer::Char { chars } => {
                 ids.iter().map(|id| known(chars.get(*id as usize).map(char::to_string))).collect()
             }
@@ -134,6 +125,15 @@ impl Tokenizer {
                 words.join(" ")
             }
             Tokenizer::Hf(tokenizer) => hf::decode(tokenizer, ids),
+        }
+    }
+
+    /// The text of `ids` as bytes: of a tokenizer of bytes exactly those, which need not be UTF-8.
+    pub fn decode_bytes(&self, ids: &[u32]) -> Vec<u8> {
+        let byte = |id: &u32| u8::try_from(*id).map_or_else(|_| UNKNOWN.as_bytes().to_vec(), |b| vec![b]);
+        match self {
+            Tokenizer::Bytes => ids.iter().flat_map(byte).collect(),
+            _ => self.decode(ids).into_bytes(),
         }
     }
 
@@ -148,6 +148,14 @@ impl Tokenizer {
             }
             Tokenizer::Words(words) => words.iter().position(|w| w == name).map(|i| i as u32),
             Tokenizer::Hf(tokenizer) => tokenizer.token_to_id(name),
+        }
+    }
+
+    /// The ids below [`Tokenizer::vocab_size`] that are no token's: gaps in a file's numbering.
+    pub fn without_text(&self) -> Vec<u32> {
+        match self {
+            Tokenizer::Hf(tokenizer) => hf::gaps(tokenizer),
+            Tokenizer::Bytes | Tokenizer::Char { .. } | Tokenizer::Words(_) => Vec::new(),
         }
     }
 
@@ -180,6 +188,29 @@ impl Tokenizer {
         write_atomic(&dir.join(FILE), self.to_json()?.as_bytes())
     }
 
+    /// Writes `dir/tokenizer.json`, and beside it the class by which others load it whatever the model is.
+    pub fn save_for_others(&self, dir: &Path) -> Result<()> {
+        self.save(dir)?;
+        // A text must come back as it was: no spaces are taken out of what was decoded.
+        let config =
+            "{\n  \"clean_up_tokenization_spaces\": false,\n  \"tokenizer_class\": \"PreTrainedTokenizerFast\"\n}\n";
+        write_atomic(&dir.join(CONFIG), config.as_bytes())
+    }
+
+    /// The ids that stand in front of every text that a model is given as a prompt, as other programs have it: what the
+    /// post-processor of tokenizer.json says, unless the tokenizer_config.json in `dir` (of a LLaMA tokenizer) says
+    /// whether `bos` is put there.
+    ///
+    /// Errors (kind input): tokenizer_config.json is no JSON; the library fails on the post-processor.
+    pub fn front(&self, dir: Option<&Path>, bos: Option<u32>) -> Result<Vec<u32>> {
+        let said = dir.map_or(Ok(None), |dir| hf::adds_bos(&dir.join(CONFIG)))?;
+        match (self, said) {
+            (Tokenizer::Hf(_), Some(true)) => Ok(bos.into_iter().collect()),
+            (Tokenizer::Hf(tokenizer), None) => hf::front(tokenizer),
+            _ => Ok(Vec::new()),
+        }
+    }
+
     /// Reads `dir/tokenizer.json`; what `save` wrote comes back as the same kind.
     pub fn load(dir: &Path) -> Result<Tokenizer> {
         Self::load_file(&dir.join(FILE))
@@ -195,10 +226,12 @@ impl Tokenizer {
         if !vocab.exists() || !merges.exists() {
             return Ok(None);
         }
-        match hf::class(&dir.join("tokenizer_config.json"))?.as_deref() {
-            None | Some("GPT2Tokenizer" | "GPT2TokenizerFast") => hf::gpt2(&vocab, &merges).map(Some),
-            Some(_) => hf::qwen2(&vocab, &merges, &dir.join("added_tokens.json")).map(Some),
+        match hf::class(&dir.join(CONFIG))?.as_deref() {
+            None | Some("GPT2Tokenizer" | "GPT2TokenizerFast") => hf::gpt2(&vocab, &merges),
+            Some(_) => hf::qwen2(&vocab, &merges, &dir.join("added_tokens.json")),
         }
+        .map(Some)
+        .map_err(|e| e.or_hint(AGAIN))
     }
 
     /// Reads a Hugging Face `tokenizer.json` of any name; a file that is none is an error of kind input, never a panic.
@@ -208,14 +241,14 @@ impl Tokenizer {
 
     /// The same of the bytes of a file that is called `file` in messages.
     pub fn parse(file: &str, bytes: &[u8]) -> Result<Tokenizer> {
-        hf::parse(file, bytes)
+        hf::parse(file, bytes).map_err(|e| e.or_hint(AGAIN))
     }
 }
 
 /// The directory of a tokenizer: `path` below `base`, or under `hf://` the model's snapshot in the cache, into which its
 /// tokenizer alone is downloaded where it is not there yet.
 fn directory(base: &Path, path: &Path) -> Result<PathBuf> {
-    const FILES: [&str; 5] = ["added_tokens.json", "tokenizer_config.json", "vocab.json", "merges.txt", FILE];
+    const FILES: [&str; 5] = ["added_tokens.json", CONFIG, "vocab.json", "merges.txt", FILE];
     let text = path.to_string_lossy();
     let Some(model) = hub::reference(&text)? else { return Ok(base.join(path)) };
     if model.file.is_some() {
@@ -232,21 +265,10 @@ fn directory(base: &Path, path: &Path) -> Result<PathBuf> {
 
 /// `bytes` as text, or an error (kind input) with the place of the first byte that is not UTF-8.
 pub fn utf8(bytes: &[u8]) -> Result<&str> {
-    utf8_part(bytes, 0, bytes)
-}
-
-fn utf8_part<'a>(whole: &[u8], start: usize, bytes: &'a [u8]) -> Result<&'a str> {
     std::str::from_utf8(bytes).map_err(|e| {
-        let at = start + e.valid_up_to();
-        let (line, column) = place(whole, at);
-        Error::input(format!("the text is not UTF-8 at byte {at} (line {line}, column {column})"))
-            .hint("convert the file to UTF-8, or take it as it is with tokenizer = \"bytes\"")
+        let at = e.valid_up_to();
+        Misfit::not_utf8(at as u64).error(place(bytes, at))
     })
-}
-
-fn unknown(what: &str, text: &[u8], at: usize) -> Error {
-    let (line, column) = place(text, at);
-    Error::input(format!("{what} at byte {at} (line {line}, column {column}) is not in the vocabulary"))
 }
 
 /// Line and column, from 1, of the byte `at`; the column counts characters.

@@ -43,8 +43,6 @@ fn characters_are_numbered_in_ascending_order_and_others_are_refused_with_their_
     assert_eq!(t.decode(&[1, 5, 4]), "a·ä");
     let e = t.encode("ab\nää€".as_bytes()).unwrap_err();
     assert!(e.kind == Kind::Input && e.message.contains("'€' at byte 7 (line 2, column 3)"), "{e}");
-    let e = t.encode_part("ab\nää€".as_bytes(), 5..10).unwrap_err();
-    assert!(e.message.contains("'€' at byte 7 (line 2, column 3)"), "{e}");
     assert_eq!((t.id("ä"), t.id("ab"), t.id("z")), (Some(4), None, None));
 }
 
@@ -110,6 +108,40 @@ fn an_unknown_id_of_a_library_tokenizer_prints_as_a_dot() {
     assert_eq!(t.encode(b"hi<end>").unwrap(), [104, 105, 256]);
     assert_eq!(t.decode(&[104, 257, 900, 105, 256]), "h··i<end>");
     assert_eq!(t.decode(&[0xc3, 0xa9]), "é");
+}
+
+#[test]
+fn a_text_begins_with_what_the_post_processor_says_unless_a_llama_tokenizer_says_otherwise() {
+    let with = |post_processor: serde_json::Value| {
+        let mut json: serde_json::Value = serde_json::from_str(&hf_toy().to_json().unwrap()).unwrap();
+        json["post_processor"] = post_processor;
+        hf::parse("toy", json.to_string().as_bytes()).unwrap()
+    };
+    let end = serde_json::json!({ "SpecialToken": { "id": "<end>", "type_id": 0 } });
+    let text = serde_json::json!({ "Sequence": { "id": "A", "type_id": 0 } });
+    let template = |single: Vec<&serde_json::Value>| {
+        with(serde_json::json!({ "type": "TemplateProcessing", "single": single, "pair": [text, text],
+            "special_tokens": { "<end>": { "id": "<end>", "ids": [256], "tokens": ["<end>"] } } }))
+    };
+    let (begins, ends) = (template(vec![&end, &text]), template(vec![&text, &end]));
+    assert_eq!(begins.front(None, Some(7)).unwrap(), [256]);
+    for none in [&ends, &hf_toy(), &with(serde_json::Value::Null), &Tokenizer::Bytes, &words()] {
+        assert_eq!(none.front(None, Some(7)).unwrap(), [0; 0]);
+    }
+    // A text is encoded as it is all the same.
+    assert_eq!(begins.encode(b"a").unwrap(), [97]);
+    let place = tempfile::tempdir().unwrap();
+    let said = |class: &str, adds: bool, t: &Tokenizer| {
+        let config = serde_json::json!({ "tokenizer_class": class, "add_bos_token": adds });
+        std::fs::write(place.path().join(CONFIG), config.to_string()).unwrap();
+        t.front(Some(place.path()), Some(7)).unwrap()
+    };
+    assert_eq!(said("LlamaTokenizerFast", true, &hf_toy()), [7]);
+    assert_eq!(said("LlamaTokenizer", false, &begins), [0; 0]);
+    assert_eq!(said("PreTrainedTokenizerFast", false, &begins), [256]);
+    assert_eq!(said("GPT2Tokenizer", true, &hf_toy()), [0; 0]);
+    std::fs::write(place.path().join(CONFIG), "{").unwrap();
+    assert!(hf_toy().front(Some(place.path()), None).unwrap_err().message.contains("tokenizer_config.json"));
 }
 
 #[test]
@@ -259,4 +291,99 @@ proptest! {
             t.to_json().unwrap();
         }
     }
+}
+
+#[test]
+fn a_part_of_a_newer_kind_is_named_with_its_value_and_the_version_of_the_library() {
+    let said = |change: &dyn Fn(&mut serde_json::Value)| {
+        let mut json: serde_json::Value = serde_json::from_str(&hf_toy().to_json().unwrap()).unwrap();
+        change(&mut json);
+        hf::parse("t.json", json.to_string().as_bytes()).unwrap_err().to_string()
+    };
+    let newer = serde_json::json!({ "type": "Newer", "width": 3, "list": [1, 2] });
+    type Change<'a> = &'a dyn Fn(&mut serde_json::Value);
+    let cases: [(Change, &str); 5] = [
+        (&|json| json["pre_tokenizer"] = newer.clone(), "`pre_tokenizer` is {\"type\": \"Newer\", "),
+        (
+            &|json| json["pre_tokenizer"]["pretokenizers"][1] = newer.clone(),
+            "`pre_tokenizer.pretokenizers[1]` is {\"type\": \"Newer\", ",
+        ),
+        (&|json| json["decoder"] = newer.clone(), "`decoder` is {\"type\": \"Newer\", "),
+        (&|json| json["model"] = newer.clone(), "`model` is {\"type\": \"Newer\", "),
+        (&|json| json["normalizer"] = serde_json::json!("x".repeat(1000)), "`normalizer` is \"xxxx"),
+    ];
+    for (change, words) in cases {
+        let e = said(change);
+        assert!(e.contains(words) && e.contains(hf::LIBRARY) && e.contains("hint:") && e.len() < 900, "{words}: {e}");
+    }
+    let manifest = include_str!("../../../Cargo.toml");
+    let version = hf::LIBRARY.strip_prefix("tokenizers ").unwrap();
+    assert!(manifest.contains(&format!("tokenizers = {{ version = \"={version}\"")), "{version} is not in Cargo.toml");
+}
+
+#[test]
+fn an_added_token_of_many_bytes_is_refused_before_an_automaton_is_made_of_it() {
+    let said = |contents: Vec<String>| {
+        let mut json: serde_json::Value = serde_json::from_str(&hf_toy().to_json().unwrap()).unwrap();
+        let one = json["added_tokens"][0].clone();
+        let of = |(i, content): (usize, &String)| {
+            let mut token = one.clone();
+            token["id"] = (256 + i).into();
+            token["content"] = content.as_str().into();
+            token
+        };
+        json["added_tokens"] = contents.iter().enumerate().map(of).collect();
+        hf::parse("t.json", json.to_string().as_bytes()).map(|_| ()).map_err(|e| e.to_string())
+    };
+    assert!(said(vec!["x".repeat(4096)]).is_ok());
+    assert!(said(vec!["x".repeat(5 << 20)]).unwrap_err().contains("has 5242880 bytes, at most 4096"));
+    let many = |n: usize| (0..n).map(|i| format!("{i:04000}")).collect();
+    assert!(said(many(300)).unwrap_err().contains("at most 1048576"));
+    assert!(
+        hf::parse("t", format!("[{}1]", "1,".repeat(9 << 20)).as_bytes()).unwrap_err().to_string().contains("values")
+    );
+}
+
+/// A text in pieces of any size has the ids that it has as a whole, and what does not fit is told by its place in it.
+#[test]
+fn a_text_that_comes_in_pieces_has_the_ids_of_the_whole() {
+    let text = "mia has 3 apples .\n  mia has apples .".repeat(20);
+    for t in [Tokenizer::Bytes, char(&text), words(), hf_toy()] {
+        for size in [1, 2, 7, 100, text.len()] {
+            let (mut ids, mut encoder) = (Vec::new(), Encoder::new(&t, 0));
+            let mut out = |id: u32| ids.push(id);
+            let misfit = |wrong: Misfit| panic!("{wrong:?}");
+            for piece in text.as_bytes().chunks(size) {
+                encoder.add(std::str::from_utf8(piece).unwrap(), &mut out, &misfit).unwrap();
+            }
+            encoder.end(&mut out, &misfit).unwrap();
+            assert_eq!(ids, t.encode(text.as_bytes()).unwrap());
+        }
+    }
+    for (t, at) in [(char("mia has"), 1008), (words(), 1008)] {
+        let mut encoder = Encoder::new(&t, 1000);
+        let place = std::cell::Cell::new(0);
+        let misfit = |wrong: Misfit| {
+            place.set(wrong.at);
+            wrong.error((1, 1))
+        };
+        let mut go = |piece: &str| encoder.add(piece, &mut |_| {}, &misfit);
+        let first = go("mia has ").and_then(|()| go("€")).and_then(|()| go(" mia"));
+        assert!(first.is_err() && place.get() == at, "{}", place.get());
+    }
+}
+
+#[test]
+fn a_long_line_is_cut_between_words_and_has_the_ids_of_the_whole() {
+    let Some(dir) = shared("data/gpt2-bpe") else { return };
+    let config = TokenizerConfig::Bpe { vocab: "vocab.json".into(), merges: "merges.txt".into() };
+    let t = Tokenizer::build(&config, b"", &dir).unwrap();
+    let Tokenizer::Hf(library) = &t else { panic!("another kind") };
+    let text =
+        (0..).map(|i: u32| format!("word {} of-{i} ", i.wrapping_mul(2_654_435_761))).take(200_000).collect::<String>();
+    assert!(text.len() > 5 << 20);
+    let mut ids = Vec::new();
+    let taken = hf::encode_front(library, &text, false, &mut |id| ids.push(id)).unwrap();
+    assert!(taken > 1 << 20 && taken < text.len(), "{taken}");
+    assert_eq!(ids, library.encode_fast(&text[..taken], false).unwrap().get_ids());
 }

@@ -183,6 +183,7 @@ fn study(seed: u64) -> Results {
             vocab: 97,
             length: LENGTH,
             sha256: sha256_hex(b"story"),
+            tokenizer_sha256: None,
             entropy: reference["entropy"],
             n_reference: 256,
             entropy_rate: Some(1.05),

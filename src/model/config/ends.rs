@@ -5,7 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{TimeInput, TransformerConfig, Visibility};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, whole_within, within};
 
 /// Vectors of width d come in and go out: a denoiser of latents or of token embeddings.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -102,19 +102,21 @@ impl TransformerConfig {
     }
 
     pub(super) fn validate_ends(&self, key: &str) -> Result<()> {
-        let between = |name: String, value: usize, low: usize, high: usize| match (low..=high).contains(&value) {
-            true => Ok(()),
-            false => Err(Error::usage(format!("`{name}` must be between {low} and {high}, but it is {value}"))),
-        };
+        let at = |name: &str| format!("{key}.{name}");
         if self.vectors.is_some() && self.bottleneck.is_some() {
             return Err(Error::usage(format!("`{key}.vectors` and `{key}.bottleneck` cannot stand together"))
                 .hint("an autoencoder is one model, the denoiser of its latents another"));
         }
         let plain = |what: &str| {
-            let needs =
-                |other: &str, wants: &str| Err(Error::usage(format!("`{key}.{what}` needs `{key}.{other} = {wants}`")));
-            if self.shift || self.shift_output {
+            let needs = |other: &str, wants: &str| {
+                Err(Error::usage(format!("`{key}.{what}` needs `{key}.{other} = {wants}`"))
+                    .hint(format!("`{key}.{other} = {wants}`")))
+            };
+            if self.shift {
                 return needs("shift", "false");
+            }
+            if self.shift_output {
+                return needs("shift_output", "false");
             }
             if self.encoder_layers > 0 {
                 return needs("encoder_layers", "0");
@@ -125,53 +127,56 @@ impl TransformerConfig {
             if self.embedding_norm || self.head_transform || self.local.is_some() {
                 return Err(Error::usage(format!(
                     "`{key}.{what}` does not go with `embedding_norm`, `head_transform` or `local`"
-                )));
+                ))
+                .hint("leave these out: they are of published networks that read tokens"));
             }
             Ok(())
         };
         if let Some(c) = &self.vectors {
             plain("vectors")?;
-            between(format!("{key}.vectors.count"), c.count, 1, 1 << 16)?;
-            between(format!("{key}.vectors.width"), c.width, 1, 1 << 14)?;
-            between(format!("{key}.vectors.condition"), c.condition, 0, 1 << 16)?;
-            if !(c.time_scale.is_finite() && c.time_scale > 0.0) {
-                return Err(Error::usage(format!("`{key}.vectors.time_scale` must be above 0")));
-            }
+            whole_within(&at("vectors.count"), c.count, 1..=1 << 16)?;
+            whole_within(&at("vectors.width"), c.width, 1..=1 << 14)?;
+            whole_within(&at("vectors.condition"), c.condition, 0..=1 << 16)?;
+            within(&at("vectors.time_scale"), c.time_scale, 1e-6..=1e6)?;
             if !matches!(self.time, TimeInput::Sequence | TimeInput::Position) {
                 return Err(Error::usage(format!(
                     "`{key}.vectors` needs `{key}.time = \"sequence\"` or `\"position\"`"
                 ))
-                .hint("Gaussian noise does not say by itself how much of it there is"));
+                .cause("Gaussian noise does not say by itself how much of it there is")
+                .hint(format!("`{key}.time = \"sequence\"`")));
             }
             if c.condition > 0 && self.visibility != Visibility::Full {
                 return Err(Error::usage(format!(
                     "`{key}.vectors.condition = {}` needs `{key}.visibility = \"full\"`",
                     c.condition
-                )));
+                ))
+                .hint(format!("`{key}.visibility = \"full\"`")));
             }
         }
         if let Some(c) = &self.bottleneck {
             plain("bottleneck")?;
-            between(format!("{key}.bottleneck.latents"), c.latents, 1, 1 << 14)?;
-            between(format!("{key}.bottleneck.width"), c.width, 1, 1 << 14)?;
-            between(
-                format!("{key}.bottleneck.decoder_layers"),
-                c.decoder_layers,
-                1,
-                self.layers.saturating_sub(1).max(1),
-            )?;
+            whole_within(&at("bottleneck.latents"), c.latents, 1..=1 << 14)?;
+            whole_within(&at("bottleneck.width"), c.width, 1..=1 << 14)?;
+            let most = self.layers.saturating_sub(1).max(1);
+            whole_within(&at("bottleneck.decoder_layers"), c.decoder_layers, 1..=most)?;
             if self.layers < 2 {
                 return Err(Error::usage(format!("`{key}.bottleneck` needs `{key}.layers` of at least 2"))
-                    .hint("one to read the text and one to write it"));
+                    .cause("one to read the text and one to write it")
+                    .hint(format!("`{key}.layers = 2`")));
             }
-            if self.time != TimeInput::None || self.visibility != Visibility::Full {
-                return Err(Error::usage(format!(
-                    "`{key}.bottleneck` needs `{key}.time = \"none\"` and `{key}.visibility = \"full\"`"
-                )));
+            for (fine, other, wants) in [
+                (self.time == TimeInput::None, "time", "\"none\""),
+                (self.visibility == Visibility::Full, "visibility", "\"full\""),
+            ] {
+                if !fine {
+                    return Err(Error::usage(format!("`{key}.bottleneck` needs `{key}.{other} = {wants}`"))
+                        .hint(format!("`{key}.{other} = {wants}`")));
+                }
             }
             if !self.learned_positions {
                 return Err(Error::usage(format!("`{key}.bottleneck` needs `{key}.learned_positions = true`"))
-                    .hint("latents stand for places in the text"));
+                    .cause("latents stand for places in the text")
+                    .hint(format!("`{key}.learned_positions = true`")));
             }
         }
         Ok(())

@@ -10,7 +10,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::names::{Source, canonical, source};
-use super::{Description, load};
+use super::{Description, Family, load};
 use crate::error::{Error, Result};
 use crate::fs;
 use crate::model::TransformerConfig;
@@ -97,14 +97,14 @@ pub fn modules_of(store: &Store) -> BTreeMap<String, String> {
 }
 
 /// What adapters lie on, as the configuration calls it.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct Base<'a> {
     /// A name on the hub, or a path.
     pub name: &'a str,
     /// The commit of a model of the hub: PEFT's classes load the newest one without it.
     pub revision: Option<&'a str>,
-    /// Whether its matrices are stored turned, as GPT-2's are.
-    pub turned: bool,
+    /// What a public checkpoint is; none for our own network.
+    pub of: Option<&'a Description>,
 }
 
 /// Writes adapters into the existing directory `dir`; `modules` are the source's matrices by canonical name (none: our own
@@ -135,12 +135,14 @@ pub fn write(
         let stray = every.iter().any(|m| matches(m, &site.target) && !adapted.contains(*m));
         targets.insert(if stray { name(site) } else { site.target.clone() });
     }
+    // By this PEFT's `AutoPeftModel` finds the class of the model that the adapters are put on.
+    let mapping = |class: &str| json!({ "base_model_class": class, "parent_library": "transformers" });
     let config = json!({
         "alpha_pattern": {},
-        "auto_mapping": null,
+        "auto_mapping": base.of.and_then(auto_class).map(mapping),
         "base_model_name_or_path": base.name,
         "bias": "none",
-        "fan_in_fan_out": base.turned,
+        "fan_in_fan_out": base.of.is_some_and(|d| d.family == Family::Gpt2),
         "inference_mode": true,
         "init_lora_weights": true,
         "layers_pattern": null,
@@ -163,6 +165,17 @@ pub fn write(
     fs::write_atomic(&dir.join(CONFIG), (text + "\n").as_bytes())?;
     let metadata = [("format".to_string(), "pt".to_string())].into();
     weights::write(&dir.join(WEIGHTS), &Weights { tensors, metadata, ..Weights::default() })
+}
+
+/// The class of transformers that loads a described model: what its config.json maps, or what its family is loaded by.
+fn auto_class(d: &Description) -> Option<&'static str> {
+    const CLASSES: [&str; 3] = ["AutoModelForMaskedLM", "AutoModelForCausalLM", "AutoModel"];
+    let mapped = CLASSES.into_iter().find(|class| d.config["auto_map"].get(class).is_some());
+    mapped.or(match d.family {
+        Family::ModernBert | Family::A2d => Some("AutoModelForMaskedLM"),
+        Family::Gpt2 | Family::Llama | Family::Qwen2 | Family::Qwen3 => Some("AutoModelForCausalLM"),
+        _ => None,
+    })
 }
 
 /// Reads the adapters of a directory for a network with these sites.

@@ -46,23 +46,63 @@ impl Selection {
     }
 }
 
-/// Writes the settings into `dir`'s generation_config.json, if the family's export has one; its other keys stay.
+/// Writes the settings into `dir`'s generation_config.json, if the family's export has one, and for Dream, whose own code
+/// makes its settings of config.json, into that; the other keys stay.
 ///
-/// Errors (kind input) where the file is no JSON object.
+/// Errors (kind input) where one of them is no JSON object.
 pub fn write_generation(dir: &Path, family: Family, generation: &Generation) -> Result<()> {
-    let path = dir.join(FILE);
-    if !path.exists() {
-        return Ok(());
+    let config = (family == Family::Dream).then_some("config.json");
+    for path in [Some(FILE), config].into_iter().flatten().map(|name| dir.join(name)).filter(|path| path.exists()) {
+        let wrong = |why: String| Error::input(format!("{} is not a JSON object", path.display())).cause(why);
+        let mut keys: Map<String, Value> =
+            serde_json::from_slice(&fs::read_limited(&path, 16 << 20)?).map_err(|e| wrong(e.to_string()))?;
+        let (key, value) = generation.selection.key(family);
+        keys.insert("steps".into(), generation.steps.into());
+        keys.insert("temperature".into(), generation.temperature.into());
+        keys.insert(key.into(), value.into());
+        let text = serde_json::to_string_pretty(&keys).map_err(|e| wrong(e.to_string()))?;
+        fs::write_atomic(&path, (text + "\n").as_bytes())?;
     }
-    let wrong = |why: String| Error::input(format!("{} is not a JSON object", path.display())).cause(why);
-    let mut keys: Map<String, Value> =
-        serde_json::from_slice(&fs::read_limited(&path, 16 << 20)?).map_err(|e| wrong(e.to_string()))?;
+    Ok(())
+}
+
+/// How the family's own code is asked for a text with these settings, as Python for a model card; none where that code has
+/// no call that takes them.
+pub fn own_call(family: Family, generation: &Generation, length: usize) -> Option<String> {
     let (key, value) = generation.selection.key(family);
-    keys.insert("steps".into(), generation.steps.into());
-    keys.insert("temperature".into(), generation.temperature.into());
-    keys.insert(key.into(), value.into());
-    let text = serde_json::to_string_pretty(&keys).map_err(|e| wrong(e.to_string()))?;
-    fs::write_atomic(&path, (text + "\n").as_bytes())
+    let (steps, temperature) = (generation.steps, generation.temperature);
+    let load = |class: &str| {
+        format!(
+            "from transformers import {class}, AutoTokenizer\n\n\
+             tokenizer = AutoTokenizer.from_pretrained(\".\", trust_remote_code=True)\n\
+             model = {class}.from_pretrained(\".\", trust_remote_code=True).eval()\n\
+             ids = tokenizer(\"Once upon a time\", return_tensors=\"pt\").input_ids\n"
+        )
+    };
+    let settings = format!("steps={steps}, temperature={temperature:?}, {key}=\"{value}\"");
+    Some(match family {
+        Family::Dream => format!(
+            "{}out = model.diffusion_generate(ids, max_new_tokens={length} - ids.shape[1], {settings})\n\
+             print(tokenizer.decode(out[0]))\n",
+            load("AutoModel")
+        ),
+        Family::Llada => format!(
+            "from generate import generate  # of LLaDA's repository\n{}\
+             new = {length} - ids.shape[1]\n\
+             out = generate(model, ids, gen_length=new, block_length=new, {settings})\n\
+             print(tokenizer.decode(out[0]))\n",
+            load("AutoModel")
+        ),
+        Family::A2d => format!(
+            "from dllm.core.samplers import MDLMSampler, MDLMSamplerConfig\n{}\
+             new = {length} - ids.shape[1]\n\
+             config = MDLMSamplerConfig(max_new_tokens=new, block_size=new, {settings})\n\
+             out = MDLMSampler(model=model, tokenizer=tokenizer).sample([ids[0].tolist()], config)\n\
+             print(tokenizer.decode(out[0]))\n",
+            load("AutoModelForMaskedLM")
+        ),
+        _ => return None,
+    })
 }
 
 #[cfg(test)]
@@ -81,7 +121,28 @@ mod tests {
         assert_eq!(read(), serde_json::json!({ "pad_token_id": 3, "steps": 8, "temperature": 1.0, "alg": "origin" }));
         write_generation(place.path(), Family::A2d, &generation).unwrap();
         assert_eq!(read()["remasking"], "random");
+        // Dream's own code makes its settings of config.json.
+        let config =
+            || serde_json::from_slice::<Value>(&std::fs::read(place.path().join("config.json")).unwrap()).unwrap();
+        std::fs::write(place.path().join("config.json"), r#"{"model_type": "Dream"}"#).unwrap();
+        write_generation(place.path(), Family::A2d, &generation).unwrap();
+        assert_eq!(config(), serde_json::json!({ "model_type": "Dream" }));
+        write_generation(place.path(), Family::Dream, &generation).unwrap();
+        let want = serde_json::json!({ "model_type": "Dream", "steps": 8, "temperature": 1.0, "alg": "origin" });
+        assert_eq!(config(), want);
         std::fs::write(place.path().join(FILE), "[]").unwrap();
         assert!(write_generation(place.path(), Family::A2d, &generation).is_err());
+    }
+
+    #[test]
+    fn a_model_card_calls_the_familys_own_code_with_the_students_settings() {
+        let generation = Generation { steps: 8, selection: Selection::Random, temperature: 1.0 };
+        let call = |family| own_call(family, &generation, 64);
+        for (family, name) in [(Family::Dream, "alg=\"origin\""), (Family::Llada, "remasking=\"random\"")] {
+            let text = call(family).unwrap();
+            assert!(text.contains("steps=8, temperature=1.0, ") && text.contains(name), "{text}");
+        }
+        assert!(call(Family::A2d).unwrap().contains("MDLMSamplerConfig(max_new_tokens=new, block_size=new, steps=8"));
+        assert!(call(Family::Mdlm).is_none() && call(Family::Gpt2).is_none());
     }
 }

@@ -7,11 +7,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::load::{block_group, turned};
-use super::names::{Source, canonical, source};
-use super::{Description, Family, load};
+use super::names::{Source, canonical, embedding_and_head, source};
+use super::{Description, Family, int8, load};
 use crate::error::{Error, Result};
 use crate::fs;
 use crate::model::params::Named;
@@ -19,9 +19,6 @@ use crate::weights::{
     Dtype, Entry, HostTensor, INDEX, MAX_INDEX, Outputs, Planned, SCALE, SHARD, SINGLE, Storage, Store, check_range,
     quantise, remove_others, to_dtype, write_model,
 };
-
-/// `quant_method` of config.json where weights are int8 with scales.
-pub const QUANT_METHOD: &str = "fewstep_int8";
 
 /// Files beside the weights that belong to a model and are copied as they are.
 const BESIDE: [&str; 13] = [
@@ -60,33 +57,64 @@ pub fn export_in_files(
 ) -> Result<()> {
     let store = Store::open(from)?;
     let mut values = family_tensors(description, parameters);
+    let head = Head::of(description);
     let reals: BTreeSet<&str> = store.reals().map(|e| e.name.as_str()).collect();
     let mut places: Vec<(&Entry, bool)> = Vec::new();
     let mut missing: BTreeSet<&str> = values.keys().map(String::as_str).collect();
     for entry in store.entries() {
-        let value = values.get(canonical(&entry.name));
+        let value = values.get(head.parameter(&entry.name));
         let is_parameter = value.is_some_and(|v| v.shape == entry.shape) && reals.contains(entry.name.as_str());
         if !is_parameter && value.is_some() {
             return Err(Error::input(format!("{}: `{}` is not shaped as the model's", from.display(), entry.name)));
         }
-        missing.remove(canonical(&entry.name));
+        missing.remove(head.parameter(&entry.name));
         places.push((entry, is_parameter));
     }
     if let Some(name) = missing.first() {
         return Err(Error::input(format!("{} has no place for the parameter `{name}`", from.display())));
     }
     let longest = store.parts.iter().map(|p| p.entries.iter().map(|e| (e.end - e.start) as u64).sum::<u64>()).max();
+    let matrices = matrices(description, parameters);
     let quantised = places.iter().any(|(e, parameter)| *parameter && e.dtype == Dtype::I8);
     if storage == Storage::Kept && !quantised && longest.is_none_or(|n| n <= limit) {
-        copy_layout(to, &store, &places, &mut values)?;
+        copy_layout(to, &store, &places, &mut values, &head)?;
         if store.sharded {
             fs::write_atomic(&to.join(INDEX), &fs::read_limited(&from.join(INDEX), MAX_INDEX)?)?;
         }
     } else {
-        let matrices = matrices(description, parameters);
-        lay_out(to, &store, &places, &values, &matrices, storage, limit)?;
+        lay_out(to, &store, &places, (&values, &head), &matrices, storage, limit)?;
     }
-    beside(from, to, description.family, storage)
+    let integers = (storage == Storage::Int8 || storage == Storage::Kept && quantised).then(|| {
+        let whole = places.iter().filter(|(_, parameter)| *parameter);
+        int8::config(whole.filter_map(|(e, _)| Some((e.name.as_str(), *matrices.get(canonical(&e.name))?))))
+    });
+    beside(from, to, description.family, storage, integers)
+}
+
+/// The head of a network that is its embedding: where a source stores it too, what is written there is the embedding.
+struct Head {
+    tied: bool,
+    names: [String; 2],
+}
+
+impl Head {
+    fn of(description: &Description) -> Head {
+        Head { tied: description.network.tied, names: embedding_and_head(description.family) }
+    }
+
+    /// The canonical name of the parameter that the tensor `name` holds.
+    fn parameter<'a>(&'a self, name: &'a str) -> &'a str {
+        let [embed, head] = &self.names;
+        match canonical(name) {
+            name if self.tied && name == head => embed,
+            name => name,
+        }
+    }
+
+    /// Whether several tensors may hold this parameter.
+    fn shared(&self, parameter: &str) -> bool {
+        self.tied && self.names[0] == parameter
+    }
 }
 
 /// The source's files with its own headers.
@@ -95,9 +123,10 @@ fn copy_layout(
     store: &Store,
     places: &[(&Entry, bool)],
     values: &mut BTreeMap<String, HostTensor>,
+    head: &Head,
 ) -> Result<()> {
     for (entry, _) in places.iter().filter(|(_, parameter)| *parameter) {
-        check_range(&entry.name, &values[canonical(&entry.name)].data, entry.dtype)?;
+        check_range(&entry.name, &values[head.parameter(&entry.name)].data, entry.dtype)?;
     }
     let mut names = Vec::new();
     for part in &store.parts {
@@ -107,8 +136,15 @@ fn copy_layout(
         fs::write_atomic_from(&to.join(name), |out| {
             out.write_all(&header)?;
             for entry in &part.entries {
-                match values.remove(canonical(&entry.name)) {
-                    Some(value) => out.write_all(&to_dtype(&value.data, entry.dtype))?,
+                let parameter = head.parameter(&entry.name);
+                match values.get(parameter) {
+                    Some(value) => {
+                        out.write_all(&to_dtype(&value.data, entry.dtype))?;
+                        // Its memory is wanted no more.
+                        if !head.shared(parameter) {
+                            values.remove(parameter);
+                        }
+                    }
                     None => out.write_all(&store.bytes(&entry.name).map_err(|e| std::io::Error::other(e.message))?)?,
                 }
             }
@@ -123,7 +159,7 @@ fn lay_out(
     to: &Path,
     store: &Store,
     places: &[(&Entry, bool)],
-    values: &BTreeMap<String, HostTensor>,
+    (values, head): (&BTreeMap<String, HostTensor>, &Head),
     matrices: &BTreeMap<String, Outputs>,
     storage: Storage,
     limit: u64,
@@ -139,7 +175,7 @@ fn lay_out(
             (true, Some(outputs)) => plan.extend(Planned::int8(name, shape, *outputs)),
             (true, None) => {
                 let dtype = storage.of(if whole { Dtype::F32 } else { entry.dtype });
-                check_range(&name, &values[canonical(&name)].data, dtype)?;
+                check_range(&name, &values[head.parameter(&name)].data, dtype)?;
                 plan.push(Planned { name, dtype, shape });
             }
             // The scales of a matrix are made anew.
@@ -149,7 +185,7 @@ fn lay_out(
     }
     let metadata = store.parts.first().map(|p| p.metadata.clone()).unwrap_or_default();
     write_model(to, &metadata, &plan, limit, |planned| {
-        let name = canonical(&planned.name);
+        let name = head.parameter(&planned.name);
         let matrix = |name: &str| matrices.get(name).map(|outputs| quantise(&values[name], *outputs));
         match (values.get(name), planned.dtype) {
             (Some(_), Dtype::I8) => Ok(matrix(name).into_iter().flat_map(|(v, _)| v).map(|v| v as u8).collect()),
@@ -184,20 +220,25 @@ pub fn quantises(path: &str, shape: &[usize]) -> bool {
     path.starts_with("blocks.") && inside && path.ends_with(".weight") && shape.len() == 2
 }
 
-/// Copies what lies beside the weights; config.json says the new type where it is another one.
-fn beside(from: &Path, to: &Path, family: Family, storage: Storage) -> Result<()> {
+/// Copies what lies beside the weights; config.json says the new type where it is another one, and of integers how they are
+/// to be read.
+fn beside(from: &Path, to: &Path, family: Family, storage: Storage, integers: Option<Value>) -> Result<()> {
     let mut names: Vec<String> = BESIDE.iter().map(|name| name.to_string()).collect();
     names.extend(code(from)?);
     for name in names.iter().filter(|name| from.join(name).exists()) {
         fs::inside(from, &from.join(name))?;
         fs::write_atomic(&to.join(name), &fs::read_limited(&from.join(name), 256 << 20)?)?;
     }
-    if storage == Storage::Kept {
+    if storage == Storage::Kept && integers.is_none() {
         return Ok(());
     }
     let (file, mut config) = load::read_config(from)?;
-    let known = |key: &&str| config[*key].is_string();
-    let keys: Vec<&str> = ["torch_dtype", "dtype"].into_iter().filter(known).collect();
+    let mut keys: Vec<&str> = ["torch_dtype", "dtype"].into_iter().filter(|key| config[*key].is_string()).collect();
+    // Where nothing is said, loaders take the type of the first tensor, which may be a buffer's. The files of Hydra are no
+    // configurations of transformers.
+    if keys.is_empty() && !matches!(family, Family::Sedd | Family::Sdtt) {
+        keys.push(dtype_key(&config));
+    }
     let name = match storage {
         Storage::F32 => Some("float32"),
         Storage::F16 => Some("float16"),
@@ -207,19 +248,20 @@ fn beside(from: &Path, to: &Path, family: Family, storage: Storage) -> Result<()
     for key in keys.into_iter().filter(|_| name.is_some()) {
         config[key] = name.into();
     }
-    match storage {
-        Storage::Int8 => config["quantization_config"] = quantisation(family == Family::Gpt2),
-        _ => drop(config.as_object_mut().map(|keys| keys.remove("quantization_config"))),
+    match integers {
+        Some(said) => config[int8::KEY] = said,
+        None => drop(config.as_object_mut().map(|keys| keys.remove(int8::KEY))),
     }
     let text = serde_json::to_string_pretty(&config).map_err(|e| Error::input(format!("{file}: {e}")))?;
     fs::write_atomic(&to.join("config.json"), (text + "\n").as_bytes())
 }
 
-/// What config.json says of int8 weights, so that programs which do not know them refuse instead of reading integers as
-/// weights.
-pub fn quantisation(columns: bool) -> Value {
-    json!({ "quant_method": QUANT_METHOD, "bits": 8, "symmetric": true, "scales": format!("NAME{SCALE}"),
-        "scale_shape": if columns { "[1, out]" } else { "[out, 1]" }, "tensors": "attention and feed-forward matrices" })
+/// The key that the source's version of transformers has for the type of its weights; every version reads the old one.
+fn dtype_key(config: &Value) -> &'static str {
+    let version = config["transformers_version"].as_str().unwrap_or("");
+    let mut parts = version.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
+    let version = (parts.next().unwrap_or(0), parts.next().unwrap_or(0));
+    if version >= (4, 56) { "dtype" } else { "torch_dtype" }
 }
 
 /// Files with the classes of a model, which its loader runs and this program only copies.

@@ -10,13 +10,14 @@ use burn::prelude::Device;
 use serde_json::Value;
 
 use super::config::{Shapes, describe};
-use super::names::{Source, canonical, is_buffer, source};
-use super::{Description, Prediction, special_tokens, tokenizer};
+use super::names::{Source, canonical, embedding_and_head, is_buffer, source};
+use super::{Description, Prediction, settle, tokenizer};
+use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
 use crate::fs::{self, read_limited};
 use crate::model::config::Compute;
 use crate::model::{Transformer, TransformerConfig, params};
-use crate::weights::{HostTensor, NonFinite, Store, match_shapes};
+use crate::weights::{Dtype, HostTensor, NonFinite, Store, match_shapes, to_dtype};
 
 /// The longest sequence that rotary tables are made for, unless more is asked for.
 const DEFAULT_LENGTH: usize = 4096;
@@ -84,72 +85,156 @@ pub fn names_of(store: &Store) -> Result<(BTreeMap<String, String>, Shapes)> {
     Ok((names, shapes))
 }
 
+/// A directory whose headers were read.
+pub struct Opened {
+    pub description: Description,
+    pub store: Store,
+    pub tokenizer: Option<Tokenizer>,
+    /// Canonical names of its tensors: to the name in the files, and to the shape.
+    pub names: BTreeMap<String, String>,
+    pub shapes: Shapes,
+    /// The file or directory of the weights, for messages.
+    pub at: PathBuf,
+}
+
+/// Reads config.json, the headers of the weights (`weights`, else those of the directory) and the tokenizer.
+///
+/// A head that is its embedding and stored without it stands for the embedding.
+pub fn open(dir: &Path, weights: Option<&Path>) -> Result<Opened> {
+    let (file, config) = read_config(dir)?;
+    let at = weights.unwrap_or(dir).to_path_buf();
+    let store = Store::open(&at)?;
+    let (mut names, mut shapes) = names_of(&store)?;
+    let mut description = describe(&file, &config, &shapes)?;
+    description.notes.extend(store.notes.iter().cloned());
+    let tokenizer = tokenizer(dir)?;
+    settle(dir, &mut description, tokenizer.as_ref())?;
+    if description.network.tied {
+        let [embed, head] = embedding_and_head(description.family);
+        if !names.contains_key(&embed)
+            && let (Some(name), Some(shape)) = (names.remove(&head), shapes.remove(&head))
+        {
+            names.insert(embed.clone(), name);
+            shapes.insert(embed, shape);
+        }
+    }
+    Ok(Opened { description, store, tokenizer, names, shapes, at })
+}
+
 /// What the directory holds, from config.json, the headers of the weights and the tokenizer; no tensor is read.
 pub fn look(dir: &Path) -> Result<(Description, Store)> {
-    let (file, config) = read_config(dir)?;
-    let store = Store::open(dir)?;
-    let (_, shapes) = names_of(&store)?;
-    let mut description = describe(&file, &config, &shapes)?;
-    description.special = special_tokens(dir, &description, tokenizer(dir)?.as_ref())?;
-    Ok((description, store))
+    open(dir, None).map(|opened| (opened.description, opened.store))
 }
 
 /// Reads the model of a directory onto `device`.
 ///
 /// Errors: as [`describe`], and files or tensors that are missing, malformed, misshapen or unknown.
 pub fn load(dir: &Path, options: &LoadOptions, device: &Device) -> Result<Loaded> {
-    let (file, config) = read_config(dir)?;
-    let at = options.weights.clone().unwrap_or_else(|| dir.to_path_buf());
-    let store = Store::open(&at)?;
-    let (names, shapes) = names_of(&store)?;
-    let mut description = describe(&file, &config, &shapes)?;
-    let tokenizer = tokenizer(dir)?;
-    description.special = special_tokens(dir, &description, tokenizer.as_ref())?;
-    options.configure(&mut description.network);
-    let model = read(&description, &store, &names, &shapes, options, &at, device)?;
+    let mut opened = open(dir, options.weights.as_deref())?;
+    options.configure(&mut opened.description.network);
+    fits(&opened, options)?;
+    let model = read(&opened, options, device)?;
+    let Opened { description, tokenizer, .. } = opened;
     // Causal models are judges and baselines: what they were trained to say is left as it is.
     let model = match tokenizer.filter(|_| description.family.prediction() != Prediction::NextToken) {
-        Some(tokenizer) => model.with_tokens(tokenizer.vocab_size()),
+        Some(tokenizer) => model.with_tokens(tokenizer.vocab_size()).without(&tokenizer.without_text()),
         None => model,
     };
     Ok(Loaded { description, model })
 }
 
-fn read(
-    description: &Description,
-    store: &Store,
-    names: &BTreeMap<String, String>,
-    shapes: &Shapes,
-    options: &LoadOptions,
-    at: &Path,
-    device: &Device,
-) -> Result<Transformer> {
+/// Whether the tensors are those of the described network, before a network is made.
+///
+/// Errors: tensors that are missing, misshapen, unknown or integers, and a head that contradicts its embedding.
+pub fn fits(opened: &Opened, options: &LoadOptions) -> Result<()> {
+    let Opened { description, store, shapes, at, .. } = opened;
     let (network, family) = (&description.network, description.family);
-    let length = match network.learned_positions {
-        true => description.length,
-        false => options.length.unwrap_or(description.length.min(DEFAULT_LENGTH)),
-    };
-    // Before a network of that size is made.
-    let (asked, there) = (network.parameters(description.vocab, length), u128::from(store.floats().0));
+    let place = at.display();
+    let (vocab, length) = (description.vocab, positions(description, options));
+    let (asked, there) = (network.parameters(vocab, length), u128::from(store.floats().0));
     if asked > 4 * there + (1 << 20) {
-        return Err(Error::input(format!("{}: config.json asks for {asked} parameters", at.display()))
+        return Err(Error::input(format!("{place}: config.json asks for {asked} parameters"))
             .cause(format!("the weights hold {there}")));
     }
     let group = block_group(&description.config);
-    let zero = Transformer::zeros(network, description.vocab, length, device);
     let mut wanted = Shapes::new();
-    params::shapes(&zero).into_iter().for_each(|(path, shape)| {
+    for (path, shape) in network.tensors(vocab, length) {
         wanted.extend(stored(&source(family, &path, group), &shape, network.packed_rows()));
-    });
-    let parameter = |name: &String| !is_buffer(family, name, network.tied);
-    let found: Shapes =
-        shapes.iter().filter(|(name, _)| parameter(name)).map(|(n, s)| (n.clone(), s.clone())).collect();
-    match_shapes(&wanted, &found, options.ignore_extra)
-        .map_err(|e| Error { message: format!("{}: {}", at.display(), e.message), ..e })
-        .map_err(|e| match layers(found.keys()) {
-            layers if layers == network.layers => e,
-            layers => e.cause(format!("config.json says {} layers, and the weights have {layers}", network.layers)),
-        })?;
+    }
+    let [embed, head] = embedding_and_head(family);
+    let aside = |name: &String| is_buffer(family, name) || (network.tied && *name == head);
+    let found: Shapes = shapes.iter().filter(|(name, _)| !aside(name)).map(|(n, s)| (n.clone(), s.clone())).collect();
+    match_shapes(&wanted, &found, options.ignore_extra).map_err(|e| {
+        let mut e = Error { message: format!("{place}: {}", e.message), ..e };
+        let layers = layers(found.keys());
+        if layers != network.layers {
+            e = e.cause(format!("config.json says {} layers, and the weights have {layers}", network.layers));
+        }
+        let whole: Vec<&crate::weights::Entry> = store.entries().filter(|e| !e.dtype.is_float()).collect();
+        let integers = whole
+            .iter()
+            .filter(|t| wanted.contains_key(canonical(&t.name)) && !shapes.contains_key(canonical(&t.name)));
+        for tensor in integers.take(3) {
+            e = e.cause(format!("`{}` holds integers ({})", tensor.name, tensor.dtype.name()));
+        }
+        match description.config["architectures"][0].as_str() {
+            Some(class) if !found.contains_key(&head) && wanted.contains_key(&head) => {
+                e.cause(format!("`architectures` says {class}; a class without a language model's head cannot be used"))
+            }
+            _ => e,
+        }
+    })?;
+    if network.tied && !options.ignore_extra && opened.names.contains_key(&head) {
+        same_head(opened, &embed, &head)?;
+    }
+    Ok(())
+}
+
+/// Refuses a stored head that differs from the embedding which config.json says it is: loaders disagree on which of the two
+/// counts.
+fn same_head(opened: &Opened, embed: &str, head: &str) -> Result<()> {
+    let Opened { store, names, at, .. } = opened;
+    let [a, b] = [&names[embed], &names[head]];
+    let dtype = |name: &String| store.entry(name).map_or(Dtype::F32, |e| e.dtype);
+    let shape = |name: &String| store.entry(name).map(|e| e.shape.clone());
+    let differ = |how: String| {
+        Err(Error::input(format!("{}: `{b}` and `{a}` differ, and config.json says that they are one", at.display()))
+            .cause(how)
+            .hint(format!(
+                "`tie_word_embeddings` false (of LLaDA `weight_tying`) in config.json if both were trained; else take \
+                 `{b}` out of the file"
+            )))
+    };
+    if shape(a) != shape(b) {
+        return differ(format!("their shapes are {:?} and {:?}", shape(b), shape(a)));
+    }
+    if dtype(a) == dtype(b) && store.bytes(a)? == store.bytes(b)? {
+        return Ok(());
+    }
+    // One may have been rounded to a narrower type than the other.
+    let narrow = if dtype(a).size() <= dtype(b).size() { dtype(a) } else { dtype(b) };
+    let read = |name: &String| Ok::<_, Error>(store.tensor(name, NonFinite::Allow)?.data);
+    let (x, y) = (read(a)?, read(b)?);
+    if narrow.is_float() && dtype(a) != dtype(b) && to_dtype(&x, narrow) == to_dtype(&y, narrow) {
+        return Ok(());
+    }
+    let largest = x.iter().zip(&y).map(|(x, y)| (x - y).abs()).fold(0f32, f32::max);
+    differ(format!("by up to {largest:e}"))
+}
+
+/// The positions that the network is made for.
+fn positions(description: &Description, options: &LoadOptions) -> usize {
+    match description.network.learned_positions {
+        true => description.length,
+        false => options.length.unwrap_or(description.length.min(DEFAULT_LENGTH)),
+    }
+}
+
+fn read(opened: &Opened, options: &LoadOptions, device: &Device) -> Result<Transformer> {
+    let Opened { description, store, names, .. } = opened;
+    let (network, family) = (&description.network, description.family);
+    let group = block_group(&description.config);
+    let zero = Transformer::zeros(network, description.vocab, positions(description, options), device);
     let mut last: Option<(String, HostTensor)> = None;
     let model = params::fill(zero, options.dtype.dtype(), device, |path, shape| {
         let tensor = |name: &String| store.tensor(&names[name], options.non_finite);

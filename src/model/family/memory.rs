@@ -3,28 +3,129 @@
 //! B batch, L length, D width, F hidden width, W packed width, V vocabulary; f32, but for the weights and blocks of training
 //! adapters.
 
+pub use crate::room::shown;
+
 use crate::kernels::chunk_rows;
 use crate::model::TransformerConfig;
-use crate::model::config::Compute;
+use crate::model::config::{Compute, TimeInput};
 
 const F32: u128 = 4;
 
 /// Bytes to hold the weights and read a batch: two streams of one block's activations, attention's scores, one chunk of
 /// logits.
 pub fn sampling(config: &TransformerConfig, vocab: usize, length: usize, batch: usize) -> u128 {
-    let chunk = (chunk_rows(vocab).min(batch * length) * vocab) as u128;
+    let chunk = chunk_rows(vocab).min(batch.saturating_mul(length)) as u128 * vocab as u128;
     F32 * (config.parameters(vocab, length) + 2 * block(config, length, batch) + chunk)
 }
 
 /// Bytes to train it whole: weights, gradients, two moments and an average, a frozen teacher of the same shape, every
 /// block's activations, and chunks of logits with their gradients for both.
 pub fn training(config: &TransformerConfig, vocab: usize, length: usize, batch: usize) -> u128 {
-    let chunk = (chunk_rows(vocab).min(batch * length) * vocab) as u128;
-    let kept = match config.checkpoint {
-        true => (config.layers * batch * length * config.dim) as u128 + block(config, length, batch),
-        false => config.layers as u128 * block(config, length, batch),
+    let trained = config.parameters(vocab, length);
+    let step = Step { config, vocab, length, fused: false, trained, copies: 6, frozen: 0 };
+    step.bytes(batch, config.checkpoint).total()
+}
+
+/// A training, as far as its memory goes.
+#[derive(Debug, Clone, Copy)]
+pub struct Step<'a> {
+    pub config: &'a TransformerConfig,
+    pub vocab: usize,
+    /// Positions that the network reads of one sequence.
+    pub length: usize,
+    /// The fused kernels run its blocks, which keep less for the way back.
+    pub fused: bool,
+    /// Numbers that are trained, and how often they are there: themselves, gradients, moments, averages, teachers.
+    pub trained: u128,
+    pub copies: u128,
+    /// Bytes of weights that are not trained.
+    pub frozen: u128,
+}
+
+/// Bytes of one step of a training.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StepBytes {
+    /// Weights with all that belongs to them, whatever the batch is.
+    pub states: u128,
+    /// What blocks keep for the way back, and one of them at work.
+    pub activations: u128,
+    /// A chunk of logits with gradients.
+    pub logits: u128,
+}
+
+impl StepBytes {
+    /// All of it.
+    pub fn total(&self) -> u128 {
+        self.states.saturating_add(self.activations).saturating_add(self.logits)
+    }
+}
+
+impl Step<'_> {
+    /// What a step of `batch` sequences takes.
+    pub fn bytes(&self, batch: usize, checkpoint: bool) -> StepBytes {
+        let config = self.config;
+        let rows = (batch as u128).saturating_mul(self.length as u128);
+        let (d, layers) = (config.dim as u128, config.layers as u128);
+        let (kept, work) = match self.fused {
+            true => (rows.saturating_mul(tape(config)), rows.saturating_mul(working(config))),
+            false => {
+                let one = block(config, self.length, batch);
+                (one, one)
+            }
+        };
+        // Features and their gradients, and tokens.
+        let ends = rows.saturating_mul(2 * d + 2);
+        let kept = match checkpoint {
+            true => layers.saturating_mul(rows.saturating_mul(d)).saturating_add(kept),
+            false => layers.saturating_mul(kept),
+        };
+        let chunk = rows.min(chunk_rows(self.vocab) as u128) * self.vocab as u128;
+        StepBytes {
+            states: F32.saturating_mul(self.copies.saturating_mul(self.trained)).saturating_add(self.frozen),
+            activations: F32.saturating_mul(kept.saturating_add(work).saturating_add(ends)),
+            logits: 3 * F32 * chunk,
+        }
+    }
+
+    /// The largest batch below `batch` whose step takes at most `room`; none where not even one sequence does.
+    pub fn largest(&self, batch: usize, checkpoint: bool, room: u128) -> Option<usize> {
+        largest(batch, |n| self.bytes(n, checkpoint).total() <= room)
+    }
+}
+
+/// The largest number from 1 to `most` that fits, where a smaller one fits too; none where 1 does not.
+pub fn largest(most: usize, fits: impl Fn(usize) -> bool) -> Option<usize> {
+    let (mut low, mut high) = (0, most);
+    while low < high {
+        let middle = low + (high - low).div_ceil(2);
+        if fits(middle) {
+            low = middle;
+        } else {
+            high = middle - 1;
+        }
+    }
+    (low > 0).then_some(low)
+}
+
+/// Numbers a position that a fused block keeps for the way back (`kernels/flex/block.rs`): its input, the packed projection,
+/// attention's output, the row between its halves, the activation's inputs; under modulation both branches, and the
+/// modulation itself where every position has its own.
+fn tape(config: &TransformerConfig) -> u128 {
+    let [d, f, w, a] =
+        [config.dim, config.hidden(), config.packed(), config.heads * config.head_dim()].map(|n| n as u128);
+    let gates = if config.activation.gated() { 2 } else { 1 };
+    let time = match config.time {
+        TimeInput::None => 0,
+        TimeInput::Position => 8 * d,
+        _ => 2 * d,
     };
-    F32 * (6 * config.parameters(vocab, length) + kept + 4 * chunk)
+    2 * d + w + a + gates * f + time
+}
+
+/// Numbers a position of one block on its way back: gradients of its input, norms, projections and attention.
+fn working(config: &TransformerConfig) -> u128 {
+    let [d, w] = [config.dim, config.packed()].map(|n| n as u128);
+    4 * d + w
 }
 
 /// What training adapters takes, in bytes; the teacher is the same frozen weights.
@@ -64,7 +165,7 @@ pub fn adapter_training(
     let scores = (config.heads as u128) * l * l * b * (2 * F32 + width);
     let one = numbers * width + scores;
     let layers = config.layers as u128;
-    let chunk = (chunk_rows(vocab).min(batch * length) * vocab) as u128;
+    let chunk = chunk_rows(vocab).min(batch.saturating_mul(length)) as u128 * vocab as u128;
     AdapterTraining {
         frozen: dtype.bytes() as u128 * config.parameters(vocab, 0),
         adapters: 6 * F32 * adapters,
@@ -78,16 +179,8 @@ pub fn adapter_training(
 fn block(config: &TransformerConfig, length: usize, batch: usize) -> u128 {
     let [d, f, w, l, b] = [config.dim, config.hidden(), config.packed(), length, batch].map(|n| n as u128);
     let gates = if config.activation.gated() { 3 } else { 2 };
-    b * l * (5 * d + w + gates * f) + (config.heads as u128) * l * l * b
-}
-
-/// `bytes` in the unit that suits them.
-pub fn shown(bytes: u128) -> String {
-    let units = [(1u128 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
-    match units.iter().find(|(size, _)| bytes >= *size) {
-        Some((size, unit)) => format!("{:.1} {unit}", bytes as f64 / *size as f64),
-        None => format!("{bytes} B"),
-    }
+    let scores = (config.heads as u128).saturating_mul(l * l).saturating_mul(b);
+    (b * l).saturating_mul(5 * d + w + gates * f).saturating_add(scores)
 }
 
 #[cfg(test)]
@@ -121,5 +214,44 @@ mod tests {
         let kept = TransformerConfig { layers: 24, ..config };
         assert!(training(&checkpointed, 100, 32, 8) < training(&kept, 100, 32, 8));
         assert_eq!((shown(512), shown(3 << 29)), ("512 B".into(), "1.5 GiB".into()));
+    }
+
+    #[test]
+    fn the_largest_number_that_fits_is_found() {
+        for limit in [1, 2, 7, 63, 64, 100] {
+            assert_eq!(largest(64, |n| n <= limit), Some(limit.min(64)));
+        }
+        assert_eq!(largest(64, |_| false), None);
+    }
+
+    /// Peaks of the bench `growth`, which are those of whole processes: an estimate is of what cannot be done without, so it
+    /// is below them, and near enough to be of use where a network is not small.
+    #[test]
+    fn estimates_are_below_measured_peaks_and_not_far_below() {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("reports/growth/growth.json");
+        let Ok(text) = std::fs::read(path) else {
+            println!("skipped: the measured peaks are not here");
+            return;
+        };
+        let points: Vec<serde_json::Value> = serde_json::from_slice(&text).unwrap();
+        let mut compared = 0;
+        for point in points.iter().filter(|p| p["path"] == "train") {
+            let value = point["value"].as_u64().unwrap() as usize;
+            let size = |axis: &str, base: usize| if point["axis"] == axis { value } else { base };
+            let [vocab, length, batch, dim] =
+                [size("vocab", 512), size("length", 128), size("batch", 8), size("dim", 128)];
+            let config = TransformerConfig { bias: true, ..TransformerConfig::new(dim, 2, 4, Visibility::Full) };
+            let trained = config.parameters(vocab, length);
+            let step = Step { config: &config, vocab, length, fused: true, trained, copies: 4, frozen: 0 };
+            let estimate = (step.bytes(batch, false).total() >> 20) as f64;
+            let peak = point["peak_kib"].as_u64().unwrap() as f64 / 1024.0;
+            println!("{} {value}: {estimate:.0} of {peak:.0} MiB", point["axis"]);
+            assert!(estimate < 1.05 * peak, "{point}");
+            if peak > 180.0 {
+                assert!(estimate > 0.5 * peak, "{point}");
+                compared += 1;
+            }
+        }
+        assert!(compared > 4, "{compared}");
     }
 }

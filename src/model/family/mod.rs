@@ -6,15 +6,19 @@
 //! wrappers; LLaDA; Dream on Qwen2; dllm's bidirectional Qwen3; ModernBERT; GPT-2, LLaMA, Qwen2, Qwen3).
 
 pub mod adapters;
+mod check;
 mod config;
 mod forward;
 mod generation;
 mod hub;
+pub mod int8;
 mod keys;
+mod known;
 mod layout;
 mod load;
 pub mod memory;
 pub mod names;
+mod rope;
 mod shallow;
 mod special;
 mod vocabulary;
@@ -22,14 +26,15 @@ mod vocabulary;
 use serde_json::Value;
 
 pub use crate::weights::Storage;
+pub use check::{Checked, check};
 pub use config::describe;
 pub use forward::forward;
-pub use generation::{Generation, Selection, write_generation};
+pub use generation::{Generation, Selection, own_call, write_generation};
 pub use hub::resolve;
-pub use layout::{QUANT_METHOD, export, export_in_files, missing_code, quantisation, quantises};
+pub use layout::{export, export_in_files, missing_code, quantises};
 pub use load::{LoadOptions, Loaded, load, look, read_config};
 pub use shallow::{described as shallow_description, fills_groups, shallow};
-pub use special::{special_tokens, tokenizer};
+pub use special::{settle, tokenizer};
 pub use vocabulary::{Rows, Vocabulary};
 
 use super::TransformerConfig;
@@ -141,10 +146,14 @@ pub struct Description {
     /// The longest sequence it was made for.
     pub length: usize,
     pub special: Special,
+    /// The tokens that end a text, each of them: `special.eos` is the first.
+    pub ends: Vec<u32>,
     /// Log-scores are scaled by the noise (SEDD's `scale_by_sigma`).
     pub scale_by_sigma: bool,
     /// config.json as it was read, every key of it.
     pub config: Value,
+    /// What was passed over, or decided between two files, in words for a warning.
+    pub notes: Vec<String>,
 }
 
 /// Turns one row of SEDD's logits [V] at `token` into log-scores log p(y)/p(token), in place: 0 at the token itself.

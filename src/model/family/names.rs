@@ -151,8 +151,18 @@ fn block(family: Family, i: &str, owner: &str, leaf: &str, group: Option<usize>)
     }
 }
 
-/// Whether a tensor of this canonical name is no parameter but a value that such a model keeps beside them.
-pub fn is_buffer(family: Family, name: &str, tied: bool) -> bool {
+/// The canonical names of the embedding and of a head of its own: a network whose head is its embedding may be stored with
+/// both, or with either.
+pub fn embedding_and_head(family: Family) -> [String; 2] {
+    let name = |path: &str| match outer(family, path) {
+        Source::Whole(name) => name,
+        _ => panic!("`{path}` is one tensor"),
+    };
+    [name("embed"), name("head.weight")]
+}
+
+/// Whether a tensor of this canonical name is no parameter but a value that such a model keeps next to them.
+pub fn is_buffer(family: Family, name: &str) -> bool {
     let ends = |suffix: &str| name == suffix || name.ends_with(&format!(".{suffix}"));
     if ends("rotary_emb.inv_freq") {
         return true;
@@ -164,11 +174,8 @@ pub fn is_buffer(family: Family, name: &str, tied: bool) -> bool {
         Family::Gpt2 => {
             let mask = name.strip_prefix("h.").and_then(|n| n.split_once('.'));
             mask.is_some_and(|(_, rest)| rest == "attn.bias" || rest == "attn.masked_bias")
-                || (tied && name == "lm_head.weight")
         }
-        Family::ModernBert => tied && name == "decoder.weight",
-        Family::Llada => tied && name == "ff_out.weight",
-        _ => tied && name == "lm_head.weight",
+        _ => false,
     }
 }
 
@@ -196,11 +203,13 @@ mod tests {
             ("h.0.attn.masked_bias", true),
             ("h.0.attn.c_attn.bias", false),
             ("h.0.attn.c_proj.bias", false),
-            ("lm_head.weight", true),
+            ("lm_head.weight", false),
         ] {
-            assert_eq!(is_buffer(Family::Gpt2, name, true), buffer, "{name}");
+            assert_eq!(is_buffer(Family::Gpt2, name), buffer, "{name}");
         }
-        assert!(!is_buffer(Family::Llama, "lm_head.weight", false));
+        assert_eq!(embedding_and_head(Family::Gpt2), ["wte.weight", "lm_head.weight"]);
+        assert_eq!(embedding_and_head(Family::ModernBert)[1], "decoder.weight");
+        assert_eq!(embedding_and_head(Family::Llada), ["wte.weight", "ff_out.weight"]);
     }
 
     #[test]

@@ -121,7 +121,7 @@ fn beside(from: &Path, to: &Path) -> Result<()> {
 /// The description of the model that [`shallow`] writes.
 pub fn described(description: &Description, keep: &[usize]) -> Result<Description> {
     let mut new = description.clone();
-    new.network.layers = keep.len();
+    new.network = new.network.with_layers(keep);
     new.config = changed("config.json", new.config, description.network.layers, keep)?;
     Ok(new)
 }

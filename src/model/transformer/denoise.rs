@@ -65,11 +65,12 @@ impl Denoise for Transformer {
     }
 
     fn scores(&self, rows: Tensor<2>) -> Tensor<2> {
-        composed::logits(rows, &self.head())
+        self.drawn(composed::logits(rows, &self.head()))
     }
 
     fn predict(&self, rows: Tensor<2>) -> Tensor<2> {
-        kernels::log_softmax(self.scores(rows), self.config.composed)
+        let logits = composed::logits(rows, &self.head());
+        self.drawn(kernels::log_softmax(logits, self.config.composed))
     }
 
     fn mask(&self) -> u32 {

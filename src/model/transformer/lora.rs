@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::super::config::TransformerConfig;
 use super::super::params::{self, Named};
 use super::{Adapter, Dense, Transformer};
-use crate::error::{Error, Result, nearest};
+use crate::error::{Error, Result, nearest, whole_within, within};
 use crate::rng::{StepRng, Stream};
 use crate::weights::{HostTensor, match_shapes};
 
@@ -39,12 +39,8 @@ pub struct LoraConfig {
 impl LoraConfig {
     /// Checks ranges; `key` is the dotted place of this table in the recipe.
     pub fn validate(&self, key: &str) -> Result<()> {
-        if !(1..=4096).contains(&self.rank) {
-            return Err(Error::usage(format!("`{key}.rank` must be between 1 and 4096, but it is {}", self.rank)));
-        }
-        if !(self.alpha.is_finite() && self.alpha > 0.0 && self.alpha <= 1e6) {
-            return Err(Error::usage(format!("`{key}.alpha` must be between 0 and 1e6, but it is {}", self.alpha)));
-        }
+        whole_within(&format!("{key}.rank"), self.rank, 1..=4096)?;
+        within(&format!("{key}.alpha"), self.alpha, 1e-6..=1e6)?;
         if self.targets.as_ref().is_some_and(Vec::is_empty) {
             return Err(Error::usage(format!("`{key}.targets` names no module"))
                 .hint("leave it out to adapt every projection of the blocks"));
@@ -79,7 +75,8 @@ impl LoraConfig {
         let sites: Vec<Site> = all.iter().filter(wanted).cloned().collect();
         if let Some(site) = sites.iter().find(|s| self.rank > s.width.min(s.inputs)) {
             let size = site.width.min(site.inputs);
-            return Err(Error::usage(format!("`{key}.rank` is {}, and `{}` has rank {size}", self.rank, site.target)));
+            return Err(Error::usage(format!("`{key}.rank` is {}, and `{}` has rank {size}", self.rank, site.target))
+                .hint(format!("`{key}.rank = {size}` at most")));
         }
         Ok(Plan { config: self.clone(), sites })
     }
@@ -271,8 +268,7 @@ impl Transformer {
 
     /// The blocks `keep` of it alone, in that order; weights are shared.
     pub fn with_layers(&self, keep: &[usize]) -> Self {
-        let mut config = self.config.clone();
-        config.layers = keep.len();
+        let config = self.config.with_layers(keep);
         let blocks = keep.iter().map(|i| self.blocks[*i].clone()).collect();
         params::renamed(Transformer { blocks, config, ..self.clone() })
     }
@@ -303,16 +299,21 @@ fn merge(dense: &mut Dense) {
 pub fn check_layers(keep: &[usize], config: &TransformerConfig, key: &str) -> Result<()> {
     let ascending = keep.windows(2).all(|w| w[0] < w[1]);
     if keep.is_empty() || !ascending || keep[keep.len() - 1] >= config.layers {
+        let last = config.layers.saturating_sub(1);
         return Err(Error::usage(format!(
-            "`{key}` must be ascending numbers below {}, but it is {keep:?}",
-            config.layers
+            "`{key}` must be ascending numbers of blocks from 0 to {last}, but it is {keep:?}"
         ))
-        .hint(format!("for example `{key} = [0, {}]`", config.layers.saturating_sub(1).max(1))));
+        .hint(match last {
+            0 => format!("the network has one block: `{key} = [0]`, or leave `keep_layers` out"),
+            _ => format!("for example `{key} = [0, {last}]`"),
+        }));
     }
     if config.embedding_norm && keep[0] != 0 {
-        return Err(Error::usage(format!("`{key}` must begin with 0: block 0 of this model has no first norm")));
+        return Err(Error::usage(format!("`{key}` must begin with 0: block 0 of this model has no first norm"))
+            .hint(format!("for example `{key} = [0]`")));
     }
-    if let Some(local) = config.local {
+    // Where kinds are listed, each block keeps its own.
+    if let Some(local) = config.local.as_ref().filter(|local| local.global.is_none()) {
         let every = local.every;
         let kind = |i: usize| i.is_multiple_of(every);
         if let Some((to, from)) = keep.iter().enumerate().find(|(to, from)| kind(*to) != kind(**from)) {

@@ -88,13 +88,13 @@ impl Transformer {
         let timed = config.time != TimeInput::None;
         let plain = device.clone().inner();
         let span = config.span(length);
-        let tables = |theta: f64| Tables::of(span, &config.frequencies(theta));
+        let tables = |local: bool| Tables::of(span, &config.frequencies(local));
         let table = |v: &[f32]| Tensor::from_data(TensorData::new(v.to_vec(), [span, config.head_dim()]), &plain);
-        let global = Arc::new(tables(config.rope_theta));
+        let global = Arc::new(tables(false));
         let (cos, sin) = (table(&global.cos), table(&global.sin));
         let (local_cos, local_sin) = match config.local {
-            Some(local) => {
-                let tables = tables(local.rope_theta);
+            Some(_) => {
+                let tables = tables(true);
                 (table(&tables.cos), table(&tables.sin))
             }
             None => (cos.clone(), sin.clone()),
@@ -214,22 +214,55 @@ impl Transformer {
 
     /// The projection from features to predictions: the mask, where it is one of the V tokens, and ids without text are
     /// never predicted (-1e6 is added to their logits, as SUBS has it: MDLM section 3.2.3). The start token of a causal
-    /// network may be one that texts also end with, and is predicted.
+    /// network may be one that texts also end with, and is predicted. A public causal model's probabilities are over all of
+    /// its ids, as it was trained: those without text are only never drawn ([`Transformer::drawn`]).
     pub fn head(&self) -> Head {
         let head = self.raw_head();
-        let mask = if self.config.visibility == Visibility::Causal { self.vocab } else { self.mask };
-        if mask >= self.vocab && self.tokens >= self.vocab && self.excluded.is_empty() {
-            return head;
-        }
-        let never = |id: usize| id == mask || id >= self.tokens;
-        let mut values: Vec<f32> = (0..self.vocab).map(|id| if never(id) { -1e6 } else { 0.0 }).collect();
-        self.excluded.iter().filter(|id| (**id as usize) < self.vocab).for_each(|id| values[*id as usize] = -1e6);
-        let never = Tensor::from_data(TensorData::new(values, [self.vocab]), &self.device().inner());
+        let mask = if self.causal() { self.vocab } else { self.mask };
+        let Some(never) = (!self.over_all_ids()).then(|| self.never(mask)).flatten() else { return head };
         let bias = match head.bias {
             Some(bias) => bias + never,
             None => never,
         };
         Head { bias: Some(bias), ..head }
+    }
+
+    /// Whether its probabilities are over ids without text too.
+    fn over_all_ids(&self) -> bool {
+        self.causal() && !self.config.mask_row
+    }
+
+    /// -1e6 [V] at the mask and at ids without text, 0 elsewhere; none where there is none of them.
+    fn never(&self, mask: usize) -> Option<Tensor<1>> {
+        let without = self.without_text();
+        if mask >= self.vocab && without.is_empty() {
+            return None;
+        }
+        let mut values = vec![0f32; self.vocab];
+        without
+            .iter()
+            .map(|id| *id as usize)
+            .chain([mask])
+            .filter(|id| *id < self.vocab)
+            .for_each(|id| values[id] = -1e6);
+        Some(Tensor::from_data(TensorData::new(values, [self.vocab]), &self.device().inner()))
+    }
+
+    /// The ids below V that have no text: rows of padding, and those that were excluded.
+    pub fn without_text(&self) -> Vec<u32> {
+        let excluded = self.excluded.iter().copied().filter(|id| (*id as usize) < self.tokens.min(self.vocab));
+        excluded.chain(self.tokens as u32..self.vocab as u32).collect()
+    }
+
+    /// Scores [n, V] of which ids without text are never drawn.
+    fn drawn(&self, scores: Tensor<2>) -> Tensor<2> {
+        match self.over_all_ids().then(|| self.never(self.vocab)).flatten() {
+            Some(never) => {
+                let dtype = scores.dtype();
+                scores + never.cast(dtype).unsqueeze()
+            }
+            None => scores,
+        }
     }
 
     /// Logits [n, V] of feature rows [n, D] as the head gives them, the mask's among them.
@@ -333,7 +366,7 @@ impl Transformer {
     /// What block `i` is told, the wanted rows among it.
     fn spec(&self, i: usize, read: Option<&Read>, visible: Visible, rows: Option<Arc<Rows>>) -> BlockSpec {
         let config = &self.config;
-        let local = config.local.filter(|l| !i.is_multiple_of(l.every));
+        let local = config.local.as_ref().filter(|l| l.is_local(i));
         let attention = &self.blocks[i].attention;
         let scale = |norm: &Option<Norm>| norm.as_ref().map(|n| n.weight.val());
         BlockSpec {

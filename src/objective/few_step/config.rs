@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, whole_within, within};
 use crate::objective::distill::Refresh;
 use crate::process::gaussian::{Path, Prediction};
 
@@ -221,63 +221,71 @@ impl LatentDistillConfig {
     pub fn validate(&self, key: &str, (path, predict): (Path, Prediction)) -> Result<()> {
         if predict == Prediction::Noise {
             return Err(Error::usage(format!("`{key}` needs a teacher of `predict = \"v\"` or `\"x0\"`"))
-                .cause("predicted noise says nothing of the data at t = 1, where a student begins"));
+                .cause("predicted noise says nothing of the data at t = 1, where a student begins")
+                .hint("train the denoiser of latents with `predict = \"v\"`"));
         }
-        let bad = |k: &str, why: &str| Err(Error::usage(format!("`{key}.method.{k}` {why}")));
-        let share = |k: &str, v: f64| match (0.0..=1.0).contains(&v) {
-            true => Ok(()),
-            false => bad(k, &format!("must be between 0 and 1, but it is {v}")),
+        let at = |k: &str| format!("{key}.method.{k}");
+        let bad = |k: &str, why: &str, hint: String| Err(Error::usage(format!("`{}` {why}", at(k))).hint(hint));
+        // A teacher of another path is another training; the hint names its key.
+        let teacher = |k: &str, wants: &str| {
+            bad(
+                k,
+                &format!("is written for the teacher's `{wants}`"),
+                format!("train the denoiser of latents with `{wants}`"),
+            )
         };
+        let share = |k: &str, v: f64| within(&at(k), v, 0.0..=1.0);
         match &self.method {
             Method::Progressive(p) => {
-                if p.rounds == 0 || p.rounds > 30 || p.steps >> p.rounds == 0 || p.steps % (1 << p.rounds) != 0 {
-                    return bad(
+                whole_within(&at("progressive.rounds"), p.rounds, 1..=20)?;
+                whole_within(&at("progressive.steps"), p.steps, 1..=1 << 20)?;
+                let halves = 1 << p.rounds;
+                match p.steps.is_multiple_of(halves) {
+                    true => Ok(()),
+                    false => bad(
                         "progressive",
                         &format!("halves {} steps {} times, which leaves no whole step", p.steps, p.rounds),
-                    );
+                        format!("`{} = {}`", at("progressive.steps"), p.steps.next_multiple_of(halves)),
+                    ),
                 }
-                Ok(())
             }
             Method::Consistency(c) => {
-                match c.first_grid >= 2 && c.last_grid >= c.first_grid && c.last_grid <= 1 << 16 {
-                    true => Ok(()),
-                    false => bad("consistency", "needs 2 <= first_grid <= last_grid <= 65536"),
-                }
+                whole_within(&at("consistency.first_grid"), c.first_grid, 2..=1 << 16)?;
+                whole_within(&at("consistency.last_grid"), c.last_grid, c.first_grid..=1 << 16)
             }
             Method::Continuous(c) => {
                 if path != Path::Trigonometric {
-                    return bad("continuous", "is written for the teacher's `path = \"trigonometric\"`");
+                    return teacher("continuous", "path = \"trigonometric\"");
                 }
                 share("continuous.warmup", c.warmup)?;
-                match c.mean.is_finite() && c.deviation.is_finite() && c.deviation > 0.0 {
-                    true => Ok(()),
-                    false => bad("continuous", "needs a finite mean and a deviation above 0"),
-                }
+                within(&at("continuous.mean"), c.mean, -100.0..=100.0)?;
+                within(&at("continuous.deviation"), c.deviation, 1e-6..=100.0)
             }
             Method::Shortcut(c) => {
                 share("shortcut.share", c.share)?;
-                match c.finest.is_power_of_two() && c.finest >= 2 && c.finest <= 1 << 12 {
+                let nearest = c.finest.clamp(2, 1 << 12).next_power_of_two();
+                match nearest == c.finest {
                     true => Ok(()),
-                    false => bad("shortcut.finest", "must be a power of two between 2 and 4096"),
+                    false => bad(
+                        "shortcut.finest",
+                        &format!("must be a power of two between 2 and 4096, but it is {}", c.finest),
+                        format!("`{} = {nearest}`", at("shortcut.finest")),
+                    ),
                 }
             }
             Method::MeanFlow(c) => {
                 if path != Path::Linear {
-                    return bad("mean_flow", "is written for the teacher's `path = \"linear\"`");
+                    return teacher("mean_flow", "path = \"linear\"");
                 }
                 if predict != Prediction::V {
-                    return bad("mean_flow", "is written for the teacher's `predict = \"v\"`");
+                    return teacher("mean_flow", "predict = \"v\"");
                 }
                 share("mean_flow.share", c.share)
             }
             Method::Matching(c) => {
-                if c.steps == 0 || c.steps > 64 || c.critic_steps == 0 || c.critic_steps > 100 {
-                    return bad("matching", "needs between 1 and 64 steps and between 1 and 100 critic_steps");
-                }
-                match c.critic_lr.is_finite() && c.critic_lr > 0.0 {
-                    true => Ok(()),
-                    false => bad("matching.critic_lr", "must be above 0"),
-                }
+                whole_within(&at("matching.steps"), c.steps, 1..=64)?;
+                whole_within(&at("matching.critic_steps"), c.critic_steps, 1..=100)?;
+                within(&at("matching.critic_lr"), c.critic_lr, 1e-12..=10.0)
             }
         }
     }

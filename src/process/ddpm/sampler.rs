@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Kind;
-use crate::error::{Error, Result};
+use crate::error::{Result, within};
 
 /// How the steps of a process over levels are drawn.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -37,15 +37,11 @@ impl Sampler {
 
     /// Checks ranges; `key` names it in errors.
     pub fn validate(&self, key: &str) -> Result<()> {
-        if !(0.0..=1.0).contains(&self.eta) {
-            return Err(Error::usage(format!("`{key}.eta` must be between 0 and 1, but it is {}", self.eta)));
-        }
+        within(&format!("{key}.eta"), self.eta, 0.0..=1.0)?;
         match self.top_p {
             // Below, numbers are drawn anew for long.
-            Some(p) if !(p.is_finite() && p >= 0.1) => {
-                Err(Error::usage(format!("`{key}.top_p` must be at least 0.1, but it is {p}")))
-            }
-            _ => Ok(()),
+            Some(p) => within(&format!("{key}.top_p"), p, 0.1..=1e6),
+            None => Ok(()),
         }
     }
 

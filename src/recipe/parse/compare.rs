@@ -1,6 +1,7 @@
-//! Two recipes key by key: the flat view with dotted keys, the difference, and which differences a resumed run may
-//! have. A table in an array is a segment by its number: `stages.0.steps`.
+//! Two recipes key by key: the flat view with dotted keys, and the difference. A table in an array is a segment by its
+//! number: `stages.0.steps`.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use indexmap::IndexMap;
@@ -8,7 +9,7 @@ use toml::Value;
 use toml::de::{DeTable, DeValue};
 
 use super::{Source, explain};
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// A key of the flat view, in segments, and its value.
 type Flat = Vec<(Vec<String>, Value)>;
@@ -28,25 +29,26 @@ pub fn diff(a_text: &str, b_text: &str, a_name: &str, b_name: &str) -> Result<St
     if changes.is_empty() {
         return Ok(String::new());
     }
-    Ok(format!("--- {a_name}\n+++ {b_name}\n{}", lines(&changes)))
+    Ok(format!("--- {a_name}\n+++ {b_name}\n{}", shown(&changes)))
 }
 
-/// The dotted keys whose values differ between the two recipes, if each of them is covered by a pattern in `allowed`.
-/// A pattern is a dotted key, `*` stands for one segment, and it covers the key it names and all keys below.
+/// The dotted keys whose values differ between the two texts.
 ///
-/// Errors: Usage, showing the difference, if a key outside the patterns changed.
-pub fn allowed_changes(old_text: &str, new_text: &str, allowed: &[&str]) -> Result<Vec<String>> {
+/// Errors: Usage if either text is not TOML.
+pub fn changed(old_text: &str, new_text: &str) -> Result<Vec<String>> {
     let changes = changes(&flat(old_text, "the old recipe")?, &flat(new_text, "the new recipe")?);
-    let (fine, other): (Vec<_>, Vec<_>) =
-        changes.into_iter().partition(|c| allowed.iter().any(|pattern| covers(pattern, &c.path)));
-    if other.is_empty() {
-        return Ok(fine.iter().map(|c| join(&c.path)).collect());
-    }
-    let keys: Vec<String> = other.iter().take(3).map(|c| format!("`{}`", join(&c.path))).collect();
-    let more = if other.len() > keys.len() { format!(" and {} more", other.len() - keys.len()) } else { String::new() };
-    Err(Error::usage(format!("the recipe differs from the one this run began with: {}{more}", keys.join(", ")))
-        .cause(lines(&other).trim_end())
-        .hint("choose another `--out`, or undo these changes to resume"))
+    Ok(changes.iter().map(|c| join(&c.path)).collect())
+}
+
+/// Every value of the TOML `text` as text under its dotted key below `prefix`, without the keys (in `text`) that are listed
+/// in `without`, and what is below them.
+///
+/// Errors: Usage if the text is not TOML.
+pub fn lines(prefix: &[&str], text: &str, without: &[&str]) -> Result<BTreeMap<String, String>> {
+    let all = flat(text, "recipe")?.into_iter();
+    let decisive = all.filter(|(path, _)| !without.iter().any(|key| covers(key, path)));
+    let full = |path: Vec<String>| join(&prefix.iter().map(|s| s.to_string()).chain(path).collect::<Vec<_>>());
+    Ok(decisive.map(|(path, value)| (full(path), inline(&value))).collect())
 }
 
 /// One key whose value differs; `None` where a side lacks it.
@@ -81,7 +83,7 @@ fn equal(a: &Value, b: &Value) -> bool {
     }
 }
 
-fn lines(changes: &[Change]) -> String {
+fn shown(changes: &[Change]) -> String {
     let mut text = String::new();
     for change in changes {
         for (sign, value) in [('-', &change.old), ('+', &change.new)] {
@@ -103,10 +105,10 @@ fn inline(value: &Value) -> String {
     }
 }
 
-/// Whether `pattern` names `path` or a table above it.
-fn covers(pattern: &str, path: &[String]) -> bool {
-    let pattern: Vec<&str> = pattern.split('.').collect();
-    pattern.len() <= path.len() && pattern.iter().zip(path).all(|(p, segment)| *p == "*" || p == segment)
+/// Whether the dotted `key` names `path` or a table above it.
+fn covers(key: &str, path: &[String]) -> bool {
+    let key: Vec<&str> = key.split('.').collect();
+    key.len() <= path.len() && key.iter().zip(path).all(|(k, segment)| k == segment)
 }
 
 /// Segments as one dotted key, quoted where TOML asks for it.

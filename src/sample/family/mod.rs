@@ -15,6 +15,7 @@ mod slide;
 mod transition;
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::model::config::{TimeInput, Visibility};
@@ -71,6 +72,8 @@ pub struct Plan {
     pub stop: Option<u32>,
     /// Ends after a block in which every sequence has begun to repeat itself, or holds the token above.
     pub entropy: Option<EntropyStop>,
+    /// Ids that are never drawn: rows of padding, which have no text. Published samplers draw them too.
+    pub never: Arc<[u32]>,
     /// A canvas longer than the network is written through a window that slides over it, block by block.
     pub slides: bool,
     /// Keep the canvas after each step.
@@ -89,6 +92,7 @@ impl Plan {
             padding: Padding::default(),
             stop: None,
             entropy: None,
+            never: Arc::from([]),
             slides: false,
             states: true,
         }
@@ -153,7 +157,7 @@ pub fn walk(model: &Transformer, x: &[u32], plan: &Plan, draws: &mut Draws) -> R
         .hint("load the model with a larger length"));
     }
     check(model, plan, batch)?;
-    let mut walk = Walk::new(model, x, length, plan.padding.clone());
+    let mut walk = Walk::new(model, x, length, plan);
     walk.keeps = plan.states;
     let mut ends = vec![length; batch];
     match &plan.rule {
@@ -207,9 +211,9 @@ struct Walk {
 }
 
 impl Walk {
-    fn new(model: &Transformer, x: &[u32], length: usize, padding: Padding) -> Self {
+    fn new(model: &Transformer, x: &[u32], length: usize, plan: &Plan) -> Self {
         Walk {
-            reader: Reader::new(model, length, padding),
+            reader: Reader::new(model, length, plan),
             x: x.to_vec(),
             mask: model.mask(),
             vocab: model.vocab(),

@@ -1,7 +1,9 @@
 //! A network as the families' samplers read it: logits on the host, of the whole canvas or of a window over kept keys.
 
 use std::ops::Range;
+use std::sync::Arc;
 
+use super::Plan;
 use crate::model::config::Visibility;
 use crate::model::{Cache, Denoise, Noised, Padding, Transformer, params};
 
@@ -11,6 +13,8 @@ pub struct Reader {
     model: Transformer,
     shift: bool,
     padding: Padding,
+    /// Ids that are never drawn.
+    never: Arc<[u32]>,
     length: usize,
     cache: Cache,
     pub nfe: usize,
@@ -18,10 +22,11 @@ pub struct Reader {
 }
 
 impl Reader {
-    pub fn new(model: &Transformer, length: usize, padding: Padding) -> Self {
+    pub fn new(model: &Transformer, length: usize, plan: &Plan) -> Self {
         let shift = model.config().shift_output;
         let model = model.clone().reconfigured(|c| c.shift_output = false);
-        Reader { model, shift, padding, length, cache: Cache::default(), nfe: 0, positions: 0 }
+        let (padding, never) = (plan.padding.clone(), plan.never.clone());
+        Reader { model, shift, padding, never, length, cache: Cache::default(), nfe: 0, positions: 0 }
     }
 
     fn input(&self, x: &[u32], t: f64) -> Noised {
@@ -51,12 +56,16 @@ impl Reader {
         self.nfe += 1;
         self.positions += n as u64;
         let d = features.dims()[2];
-        let logits = params::floats(self.model.logits(features.reshape([n, d])));
+        let mut logits = params::floats(self.model.logits(features.reshape([n, d])));
+        let v = logits.len() / n;
+        if !self.never.is_empty() {
+            logits.chunks_mut(v).for_each(|row| self.never.iter().for_each(|id| row[*id as usize] = -1e6));
+        }
         if !self.shift {
             return logits;
         }
         // Row l is that of position l - 1, and the first of a window keeps its own.
-        let (w, v) = (window.len(), logits.len() / n);
+        let w = window.len();
         let row = |r: usize| if r.is_multiple_of(w) { r } else { r - 1 };
         (0..n).flat_map(|r| logits[row(r) * v..(row(r) + 1) * v].iter().copied()).collect()
     }

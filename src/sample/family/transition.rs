@@ -4,12 +4,12 @@
 //! and analytic samplers (Lou et al. 2024), DUO's uniform-state posterior (Sahoo et al. 2025). All walk the grid
 //! t_k = 1 + (eps - 1) k/K. sigma(t) = -ln(1 - (1 - 1e-3) t); alpha = exp(-sigma).
 
-use super::{Draws, Walk, draws::race};
+use super::{Draws, Plan, Rule, Walk, draws::race};
 use crate::error::Result;
+use crate::model::Transformer;
 use crate::model::draw::argmax;
 use crate::model::family::log_score;
 use crate::model::transformer::sigma;
-use crate::model::{Padding, Transformer};
 use crate::process::corruption::uniform_posterior;
 
 /// The end of the grid.
@@ -146,7 +146,8 @@ pub fn sdtt_targets(
     draws: &mut Draws,
 ) -> Result<Vec<f32>> {
     let length = xt.len() / t.len();
-    let mut walk = Walk::new(teacher, xt, length, Padding::default());
+    let plan = Plan::whole(Rule::Transition(Transition::Ancestral), k.max(1), 1, length);
+    let mut walk = Walk::new(teacher, xt, length, &plan);
     let (v, mask) = (walk.vocab, walk.mask);
     let masked: Vec<usize> = (0..xt.len()).filter(|at| xt[*at] == mask).collect();
     let mut targets = vec![Vec::new(); xt.len()];

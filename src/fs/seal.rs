@@ -1,0 +1,63 @@
+//! Text of one JSON object whose last key is the SHA-256 of all before it: a change of any byte is found.
+
+use super::sha256_hex;
+
+const TRAILER: &str = ",\n  \"sha256\": \"";
+
+/// What a text that may carry its hash turns out to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Sealed {
+    /// The object without its hash, exactly as it was written.
+    Whole(String),
+    /// It ends in no hash.
+    Without,
+    /// It ends in a hash, and not in its own.
+    Broken,
+}
+
+/// The JSON object `text` (with at least one key) with its hash as the last key.
+pub fn seal(text: &str) -> String {
+    let Some(body) = text.trim_end().strip_suffix('}').map(str::trim_end) else {
+        panic!("only the text of an object is sealed");
+    };
+    format!("{body}{TRAILER}{}\"\n}}\n", sha256_hex(body.as_bytes()))
+}
+
+/// The object in a text that [`seal`] made.
+pub fn unseal(text: &str) -> Sealed {
+    let Some((body, trailer)) = text.rsplit_once(TRAILER) else { return Sealed::Without };
+    match trailer == format!("{}\"\n}}\n", sha256_hex(body.as_bytes())) {
+        true => Sealed::Whole(format!("{body}\n}}")),
+        false => Sealed::Broken,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sealed_object_is_json_and_is_read_back() {
+        for text in ["{\"a\": 1}", "{\n  \"a\": 1\n}\n"] {
+            let sealed = seal(text);
+            let read: serde_json::Value = serde_json::from_str(&sealed).unwrap();
+            assert_eq!((&read["a"], read["sha256"].as_str().unwrap().len()), (&1.into(), 64));
+            let Sealed::Whole(body) = unseal(&sealed) else { panic!("{sealed}") };
+            assert_eq!(body.split_whitespace().collect::<String>(), "{\"a\":1}");
+        }
+        assert_eq!(unseal("{\"a\": 1}"), Sealed::Without);
+    }
+
+    #[test]
+    fn no_change_of_one_byte_leaves_a_sealed_object_whole() {
+        let sealed = seal("{\"a\": 1, \"text\": \"b\"}").into_bytes();
+        for at in 0..sealed.len() {
+            for flip in 1..8u8 {
+                let mut changed = sealed.clone();
+                changed[at] ^= flip;
+                let Ok(text) = String::from_utf8(changed) else { continue };
+                assert!(!matches!(unseal(&text), Sealed::Whole(_)), "byte {at}: {text}");
+            }
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! Memory is asked for before it is taken: what does not fit ends in exit code 6 before anything is computed, with settings
+//! that do fit, and an allocation that fails all the same ends with a message.
+
+#![cfg(target_os = "linux")]
+
+use burn::prelude::Device;
+use fewstep::commands::room;
+use fewstep::error::Kind;
+use fewstep::model::TransformerConfig;
+use fewstep::model::config::Visibility;
+
+use super::binary::{Place, Ran};
+use super::watched::watch;
+
+/// The command under a limit of its address space, in KiB.
+fn limited(place: &Place, kib: u64, args: &[&str]) -> Ran {
+    let limit = format!("ulimit -v {kib}; exec \"$0\" \"$@\"");
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", &limit, env!("CARGO_BIN_EXE_fewstep")]).args(args);
+    shell.current_dir(place.path("")).env("NO_COLOR", "1").stdin(std::process::Stdio::null());
+    watch(shell).ran
+}
+
+/// The settings in backticks of a hint that begin with `--set`, each as arguments.
+fn suggested(ran: &Ran) -> Vec<Vec<String>> {
+    let hint = ran.err.split("hint:").nth(1).unwrap_or_else(|| panic!("no hint in {}", ran.err));
+    let quoted = hint.split('`').skip(1).step_by(2).filter(|text| text.starts_with("--set"));
+    quoted.map(|text| text.split(' ').map(str::to_string).collect()).collect()
+}
+
+const ROOM: u64 = 4_000_000;
+
+#[test]
+fn a_training_that_does_not_fit_is_refused_before_it_begins_and_what_the_hint_names_fits() {
+    let place = Place::new();
+    for model in ["ar", "teacher", "student"] {
+        let set = format!("model.{model}.train.batch=1000000");
+        for args in [&["recipe", "check", "tiny"][..], &["run", "tiny"]] {
+            let ran = limited(&place, ROOM, &[args, &["--set", &set]].concat());
+            let ran = ran.fails(6, &[&format!("training `{model}` does not fit"), "it needs about", "left", "hint:"]);
+            let all = suggested(&ran);
+            assert!(all.iter().any(|s| s.iter().any(|t| t.contains("batch="))), "{}", ran.err);
+            assert!(all.iter().flatten().any(|t| t.contains("checkpoint=true")), "{}", ran.err);
+            assert!(!place.path("runs/tiny/models").exists(), "something was computed before");
+        }
+    }
+}
+
+/// Under a limit so tight that the suggested sizes are small enough to be tried.
+#[test]
+fn following_the_hint_removes_the_error() {
+    let place = Place::new();
+    let base = ["--threads", "1"];
+    let room = own_size(&place) + 300_000;
+    let big = "model.teacher.train.batch=1000000";
+    let ran = limited(&place, room, &[&["recipe", "check", "tiny", "--set", big][..], &base].concat()).fails(6, &[]);
+    let all = suggested(&ran);
+    assert!(all.len() >= 2, "{}", ran.err);
+    for set in all {
+        let set: Vec<&str> = set.iter().map(String::as_str).collect();
+        limited(&place, room, &[&["recipe", "check", "tiny"][..], &set, &base].concat()).ok();
+    }
+    // An evaluation: the run directory is as it was, and the same command with the setting goes on.
+    place.run(&[&["run", "tiny", "--only", "student"][..], &base].concat()).ok();
+    let ran = limited(&place, room, &[&["run", "tiny", "--set", "eval.batch=1000000"][..], &base].concat());
+    let ran = ran.fails(6, &["evaluating `", "eval.batch="]);
+    let set = suggested(&ran).concat();
+    let set: Vec<&str> = set.iter().map(String::as_str).collect();
+    limited(&place, room, &[&["run", "tiny", "--set", "eval.speed_repeats=0"][..], &set, &base].concat()).ok();
+}
+
+/// KiB of address space that a command takes at least.
+fn own_size(place: &Place) -> u64 {
+    let fits = |kib: u64| limited(place, kib, &["recipe", "check", "tiny", "--threads", "1"]).code == 0;
+    let (mut low, mut high) = (0, 1 << 23);
+    while high - low > 50_000 {
+        let middle = (low + high) / 2;
+        if fits(middle) { high = middle } else { low = middle }
+    }
+    high
+}
+
+#[test]
+fn an_allocation_that_fails_ends_with_a_message_and_exit_code_6() {
+    let place = Place::new();
+    // A recipe that is short enough to be read and long enough to need more than there is.
+    place.write("long.toml", format!("x = [{}1]\n", "1,".repeat(30 << 20)));
+    let ran = limited(&place, own_size(&place) + 200_000, &["recipe", "check", "long.toml", "--threads", "1"]);
+    let ran = ran.fails(6, &["error: out of memory: ", "bytes were asked for", "hint:"]);
+    assert!(!ran.err.contains("memory allocation") && !ran.err.contains("backtrace"), "{}", ran.err);
+}
+
+#[test]
+fn a_model_or_a_batch_that_does_not_fit_is_not_sampled_and_what_the_hint_names_fits() {
+    let network = TransformerConfig::new(1024, 8, 8, Visibility::Full);
+    let device = Device::flex();
+    let ask = |weights: u128, batch: usize| room::samples(&network, (50_000, 1024), (weights, batch), &device);
+    assert!(ask(1 << 20, 1).is_ok());
+    let e = ask(1 << 60, 1).unwrap_err();
+    assert!(e.kind == Kind::Device && e.to_string().contains("left") && e.hint.unwrap().contains("smaller model"));
+    let e = ask(1 << 20, 100_000_000).unwrap_err();
+    let hint = e.hint.unwrap();
+    let n: usize = hint.trim_start_matches("`-n ").split('`').next().unwrap().parse().unwrap();
+    assert!(n > 1 && ask(1 << 20, n).is_ok(), "{hint}");
+}
+
+#[test]
+fn checkpoints_that_fill_the_disk_are_warned_of_before_the_training() {
+    let place = Place::new();
+    let keep = ["--set", "model.ar.train.keep=1000000", "--set", "model.ar.train.save_every=1"];
+    let more = ["--set", "model.ar.train.steps=1000000000", "--set", "model.ar.network.dim=256"];
+    let args = [&["recipe", "check", "tiny"][..], &keep, &more].concat();
+    let ran = place.run(&args).ok();
+    assert!(ran.err.contains("warning: the checkpoints of this study take about"), "{}", ran.err);
+    assert!(ran.err.contains("`model.*.train.keep`"), "{}", ran.err);
+    assert!(!place.run(&["recipe", "check", "tiny"]).ok().err.contains("warning"));
+}
