@@ -389,12 +389,17 @@ fn template(text: &str) -> Result<String, String> {
     }
 }
 
+/// What the processor and a GPU are called elsewhere.
+const ELSEWHERE: [(&str, &str); 5] =
+    [("cpu", "flex"), ("host", "flex"), ("processor", "flex"), ("gpu", "cuda"), ("nvidia", "cuda")];
+
 fn device(text: &str) -> Result<String, String> {
     let (name, index) = text.split_once(':').map_or((text, None), |(name, index)| (name, Some(index)));
     let indexed = index.is_none_or(|i| name == "cuda" && i.parse::<usize>().is_ok() && !i.starts_with('+'));
+    let elsewhere = ELSEWHERE.iter().find(|(other, _)| name.eq_ignore_ascii_case(other)).map(|(_, ours)| *ours);
     match DEVICES.contains(&name) && indexed {
         true => Ok(text.to_string()),
-        false => match nearest(name, DEVICES).filter(|near| *near != name) {
+        false => match elsewhere.or_else(|| nearest(name, DEVICES)).filter(|near| *near != name) {
             Some(near) => Err(format!("did you mean `{near}`?")),
             None => Err("it is one of flex, ndarray, cuda, cuda:0, wgpu, vulkan, metal".to_string()),
         },
@@ -646,6 +651,8 @@ mod tests {
                 "fewstep sample x --infill abc",
                 "`--infill` cannot be `abc`\n\nhint: it has no word to fill in; write `_` for each",
             ),
+            ("fewstep eval x --device cpu", "`--device` cannot be `cpu`\n\nhint: did you mean `flex`?"),
+            ("fewstep eval x --device GPU", "`--device` cannot be `GPU`\n\nhint: did you mean `cuda`?"),
             ("fewstep eval x --device cdua", "`--device` cannot be `cdua`\n\nhint: did you mean `cuda`?"),
             (
                 "fewstep eval x --device cuda:x",

@@ -44,19 +44,9 @@ pub fn open(name: &str) -> Result<Device> {
     };
     if !KNOWN.contains(&kind) {
         let error = Error::usage(format!("unknown device `{name}`"));
-        if matches!(kind.to_lowercase().as_str(), "cpu" | "host" | "processor") {
-            return Err(error.hint("`--device flex` runs on the processor"));
-        }
-        if matches!(kind.to_lowercase().as_str(), "gpu" | "nvidia") {
-            return Err(error.hint("`--device cuda` is an NVIDIA GPU, `--device wgpu` any other"));
-        }
         return Err(match nearest(kind, KNOWN) {
             Some(near) => error.hint(format!("did you mean `--device {near}`?")),
-            None => error.hint(format!(
-                "this binary has {}: `--device {}`",
-                compiled().join(", "),
-                compiled().first().unwrap_or(&"flex")
-            )),
+            None => error.hint(format!("this binary has {}", compiled().join(", "))),
         });
     }
     if index.is_some() && matches!(kind, "flex" | "ndarray") {

@@ -76,7 +76,8 @@ pub fn check(place: &str, sets: &[String], device: &Device, as_json: bool) -> Re
     let cache = std::env::temp_dir().join(format!("fewstep-check-{}", std::process::id()));
     let data = Data::prepare(&recipe.data, &loaded.base, &cache);
     let _ = std::fs::remove_dir_all(&cache);
-    let (data, located) = (data?, |e| loaded.written.located(e));
+    let located = |e| loaded.written.located(e);
+    let data = data.map_err(located)?;
     say(format!("data     {}, vocabulary {}, length {}", data.kind(), data.vocab(), data.length()));
     recipe.check_with(&data, &loaded.base).map_err(located)?.iter().for_each(|note| term::warn(note));
     let ask = Ask { recipe, data: &data, base: &loaded.base, device };

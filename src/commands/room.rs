@@ -147,8 +147,7 @@ impl Ask<'_> {
     fn evaluation(&self, room: Room) -> Result<()> {
         let config = &self.recipe.eval;
         let judge = config.judge.as_deref().map(|name| self.weights(name)).transpose()?.unwrap_or(0);
-        // Throughput is measured on a whole batch.
-        let batch = if config.speed_repeats > 0 { config.batch } else { config.batch.min(config.samples) };
+        let batch = config.drawn_together();
         // Likelihoods are of several draws of a text, or of several texts.
         let least = batch.max(LIKELIHOOD);
         for name in self.recipe.model.keys() {
@@ -265,12 +264,9 @@ fn comfortable(room: Room) -> u128 {
     u128::from(room.bytes) * 4 / 5
 }
 
-/// Bytes of one pass over a batch beside the weights: two streams of one block at work, a chunk of logits, and the canvas.
+/// Bytes of one pass over a batch beside the weights.
 fn sampling(network: &TransformerConfig, vocab: usize, length: usize, batch: usize, fused: bool) -> u128 {
-    let step = Step { config: network, vocab, length, fused, trained: 0, copies: 0, frozen: 0 };
-    let shallow = TransformerConfig { layers: 1, ..network.clone() };
-    let one = Step { config: &shallow, ..step }.bytes(batch, false);
-    one.activations + one.logits / 3
+    Step { config: network, vocab, length, fused, trained: 0, copies: 0, frozen: 0 }.pass(batch)
 }
 
 /// Refuses (kind device) to draw texts where a batch of `-n`, and weights that are still to be read, do not fit.

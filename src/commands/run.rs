@@ -85,7 +85,7 @@ impl Study {
         let Site { dir, data, command } = site;
         let claim = claim(&dir, &data, &loaded)?;
         let Loaded { recipe, text, base, written, .. } = loaded;
-        let data = Data::prepare(&recipe.data, &base, &data)?;
+        let data = Data::prepare(&recipe.data, &base, &data).map_err(|e| written.located(e))?;
         // What the evaluation will need is missed before anything is trained.
         let notes = recipe.check_with(&data, &base).map_err(|e| written.located(e))?;
         let context = recipe.eval.context.as_ref().map(|path| eval::context::load(&base.join(path))).transpose()?;

@@ -75,7 +75,7 @@ fn a_text_that_cannot_be_used_is_refused_with_the_reason() {
     let cases: [(&[u8], TextConfig, Kind, &str); 8] = [
         (b"", config(4), Kind::Input, "the corpus is empty"),
         (b"x", config(4), Kind::Usage, "`data.text.length = 4` is more than the training text has"),
-        (&[b'x'; 40], config(4), Kind::Usage, "the validation text has 2 tokens"),
+        (&[b'x'; 40], config(4), Kind::Usage, "`data.text.length = 4` is more than the validation text has"),
         (&[b'x'; 40], config(0), Kind::Usage, "`length` is 0"),
         (b"ab\xff", char(), Kind::Input, "t.txt: the text is not UTF-8 at byte 2 (line 1, column 3)"),
         (&late, char(), Kind::Input, "t.txt: character 'é' at byte 297 (line 100, column 1)"),

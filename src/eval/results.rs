@@ -795,7 +795,7 @@ mod tests {
 
     #[test]
     fn bad_files_are_refused_with_their_place() {
-        let good = fixture::story(1).to_json().unwrap();
+        let Sealed::Whole(good) = unseal(&fixture::story(1).to_json().unwrap()) else { panic!("it is sealed") };
         assert!(message("{\n  \"format\": 1,\n  oops\n}").contains("runs/x/results.json:3:3: not JSON"));
         assert!(message("").contains("the file ends too early"));
         assert!(message(&good[..good.len() / 2]).contains("the file ends too early"));
@@ -813,6 +813,23 @@ mod tests {
         assert!(unknown.contains("unknown field `thread`"), "{unknown}");
         let edited = message(&good.replacen("seed = 1", "seed = 2", 1));
         assert!(edited.contains("the file was edited"), "{edited}");
+    }
+
+    #[test]
+    fn a_change_after_it_was_written_is_found_and_a_file_of_the_version_before_is_read() {
+        let sealed = fixture::story(1).to_json().unwrap();
+        for at in (0..sealed.len()).step_by(sealed.len() / 50) {
+            let mut bytes = sealed.clone().into_bytes();
+            bytes[at] = if bytes[at] == b'1' { b'2' } else { b'1' };
+            let said = message(std::str::from_utf8(&bytes).unwrap());
+            assert!(said.starts_with("error: runs/x/results.json"), "{said}");
+        }
+        let digit = message(&sealed.replacen("\"burn\": \"0.22.1\"", "\"burn\": \"0.22.2\"", 1));
+        assert!(digit.contains("changed after it was written") && digit.contains("delete the key `sha256`"), "{digit}");
+        let other = serde_json::from_str::<serde_json::Value>(&sealed).unwrap().to_string();
+        assert!(message(&other).contains("another program has written it anew"));
+        let Sealed::Whole(old) = unseal(&sealed) else { panic!("it is sealed") };
+        assert_eq!(Results::parse(&old).unwrap(), Results::parse(&sealed).unwrap());
     }
 
     #[test]

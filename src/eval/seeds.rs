@@ -260,7 +260,7 @@ mod tests {
         let spread = (means.iter().map(|m| (m - e.mean).powi(2)).sum::<f64>() / 2.0).sqrt();
         assert!((e.mean - mean(&row.samples["oracle_nll"])).abs() < 1e-12);
         assert!((e.high - e.mean - student_t(2) * spread / 3f64.sqrt()).abs() < 1e-9);
-        let back: Results = serde_json::from_str(&results.to_json().unwrap()).unwrap();
+        let back: Results = serde_json::from_str(&serde_json::to_string(&results).unwrap()).unwrap();
         assert_eq!(back, results);
         assert_eq!(results.seeds(), [1, 2, 3]);
     }

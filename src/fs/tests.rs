@@ -200,7 +200,7 @@ fn a_listed_file_that_cannot_be_read_is_named_as_damage() {
     let e = verify_manifest(dir.path()).unwrap_err();
     assert!(e.kind == Kind::Input && e.to_string().contains("weights.bin is not a regular file"), "{e}");
     let (dir, files) = checkpoint();
-    fs::set_permissions(&files[0], fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(&files[0], fs::Permissions::from_mode(0o000)).unwrap();
     if File::open(&files[0]).is_ok() {
         println!("skipped: this user reads every file");
         return;

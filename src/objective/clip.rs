@@ -296,7 +296,7 @@ mod tests {
         let search = |every, batches| Clip::Search(Search { every, batches });
         assert!(of(&search(10, 1), blocks, linear).is_ok());
         for clip in [search(0, 1), search(1, 0), search(1, 1025)] {
-            assert!(of(&clip, blocks, linear).unwrap_err().contains("`m.clip.search` must have"));
+            assert!(of(&clip, blocks, linear).unwrap_err().contains("`m.clip.search."));
         }
     }
 }

@@ -39,7 +39,7 @@ impl Recipe {
         }
         if self.export.adapters && model.lora.is_some() && !self.adapts_its_base(name)? {
             return Err(Error::usage(format!(
-                "`export.adapters` with `model.{name}`, whose base is no published checkpoint"
+                "`export.adapters` with `model.{name}`, whose base is not a published checkpoint"
             ))
             .cause("its teacher was trained here, or blocks were left out")
             .hint("leave `export.adapters` out: the export is then the merged network"));

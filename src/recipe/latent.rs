@@ -83,7 +83,7 @@ impl Recipe {
                     _ => None,
                 };
                 let Some(theirs) = theirs else {
-                    return Err(Error::usage(format!("`{at}` names `{}`, which is no autoencoder", c.codec))
+                    return Err(Error::usage(format!("`{at}` names `{}`, which is not an autoencoder", c.codec))
                         .hint("name a model whose objective is `autoencoder`"));
                 };
                 if (theirs.latents, theirs.width) != (vectors.count, vectors.width) {
@@ -143,7 +143,7 @@ impl Recipe {
             Objective::LatentDistill(c) => {
                 let Some((_, root)) = self.latent(name)? else {
                     return Err(Error::usage(format!(
-                        "`{}` names `{}`, which is no diffusion of latents",
+                        "`{}` names `{}`, which is not a diffusion of latents",
                         key("objective.latent_distill.teacher"),
                         c.teacher
                     ))

@@ -10,20 +10,20 @@ mod derived;
 mod embedding;
 mod fits;
 mod latent;
+mod load;
 mod names;
 pub mod parse;
 mod settings;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
 use crate::data::DataConfig;
-use crate::error::{Error, Result, typed};
+use crate::error::{Error, Result};
 use crate::eval::EvalConfig;
 use crate::eval::results::Role;
-use crate::fs::read_limited;
 use crate::gate::GateConfig;
 use crate::model::TransformerConfig;
 use crate::model::config::Compute;
@@ -37,6 +37,7 @@ use crate::sample::latent::Walk;
 use crate::sample::{DecodeConfig, LatentProcess};
 use crate::train::TrainConfig;
 use crate::weights::Storage;
+pub use load::{BASE, Loaded, Written, load, read};
 pub use names::{ORACLE, slug};
 
 /// One study.
@@ -147,118 +148,6 @@ pub struct ExportConfig {
 
 fn is_kept(storage: &Storage) -> bool {
     *storage == Storage::Kept
-}
-
-/// A recipe with its text as it will be stored in the run.
-#[derive(Debug, Clone)]
-pub struct Loaded {
-    pub recipe: Recipe,
-    /// The TOML text after `--set`.
-    pub text: String,
-    /// What relative paths in the recipe are looked up from.
-    pub base: PathBuf,
-    /// The file or built-in recipe that it was read from, as it was given.
-    pub place: String,
-    /// What the user wrote, so that errors found later name its place too.
-    pub written: Written,
-}
-
-/// A recipe as the user wrote it: a text, what it is called, and what was set on the command line.
-#[derive(Debug, Clone, Default)]
-pub struct Written {
-    pub text: String,
-    pub place: String,
-    pub sets: Vec<String>,
-}
-
-impl Written {
-    /// The same error with the place of the key that it names, where it names one of this recipe's.
-    pub fn located(&self, error: Error) -> Error {
-        parse::located(error, &self.text, &self.place, &self.sets)
-    }
-}
-
-/// File of a run directory that names what relative paths in its recipe are looked up from.
-pub const BASE: &str = "base";
-
-impl Loaded {
-    /// The study of one of its `seeds` alone: its training seed, a sampling seed of its own (the same for all its models),
-    /// and time measured under the first seed only, since it does not depend on weights.
-    pub fn at_seed(&self, seed: u64) -> Result<Loaded> {
-        // TOML's integers have 63 bits.
-        let sampling = self.recipe.eval.seed.wrapping_add(seed) & (u64::MAX >> 1);
-        let mut sets = vec!["seeds=[]".to_string(), format!("seed={seed}"), format!("eval.seed={sampling}")];
-        if self.recipe.seeds.first() != Some(&seed) {
-            sets.push("eval.speed_repeats=0".into());
-        }
-        let parsed = parse::parse::<Recipe>(&self.text, "the recipe", &sets)?;
-        Ok(Loaded { recipe: parsed.value, text: parsed.resolved, ..self.clone() })
-    }
-
-    /// The command that does this study in the run directory `dir`.
-    pub fn command(&self, dir: &Path) -> String {
-        let set = self.written.sets.iter().map(|s| format!(" --set {}", typed(s)));
-        format!(
-            "fewstep run {}{} --out {}",
-            typed(&self.place),
-            set.collect::<String>(),
-            typed(&dir.display().to_string())
-        )
-    }
-}
-
-/// Bytes of the longest recipe that is read.
-const MAX_FILE: u64 = 64 << 20;
-
-/// Reads the recipe file `place`, or the built-in recipe of that name, applies `--set`, and checks it.
-pub fn load(place: &str, sets: &[String]) -> Result<Loaded> {
-    let path = Path::new(place);
-    // What is there and is neither a file nor a directory is refused as what it is.
-    let (text, shown, base) = if path.exists() && !path.is_dir() || place.ends_with(".toml") {
-        if !path.exists() {
-            return Err(missing(place));
-        }
-        let text = String::from_utf8(read_limited(path, MAX_FILE)?)
-            .map_err(|_| Error::usage(format!("{place} is not UTF-8 text")))?;
-        let dir = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        (text, place.to_string(), stored_base(path, dir).unwrap_or_else(|| dir.to_path_buf()))
-    } else {
-        let Some(text) = builtin::find(place) else { return Err(missing(place)) };
-        (text.to_string(), format!("built-in recipe {place}"), PathBuf::from("."))
-    };
-    let mut loaded = read(Written { text, place: shown, sets: sets.to_vec() }, base)?;
-    loaded.place = place.to_string();
-    Ok(loaded)
-}
-
-/// The recipe that was `written`, checked; relative paths in it are looked up from `base`.
-///
-/// Errors: Usage, with the place of the key at fault.
-pub fn read(written: Written, base: PathBuf) -> Result<Loaded> {
-    let parsed = parse::parse::<Recipe>(&written.text, &written.place, &written.sets)?;
-    parsed.value.check().map_err(|e| written.located(e))?;
-    let place = written.place.clone();
-    let loaded = Loaded { recipe: parsed.value, text: parsed.resolved, base, place, written };
-    // What a rule says of seeds must be so under each of them.
-    let under = |seed: &u64| loaded.at_seed(*seed)?.recipe.check();
-    loaded.recipe.seeds.iter().try_for_each(under).map_err(|e| loaded.written.located(e))?;
-    Ok(loaded)
-}
-
-/// What the paths in the recipe of a run directory are looked up from: where they were when it ran.
-fn stored_base(path: &Path, dir: &Path) -> Option<PathBuf> {
-    let ours = path.file_name().is_some_and(|name| name == "recipe.toml");
-    let text = crate::fs::read_text(&dir.join(BASE), 1 << 16).ok().filter(|_| ours)?;
-    let base = PathBuf::from(text.trim_end_matches('\n'));
-    base.is_absolute().then_some(base)
-}
-
-fn missing(place: &str) -> Error {
-    let error = Error::usage(format!("no recipe `{place}`")).cause("neither a file nor a built-in recipe of that name");
-    match crate::error::nearest(place, builtin::names()) {
-        Some(near) => error.hint(format!("did you mean `{near}`? `fewstep recipe list` shows the built-in ones")),
-        None => error.hint("`fewstep recipe list` shows the built-in ones"),
-    }
 }
 
 impl Recipe {

@@ -195,6 +195,7 @@ fn apply<'a>(root: &mut DeTable<'a>, source: &Source<'a>, index: usize) -> Resul
     };
     insert(root, &path, value).map_err(|known| {
         fail(format!("`{}` is not a table", compare::join(&path[..known].iter().map(|s| &s.0).collect::<Vec<_>>())))
+            .hint("what stands there is a value, which has no keys below it")
     })
 }
 

@@ -79,10 +79,11 @@ def test_greedy_texts_of_a_real_model_have_the_tokens_of_transformers(tmp_path, 
         wanted = greedy(model, given, NEW)
         end = model.config.eos_token_id
         wanted = wanted[:wanted.index(end)] if end in wanted else wanted
-        told = fewstep("sample", directory, "-n", 1, "--temperature", 0, "--prompt", prompt, "--length",
-                       len(given) + NEW, "--json")
-        text = json.loads(told)["text"]
-        same = words.decode(given + wanted, skip_special_tokens=False) == text
+        asked = ["sample", directory, "-n", 1, "--temperature", 0, "--json", "--length", len(given) + NEW, "--prompt"]
+        ids = json.loads(fewstep(*asked, " ".join(map(str, given)), "--ids"))["text"].split()
+        text = json.loads(fewstep(*asked, prompt))["text"]
+        # The tokens one by one; and the text, whose tokens the prompt of a text must lead to as well.
+        same = [int(i) for i in ids] == given + wanted and text == words.decode(given + wanted, skip_special_tokens=False)
         numbers.note("real model, greedy", "equal texts" if same else "other texts", "f32", 0.0)
         if not same:
             apart.append((prompt, text, words.decode(wanted)))

@@ -275,7 +275,7 @@ fn a_file_of_final_that_may_not_be_read_is_named_and_nothing_is_trained() {
     place.write("my.toml", tiny());
     run(&place, "my.toml", &["--only", "teacher"]).ok();
     let file = place.path("r/models/teacher/final/model.safetensors");
-    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0)).unwrap();
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o000)).unwrap();
     if std::fs::File::open(&file).is_ok() {
         println!("skipped: this user reads every file");
         return;

@@ -182,7 +182,7 @@ fn a_recipe_of_embeddings_that_contradicts_itself_names_its_keys() {
         (
             "{ model = \"embed\" }",
             "{ model = \"masked\" }",
-            ["objective.classifier.model", "no diffusion of embeddings"],
+            ["objective.classifier.model", "not a diffusion of embeddings"],
         ),
         ("{ gaussian = {} }, ", "{ order = \"parallel\" }, ", ["decode[0]", "embeddings"]),
         ("{ ar_diffusion = { levels = 50 } }", "{ ar_diffusion = { levels = 60 } }", ["order", "levels"]),
@@ -190,9 +190,9 @@ fn a_recipe_of_embeddings_that_contradicts_itself_names_its_keys() {
         (
             "guidance.embed = { classifier = \"classifier\"",
             "guidance.embed = { classifier = \"ar\"",
-            ["eval.control.guidance.embed", "no classifier"],
+            ["eval.control.guidance.embed", "not a classifier"],
         ),
-        ("{ model = \"embed\" }", "{ model = \"anchored\" }", ["eval.control.guidance.embed", "no classifier"]),
+        ("{ model = \"embed\" }", "{ model = \"anchored\" }", ["eval.control.guidance.embed", "not a classifier"]),
         ("{ gaussian = { eta = 0.0, clamp = true } }", "{ gaussian = {} }", ["model.embed.decode", "twice"]),
         ("guidance.embed", "guidance.embod", ["eval.control.guidance.embod", "embed"]),
         ("judge = \"judge\"", "", ["data.pairs", "eval.judge"]),

@@ -177,7 +177,7 @@ fn a_latent_recipe_that_contradicts_itself_names_both_keys() {
             "count = 5, width = 6, self",
             ["network.vectors", "model.codec.network.bottleneck"],
         ),
-        ("codec = \"codec\", path", "codec = \"flow\", path", ["objective.latent.codec", "no autoencoder"]),
+        ("codec = \"codec\", path", "codec = \"flow\", path", ["objective.latent.codec", "not an autoencoder"]),
         ("teacher = \"straight\", method = { mean", "teacher = \"flow\", method = { mean", ["mean_flow", "linear"]),
         (
             "teacher = \"straight\", method = { short",

@@ -6,6 +6,7 @@ mod bad_input;
 mod benches;
 mod binary;
 mod bound;
+mod checking;
 mod consistency;
 mod downloads;
 mod embedding;

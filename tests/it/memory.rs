@@ -13,12 +13,16 @@ use super::binary::{Place, Ran};
 use super::watched::watch;
 
 /// The command under a limit of its address space, in KiB.
-fn limited(place: &Place, kib: u64, args: &[&str]) -> Ran {
+fn command(place: &Place, kib: u64, args: &[&str]) -> std::process::Command {
     let limit = format!("ulimit -v {kib}; exec \"$0\" \"$@\"");
     let mut shell = std::process::Command::new("sh");
     shell.args(["-c", &limit, env!("CARGO_BIN_EXE_fewstep")]).args(args);
     shell.current_dir(place.path("")).env("NO_COLOR", "1").stdin(std::process::Stdio::null());
-    watch(shell).ran
+    shell
+}
+
+fn limited(place: &Place, kib: u64, args: &[&str]) -> Ran {
+    watch(command(place, kib, args)).ran
 }
 
 /// The settings in backticks of a hint that begin with `--set`, each as arguments.
@@ -60,18 +64,19 @@ fn following_the_hint_removes_the_error() {
         let set: Vec<&str> = set.iter().map(String::as_str).collect();
         limited(&place, room, &[&["recipe", "check", "tiny"][..], &set, &base].concat()).ok();
     }
-    // An evaluation: the run directory is as it was, and the same command with the setting goes on.
-    place.run(&[&["run", "tiny", "--only", "student"][..], &base].concat()).ok();
-    let ran = limited(&place, room, &[&["run", "tiny", "--set", "eval.batch=1000000"][..], &base].concat());
-    let ran = ran.fails(6, &["evaluating `", "eval.batch="]);
-    let set = suggested(&ran).concat();
+    // An evaluation.
+    let check = [&["recipe", "check", "tiny", "--set", "eval.samples=1000000"][..], &base].concat();
+    let ran = limited(&place, room, &[&check[..], &["--set", "eval.batch=1000000"]].concat());
+    let set = suggested(&ran.fails(6, &["evaluating `", "eval.batch="])).concat();
     let set: Vec<&str> = set.iter().map(String::as_str).collect();
-    limited(&place, room, &[&["run", "tiny", "--set", "eval.speed_repeats=0"][..], &set, &base].concat()).ok();
+    limited(&place, room, &[&check[..], &set].concat()).ok();
 }
 
 /// KiB of address space that a command takes at least.
 fn own_size(place: &Place) -> u64 {
-    let fits = |kib: u64| limited(place, kib, &["recipe", "check", "tiny", "--threads", "1"]).code == 0;
+    // Without a thread's stack or the program's own pages it may end in any way.
+    let check = ["recipe", "check", "tiny", "--threads", "1"];
+    let fits = |kib: u64| command(place, kib, &check).output().unwrap().status.success();
     let (mut low, mut high) = (0, 1 << 23);
     while high - low > 50_000 {
         let middle = (low + high) / 2;

@@ -122,6 +122,11 @@ fn examples_that_are_no_sequences_of_the_data_are_refused() {
     let text = std::fs::read_to_string(&path).unwrap();
     let at = text.find("\"examples\": [[").unwrap() + 13;
     let cut = format!("{}{}", &text[..at + 1], &text[at + 1 + text[at + 1..].find(',').unwrap() + 1..]);
-    std::fs::write(&path, cut).unwrap();
+    place.run(&["report", "run"]).ok();
+    std::fs::write(&path, &cut).unwrap();
+    place.run(&["report", "run"]).fails(3, &["changed after it was written"]);
+    // Nor where nothing holds the file to what was written.
+    let (body, _) = cut.rsplit_once(",\n  \"sha256\"").unwrap();
+    std::fs::write(&path, format!("{body}\n}}\n")).unwrap();
     place.run(&["report", "run"]).fails(3, &["examples", "not sequences of the data"]);
 }

@@ -180,7 +180,7 @@ const MORE: &[(&str, &[&str], &str)] = &[
     ("shakespeare", &["eval.judge=teacher"], "needs an autoregressive model"),
     ("control", &["eval.control.guidance.embed.classifier=ar"], "is not a classifier"),
     ("control", &["model.classifier.objective.classifier.model=ar"], "is not a diffusion of embeddings"),
-    ("latent", &["model.flow.objective.latent.codec=ar"], "which is no autoencoder"),
+    ("latent", &["model.flow.objective.latent.codec=ar"], "which is not an autoencoder"),
     ("latent", &["model.continuous.objective.latent_distill.teacher=straight"], "is written for the teacher's"),
     ("latent", &["model.flow.network.vectors.codebook=true"], "is for `objective.embedding`"),
     ("consistency", &["model.sdtt.objective.sdtt.teacher=uniform"], "has uniform noise"),
@@ -196,7 +196,7 @@ const MORE: &[(&str, &[&str], &str)] = &[
     ("tiny", &["zzz=1"], "unknown key"),
     ("tiny", &["model.x.seed=1"], "missing key"),
     ("tiny", &["seed=99999999999999999999"], "must be a whole number"),
-    ("tiny", &["data=3"], "must be a table"),
+    ("tiny", &["data=3"], "must be a string or a table"),
     ("tiny", &["seed.x=3"], "is not a table"),
 ];
 
@@ -240,8 +240,8 @@ fn an_error_of_range_or_of_two_keys_has_the_line_of_the_first_key_with_carets() 
          hint: the nearest allowed value: `eval.batch = 1`"
     );
     let said = said("visibility = \"full\"", "visibility = \"causal\"");
-    assert!(said.contains("needs `model.teacher.network.visibility = \"full\"` (my.toml:19:9)\n"), "{said}");
-    assert!(said.contains("19 | order = \"parallel\"\n"), "{said}");
+    assert!(said.contains("needs `model.teacher.network.visibility = \"full\"` (my.toml:18:9)\n"), "{said}");
+    assert!(said.contains("18 | order = \"parallel\"\n"), "{said}");
 }
 
 #[test]

@@ -71,7 +71,7 @@ fn a_study_of_two_seeds_is_joined_resumes_and_is_read_by_every_command() {
 fn seeds_that_cannot_be_meant_are_refused_and_a_check_counts_them() {
     let place = Place::new();
     let check = |set: &str| place.run(&["recipe", "check", "tiny", "--set", set]);
-    check("seeds=[1]").fails(2, &["`seeds = [1]` is one seed", "write `seed = 1`"]);
+    check("seeds=[1]").fails(2, &["`seeds = [1]` is one seed", "`seed` in place of `seeds`"]);
     check("seeds=[1, 2, 1]").fails(2, &["`seeds` lists 1 twice"]);
     let own = ["recipe", "check", "tiny", "--set", "seeds=[1, 2]", "--set", "model.ar.seed=7"];
     place.run(&own).fails(2, &["`model.ar.seed = 7` would be the same under all `seeds`"]);

@@ -1,6 +1,6 @@
 //! Signals against the real binary: what saves, what stops, what stays ignored, and the exit codes.
 
-#![cfg(unix)]
+#![cfg(target_os = "linux")]
 
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::ExitStatusExt;
@@ -18,10 +18,15 @@ struct Running {
 }
 
 impl Running {
-    /// Starts `args` behind a shell that has run `before`.
-    fn start(place: &Place, before: &str, args: &[&str]) -> Running {
-        let mut command = Command::new("sh");
-        command.args(["-c", &format!("{before} exec \"$@\""), "sh", env!("CARGO_BIN_EXE_fewstep")]).args(args);
+    /// Starts the program with `args`, these signals ignored and all others not, whatever this test was started with.
+    fn start(place: &Place, ignored: &[&str], args: &[&str]) -> Running {
+        let mut command = Command::new("env");
+        command.arg("--default-signal=INT,HUP,TERM");
+        command.args(ignored.iter().map(|signal| format!("--ignore-signal={signal}")));
+        Running::of(place, command.arg(env!("CARGO_BIN_EXE_fewstep")).args(args))
+    }
+
+    fn of(place: &Place, command: &mut Command) -> Running {
         command.current_dir(place.path(".")).env("NO_COLOR", "1").stdin(Stdio::null()).stdout(Stdio::null());
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let (sender, lines) = channel();
@@ -61,14 +66,24 @@ const LONG: [&str; 8] =
     ["run", "tiny", "--threads", "1", "--set", "model.ar.train.steps=1000000", "--set", "model.ar.train.log_every=1"];
 
 /// Each of its steps takes longer than a test needs to send a signal.
-const SLOW: [&str; 8] =
-    ["run", "tiny", "--threads", "1", "--set", "model.ar.train.batch=30000", "--set", "model.ar.train.log_every=1"];
+const SLOW: [&str; 10] = [
+    "run",
+    "tiny",
+    "--threads",
+    "1",
+    "--set",
+    "model.ar.train.batch=256",
+    "--set",
+    "model.ar.train.accumulate=150",
+    "--set",
+    "model.ar.train.log_every=1",
+];
 
 #[test]
 fn each_signal_saves_and_ends_with_its_own_exit_code() {
     for (signal, code) in [("-INT", 130), ("-TERM", 143), ("-HUP", 129)] {
         let place = Place::new();
-        let mut run = Running::start(&place, "", &LONG);
+        let mut run = Running::start(&place, &[], &LONG);
         run.says("step");
         run.send(signal);
         let (ended, said) = run.end();
@@ -87,7 +102,7 @@ fn each_signal_saves_and_ends_with_its_own_exit_code() {
 fn a_second_signal_stops_at_once_with_its_own_exit_code() {
     for (first, second, code) in [("-INT", "-TERM", 143), ("-TERM", "-INT", 130), ("-INT", "-HUP", 129)] {
         let place = Place::new();
-        let mut run = Running::start(&place, "", &SLOW);
+        let mut run = Running::start(&place, &[], &SLOW);
         run.says("step");
         run.send(first);
         run.says("finishing this step");
@@ -101,7 +116,7 @@ fn a_second_signal_stops_at_once_with_its_own_exit_code() {
 #[test]
 fn a_terminal_that_closes_and_sends_its_signal_twice_still_saves() {
     let place = Place::new();
-    let mut run = Running::start(&place, "", &SLOW);
+    let mut run = Running::start(&place, &[], &SLOW);
     run.says("step");
     run.send("-HUP");
     run.says("finishing this step");
@@ -112,11 +127,12 @@ fn a_terminal_that_closes_and_sends_its_signal_twice_still_saves() {
 
 #[test]
 fn signals_that_the_parent_ignores_stay_ignored() {
-    for (before, ignored) in [("trap '' HUP;", "-HUP"), ("trap '' INT;", "-INT"), ("trap '' INT HUP;", "-INT")] {
+    // By `nohup`, by `&` in a script, and by both.
+    for ignored in [&["HUP"][..], &["INT"], &["INT", "HUP"]] {
         let place = Place::new();
-        let mut run = Running::start(&place, before, &LONG);
+        let mut run = Running::start(&place, ignored, &LONG);
         run.says("step");
-        run.send(ignored);
+        ignored.iter().for_each(|signal| run.send(&format!("-{signal}")));
         // It goes on: some steps later it is still there, and has said nothing of stopping.
         std::thread::sleep(Duration::from_millis(300));
         run.said.clear();
@@ -124,7 +140,7 @@ fn signals_that_the_parent_ignores_stay_ignored() {
         assert!(run.child.try_wait().unwrap().is_none());
         run.send("-TERM");
         let (ended, said) = run.end();
-        assert_eq!(ended, 143, "{before} {said}");
+        assert_eq!(ended, 143, "{ignored:?} {said}");
     }
 }
 
@@ -134,7 +150,7 @@ fn what_has_nothing_to_save_stops_at_once_and_says_how_to_go_on() {
     place.run(&["run", "tiny", "--threads", "1"]).ok();
     for (signal, code, name) in [("-INT", 130, "SIGINT"), ("-TERM", 143, "SIGTERM")] {
         let args = ["run", "tiny", "--threads", "1", "--set", "eval.samples=1000000"];
-        let mut run = Running::start(&place, "", &args);
+        let mut run = Running::start(&place, &[], &args);
         run.says("changed since the last run here");
         let begin = Instant::now();
         run.send(signal);
@@ -150,7 +166,11 @@ fn what_has_nothing_to_save_stops_at_once_and_says_how_to_go_on() {
 #[test]
 fn a_file_that_outgrows_its_limit_is_a_failed_write_that_names_it() {
     let place = Place::new();
-    let (ended, said) = Running::start(&place, "ulimit -f 16;", &["run", "tiny", "--threads", "1"]).end();
+    let (ended, said) = {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "ulimit -f 16; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_fewstep"), "run", "tiny"]);
+        Running::of(&place, &mut shell).end()
+    };
     assert_eq!(ended, 4, "{said}");
     assert!(said.contains("error: cannot write ") && said.contains("file too large"), "{said}");
     assert!(said.contains("runs/tiny/") && said.contains("hint: `ulimit -f unlimited`"), "{said}");

@@ -167,7 +167,7 @@ fn whole(recipe: &Recipe, name: &str, data: &Data, base: &Path) -> Result<Shape>
         let causal = d.family.prediction() == Prediction::NextToken && !matches!(model.objective, Objective::ArNll {});
         e.cause(format!("{place} holds {}", d.family.name())).hint(match causal {
             true => format!(
-                "an autoregressive checkpoint is tuned or judges: `model.{name}.objective = \"ar_nll\"` with \
+                "an autoregressive checkpoint is tuned or judges: `model.{name}.objective = {{ ar_nll = {{}} }}` with \
                  `model.{name}.order = \"left_to_right\"`; a diffusion teacher comes from a masked checkpoint"
             ),
             false => format!("give `model.{name}` an order and an objective that fit the checkpoint's network"),
@@ -192,7 +192,7 @@ fn whole(recipe: &Recipe, name: &str, data: &Data, base: &Path) -> Result<Shape>
             )));
     }
     if d.network.learned_positions && d.length != data.length() {
-        return Err(Error::usage(format!("{place} has learned positions for {} tokens", d.length))
+        return Err(Error::usage(format!("`model.{name}`: {place} has learned positions for {} tokens", d.length))
             .cause(format!("the data has sequences of {}", data.length()))
             .hint(match data {
                 Data::Text { .. } => format!("`data.text.length = {}`", d.length),

@@ -35,11 +35,9 @@ pub fn explained(e: Error, file: &Value) -> Error {
         let why = refusal(part)?;
         Some(innermost((*key).to_string(), part, why, items, *refusal))
     });
-    let e = match blamed {
-        Some((place, value, why)) => Error { causes: vec![format!("`{place}` is {value}"), why], ..e },
-        None => e,
-    };
-    e.cause(format!("read by {LIBRARY}, which may be older than the file"))
+    let Some((place, value, why)) = blamed else { return e };
+    Error { causes: vec![format!("`{place}` is {value}"), shortened(why, 200)], ..e }
+        .cause(format!("read by {LIBRARY}, which may be older than the file"))
         .hint("save the tokenizer with that version of the library, or take a model whose tokenizer it reads")
 }
 
@@ -70,8 +68,12 @@ fn brief(value: &Value) -> String {
         }
         None => value.to_string(),
     };
-    match shown.char_indices().nth(MOST) {
-        Some((end, _)) => format!("{}..", &shown[..end]),
-        None => shown,
+    shortened(shown, MOST)
+}
+
+fn shortened(text: String, most: usize) -> String {
+    match text.char_indices().nth(most) {
+        Some((end, _)) => format!("{}..", &text[..end]),
+        None => text,
     }
 }

@@ -43,7 +43,7 @@ fn network(story: &Story, rest: &str) -> Transformer {
 }
 
 fn config(gap: usize, errors: usize, steps: usize) -> FlexibilityConfig {
-    FlexibilityConfig { samples: 1, gap, errors, steps }
+    FlexibilityConfig { samples: 2, gap, errors, steps }
 }
 
 /// How many standard errors the mean of a - b is from 0.

@@ -28,16 +28,14 @@ pub fn describe(file: &str, config: &Value, tensors: &Shapes) -> Result<Descript
     int8::check(&keys)?;
     let family = recognise(&keys, tensors)?;
     generic(&keys)?;
-    let mut described = match family {
-        Family::Mdlm | Family::Duo | Family::Bd3lm => dit::dit_hf(&keys, family)?,
-        Family::Sdtt | Family::Sedd => dit::dit_nested(&keys, family, tensors)?,
-        Family::Llada => others::llada(&keys)?,
-        Family::Gpt2 => others::gpt2(&keys)?,
-        Family::ModernBert => others::modernbert(&keys)?,
-        Family::Dream | Family::A2d | Family::Llama | Family::Qwen2 | Family::Qwen3 => {
-            llama::llama(&keys, family, tensors)?
+    let mut described = of_family(&keys, family, tensors).map_err(|e| {
+        let asked = keys.maybe_usize("num_hidden_layers").ok().flatten();
+        let there = super::load::layers(tensors.keys());
+        match asked.filter(|asked| there > 0 && *asked != there) {
+            Some(asked) => e.cause(format!("config.json says {asked} layers, and the weights have {there}")),
+            None => e,
         }
-    };
+    })?;
     described.config = config.clone();
     let wrong = |e: Error| Error::input(format!("{file}: {}", e.message));
     described.network.validate("network").map_err(wrong)?;
@@ -54,6 +52,19 @@ pub fn describe(file: &str, config: &Value, tensors: &Shapes) -> Result<Descript
         described.notes.push(format!("{file}: {names}{more}: not known of a {} model, and passed over", family.name()));
     }
     Ok(described)
+}
+
+fn of_family(keys: &Keys, family: Family, tensors: &Shapes) -> Result<Description> {
+    match family {
+        Family::Mdlm | Family::Duo | Family::Bd3lm => dit::dit_hf(keys, family),
+        Family::Sdtt | Family::Sedd => dit::dit_nested(keys, family, tensors),
+        Family::Llada => others::llada(keys),
+        Family::Gpt2 => others::gpt2(keys),
+        Family::ModernBert => others::modernbert(keys),
+        Family::Dream | Family::A2d | Family::Llama | Family::Qwen2 | Family::Qwen3 => {
+            llama::llama(keys, family, tensors)
+        }
+    }
 }
 
 /// Keys of any model of transformers that change what is computed.

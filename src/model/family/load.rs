@@ -265,7 +265,7 @@ fn read(opened: &Opened, options: &LoadOptions, device: &Device) -> Result<Trans
 }
 
 /// One more than the highest block number among canonical names.
-fn layers<'a>(names: impl Iterator<Item = &'a String>) -> usize {
+pub fn layers<'a>(names: impl Iterator<Item = &'a String>) -> usize {
     let number = |name: &String| name.split('.').nth(1)?.parse::<usize>().ok();
     names.filter_map(number).max().map_or(0, |n| n.saturating_add(1))
 }

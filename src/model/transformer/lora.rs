@@ -64,8 +64,9 @@ impl LoraConfig {
             }
         });
         if let Some(name) = self.targets.iter().flatten().find(|t| !known.contains(&t.as_str())) {
-            let error = Error::usage(format!("`{key}.targets` names `{name}`, which is no projection of this model"))
-                .cause(format!("its projections are {}", known.join(", ")));
+            let error =
+                Error::usage(format!("`{key}.targets` names `{name}`, which is not a projection of this model"))
+                    .cause(format!("its projections are {}", known.join(", ")));
             return Err(match nearest(name, known.iter().copied()) {
                 Some(near) => error.hint(format!("did you mean `{near}`?")),
                 None => error.hint("leave `targets` out to adapt all of them"),

@@ -208,6 +208,9 @@ impl Fault {
             Piece::Set { .. } => format!("`--set {}`", shell(&format!("{key}={better}"))),
             Piece::File { .. } => format!("write `{better}`"),
         });
+        if self.hint.is_none() {
+            self.hint = usual(&key, wanted, found.value);
+        }
     }
 
     /// A choice (an externally tagged enum) with no or several of its kinds.
@@ -224,6 +227,27 @@ impl Fault {
             self.hint = Some("keep one of them".to_string());
         }
     }
+}
+
+/// What is written where a `wanted` stands, for a value that no guess can mend.
+fn usual(key: &str, wanted: &str, value: &DeValue<'_>) -> Option<String> {
+    Some(match (whole_type(wanted), value) {
+        (Some((low, high)), DeValue::Integer(i)) => {
+            let nearest = if i.as_str().starts_with('-') { low } else { high };
+            format!("the nearest allowed value: `{key} = {nearest}`")
+        }
+        (Some((low, _)), _) => format!("a whole number without quotes, such as `{key} = {}`", low.max(16)),
+        (None, _) => match wanted {
+            "f32" | "f64" => format!("a number without quotes, such as `{key} = 0.5`"),
+            "a boolean" => format!("without quotes: `{key} = true`, or false"),
+            "a sequence" => "values between brackets, with commas between them".to_string(),
+            "a string or a table" => format!("name a kind in quotes, or give it a table: `[{key}.KIND]`"),
+            "a map" | "a table" => format!("put its keys in a table: `[{key}]`"),
+            _ if wanted.starts_with("struct ") => format!("put its keys in a table: `[{key}]`"),
+            _ if wanted.contains("string") => format!("text in quotes, such as `{key} = \"..\"`"),
+            _ => return None,
+        },
+    })
 }
 
 fn near(name: &str, known: &[String]) -> Option<String> {
@@ -290,7 +314,7 @@ fn phrase(wanted: &str, range: bool) -> String {
         (_, Some(_)) => "a whole number".to_string(),
         ("f32" | "f64", _) => "a number".to_string(),
         ("a boolean", _) => "`true` or `false`".to_string(),
-        ("string", _) => "a string".to_string(),
+        ("string" | "path string", _) => "a string".to_string(),
         ("a sequence", _) => "an array".to_string(),
         ("a map", _) => "a table".to_string(),
         (wanted, _) if wanted.starts_with("struct ") => "a table".to_string(),

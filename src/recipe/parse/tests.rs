@@ -315,7 +315,7 @@ fn a_wrong_type_tells_key_wanted_type_value_and_what_to_write() {
         (
             "seed = 7",
             "seed = -7",
-            "`seed` must be a whole number from 0 to 9223372036854775807, but it is `-7` (my.toml:2:8)\n   2 | seed = -7\n     |        ^^",
+            "`seed` must be a whole number from 0 to 9223372036854775807, but it is `-7` (my.toml:2:8)\n   2 | seed = -7\n     |        ^^\n\nhint: the nearest allowed value: `seed = 0`",
         ),
         (
             "hidden = 128",
@@ -325,17 +325,17 @@ fn a_wrong_type_tells_key_wanted_type_value_and_what_to_write() {
         (
             "length = 64",
             "length = nan",
-            "`data.length` must be a whole number from 0, but it is `nan` (my.toml:7:10)\n   7 | length = nan\n     |          ^^^",
+            "`data.length` must be a whole number from 0, but it is `nan` (my.toml:7:10)\n   7 | length = nan\n     |          ^^^\n\nhint: a whole number without quotes, such as `data.length = 16`",
         ),
         (
             "divergence = 0.5",
             "divergence = true",
-            "`models.third.objective.direct.divergence` must be a number, but it is `true` (my.toml:33:14)\n   33 | divergence = true\n      |              ^^^^",
+            "`models.third.objective.direct.divergence` must be a number, but it is `true` (my.toml:33:14)\n   33 | divergence = true\n      |              ^^^^\n\nhint: a number without quotes, such as `models.third.objective.direct.divergence = 0.5`",
         ),
         (
             "shuffle = true",
             "shuffle = \"yes\"",
-            "`data.shuffle` must be `true` or `false`, but it is `\"yes\"` (my.toml:8:11)\n   8 | shuffle = \"yes\"\n     |           ^^^^^",
+            "`data.shuffle` must be `true` or `false`, but it is `\"yes\"` (my.toml:8:11)\n   8 | shuffle = \"yes\"\n     |           ^^^^^\n\nhint: without quotes: `data.shuffle = true`, or false",
         ),
         (
             "name = \"tiny\" ",
@@ -350,27 +350,27 @@ fn a_wrong_type_tells_key_wanted_type_value_and_what_to_write() {
         (
             "notes = [\"a\", \"b\"]",
             "notes = \"a\"",
-            "`notes` must be an array, but it is `\"a\"` (my.toml:3:9)\n   3 | notes = \"a\"\n     |         ^^^",
+            "`notes` must be an array, but it is `\"a\"` (my.toml:3:9)\n   3 | notes = \"a\"\n     |         ^^^\n\nhint: values between brackets, with commas between them",
         ),
         (
             "network = { width = 8, heads = 1 }",
             "network = 3",
-            "`models.third.network` must be a table, but it is `3` (my.toml:31:11)\n   31 | network = 3\n      |           ^",
+            "`models.third.network` must be a table, but it is `3` (my.toml:31:11)\n   31 | network = 3\n      |           ^\n\nhint: put its keys in a table: `[models.third.network]`",
         ),
         (
             "network = { width = 8, heads = 1 }",
             "network = { width = 8, heads = 300 }",
-            "`models.third.network.heads` must be a whole number from 0 to 255, but it is `300` (my.toml:31:32)\n   31 | network = { width = 8, heads = 300 }\n      |                                ^^^",
+            "`models.third.network.heads` must be a whole number from 0 to 255, but it is `300` (my.toml:31:32)\n   31 | network = { width = 8, heads = 300 }\n      |                                ^^^\n\nhint: the nearest allowed value: `models.third.network.heads = 255`",
         ),
         (
             "kind = \"story\"",
             "kind = 1",
-            "`data.kind` must be a string or a table, but it is `1` (my.toml:6:8)\n   6 | kind = 1\n     |        ^",
+            "`data.kind` must be a string or a table, but it is `1` (my.toml:6:8)\n   6 | kind = 1\n     |        ^\n\nhint: name a kind in quotes, or give it a table: `[data.kind.KIND]`",
         ),
         (
             "objective.elbo = {}",
             "objective.elbo = 3",
-            "`models.teacher.objective.elbo` must be a table, but it is `3` (my.toml:13:18)\n   13 | objective.elbo = 3\n      |                  ^",
+            "`models.teacher.objective.elbo` must be a table, but it is `3` (my.toml:13:18)\n   13 | objective.elbo = 3\n      |                  ^\n\nhint: put its keys in a table: `[models.teacher.objective.elbo]`",
         ),
     ] {
         assert_eq!(with(old, new), format!("error: {expected}"));
@@ -595,11 +595,23 @@ fn a_set_that_cannot_be_meant_names_itself() {
         ("a b=3", "`a b` is not a key in `--set a b=3`\n\nhint: write `--set key.path=value`"),
         ("a..b=3", "`a..b` is not a key in `--set a..b=3`\n\nhint: write `--set key.path=value`"),
         ("seed=", "no value in `--set seed=`\n\nhint: `--set 'seed=\"\"'` sets an empty string"),
-        ("seed.x=3", "`seed` is not a table in `--set seed.x=3`"),
-        ("data.length.x=3", "`data.length` is not a table in `--set data.length.x=3`"),
-        ("stages.7.until=3", "`stages` is not a table in `--set stages.7.until=3`"),
-        ("seed=abc", "`seed` must be a whole number from 0, but it is `abc` (`--set seed=abc`)"),
-        ("data=3", "`data` must be a table, but it is `3` (`--set data=3`)"),
+        (
+            "seed.x=3",
+            "`seed` is not a table in `--set seed.x=3`\n\nhint: what stands there is a value, which has no keys below it",
+        ),
+        (
+            "data.length.x=3",
+            "`data.length` is not a table in `--set data.length.x=3`\n\nhint: what stands there is a value, which has no keys below it",
+        ),
+        (
+            "stages.7.until=3",
+            "`stages` is not a table in `--set stages.7.until=3`\n\nhint: what stands there is a value, which has no keys below it",
+        ),
+        (
+            "seed=abc",
+            "`seed` must be a whole number from 0, but it is `abc` (`--set seed=abc`)\n\nhint: a whole number without quotes, such as `seed = 16`",
+        ),
+        ("data=3", "`data` must be a table, but it is `3` (`--set data=3`)\n\nhint: put its keys in a table: `[data]`"),
         ("name=5", "`name` must be a string, but it is `5` (`--set name=5`)\n\nhint: `--set 'name=\"5\"'`"),
         (
             "seed=1e3",
@@ -620,7 +632,7 @@ fn a_set_that_cannot_be_meant_names_itself() {
         ),
         (
             "seed=99999999999999999999",
-            "`seed` must be a whole number from 0 to 9223372036854775807, but it is `99999999999999999999` (`--set seed=99999999999999999999`)",
+            "`seed` must be a whole number from 0 to 9223372036854775807, but it is `99999999999999999999` (`--set seed=99999999999999999999`)\n\nhint: the nearest allowed value: `seed = 9223372036854775807`",
         ),
     ] {
         assert_eq!(said(SAMPLE, &[set]), format!("error: {expected}"), "{set}");

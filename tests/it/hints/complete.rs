@@ -18,6 +18,12 @@ const NAMED: &[(&str, &str)] = &[
     ("`sample --ignore-extra`, or `ignore_extra = true`", "followed in hostile.rs"),
     ("leave `--adapters` out to export the merged network", "the same option as of a model without adapters"),
     ("use `--prompt`", "names no text"),
+    ("did you mean `--device {near}`?", "the command line is read before, and refuses it there"),
+    ("`--device {kind}:0`", "the command line is read before, and refuses it there"),
+    ("`--device {kind}`", "the command line is read before, and refuses it there"),
+    ("`--device flex` runs on the processor", "is about a GPU that is not there"),
+    ("leave `--trace` out", "is about a model over blocks of this program's own"),
+    ("for example `{key} = [0]`", "is about a checkpoint of one family"),
     ("give the beginning of a text by `--prompt`", "names no text"),
     ("the tokenizer (`--tokenizer PATH`), must name it", "is about a file of the user's"),
     ("train it anew: `", "followed in bound.rs"),
@@ -104,7 +110,7 @@ fn made(literal: &str, hint: &str) -> bool {
     let whole: usize = pieces.iter().map(|p| p.trim().len()).sum();
     // What has nearly no words of its own would fit any hint.
     let mut rest = hint;
-    for piece in pieces.iter().map(|p| p.trim()).filter(|p| !p.is_empty()) {
+    for piece in pieces.iter().map(|p| p.trim()).filter(|p| !p.is_empty() && *p != "`") {
         match rest.find(piece) {
             Some(at) => rest = &rest[at + piece.len()..],
             None => return false,

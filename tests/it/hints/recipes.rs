@@ -187,7 +187,7 @@ pub const CASES: &[Case] = &[
     Case(
         "llada-8b-lora",
         &["model.teacher.lora={rank=4, alpha=8.0}"],
-        "`model.teacher.train.steps = 1000`, for instance",
+        "`model.teacher.train.steps = 1000`, for instance; a model taken as it is has no adapters",
     ),
     Case(
         "llada-8b-lora",
@@ -279,7 +279,11 @@ pub const CASES: &[Case] = &[
         &["eval.steps=[25, 24, 23, 22, 21, 20, 19, 18, 17, 16, 15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2]"],
         "in rising order, each once, such as `eval.steps = [1, 2, 4, 8]`",
     ),
-    Case("tiny", &["eval.temperatures=[1.0]"], "list others: `eval.temperatures = [0.7, 0.8, 0.9]`"),
+    Case(
+        "tiny",
+        &["eval.temperatures=[1.0]"],
+        "temperature 1 is always sampled; list others: `eval.temperatures = [0.7, 0.8, 0.9]`",
+    ),
     Case("tiny", &["eval.temperatures=[0.9, 0.7]"], "`eval.temperatures = [0.7, 0.9]`"),
     Case("tiny", &["gate.rules=[{metric=\"nll\", model=\"studnet\"}]"], "`gate.rules[0].model = \"student\"`"),
     Case(
