@@ -21,6 +21,7 @@ use std::time::Instant;
 use fewstep::commands::device;
 use fewstep::eval::context::{ContextPoint, Paradigm};
 use fewstep::eval::stats::{Estimate, Spread};
+use fewstep::fs;
 use fewstep::model::{Denoise, Transformer, TransformerConfig};
 use fewstep::process::{Corruption, Order, Reading, Schedule};
 use fewstep::report::figure::{Axis, Figure, Marker, Point, Scale, Series};
@@ -118,17 +119,21 @@ fn main() {
         return;
     }
     let out = PathBuf::from(option("out").unwrap_or_else(|| "target/context".into()));
-    std::fs::create_dir_all(&out).expect("a directory for the results");
+    fs::create_dir(&out).unwrap_or_else(|e| panic!("{e}"));
     let file = out.join("context.json");
     if !flag("draw") {
         let points = all(&sizes);
-        std::fs::write(&file, serde_json::to_string_pretty(&points).expect("JSON")).expect("context.json");
+        let text = serde_json::to_string_pretty(&points).expect("JSON");
+        fs::write_atomic(&file, text.as_bytes()).unwrap_or_else(|e| panic!("{e}"));
     }
     let points = fewstep::eval::context::load(&file).unwrap_or_else(|e| panic!("{e}"));
     print!("{}", table(&points));
     for figure in figures(&points) {
-        std::fs::write(out.join(format!("{}.svg", figure.name)), plot::svg(&figure).expect("a plot")).expect("a file");
-        plot::png(&figure, &out.join(format!("{}.png", figure.name))).expect("a plot");
+        let (svg, png) = (plot::svg(&figure).expect("a plot"), plot::png(&figure).expect("a plot"));
+        for (ending, bytes) in [("svg", svg.as_bytes()), ("png", &png)] {
+            let path = out.join(format!("{}.{ending}", figure.name));
+            fs::write_atomic(&path, bytes).unwrap_or_else(|e| panic!("{e}"));
+        }
     }
 }
 

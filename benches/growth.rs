@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use fewstep::eval::stats::Estimate;
+use fewstep::fs;
 use fewstep::report::figure::{Axis, Figure, Marker, Point, Scale, Series};
 use fewstep::report::plot;
 use paths::{Sizes, measure, option, peak_kib};
@@ -54,19 +55,23 @@ fn main() {
         return;
     }
     let out = PathBuf::from(option("out").unwrap_or_else(|| "target/growth".into()));
-    std::fs::create_dir_all(&out).expect("a directory for the results");
+    fs::create_dir(&out).unwrap_or_else(|e| panic!("{e}"));
     let file = out.join("growth.json");
     let points: Vec<Measured> = if paths::flag("draw") {
         serde_json::from_slice(&std::fs::read(&file).expect("growth.json")).expect("measured points")
     } else {
         let points = all();
-        std::fs::write(&file, serde_json::to_string_pretty(&points).expect("JSON")).expect("growth.json");
+        let text = serde_json::to_string_pretty(&points).expect("JSON");
+        fs::write_atomic(&file, text.as_bytes()).unwrap_or_else(|e| panic!("{e}"));
         points
     };
     print!("{}", table(&points));
     for figure in figures(&points) {
-        std::fs::write(out.join(format!("{}.svg", figure.name)), plot::svg(&figure).expect("a plot")).expect("a file");
-        plot::png(&figure, &out.join(format!("{}.png", figure.name))).expect("a plot");
+        let (svg, png) = (plot::svg(&figure).expect("a plot"), plot::png(&figure).expect("a plot"));
+        for (ending, bytes) in [("svg", svg.as_bytes()), ("png", &png)] {
+            let path = out.join(format!("{}.{ending}", figure.name));
+            fs::write_atomic(&path, bytes).unwrap_or_else(|e| panic!("{e}"));
+        }
     }
 }
 

@@ -196,7 +196,7 @@ pub fn write_as(
 /// Errors as [`write_as`].
 pub fn write_codec(dir: &Path, codec: &LoadedModel, recipe: &str, storage: Storage) -> Result<()> {
     let inner = dir.join(CODEC);
-    std::fs::create_dir_all(&inner).map_err(|e| Error::io("create", &inner, &e))?;
+    fs::create_dir(&inner)?;
     let extras = Extras { tokenizer: codec.tokenizer.as_ref(), recipe, results: None, call: None };
     write_as(&inner, &codec.card, params::export(&codec.model), &extras, storage, SHARD)
 }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use burn::prelude::Device;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::error::{Error, Result};
 use crate::eval::change::Change;
@@ -39,9 +39,9 @@ pub fn say(model: &str, out: &Path, storage: Storage, change: Option<&Change>, a
     Ok(())
 }
 
-/// Warns of classes that the export in `out` names and lacks.
-pub fn warn_of_missing_code(out: &Path) -> Result<()> {
-    let missing = family::missing_code(out)?;
+/// Warns of classes that the export in `dir` names and lacks, and that is to be found in `out`.
+pub fn warn_of_missing_code(dir: &Path, out: &Path) -> Result<()> {
+    let missing = family::missing_code(dir)?;
     if !missing.is_empty() {
         let (dir, names) = (out.display(), missing.join(", "));
         term::warn(&format!(
@@ -57,17 +57,26 @@ pub fn model_directory(path: &Path) -> Result<Option<PathBuf>> {
     Ok(export::whole::is_model(&dir).then_some(dir))
 }
 
-/// Writes the model in `from` again into `out`, with weights of the given type.
+/// Writes the model in `from` again into the new directory `to`, with weights of the given type.
 ///
-/// Errors: as reading the model; a weight that does not fit the type.
-pub fn convert(from: &Path, out: &Path, storage: Storage, device: &Device) -> Result<Option<Change>> {
+/// Errors: as reading the model; a weight that does not fit the type; a directory that is there already.
+pub fn convert(from: &Path, to: &Path, storage: Storage, device: &Device) -> Result<Option<Change>> {
     export::whole::verify(from)?;
     let (_, config) = family::read_config(from)?;
-    let create = || std::fs::create_dir_all(out).map_err(|e| Error::io("create", out, &e));
+    fs::new_dir(to, |out| converted(from, &config, (out, to), storage, device))
+}
+
+/// [`convert`] into the temporary directory `out`, which becomes `to`.
+fn converted(
+    from: &Path,
+    config: &Value,
+    (out, to): (&Path, &Path),
+    storage: Storage,
+    device: &Device,
+) -> Result<Option<Change>> {
     let card_path = out.join("README.md");
     let (change, text) = if config["model_type"] == "fewstep" {
         let before = export::read(from, device)?;
-        create()?;
         let recipe = fs::read_limited(&from.join("recipe.toml"), 16 << 20).unwrap_or_default();
         let recipe = String::from_utf8_lossy(&recipe).into_owned();
         let extras = Extras { tokenizer: before.tokenizer.as_ref(), recipe: &recipe, results: None, call: None };
@@ -88,9 +97,8 @@ pub fn convert(from: &Path, out: &Path, storage: Storage, device: &Device) -> Re
     } else {
         let before = family::load(from, &LoadOptions::default(), device)?;
         before.description.notes.iter().for_each(|note| term::warn(note));
-        create()?;
         family::export(from, out, &before.description, &params::export(&before.model), storage)?;
-        warn_of_missing_code(out)?;
+        warn_of_missing_code(out, to)?;
         let after = || Ok::<_, Error>(family::load(out, &LoadOptions::default(), device)?.model);
         let change = storage.is_lossy().then(|| Ok(Change::on_random_tokens(&before.model, &after()?))).transpose()?;
         let card = from.join("README.md");

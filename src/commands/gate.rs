@@ -51,7 +51,7 @@ pub fn run(request: &Request) -> Result<()> {
 /// Writes the verdicts where they are asked for as files.
 fn keep(verdict: &Verdict, request: &Request) -> Result<()> {
     if let Some(path) = &request.junit {
-        fs::write_atomic(path, gate::junit(verdict, request.strict).as_bytes())?;
+        fs::write_named(path, gate::junit(verdict, request.strict).as_bytes())?;
     }
     match std::env::var_os("GITHUB_STEP_SUMMARY").filter(|p| !p.is_empty()) {
         Some(path) => fs::append(Path::new(&path), gate::job_summary(verdict, request.strict).as_bytes()),

@@ -13,13 +13,14 @@ pub mod sample;
 use std::path::{Path, PathBuf};
 
 use crate::cli::{self, Cli, Command, RecipeCommand};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::eval::results::Results;
 use crate::model::draw::Filter;
 use crate::recipe::{self as recipes, Loaded};
-use crate::report;
 use crate::term::{self, Interrupt};
+use crate::{fs, report};
 use run::Study;
+use run::exports::Wish;
 use run::seeds::{Seeds, seed_dir};
 
 /// Does what the command line says.
@@ -71,11 +72,18 @@ pub fn dispatch(cli: Cli) -> Result<()> {
             if results.is_dir() {
                 run::of_this_run(&loaded, results)?;
             }
-            let dir = out.clone().unwrap_or_else(|| path.parent().unwrap_or(Path::new(".")).join("report"));
-            if let Some(notes) = notes {
-                report::notes::keep(notes, &dir)?;
-            }
-            let files = report::write(&loaded, &dir)?;
+            let notes = notes.as_deref().map(report::notes::load_new).transpose()?;
+            let files = match out {
+                Some(dir) => report::write_with(&loaded, dir, notes.as_deref())?,
+                None => {
+                    let dir = path.parent().unwrap_or(Path::new(".")).join("report");
+                    fs::not_a_link(&dir)?;
+                    report::write_with(&loaded, &dir, notes.as_deref()).map_err(|e| match (e.kind, &e.hint) {
+                        (Kind::Io, None) => e.hint("`--out DIR` writes the report to another place"),
+                        _ => e,
+                    })?
+                }
+            };
             if global.json {
                 term::out_json(serde_json::json!({ "files": files }));
                 return Ok(());
@@ -92,10 +100,8 @@ pub fn dispatch(cli: Cli) -> Result<()> {
             json: global.json,
         }),
         Command::Export { run, model, out, dtype, adapters } => {
-            if out.exists() {
-                return Err(Error::usage(format!("{} is there already", out.display()))
-                    .hint("give a directory that does not exist yet"));
-            }
+            // Before anything is read; what makes the directory asks again.
+            fs::is_free(out)?;
             if let Some(dir) = export::model_directory(run)? {
                 if let Some(name) = model {
                     return Err(Error::usage(format!("`--model {name}`: {} is one model, not a run", run.display()))
@@ -114,9 +120,7 @@ pub fn dispatch(cli: Cli) -> Result<()> {
                 Some(first) => seed_dir(run, *first),
                 None => run.clone(),
             };
-            // Nothing of an export can be gone on with: a signal ends it as it ends any program.
-            let device = (open()?, global.device.as_str());
-            let study = Study::open(stored(run)?, Some(run.clone()), device, Interrupt::default())?;
+            let study = Study::open_to_read(stored(run)?, run, (open()?, &global.device), Interrupt::default())?;
             let name = match model {
                 Some(name) => name.clone(),
                 None => choice::main_model(&study.recipe).to_string(),
@@ -136,7 +140,8 @@ pub fn dispatch(cli: Cli) -> Result<()> {
             let results = if path.is_file() { Some(Results::load(&path)?) } else { None };
             let dtype = dtype.unwrap_or(study.recipe.export.dtype);
             let adapters = *adapters || study.recipe.export.adapters;
-            let change = study.export(&name, out, results.as_ref(), dtype, adapters)?;
+            let wish = Wish { name: &name, results: results.as_ref(), storage: dtype, adapters };
+            let change = study.export(&wish, out)?;
             export::say(&name, out, dtype, change.as_ref(), global.json)
         }
         Command::Inspect { path, model, against } => {

@@ -48,7 +48,7 @@ pub fn copy(name: &str, to: Option<&Path>) -> Result<()> {
     if to.exists() {
         return Err(Error::usage(format!("{} is there already", to.display())).hint("give another file name"));
     }
-    crate::fs::write_atomic(to, text.as_bytes())?;
+    crate::fs::write_named(to, text.as_bytes())?;
     term::out(to.display());
     Ok(())
 }
@@ -73,11 +73,8 @@ pub fn check(place: &str, sets: &[String], device: &Device, as_json: bool) -> Re
     };
     // Before anything that the recipe names is opened or downloaded.
     say(format!("recipe   {}: {} models, all keys known", recipe.name, recipe.model.len()));
-    let cache = std::env::temp_dir().join(format!("fewstep-check-{}", std::process::id()));
-    let data = Data::prepare(&recipe.data, &loaded.base, &cache);
-    let _ = std::fs::remove_dir_all(&cache);
     let located = |e| loaded.written.located(e);
-    let data = data.map_err(located)?;
+    let data = Data::prepare(&recipe.data, &loaded.base, None).map_err(located)?;
     say(format!("data     {}, vocabulary {}, length {}", data.kind(), data.vocab(), data.length()));
     recipe.check_with(&data, &loaded.base).map_err(located)?.iter().for_each(|note| term::warn(note));
     let ask = Ask { recipe, data: &data, base: &loaded.base, device };

@@ -6,8 +6,9 @@
 mod bound;
 mod derived;
 mod evaluate;
-mod exports;
+pub mod exports;
 mod kept;
+mod place;
 pub mod seeds;
 mod shape;
 
@@ -19,7 +20,7 @@ use burn::prelude::Device;
 
 use super::room::Ask;
 use crate::data::Data;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::eval::context::ContextPoint;
 use crate::eval::results::Results;
 use crate::export::{self, Extras, LoadedModel, ModelCard, origin};
@@ -60,7 +61,9 @@ pub struct Study {
     retrain: RefCell<BTreeSet<String>>,
     /// Models of which was said that they are of an older version.
     warned: RefCell<BTreeSet<String>>,
-    claim: fs::Claim,
+    /// The right to work in the directory; none where it is only read.
+    claim: Option<fs::Claim>,
+    _reading: Option<fs::RunLock>,
 }
 
 /// Where a study works: its directory, that of its data, and the command that does it, for hints.
@@ -82,10 +85,33 @@ impl Study {
 
     /// The same at a given place. Nothing is left in a new directory where this fails.
     fn open_at(loaded: Loaded, site: Site, device: (Device, &str), interrupt: Interrupt) -> Result<Study> {
-        let Site { dir, data, command } = site;
-        let claim = claim(&dir, &data, &loaded)?;
+        let claim = claim(&site.dir, &site.data, &loaded)?;
+        let data = Data::prepare(&loaded.recipe.data, &loaded.base, site.data.as_path());
+        let data = data.map_err(|e| loaded.written.located(e))?;
+        let study = Study::with(loaded, site, data, device, interrupt)?;
+        Ok(Study { claim: Some(claim), ..study })
+    }
+
+    /// Opens the run in `dir` to read from it what is finished: nothing is written there, and others may read at once.
+    ///
+    /// Errors: a process that works in the directory, data that cannot be read.
+    pub fn open_to_read(loaded: Loaded, dir: &Path, device: (Device, &str), interrupt: Interrupt) -> Result<Study> {
+        let reading = fs::RunLock::to_read(dir)?;
+        let command = command(&loaded, dir, device.1);
+        let site = Site { dir: dir.to_path_buf(), data: seeds::data_dir(dir), command };
+        let (config, base) = (&loaded.recipe.data, &loaded.base);
+        let data = Data::prepare(config, base, site.data.as_path()).or_else(|e| match e.kind {
+            // Where nothing can be written the tokens are not kept.
+            Kind::Io => Data::prepare(config, base, None),
+            _ => Err(e),
+        });
+        let data = data.map_err(|e| loaded.written.located(e))?;
+        let study = Study::with(loaded, site, data, device, interrupt)?;
+        Ok(Study { _reading: reading, ..study })
+    }
+
+    fn with(loaded: Loaded, site: Site, data: Data, device: (Device, &str), interrupt: Interrupt) -> Result<Study> {
         let Loaded { recipe, text, base, written, .. } = loaded;
-        let data = Data::prepare(&recipe.data, &base, &data).map_err(|e| written.located(e))?;
         // What the evaluation will need is missed before anything is trained.
         let notes = recipe.check_with(&data, &base).map_err(|e| written.located(e))?;
         let context = recipe.eval.context.as_ref().map(|path| eval::context::load(&base.join(path))).transpose()?;
@@ -94,7 +120,7 @@ impl Study {
         Ok(Study {
             recipe,
             text,
-            dir,
+            dir: site.dir,
             data,
             device,
             base,
@@ -102,19 +128,23 @@ impl Study {
             notes,
             device_name,
             interrupt,
-            command,
+            command: site.command,
             sources,
             bases: RefCell::default(),
             context,
             retrain: RefCell::default(),
             warned: RefCell::default(),
-            claim,
+            claim: None,
+            _reading: None,
         })
     }
 
     /// Stores the recipe in the run directory: from now on there is something to keep.
     fn keep(&self) -> Result<()> {
-        keep(&self.claim, &self.dir, &self.recipe, &self.text, &self.base)
+        match &self.claim {
+            Some(claim) => keep(claim, &self.dir, &self.recipe, &self.text, &self.base),
+            None => Ok(()),
+        }
     }
 
     fn model_dir(&self, name: &str) -> PathBuf {
@@ -166,7 +196,7 @@ impl Study {
             term::note(&format!("{name}: final/ is missing and is made again from {}", state::checkpoint_name(step)));
         }
         let (fingerprint, again) = (self.fingerprint(name)?, self.again(&BTreeSet::from([name])));
-        std::fs::create_dir_all(&dir).map_err(|e| Error::io("create", &dir, &e))?;
+        fs::create_dir(&dir)?;
         let shape = self.shape(name)?;
         let (length, seed) = (self.data.length(), self.recipe.seed(model));
         alloc::settle(shape.network.parameters(shape.vocab, length).try_into().unwrap_or(usize::MAX));
@@ -345,30 +375,15 @@ impl Study {
         self.export_all(&results, &self.dir.join("export"))?;
         say(&results, &written, as_json)
     }
-
-    /// Exports the models that the recipe names, each into `to/NAME`.
-    fn export_all(&self, results: &Results, to: &Path) -> Result<()> {
-        for name in &self.recipe.export.models {
-            let out = to.join(name);
-            let storage = self.recipe.export.dtype;
-            // What an earlier run with other settings has left there would lie beside it.
-            fs::remove_dir(&out)?;
-            let change = self.export(name, &out, Some(results), storage, self.recipe.export.adapters)?;
-            term::note(&format!("export {}", out.display()));
-            if let Some(change) = change {
-                term::note(&format!("{:<6} {}", storage.name(), change.line()));
-            }
-        }
-        Ok(())
-    }
 }
 
 /// Takes `dir` for work on this recipe: locked, and cleared of what killed processes left. `data` is where its data is cached.
 ///
-/// Errors: another process in the directory, a study of another name in it, a recipe.toml that is not of a run.
+/// Errors: another process in the directory, a study of another name in it, a recipe.toml that is not of a run, a part of
+/// the directory that is a link.
 fn claim(dir: &Path, data: &Path, loaded: &Loaded) -> Result<fs::Claim> {
     let claim = fs::Claim::take(dir, data)?;
-    fs::remove_stale_tmp(dir)?;
+    place::clear(dir)?;
     let other = |why: String| {
         Error::usage(format!("{} holds a run of another recipe", dir.display()))
             .cause(why)

@@ -349,7 +349,7 @@ fn show(request: &Request, name: &str, how: &str, decode: Decode, draw: Draw) ->
         // A page that is there already may be somebody's: the next free name is taken.
         let names = std::iter::once("trace.html".to_string()).chain((2..).map(|i| format!("trace-{i}.html")));
         if let Some(path) = names.map(PathBuf::from).find(|p| !p.exists()) {
-            crate::fs::write_atomic(&path, page.as_bytes())?;
+            crate::fs::write_named(&path, page.as_bytes())?;
             term::note(&format!("wrote {}", path.display()));
         }
     }

@@ -61,11 +61,17 @@ pub struct Corpus {
 }
 
 impl Corpus {
-    /// Reads and encodes the text of `config` (paths relative to `base`), or takes the tokens from `cache_dir`.
+    /// Reads and encodes the text of `config` (paths relative to `base`), or takes the tokens from `cache_dir`; without one
+    /// nothing is written.
     ///
     /// Errors: text that is missing, empty or not in the tokenizer's alphabet, and damaged cache files, are of kind
     /// input; a text shorter than one window, and contradictory settings, of kind usage.
-    pub fn prepare(config: &TextConfig, base: &Path, cache_dir: &Path) -> Result<(Corpus, Tokenizer)> {
+    pub fn prepare<'a>(
+        config: &TextConfig,
+        base: &Path,
+        cache_dir: impl Into<Option<&'a Path>>,
+    ) -> Result<(Corpus, Tokenizer)> {
+        let cache_dir = cache_dir.into();
         if config.valid_path.is_some() && config.valid_fraction.is_some() {
             return Err(Error::usage("`valid_path` and `valid_fraction` cannot both be given").hint("delete one"));
         }
@@ -102,10 +108,11 @@ impl Corpus {
             None => Tokenizer::build(&config.tokenizer, &[], base)?,
         };
         let tokenizer_sha256 = sha256_hex(tokenizer.to_json()?.as_bytes());
-        create_dir(cache_dir)?;
+        cache_dir.map_or(Ok(()), create_dir)?;
         let tokens = |name: &str, part: &Part| {
             let of = (tokenizer.vocab_size(), part.sha256.as_str(), tokenizer_sha256.as_str());
-            cached(&cache_dir.join(name), of, || part.encode(&tokenizer))
+            let path = cache_dir.map(|dir| dir.join(name));
+            cached(path.as_deref(), of, || part.encode(&tokenizer))
         };
         let (train, a) = tokens("train.tok", &train)?;
         let (valid, b) = tokens("valid.tok", &valid)?;

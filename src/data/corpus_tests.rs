@@ -24,7 +24,7 @@ fn folder(text: &[u8]) -> tempfile::TempDir {
 }
 
 fn prepare(dir: &Path, config: &TextConfig) -> Result<Corpus> {
-    Corpus::prepare(config, dir, &dir.join("cache")).map(|(corpus, _)| corpus)
+    Corpus::prepare(config, dir, dir.join("cache").as_path()).map(|(corpus, _)| corpus)
 }
 
 fn counting(tokens: usize) -> Corpus {

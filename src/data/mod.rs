@@ -57,8 +57,9 @@ pub enum Data {
 const HELD_OUT_SEED: u64 = 0x5eed_0f7e_5700;
 
 impl Data {
-    /// Reads or generates the data; relative paths are looked up from `base`, token files are cached in `cache`.
-    pub fn prepare(config: &DataConfig, base: &Path, cache: &Path) -> Result<Data> {
+    /// Reads or generates the data; relative paths are looked up from `base`, token files are cached in `cache`, or not at
+    /// all without one.
+    pub fn prepare<'a>(config: &DataConfig, base: &Path, cache: impl Into<Option<&'a Path>>) -> Result<Data> {
         Ok(match config {
             DataConfig::Story(story) => Data::Story(Arc::new(Story::new(story)?)),
             DataConfig::Pictures(pictures) => Data::Pictures(Arc::new(Pictures::new(pictures)?)),

@@ -50,7 +50,7 @@ pub fn prepare(
     config: &TextConfig,
     (path, valid): (&Path, Option<&Path>),
     base: &Path,
-    cache_dir: &Path,
+    cache_dir: Option<&Path>,
 ) -> Result<(Corpus, Tokenizer)> {
     let source = |path| Source {
         path,
@@ -96,10 +96,11 @@ pub fn prepare(
         ref other => Tokenizer::build(other, &[], base)?,
     };
     let tokenizer_sha = sha256_hex(tokenizer.to_json()?.as_bytes());
-    create_dir(cache_dir)?;
+    cache_dir.map_or(Ok(()), create_dir)?;
     let tokens = |name: &str, source: Source, part: Range<u64>, sha: &str| {
         let of = (tokenizer.vocab_size(), sha, tokenizer_sha.as_str());
-        cached(&cache_dir.join(name), of, || source.encode(&tokenizer, &part))
+        let path = cache_dir.map(|dir| dir.join(name));
+        cached(path.as_deref(), of, || source.encode(&tokenizer, &part))
     };
     let (train, a) = tokens("train.tok", train, train_part, &train_sha)?;
     let (valid, b) = tokens("valid.tok", other, valid_part, &valid_sha)?;

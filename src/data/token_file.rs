@@ -55,10 +55,10 @@ impl Dtype {
 pub type Of<'a> = (usize, &'a str, &'a str);
 
 /// The tokens of the cache file `path` and their SHA-256; encoded anew if the file is absent or of another text or
-/// tokenizer, an error if it is damaged.
-pub fn cached(path: &Path, of: Of, encode: impl FnOnce() -> Result<Tokens>) -> Result<(Tokens, String)> {
+/// tokenizer, an error if it is damaged. Without a path nothing is kept.
+pub fn cached(path: Option<&Path>, of: Of, encode: impl FnOnce() -> Result<Tokens>) -> Result<(Tokens, String)> {
     let (vocab, source_sha256, tokenizer_sha256) = of;
-    if path.exists() {
+    if let Some(path) = path.filter(|path| path.exists()) {
         let (mut file, bytes) = fs::open(path)?;
         let reading = Reading::begin("reading", path, bytes);
         let (header, begin) = read_header(path, &mut file, bytes)?;
@@ -77,17 +77,19 @@ pub fn cached(path: &Path, of: Of, encode: impl FnOnce() -> Result<Tokens>) -> R
         hash.update(bytes);
         Ok(())
     })
-    .map_err(|e| Error::io("write", path, &e))?;
+    .map_err(|e| Error::new(Kind::Io, format!("cannot hash the tokens: {e}")))?;
     let (format, length, sha256) = (FORMAT, tokens.len(), fs::hex(&hash.finalize()));
     let (source_sha256, tokenizer_sha256) = (source_sha256.to_string(), tokenizer_sha256.to_string());
     let header = Header { format, vocab, dtype, length, sha256, source_sha256, tokenizer_sha256 };
     let json = serde_json::to_vec(&header).map_err(|e| Error::new(Kind::Io, format!("corpus header: {e}")))?;
-    write_atomic_from(path, |out| {
-        out.write_all(MAGIC)?;
-        out.write_all(&(json.len() as u32).to_le_bytes())?;
-        out.write_all(&json)?;
-        pieces(&tokens, dtype, &mut |bytes| out.write_all(bytes))
-    })?;
+    if let Some(path) = path {
+        write_atomic_from(path, |out| {
+            out.write_all(MAGIC)?;
+            out.write_all(&(json.len() as u32).to_le_bytes())?;
+            out.write_all(&json)?;
+            pieces(&tokens, dtype, &mut |bytes| out.write_all(bytes))
+        })?;
+    }
     Ok((tokens, header.sha256))
 }
 

@@ -59,7 +59,7 @@ fn tokens_over_several_pieces_come_back_from_their_file_in_both_widths() {
             tokens.extend((0..2 * PIECE + 5).map(|i| (i % vocab) as u32));
             tokens
         };
-        let ask = |sha: &str, make: &dyn Fn() -> Result<Tokens>| cached(&path, (vocab, sha, "t"), make);
+        let ask = |sha: &str, make: &dyn Fn() -> Result<Tokens>| cached(Some(&path), (vocab, sha, "t"), make);
         let first = ask("a", &|| Ok(made())).unwrap();
         let bytes: Vec<u8> = match vocab {
             300 => made().iter().flat_map(|id| (id as u16).to_le_bytes()).collect(),

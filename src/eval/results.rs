@@ -11,13 +11,11 @@ use super::flexibility::Flexibility;
 use super::stats::{Estimate, Spread};
 use crate::data::picture::{Pictures, PicturesConfig};
 use crate::error::{Error, Kind, Result};
-use crate::fs::{Sealed, create_dir, read_limited, seal, unseal, write_atomic};
+use crate::fs::{Sealed, create_dir, read_limited, seal, sha256_hex, unseal, write_atomic};
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 use serde_json::error::Category;
-use sha2::{Digest, Sha256};
 use std::collections::HashSet;
-use std::fmt::Write as _;
 use std::io;
 use std::path::Path;
 
@@ -473,7 +471,7 @@ impl Results {
         Ok(results)
     }
 
-    /// Writes the file whole or not at all (sibling file, then rename); refuses numbers that are not finite.
+    /// Writes the file whole or not at all; refuses numbers that are not finite.
     pub fn save(&self, path: &Path) -> Result<()> {
         self.check()?;
         if let Some(dir) = path.parent().filter(|d| !d.as_os_str().is_empty()) {
@@ -686,14 +684,6 @@ impl ModelResult {
     }
 }
 
-/// SHA-256 of `bytes` as 64 lower-case hexadecimal digits.
-pub fn sha256_hex(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().fold(String::new(), |mut hex, byte| {
-        let _ = write!(hex, "{byte:02x}"); // writing to a String cannot fail
-        hex
-    })
-}
-
 fn explain(e: &serde_json::Error) -> Error {
     let (line, column) = (e.line(), e.column());
     let text = e.to_string();
@@ -862,10 +852,5 @@ mod tests {
             let key = format!("\"{}\"", metric.key("judge_nll"));
             assert_eq!(serde_json::from_str::<Metric>(&key).unwrap(), metric);
         }
-    }
-
-    #[test]
-    fn the_hash_is_sha_256() {
-        assert_eq!(sha256_hex(b"abc"), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
     }
 }

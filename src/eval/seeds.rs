@@ -12,10 +12,11 @@ use super::control::{Control, ControlRow};
 use super::flexibility::{Flexibility, Task};
 use super::results::{
     DataSummary, Likelihood, ModelResult, Reconstruction, ReconstructionPoint, Results, Row, SeedModel, SeedRow,
-    SweepRow, sha256_hex,
+    SweepRow,
 };
 use super::stats::{Estimate, mean, mean_interval, seeds_interval, shared_interval};
 use crate::error::{Error, Result};
+use crate::fs::sha256_hex;
 
 /// Scores that are shares, so that an interval ends at 0 and 1.
 const SHARES: [&str; 10] = [

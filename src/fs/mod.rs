@@ -2,21 +2,28 @@
 //! kills the process.
 //!
 //! A file is written to a sibling `NAME.tmp-PID`, synced, renamed, and its directory synced; a directory is built as
-//! `NAME.tmp-PID` and renamed when all of it is on disk. So a reader sees the old or the new state and never a mix, and
-//! what a killed process leaves behind is recognised by its name and the dead process id in it.
+//! `NAME.tmp-PID` and renamed when all of it is on disk (`dirs`), and gets such a name before it is removed. So a reader
+//! sees the old or the new state and never a mix, and what a killed process leaves behind is recognised by its name and
+//! the dead process id in it (`leftovers`). A rename replaces a link and not what it leads to.
 
 mod aside;
 mod claim;
+mod dirs;
 pub mod fault;
+mod leftovers;
 mod manifest;
 mod partial;
+mod published;
 mod read;
 mod seal;
 
 pub use aside::set_aside;
 pub use claim::Claim;
+pub use dirs::{commit_dir, create_dir, is_free, new_dir, not_a_link, remove_dir};
+pub use leftovers::{remove_leftovers_of, remove_stale_tmp};
 pub use manifest::{FileEntry, MANIFEST, Manifest, read_manifest, verify_manifest, write_manifest};
 pub use partial::{Partial, link, lock_file};
+pub use published::{Published, publish};
 pub use read::{contained, inside, open, read_limited, read_text, unreadable};
 pub use seal::{Sealed, seal, unseal};
 
@@ -25,12 +32,13 @@ use sha2::{Digest, Sha256};
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 /// Writes `bytes` to `path` so that a reader finds the old content or the new, never a mix; the mode follows the umask.
+/// A link at that place is replaced, and what it leads to is left alone.
 ///
 /// Errors are of kind I/O, name the file and the bytes needed, and leave no temporary file.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
+    replaceable(path)?;
     let temp = temporary(path)?;
     let written = write_and_sync(&temp, bytes).and_then(|()| {
         fault::point("file.rename")?;
@@ -46,10 +54,10 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
 
 /// As [`write_atomic`], of what `fill` writes: for content too long to be held at once.
 pub fn write_atomic_from(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
+    replaceable(path)?;
     let temp = temporary(path)?;
     let write = || {
-        fault::point("file.create")?;
-        let mut out = io::BufWriter::with_capacity(1 << 20, File::create(&temp)?);
+        let mut out = io::BufWriter::with_capacity(1 << 20, create_new(&temp)?);
         fault::point("file.write")?;
         fill(&mut out)?;
         fault::point("file.fsync")?;
@@ -64,36 +72,36 @@ pub fn write_atomic_from(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::R
     sync_dir(parent_of(path)).map_err(|e| Error::io("write", path, &e))
 }
 
+/// Writes a file that the user named: as [`write_atomic`], after what killed processes left of it is removed. What is
+/// there and no file, such as a pipe or `/dev/stdout`, is written to and stays.
+pub fn write_named(path: &Path, bytes: &[u8]) -> Result<()> {
+    match fs::metadata(path) {
+        Ok(meta) if !meta.is_file() && !meta.is_dir() => {
+            let write = || {
+                fault::point("stream.write")?;
+                OpenOptions::new().write(true).open(path)?.write_all(bytes)
+            };
+            write().map_err(|e| refused("write", path, bytes.len(), &e))
+        }
+        _ => {
+            remove_leftovers_of(&[path])?;
+            write_atomic(path, bytes)
+        }
+    }
+}
+
 /// Writes `bytes` to `path` in place and syncs them: for files inside a directory that `commit_dir` is building.
 pub fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
     write_and_sync(path, bytes).map_err(|e| refused("write", path, bytes.len(), &e))
 }
 
-/// Adds `bytes` to the end of `path`, which is created where absent; not synced, so only for logs.
-pub fn append(path: &Path, bytes: &[u8]) -> Result<()> {
-    let add = || {
-        fault::point("log.open")?;
-        let mut file = OpenOptions::new().append(true).create(true).open(path)?;
-        fault::point("log.write")?;
-        file.write_all(bytes)
-    };
-    add().map_err(|e| refused("append to", path, bytes.len(), &e))
+/// Copies the file `from` to `to` whole or not at all.
+pub fn copy_file(from: &Path, to: &Path) -> Result<()> {
+    let mut source = File::open(from).map_err(|e| unreadable(from, &e))?;
+    write_atomic_from(to, |out| io::copy(&mut source, out).map(drop))
 }
 
-/// Creates the directory `path` and those above it; one that exists is no error.
-pub fn create_dir(path: &Path) -> Result<()> {
-    fault::point("dir.create").and_then(|()| fs::create_dir_all(path)).map_err(|e| Error::io("create", path, &e))
-}
-
-/// Removes the directory `path` and all in it; one that is absent is no error.
-pub fn remove_dir(path: &Path) -> Result<()> {
-    match fault::point("dir.remove").and_then(|()| fs::remove_dir_all(path)) {
-        Err(e) if e.kind() != ErrorKind::NotFound => Err(Error::io("remove", path, &e)),
-        _ => Ok(()),
-    }
-}
-
-/// Removes the file `path`; one that is absent is no error.
+/// Removes the file `path`, or the link of that name; one that is absent is no error.
 pub fn remove_file(path: &Path) -> Result<()> {
     match fault::point("file.remove").and_then(|()| fs::remove_file(path)) {
         Err(e) if e.kind() != ErrorKind::NotFound => Err(Error::io("remove", path, &e)),
@@ -101,74 +109,57 @@ pub fn remove_file(path: &Path) -> Result<()> {
     }
 }
 
-/// Builds the directory `parent/name` by `build`, which gets a temporary directory to fill, and returns its final path.
-///
-/// The directory appears under its name only when `build` returned `Ok` and every file of it is on disk. A directory of
-/// that name is replaced only if it has no valid manifest; else the error is of kind usage and `build` does not run.
-pub fn commit_dir(parent: &Path, name: &str, build: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
-    assert!(!name.is_empty() && !name.contains(['/', '\\']), "`{name}` is not a directory name");
-    let target = parent.join(name);
-    if target.exists() && verify_manifest(&target).is_ok() {
-        return Err(Error::usage(format!("{} exists and is complete", target.display()))
-            .hint("choose another directory, or remove this one"));
-    }
-    let temp = temporary(&target)?;
-    let built = fill(&temp, build).and_then(|()| {
-        remove_dir(&target)?;
-        let rename = fault::point("dir.rename").and_then(|()| fs::rename(&temp, &target));
-        rename.map_err(|e| Error::io("create", &target, &e))
-    });
-    if let Err(e) = built {
-        let _ = fs::remove_dir_all(&temp);
-        return Err(e);
-    }
-    sync_dir(parent).map_err(|e| Error::io("write", &target, &e))?;
-    Ok(target)
+/// Adds `bytes` to the end of `path`, which is created where absent; not synced, so only for logs.
+pub fn append(path: &Path, bytes: &[u8]) -> Result<()> {
+    Appender::open(path)?.add(bytes)
 }
 
-fn fill(temp: &Path, build: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
-    remove_dir(temp)?;
-    create_dir(temp)?;
-    build(temp)?;
-    sync_tree(temp).map_err(|e| Error::io("write", temp, &e))
+/// A log that grows at its end; not synced.
+#[derive(Debug)]
+pub struct Appender {
+    path: PathBuf,
+    file: File,
 }
 
-/// Removes what killed processes left in `dir`: entries named `*.tmp-PID` whose process is gone. Returns their paths.
-///
-/// To be called at start, with the run lock held: an entry with *our* process id is then a leftover too, of an earlier
-/// process that had the same id, as happens in containers.
-pub fn remove_stale_tmp(dir: &Path) -> Result<Vec<PathBuf>> {
-    let mut removed = Vec::new();
-    let entries = match fs::read_dir(dir) {
-        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(removed),
-        entries => entries.map_err(|e| Error::io("read", dir, &e))?,
-    };
-    for entry in entries {
-        let path = entry.map_err(|e| Error::io("read", dir, &e))?.path();
-        if !pid_of(&path).is_some_and(|pid| pid == std::process::id() || is_gone(pid, &path)) {
-            continue;
-        }
-        let is_dir = fs::symlink_metadata(&path).is_ok_and(|m| m.is_dir());
-        let done = fault::point("stale.remove")
-            .and_then(|()| if is_dir { fs::remove_dir_all(&path) } else { fs::remove_file(&path) });
-        done.map_err(|e| Error::io("remove", &path, &e))?;
-        removed.push(path);
+impl Appender {
+    /// Opens `path`, which is created where absent.
+    pub fn open(path: &Path) -> Result<Appender> {
+        let open = || {
+            fault::point("log.open")?;
+            OpenOptions::new().append(true).create(true).open(path)
+        };
+        let file = open().map_err(|e| Error::io("write", path, &e))?;
+        Ok(Appender { path: path.to_path_buf(), file })
     }
-    removed.sort();
-    Ok(removed)
-}
 
-fn pid_of(path: &Path) -> Option<u32> {
-    path.file_name()?.to_str()?.rsplit_once(".tmp-")?.1.parse().ok()
-}
-
-fn is_gone(pid: u32, path: &Path) -> bool {
-    if cfg!(target_os = "linux") && Path::new("/proc/self").exists() {
-        return !Path::new("/proc").join(pid.to_string()).exists();
+    /// Adds `bytes` in one write.
+    pub fn add(&mut self, bytes: &[u8]) -> Result<()> {
+        let add = fault::point("log.write").and_then(|()| self.file.write_all(bytes));
+        add.map_err(|e| refused("append to", &self.path, bytes.len(), &e))
     }
-    // Without a process table to look in, only age tells: no single file takes a day to write.
-    let age = fs::symlink_metadata(path).and_then(|m| m.modified()).ok().and_then(|t| t.elapsed().ok());
-    age.is_some_and(|age| age > Duration::from_secs(24 * 3600))
+
+    /// Brings what was added to the disk.
+    pub fn sync(&self) -> Result<()> {
+        fault::point("log.fsync").and_then(|()| self.file.sync_data()).map_err(|e| Error::io("write", &self.path, &e))
+    }
+}
+
+/// Refuses to put a file in the place of a device, a pipe or a socket.
+fn replaceable(path: &Path) -> Result<()> {
+    let there = fs::symlink_metadata(path).map(|m| m.file_type());
+    match there.is_ok_and(|t| !t.is_file() && !t.is_symlink() && !t.is_dir()) {
+        true => Err(Error::new(Kind::Io, format!("cannot write {}", path.display())).cause("it is not a regular file")),
+        false => Ok(()),
+    }
+}
+
+/// A new file, which follows no link that somebody put at its place.
+fn create_new(path: &Path) -> io::Result<File> {
+    fault::point("file.create")?;
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != ErrorKind::NotFound => Err(e),
+        _ => OpenOptions::new().write(true).create_new(true).open(path),
+    }
 }
 
 /// The sole right to work in a directory, given back when dropped or when the process ends in any way.
@@ -182,19 +173,46 @@ impl RunLock {
     pub fn acquire(dir: &Path) -> Result<RunLock> {
         create_dir(dir)?;
         let path = dir.join(".lock");
+        not_a_link(&path)?;
         let open = || {
             fault::point("lock.create")?;
             OpenOptions::new().write(true).create(true).truncate(false).open(&path)
         };
-        let file = open().map_err(|e| Error::io("create", &path, &e))?;
-        match file.try_lock() {
-            Ok(()) => Ok(RunLock { _file: file }),
-            Err(TryLockError::WouldBlock) => {
-                Err(Error::usage(format!("another fewstep process is working in {}", dir.display()))
-                    .hint("wait until it has finished, or work in another directory"))
+        let file = open().map_err(|e| {
+            let (error, shown) = (Error::io("create", &path, &e), dir.display());
+            match e.kind() {
+                ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => error
+                    .hint(format!("copy it to a place that you may write to (`cp -r {shown} COPY`), and name that")),
+                _ => error,
             }
-            Err(TryLockError::Error(e)) => Err(Error::io("lock", &path, &e)),
+        })?;
+        held(dir, &path, file.try_lock())?;
+        Ok(RunLock { _file: file })
+    }
+
+    /// The right to read `dir` while nobody works in it, shared with other readers. Nothing is written: where there is no
+    /// lock file, or it may not be opened, there is nothing to hold.
+    ///
+    /// Errors: a process that works in `dir` (usage).
+    pub fn to_read(dir: &Path) -> Result<Option<RunLock>> {
+        let path = dir.join(".lock");
+        let Ok(file) = File::open(&path) else { return Ok(None) };
+        match file.try_lock_shared() {
+            // Some network file systems lock only files that may be written.
+            Err(TryLockError::Error(_)) => Ok(None),
+            locked => held(dir, &path, locked).map(|()| Some(RunLock { _file: file })),
         }
+    }
+}
+
+fn held(dir: &Path, path: &Path, locked: std::result::Result<(), TryLockError>) -> Result<()> {
+    match locked {
+        Ok(()) => Ok(()),
+        Err(TryLockError::WouldBlock) => {
+            Err(Error::usage(format!("another fewstep process is working in {}", dir.display()))
+                .hint("wait until it has finished, or work in another directory"))
+        }
+        Err(TryLockError::Error(e)) => Err(Error::io("lock", path, &e)),
     }
 }
 
@@ -230,9 +248,14 @@ pub fn hex(bytes: &[u8]) -> String {
 }
 
 fn temporary(path: &Path) -> Result<PathBuf> {
+    suffixed(path, "")
+}
+
+/// The sibling `NAME{mark}.tmp-PID`.
+fn suffixed(path: &Path, mark: &str) -> Result<PathBuf> {
     let name = path.file_name().ok_or_else(|| Error::new(Kind::Io, format!("{} names no file", path.display())))?;
     let mut name = name.to_os_string();
-    name.push(format!(".tmp-{}", std::process::id()));
+    name.push(format!("{mark}.tmp-{}", std::process::id()));
     Ok(path.with_file_name(name))
 }
 
@@ -245,8 +268,7 @@ fn parent_of(path: &Path) -> &Path {
 
 /// The bytes go out in two halves so that a fault between them stands for a short write.
 fn write_and_sync(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    fault::point("file.create")?;
-    let mut file = File::create(path)?;
+    let mut file = create_new(path)?;
     let (first, rest) = bytes.split_at(bytes.len() / 2);
     fault::point("file.write")?;
     file.write_all(first)?;
@@ -286,5 +308,7 @@ fn refused(doing: &str, path: &Path, bytes: usize, cause: &io::Error) -> Error {
     }
 }
 
+#[cfg(test)]
+mod dirs_tests;
 #[cfg(test)]
 mod tests;

@@ -3,6 +3,8 @@
 use super::sha256_hex;
 
 const TRAILER: &str = ",\n  \"sha256\": \"";
+/// Digits of a hash.
+const HASH: usize = 64;
 
 /// What a text that may carry its hash turns out to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,6 +28,10 @@ pub fn seal(text: &str) -> String {
 /// The object in a text that [`seal`] made.
 pub fn unseal(text: &str) -> Sealed {
     let Some((body, trailer)) = text.rsplit_once(TRAILER) else { return Sealed::Without };
+    // What stands far from the end is a key of the object's own.
+    if trailer.len() > 2 * HASH {
+        return Sealed::Without;
+    }
     match trailer == format!("{}\"\n}}\n", sha256_hex(body.as_bytes())) {
         true => Sealed::Whole(format!("{body}\n}}")),
         false => Sealed::Broken,
@@ -46,6 +52,9 @@ mod tests {
             assert_eq!(body.split_whitespace().collect::<String>(), "{\"a\":1}");
         }
         assert_eq!(unseal("{\"a\": 1}"), Sealed::Without);
+        let own_key = format!("{{\"a\": {{\n  \"b\": 1,\n  \"sha256\": \"00\"}}, \"c\": \"{}\"}}", "x".repeat(200));
+        assert_eq!(unseal(&own_key), Sealed::Without);
+        assert!(matches!(unseal(&seal(&own_key)), Sealed::Whole(_)));
     }
 
     #[test]

@@ -242,6 +242,9 @@ mod faults {
 
     fn state(dir: &Path, text: &str) -> Result<()> {
         write_atomic(&dir.join("file"), text.as_bytes())?;
+        append(&dir.join("log"), b"line\n")?;
+        publish(dir, "out", text, |tmp| write_file(&tmp.join("x"), text.as_bytes()))?;
+        remove_dir(&dir.join("going"))?;
         commit_dir(dir, &format!("dir-{text}"), |tmp| {
             write_file(&tmp.join("x"), text.as_bytes())?;
             write_manifest(tmp, serde_json::Value::Null).map(drop)
@@ -265,6 +268,9 @@ mod faults {
                 assert!(n < 200, "the faults do not come to an end");
                 let dir = tempfile::tempdir().unwrap();
                 state(dir.path(), "old").unwrap();
+                fs::write(dir.path().join("out/mine"), "mine").unwrap();
+                fs::create_dir_all(dir.path().join("going")).unwrap();
+                fs::write(dir.path().join("going/x"), "x").unwrap();
                 let child = Command::new(std::env::current_exe().unwrap())
                     .args(["--exact", "--ignored", "fs::tests::faults::write_a_second_state_where_told"])
                     .env("FEWSTEP_FAULT", format!("{n}:{action}"))
@@ -272,13 +278,11 @@ mod faults {
                     .output()
                     .unwrap();
                 if child.status.success() {
-                    assert!(n >= 15, "only {n} fault points");
+                    assert!(n >= 35, "only {n} fault points");
                     break;
                 }
                 if action == "kill" {
                     assert_eq!(child.status.code(), None, "killed, so without an exit code");
-                } else {
-                    assert!(!names(dir.path()).iter().any(|n| n.contains(".tmp-")), "{:?}", names(dir.path()));
                 }
                 remove_stale_tmp(dir.path()).unwrap();
                 assert!(!names(dir.path()).iter().any(|n| n.contains(".tmp-")));
@@ -288,7 +292,14 @@ mod faults {
                 if dir.path().join("dir-new").exists() {
                     verify_manifest(&dir.path().join("dir-new")).unwrap();
                 }
-                write_atomic(&dir.path().join("file"), b"again").unwrap();
+                // The published directory is the old one or the new one, and holds what others put there.
+                let out = |name: &str| fs::read_to_string(dir.path().join("out").join(name)).unwrap();
+                assert!(["old", "new"].contains(&out("x").as_str()) && out("mine") == "mine", "{action} at {n}");
+                let going = dir.path().join("going");
+                assert!(!going.exists() || going.join("x").exists(), "{action} at {n}: half of it is there");
+                state(dir.path(), "new").or_else(|e| if e.kind == Kind::Usage { Ok(()) } else { Err(e) }).unwrap();
+                assert_eq!((out("x").as_str(), out("mine").as_str()), ("new", "mine"), "{action} at {n}");
+                assert!(!going.exists() && !names(dir.path()).iter().any(|n| n.contains(".tmp-")));
             }
         }
     }

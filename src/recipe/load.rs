@@ -117,4 +117,3 @@ fn missing(place: &str) -> Error {
         None => error.hint("`fewstep recipe list` shows the built-in ones"),
     }
 }
-

@@ -106,8 +106,10 @@ mod tests {
                 let may = match parts[..] {
                     ["name"] | ["seeds", ..] | ["eval", ..] | ["gate", ..] | ["export", ..] => true,
                     ["data", ..] => PLACES.iter().any(|place| key == format!("data.{place}")),
-                    ["model", _, ..] => {
-                        FREE.iter().any(|free| key.contains(&format!(".{free}"))) || key.ends_with(".from")
+                    ["model", _, ref rest @ ..] => {
+                        let rest = rest.join(".");
+                        let is = |free: &&str| rest == *free || rest.starts_with(&format!("{free}."));
+                        FREE.iter().any(is) || rest == "from"
                     }
                     ["seed"] => before.model.values().all(|m| m.seed.is_some()),
                     _ => false,

@@ -18,8 +18,9 @@ pub mod survey;
 pub mod table;
 pub mod trace;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::eval::results::{DataKind, Results, Row};
+use crate::fs;
 use crate::shown::code;
 use figure::Figure;
 use picture::Gallery;
@@ -52,35 +53,52 @@ pub enum Part {
 /// Writes `report.md`, `report.html` and every plot as `.svg` and `.png` into `dir`; returns the files written. What
 /// `notes.md` in `dir` says stands below the facts.
 pub fn write(results: &Results, dir: &Path) -> Result<Vec<PathBuf>> {
-    std::fs::create_dir_all(dir).map_err(|e| Error::io("create", dir, &e))?;
-    let page = page(results, notes::read(dir)?);
-    let mut files = Vec::new();
-    let mut put = |name: String, text: String| -> Result<()> {
-        let path = dir.join(name);
-        std::fs::write(&path, text).map_err(|e| Error::io("write", &path, &e))?;
-        files.push(path);
-        Ok(())
+    write_with(results, dir, None)
+}
+
+/// [`write`] with new notes, which replace those in `dir`.
+///
+/// A new directory appears with all files in it. In one that is there each file is replaced whole, the plots first and the
+/// pages that show them last, and what else lies there is left alone.
+pub fn write_with(results: &Results, dir: &Path, notes: Option<&str>) -> Result<Vec<PathBuf>> {
+    let points = match notes {
+        Some(text) => notes::lines(text),
+        None => notes::read(dir)?,
     };
-    put("report.md".into(), markdown::render(&page))?;
-    put("report.html".into(), html::render(&page)?)?;
+    let page = page(results, points);
+    // All of it before the first write: what cannot be drawn leaves the old report as it was.
+    let mut files = rendered(&page)?;
+    let shown = files.iter().map(|(name, _)| dir.join(name)).collect();
+    files.extend(notes.map(|text| (notes::FILE.to_string(), text.as_bytes().to_vec())));
+    files.reverse();
+    match std::fs::symlink_metadata(dir).is_ok() {
+        false => fs::new_dir(dir, |tmp| files.iter().try_for_each(|(name, b)| fs::write_file(&tmp.join(name), b)))?,
+        true => {
+            let paths: Vec<PathBuf> = files.iter().map(|(name, _)| dir.join(name)).collect();
+            fs::remove_leftovers_of(&paths.iter().map(PathBuf::as_path).collect::<Vec<_>>())?;
+            paths.iter().zip(&files).try_for_each(|(path, (_, bytes))| fs::write_atomic(path, bytes))?;
+        }
+    }
+    Ok(shown)
+}
+
+/// Name and content of every file of a report: its two pages, then the plots as SVG, then as PNG.
+fn rendered(page: &Page) -> Result<Vec<(String, Vec<u8>)>> {
+    let mut files = vec![
+        ("report.md".to_string(), markdown::render(page).into_bytes()),
+        ("report.html".to_string(), html::render(page)?.into_bytes()),
+    ];
     for part in &page.parts {
         match part {
-            Part::Figure(figure) => put(format!("{}.svg", figure.name), plot::svg(figure)?)?,
-            Part::Gallery(gallery) => put(format!("{}.svg", gallery.name), picture::svg(gallery)?)?,
+            Part::Figure(figure) => files.push((format!("{}.svg", figure.name), plot::svg(figure)?.into_bytes())),
+            Part::Gallery(g) => files.push((format!("{}.svg", g.name), picture::svg(g)?.into_bytes())),
             _ => {}
         }
     }
     for part in &page.parts {
-        let path = |name: &str| dir.join(format!("{name}.png"));
         match part {
-            Part::Figure(figure) => {
-                plot::png(figure, &path(figure.name))?;
-                files.push(path(figure.name));
-            }
-            Part::Gallery(gallery) => {
-                picture::png(gallery, &path(gallery.name))?;
-                files.push(path(gallery.name));
-            }
+            Part::Figure(figure) => files.push((format!("{}.png", figure.name), plot::png(figure)?)),
+            Part::Gallery(gallery) => files.push((format!("{}.png", gallery.name), picture::png(gallery)?)),
             _ => {}
         }
     }
@@ -330,9 +348,8 @@ mod tests {
         let (file, out) = (dir.path().join("my.md"), dir.path().join("report"));
         std::fs::write(&file, "# Findings\n\n- the student is <b>better</b>\n  at `4` steps\n- AR is *slow*\n")
             .unwrap();
-        notes::keep(&file, &out).unwrap();
-        for _ in 0..2 {
-            write(&fixture::story(1), &out).unwrap();
+        for notes in [Some(notes::load_new(&file).unwrap()), None] {
+            write_with(&fixture::story(1), &out, notes.as_deref()).unwrap();
             let html = std::fs::read_to_string(out.join("report.html")).unwrap();
             assert!(
                 html.contains("<h2>What this shows</h2>")

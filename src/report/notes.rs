@@ -11,17 +11,16 @@ pub const FILE: &str = "notes.md";
 /// Longest notes, bytes.
 const MOST: u64 = 64 << 10;
 
-/// Copies the notes in `file` into the report's folder `dir`, where each rendering finds them.
+/// The text of the notes in `file`, for a report's folder, where each rendering finds them.
 ///
 /// Errors: a file that is absent, not text, empty or too long.
-pub fn keep(file: &Path, dir: &Path) -> Result<()> {
+pub fn load_new(file: &Path) -> Result<String> {
     let text = load(file)?;
     if lines(&text).is_empty() {
         return Err(Error::input(format!("{} says nothing", file.display()))
             .hint("write one line, or a list with `- ` before each point"));
     }
-    fs::create_dir(dir)?;
-    fs::write_atomic(&dir.join(FILE), text.as_bytes())
+    Ok(text)
 }
 
 /// The points of the notes in `dir`; none where there are no notes.
@@ -37,7 +36,7 @@ fn load(path: &Path) -> Result<String> {
 
 /// The points of a text: list items, or lines. What follows an item without a mark of its own, up to an empty line, goes on
 /// with it.
-fn lines(text: &str) -> Vec<String> {
+pub(super) fn lines(text: &str) -> Vec<String> {
     let marked = |line: &str| ["- ", "* ", "+ "].iter().find_map(|mark| line.strip_prefix(mark)).map(str::to_string);
     let mut points: Vec<String> = Vec::new();
     let mut open = false;
@@ -79,10 +78,10 @@ mod tests {
         let file = dir.path().join("n.md");
         for (bytes, says) in [(&b"\n \n"[..], "says nothing"), (&[0xff, 0xfe][..], "is not UTF-8 text")] {
             std::fs::write(&file, bytes).unwrap();
-            let e = keep(&file, dir.path()).unwrap_err();
+            let e = load_new(&file).unwrap_err();
             assert!(e.kind == Kind::Input && e.message.contains(says), "{e}");
         }
-        assert_eq!(keep(&dir.path().join("absent.md"), dir.path()).unwrap_err().kind, Kind::Input);
-        assert!(!dir.path().join(FILE).exists() && read(dir.path()).unwrap().is_empty());
+        assert_eq!(load_new(&dir.path().join("absent.md")).unwrap_err().kind, Kind::Input);
+        assert!(read(dir.path()).unwrap().is_empty());
     }
 }

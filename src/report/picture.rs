@@ -10,7 +10,6 @@ use crate::error::Result;
 use crate::eval::results::{ModelResult, Results, Row};
 use plotters::prelude::DrawingBackend;
 use plotters::style::text_anchor::{HPos, VPos};
-use std::path::Path;
 
 const INK: Rgb = (40, 40, 40);
 const SOFT: Rgb = (120, 120, 120);
@@ -123,9 +122,9 @@ pub fn svg(gallery: &Gallery) -> Result<String> {
     drawn_svg(gallery.name, size(gallery), |canvas| paint(canvas, gallery))
 }
 
-/// Writes the gallery as a PNG file.
-pub fn png(gallery: &Gallery, path: &Path) -> Result<()> {
-    drawn_png(gallery.name, size(gallery), path, |canvas| paint(canvas, gallery))
+/// The gallery as the content of a PNG file.
+pub fn png(gallery: &Gallery) -> Result<Vec<u8>> {
+    drawn_png(gallery.name, size(gallery), |canvas| paint(canvas, gallery))
 }
 
 /// Height of a picture: its cells are squares.

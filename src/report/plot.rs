@@ -5,10 +5,11 @@ use super::figure::{Axis, Figure, Guide, Marker, Point, Rgb, Run, Scale, Series}
 use crate::error::{Error, Kind, Result};
 use crate::eval::stats::Estimate;
 use crate::shown;
+use image::codecs::png::PngEncoder;
+use image::{ColorType, ImageEncoder};
 use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
-use std::path::Path;
 
 /// Width and height in CSS pixels, unless the legend needs more.
 const SIZE: (f64, f64) = (900.0, 560.0);
@@ -35,9 +36,9 @@ pub fn svg(figure: &Figure) -> Result<String> {
     drawn_svg(figure.name, size(figure), |canvas| paint(canvas, figure))
 }
 
-/// Writes the figure as a PNG file.
-pub fn png(figure: &Figure, path: &Path) -> Result<()> {
-    drawn_png(figure.name, size(figure), path, |canvas| paint(canvas, figure))
+/// The figure as the content of a PNG file.
+pub fn png(figure: &Figure) -> Result<Vec<u8>> {
+    drawn_png(figure.name, size(figure), |canvas| paint(canvas, figure))
 }
 
 /// What `paint` draws on a canvas of a size in CSS pixels, as an SVG document; `name` is for errors.
@@ -52,16 +53,20 @@ pub(super) fn drawn_svg(
     Ok(text)
 }
 
-/// As [`drawn_svg`], into a PNG file.
+/// As [`drawn_svg`], as the content of a PNG file.
 pub(super) fn drawn_png(
     name: &str,
     (width, height): Place,
-    path: &Path,
     paint: impl for<'a> FnOnce(&Canvas<BitMapBackend<'a>>) -> Drawn<BitMapBackend<'a>>,
-) -> Result<()> {
+) -> Result<Vec<u8>> {
     let size = ((width.ceil() * PNG_SCALE) as u32, (height.ceil() * PNG_SCALE) as u32);
-    draw(BitMapBackend::new(path, size).into_drawing_area(), PNG_SCALE, BITMAP_DROP, name, paint)
-        .map_err(|e| Error { message: format!("cannot write {}", path.display()), ..e })
+    let mut pixels = vec![0; 3 * size.0 as usize * size.1 as usize];
+    draw(BitMapBackend::with_buffer(&mut pixels, size).into_drawing_area(), PNG_SCALE, BITMAP_DROP, name, paint)?;
+    let mut file = Vec::new();
+    PngEncoder::new(&mut file)
+        .write_image(&pixels, size.0, size.1, ColorType::Rgb8)
+        .map_err(|e| Error::new(Kind::Io, format!("cannot draw {name}")).cause(e.to_string()))?;
+    Ok(file)
 }
 
 fn draw<B: DrawingBackend>(

@@ -235,7 +235,8 @@ fn flexibility(add: &mut Add) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::eval::results::{fixture, sha256_hex};
+    use crate::eval::results::fixture;
+    use crate::fs::sha256_hex;
 
     fn study() -> Results {
         let mut results = fixture::with_flexibility(fixture::story(1));

@@ -1,8 +1,6 @@
 //! The training log: one JSON line a step in metrics.jsonl, one line of text every `log_every` steps, a bar on a terminal.
 
-use std::fs::{File, OpenOptions};
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::{Deserialize, Serialize};
@@ -28,8 +26,7 @@ pub struct Mark {
 
 /// The open log of one training.
 pub struct Log {
-    path: PathBuf,
-    file: File,
+    file: fs::Appender,
     bytes: u64,
     hash: Sha256,
     bar: Option<ProgressBar>,
@@ -65,8 +62,8 @@ impl Log {
                 Vec::new()
             }
         };
-        let file = OpenOptions::new().create(true).append(true).open(&path);
-        let file = file.map_err(|e| Error::io("open", &path, &e))?;
+        fs::not_a_link(&path)?;
+        let file = fs::Appender::open(&path)?;
         let bar = term::bars().then(|| {
             let bar = ProgressBar::new(config.steps as u64).with_position(step as u64);
             if let Ok(style) = ProgressStyle::with_template("{prefix} {wide_bar} {pos}/{len}  {msg}  {eta} left") {
@@ -80,15 +77,13 @@ impl Log {
         }
         let (bytes, hash) = (kept.len() as u64, Sha256::new_with_prefix(&kept));
         let name = name.to_string();
-        Ok(Log { path, file, bytes, hash, bar, name, sum: 0.0, count: 0, seconds: -1.0, tokens: 0 })
+        Ok(Log { file, bytes, hash, bar, name, sum: 0.0, count: 0, seconds: -1.0, tokens: 0 })
     }
 
     /// What is logged so far, on disk: a checkpoint must not outlive the lines before it.
     pub fn mark(&self) -> Result<Mark> {
-        fs::fault::point("log.fsync")
-            .and_then(|()| self.file.sync_data())
-            .map_err(|e| Error::io("write", &self.path, &e))?;
-        let sha256 = self.hash.clone().finalize().iter().map(|b| format!("{b:02x}")).collect();
+        self.file.sync()?;
+        let sha256 = fs::hex(&self.hash.clone().finalize());
         Ok(Mark { bytes: self.bytes, sha256 })
     }
 
@@ -107,7 +102,7 @@ impl Log {
             line["round"] = json!(state.round);
         }
         let line = format!("{line}\n");
-        self.file.write_all(line.as_bytes()).map_err(|e| Error::io("write", &self.path, &e))?;
+        self.file.add(line.as_bytes())?;
         self.bytes += line.len() as u64;
         self.hash.update(&line);
         self.sum += loss;

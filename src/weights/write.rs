@@ -193,8 +193,7 @@ pub fn remove_others(dir: &Path, kept: &[String], index: bool) -> Result<()> {
     for entry in std::fs::read_dir(dir).map_err(io)? {
         let name = entry.map_err(io)?.file_name().to_string_lossy().into_owned();
         if ours(&name) && !kept.contains(&name) {
-            let path = dir.join(&name);
-            std::fs::remove_file(&path).map_err(|e| Error::io("remove", &path, &e))?;
+            crate::fs::remove_file(&dir.join(&name))?;
         }
     }
     Ok(())

@@ -95,7 +95,7 @@ fn contradictions_name_both_keys() {
         ("held_out = 32", "held_out = 32\njudge = \"ar\"", ["eval.judge", "data.story"]),
         ("models = [\"student\"]", "models = [\"studnet\"]", ["export.models", "did you mean `student`?"]),
         ("names = 2", "names = 1", ["data.story.names", "between 2 and 8"]),
-        ("steps = [2, 4, 8]", "steps = []", ["eval.steps", "at least 1"]),
+        ("steps = [2, 4, 8]", "steps = []", ["eval.steps", "from 1 to"]),
         ("clip = 1.0", "clip = 0.0", ["clip", "between"]),
         (
             "objective.elbo = {}",

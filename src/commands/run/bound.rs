@@ -307,7 +307,7 @@ impl Study {
             for file in theirs.files.keys().map(String::as_str).chain([fs::MANIFEST]) {
                 let (path, to) = (from.join(file), tmp.join(file));
                 to.parent().map_or(Ok(()), fs::create_dir)?;
-                std::fs::copy(&path, &to).map_err(|e| Error::io("copy", &path, &e))?;
+                fs::copy_file(&path, &to)?;
             }
             fs::verify_manifest(tmp).map(|_| ())
         })?;

@@ -1,5 +1,6 @@
 //! Exports of a study's models.
 
+use std::fmt::Write;
 use std::path::Path;
 
 use super::Study;
@@ -10,27 +11,86 @@ use crate::eval;
 use crate::eval::change::Change;
 use crate::eval::results::Results;
 use crate::export::{self, Extras, ModelCard};
+use crate::fs::{self, Published};
 use crate::model::Transformer;
 use crate::model::family::{self, LoadOptions};
 use crate::model::params::{self, Named};
 use crate::weights::{SHARD, Storage};
-use crate::{fs, report};
+use crate::{report, term};
 
 use super::shape::Shape;
 
+/// What is exported, and how.
+#[derive(Debug, Clone, Copy)]
+pub struct Wish<'a> {
+    pub name: &'a str,
+    /// For the table in the model card.
+    pub results: Option<&'a Results>,
+    pub storage: Storage,
+    /// Of a model with adapters these alone, in PEFT's layout.
+    pub adapters: bool,
+}
+
 impl Study {
-    /// Exports model `name` into `out` with weights of the given type; where that loses digits, what it costs on the
-    /// held-out text. With `adapters_alone` what is exported of a model with adapters is these, in PEFT's layout.
-    pub fn export(
-        &self,
-        name: &str,
-        out: &Path,
-        results: Option<&Results>,
-        storage: Storage,
-        adapters_alone: bool,
-    ) -> Result<Option<Change>> {
+    /// Exports a model into the new directory `to`; where its type loses digits, what that costs on the held-out text.
+    ///
+    /// Errors: as reading the model; a weight that does not fit the type; a directory that is there already.
+    pub fn export(&self, wish: &Wish, to: &Path) -> Result<Option<Change>> {
+        fs::new_dir(to, |out| self.export_into(wish, out, to))
+    }
+
+    /// Exports the models that the recipe names, each into `to/NAME`; what has not changed is left as it is.
+    pub(super) fn export_all(&self, results: &Results, to: &Path) -> Result<()> {
+        let (storage, adapters) = (self.recipe.export.dtype, self.recipe.export.adapters);
+        for name in &self.recipe.export.models {
+            let (wish, out) = (Wish { name, results: Some(results), storage, adapters }, to.join(name));
+            let key = self.export_key(&wish)?;
+            let change = match fs::publish(to, name, &key, |tmp| self.export_into(&wish, tmp, &out))? {
+                Published::Before => {
+                    term::note(&format!("export {}: as it was", out.display()));
+                    continue;
+                }
+                Published::Now(change) => change,
+            };
+            term::note(&format!("export {}", out.display()));
+            if let Some(change) = change {
+                term::note(&format!("{:<6} {}", storage.name(), change.line()));
+            }
+        }
+        Ok(())
+    }
+
+    /// All that decides what an export holds.
+    fn export_key(&self, wish: &Wish) -> Result<String> {
+        let mut key = format!("{} {}\n{}\n", env!("CARGO_PKG_VERSION"), env!("FEWSTEP_COMMIT"), self.text);
+        let _ = writeln!(key, "{} {:?} {}", wish.name, wish.storage, wish.adapters);
+        let dir = self.final_dir(wish.name);
+        let _ = writeln!(key, "{:?}", fs::verify_manifest(&dir)?.files);
+        key.push_str(&self.card_of_results(wish).unwrap_or_default());
+        // What lies beside a checkpoint is exported with it: length and time tell whether it was changed.
+        if let Some(from) = &self.shape(wish.name)?.from {
+            let mut beside = Vec::new();
+            for entry in std::fs::read_dir(from).map_err(|e| Error::io("read", from, &e))?.flatten() {
+                let meta = std::fs::metadata(entry.path());
+                let stamp = meta.map(|m| (m.len(), m.modified().ok())).ok();
+                beside.push(format!("{:?} {stamp:?}", entry.file_name()));
+            }
+            beside.sort();
+            key.push_str(&beside.join("\n"));
+        }
+        Ok(fs::sha256_hex(key.as_bytes()))
+    }
+
+    fn card_of_results(&self, wish: &Wish) -> Option<String> {
+        let results = wish.results?;
+        results.models.iter().find(|m| m.name == wish.name).map(|m| report::summary::model_card(results, m))
+    }
+
+    /// Writes an export into the temporary directory `out`, which becomes `to`.
+    fn export_into(&self, wish: &Wish, out: &Path, to: &Path) -> Result<Option<Change>> {
+        let (name, storage) = (wish.name, wish.storage);
         let model = self.recipe.model(name)?;
-        if adapters_alone && model.lora.is_some() {
+        if wish.adapters && model.lora.is_some() {
             if !self.recipe.adapts_its_base(name)? {
                 return Err(Error::usage(format!("the adapters of `{name}` belong to no published checkpoint"))
                     .cause("its teacher was trained here, or blocks were left out")
@@ -42,9 +102,7 @@ impl Study {
         let shape = self.shape(name)?;
         let card = self.card(name, model, &shape, (done.card.train_tokens, 0.0))?;
         let card = ModelCard { neighbours: done.card.neighbours.clone(), ..card };
-        std::fs::create_dir_all(out).map_err(|e| Error::io("create", out, &e))?;
-        let own =
-            results.and_then(|r| r.models.iter().find(|m| m.name == name).map(|m| report::summary::model_card(r, m)));
+        let own = self.card_of_results(wish);
         let described = shape.from.as_ref().map(|from| family::look(from)).transpose()?;
         let described = described.map(|(description, _)| description);
         let call = described
@@ -69,7 +127,7 @@ impl Study {
                     // What it is laid out as has the same blocks: the source without the others, in a directory that goes.
                     Some(keep) => {
                         let source = out.join(".source");
-                        std::fs::create_dir_all(&source).map_err(|e| Error::io("create", &source, &e))?;
+                        fs::create_dir(&source)?;
                         family::shallow(from, &source, &description, keep)?;
                         let described = family::shallow_description(&description, keep)?;
                         family::export(&source, out, &described, &parameters, storage)?;
@@ -77,7 +135,7 @@ impl Study {
                     }
                     None => family::export(from, out, &description, &parameters, storage)?,
                 }
-                warn_of_missing_code(out)?;
+                warn_of_missing_code(out, to)?;
                 if let (None, Some(tokenizer)) = (family::tokenizer(out)?, &done.tokenizer) {
                     // The source brings none: it is the study's that the model was trained with.
                     match out.join(tokenizer::CONFIG).exists() {

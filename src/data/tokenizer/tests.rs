@@ -347,7 +347,7 @@ fn an_added_token_of_many_bytes_is_refused_before_an_automaton_is_made_of_it() {
 /// A text in pieces of any size has the ids that it has as a whole, and what does not fit is told by its place in it.
 #[test]
 fn a_text_that_comes_in_pieces_has_the_ids_of_the_whole() {
-    let text = "mia has 3 apples .\n  mia has apples .".repeat(20);
+    let text = "mia has 3 apples .\n  mia has apples . ".repeat(20);
     for t in [Tokenizer::Bytes, char(&text), words(), hf_toy()] {
         for size in [1, 2, 7, 100, text.len()] {
             let (mut ids, mut encoder) = (Vec::new(), Encoder::new(&t, 0));
