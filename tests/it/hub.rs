@@ -81,7 +81,7 @@ fn rows_that_are_not_what_a_recipe_says_are_told_by_their_number() {
     with("path = \"rows.jsonl\"\ncolumn = \"txt\"").fails(3, &["line 1", "no `txt`", "`text`"]);
     place.write("rows.parquet", "PAR1 and no more");
     with("path = \"rows.parquet\"").fails(3, &["rows.parquet is not a Parquet file", "hint:"]);
-    place.write("text.txt", "some text");
+    place.write("text.txt", "some text\n".repeat(100));
     with("path = \"text.txt\"\ncolumn = \"text\"").fails(2, &["`column`", ".jsonl or .parquet"]);
 }
 
@@ -141,7 +141,7 @@ speed_repeats = 0
             Ran::from(command.env("HF_HUB_OFFLINE", "1").output().unwrap(), args).ok()
         };
         run(&["run", "study.toml"]);
-        run(&["export", "runs/study", "out", "--model", "student", "--adapters"]);
+        run(&["export", "runs/study", "--out", "out", "--model", "student", "--adapters"]);
         let config = std::fs::read(place.path("out/adapter_config.json")).unwrap();
         let config: serde_json::Value = serde_json::from_slice(&config).unwrap();
         let base = config["base_model_name_or_path"].as_str().unwrap();
