@@ -72,7 +72,7 @@ pub enum Command {
         /// Directory of the run [default: runs/<recipe>]
         #[arg(long, value_name = "DIR")]
         out: Option<PathBuf>,
-        /// Override a key of the recipe, as in `--set train.steps=500`; may be repeated
+        /// Override a key of the recipe, as in `--set model.student.train.steps=500`; may be repeated
         #[arg(long, value_name = "KEY=VALUE")]
         set: Vec<String>,
     },
@@ -135,7 +135,7 @@ pub enum Command {
     Export {
         /// Directory of a run, or of one model
         run: PathBuf,
-        /// Which model of the run [default: the last]
+        /// Which model of the run [default: the last that writes text, as the recipe lists them]
         #[arg(long, value_name = "NAME")]
         model: Option<String>,
         /// Directory to write to; must not exist
@@ -155,6 +155,9 @@ pub enum Command {
     Inspect {
         /// A run, an exported model, or a .safetensors file
         path: PathBuf,
+        /// Which model of the run [default: the last that writes text, as the recipe lists them]
+        #[arg(long, value_name = "NAME")]
+        model: Option<String>,
         /// Also run the model on this file's `input_ids` (and `timesteps`) and compare with its `logits`
         #[arg(long, value_name = "FILE")]
         against: Option<PathBuf>,
@@ -196,7 +199,7 @@ pub enum RecipeCommand {
     Check {
         /// A recipe file, or the name of a built-in recipe
         recipe: String,
-        /// Override a key of the recipe, as in `--set train.steps=500`; may be repeated
+        /// Override a key of the recipe, as in `--set model.student.train.steps=500`; may be repeated
         #[arg(long, value_name = "KEY=VALUE")]
         set: Vec<String>,
     },
@@ -217,7 +220,7 @@ pub enum RecipeCommand {
 pub struct Sample {
     /// Directory of a run, of an export, or with a public checkpoint (also hf://owner/name)
     pub dir: PathBuf,
-    /// Which model of the run [default: the last]
+    /// Which model of the run [default: the last that writes text, as the recipe lists them]
     #[arg(long, value_name = "NAME")]
     pub model: Option<String>,
     /// Denoising steps
@@ -230,7 +233,8 @@ pub struct Sample {
     /// How many texts
     #[arg(short = 'n', value_name = "N", default_value = "4", value_parser = from_one)]
     pub n: usize,
-    /// Seed of the random numbers: the same one writes the same texts
+    /// Seed of the random numbers: the same one writes the same texts on the same kind of device (a GPU draws others than
+    /// a CPU)
     #[arg(long, value_name = "S", default_value = "0", value_parser = from_zero)]
     pub seed: u64,
     /// Text to go on from
@@ -261,6 +265,9 @@ pub struct Sample {
     /// Show the text after every step, and write trace.html (or the next free name)
     #[arg(long)]
     pub trace: bool,
+    /// Print texts as they are; else characters that a terminal would obey are escaped
+    #[arg(long)]
+    pub raw: bool,
     #[command(flatten)]
     pub public: Public,
 }

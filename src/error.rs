@@ -1,10 +1,13 @@
 //! The one error type: what is wrong (with its place), why (indented causes), and a hint with the exact text to type.
 //!
 //! `kind` decides the exit code: 1 gate failed, 2 recipe or usage, 3 bad input file, 4 I/O, 5 non-finite numbers,
-//! 6 device or memory, 130/143 stopped by a signal.
+//! 6 device or memory, 130/143/129 stopped by a signal.
 
 use std::fmt;
+use std::io::ErrorKind;
 use std::path::Path;
+
+use crate::shown;
 
 /// What went wrong, by who can mend it; each kind has its own exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,7 +77,11 @@ impl Error {
         if let Some(at) = text.find(" (os error") {
             text.truncate(at);
         }
-        Self::new(Kind::Io, format!("cannot {doing} {}", path.display())).cause(text.to_lowercase())
+        let error = Self::new(Kind::Io, format!("cannot {doing} {}", path.display())).cause(text.to_lowercase());
+        match cause.kind() {
+            ErrorKind::FileTooLarge => error.hint("`ulimit -f unlimited` lifts the limit on the size of files"),
+            _ => error,
+        }
     }
     /// The same error with one more cause line.
     pub fn cause(mut self, line: impl Into<String>) -> Self {
@@ -90,14 +97,15 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "error: {}", self.message)?;
+        // What is quoted may come from anybody's file: it must not forge a line, nor move a terminal.
+        write!(f, "error: {}", shown::line(&self.message))?;
         for cause in &self.causes {
             for line in cause.lines() {
-                write!(f, "\n   {line}")?;
+                write!(f, "\n   {}", shown::line(line))?;
             }
         }
         if let Some(hint) = &self.hint {
-            write!(f, "\n\nhint: {hint}")?;
+            write!(f, "\n\nhint: {}", shown::line(hint))?;
         }
         Ok(())
     }
@@ -121,6 +129,15 @@ mod tests {
     fn an_error_prints_message_indented_causes_and_hint() {
         let e = Error::input("vocab.json: not JSON").cause("line 3").hint("write JSON");
         assert_eq!(e.to_string(), "error: vocab.json: not JSON\n   line 3\n\nhint: write JSON");
+    }
+
+    #[test]
+    fn a_quoted_name_can_neither_forge_a_line_nor_move_a_terminal() {
+        let name = "a\nerror: fake\u{1b}[2J";
+        let e = Error::input(format!("no tensor `{name}`")).cause(format!("near `{name}`")).hint(name);
+        let shown = e.to_string();
+        assert!(!shown.contains('\u{1b}') && shown.matches("\nerror:").count() == 0, "{shown}");
+        assert_eq!(shown.lines().count(), 5, "{shown}");
     }
 
     #[test]

@@ -25,6 +25,7 @@ use crate::process::d3pm::{Matrices, Matrix, Neighbours};
 use crate::process::order::OrderConfig;
 use crate::process::{Corruption, Schedule};
 use crate::sample::{Decode, Embedding, Generator, Latent, LatentProcess, Process};
+use crate::shown::markdown;
 use crate::weights::{self, Dtype, NonFinite, Outputs, Planned, SCALE, SHARD, SINGLE, Storage};
 
 /// The content of config.json.
@@ -428,8 +429,8 @@ pub fn model_card(card: &ModelCard, extras: &Extras) -> String {
          Trained by fewstep {} with the objective `{}`, {} steps, {} tokens, seed {}.\n\n\
          Vocabulary {} (the mask or start token has id {}), sequences of {} tokens.\n\n\
          ```sh\nfewstep sample . -n 3\n```\n",
-        card.name,
-        card.fewstep_version,
+        markdown(&card.name),
+        markdown(&card.fewstep_version),
         card.objective.name(),
         card.train_steps,
         card.train_tokens,

@@ -8,7 +8,7 @@
 
 mod render;
 
-pub use render::{json, junit, markdown_summary, summary, text};
+pub use render::{job_summary, json, junit, summary, text};
 
 use crate::error::{Error, Result, nearest};
 use crate::eval::results::{DataKind, Direction, Metric, ModelResult, Results, Role, Row, Speed};
@@ -22,7 +22,7 @@ pub struct GateConfig {
     /// Rules; of several that match a row and metric, the last one holds. Default: nll may rise by 5 %, valid may drop by
     /// 0.05, entropy may move by 2 % either way, latency may rise by 25 %.
     pub rules: Vec<GateRule>,
-    /// Bootstrap resamples per comparison; default 2000.
+    /// Bootstrap resamples per comparison, 100 to 100,000; default 2000.
     pub resamples: usize,
     /// Bootstrap seed; default 0.
     pub seed: u64,
@@ -95,9 +95,25 @@ impl GateConfig {
                 return Err(Error::usage(format!("{place}: limit `{size}` is not a number of at least 0")));
             }
         }
-        if self.resamples < 100 {
-            let message = format!("`gate.resamples` is {}, too few for a 95 % interval", self.resamples);
-            return Err(Error::usage(message).hint("set `gate.resamples` to 100 or more; the default is 2000"));
+        let why = match self.resamples {
+            ..100 => "too few for a 95 % interval",
+            // Ten times the resamples would narrow the noise of an interval's ends to a third, and take ten times as long.
+            100_001.. => "more than change an interval's ends",
+            _ => return Ok(()),
+        };
+        Err(Error::usage(format!("`gate.resamples` is {}, {why}", self.resamples))
+            .hint("set `gate.resamples = 2000`, the default; 100 to 100000 are allowed"))
+    }
+
+    /// Errors for rules that no results of such a study could ever be judged by: limits that cannot be meant, and models that
+    /// are not among `names`. For a check before anything is trained.
+    pub fn check_for<'a>(&self, names: impl IntoIterator<Item = &'a str> + Clone) -> Result<()> {
+        self.check()?;
+        for (i, rule) in self.rules.iter().enumerate() {
+            let Some(name) = &rule.model else { continue };
+            if names.clone().into_iter().all(|known| known != name) {
+                return Err(unknown_model(&format!("`gate.rules[{i}].model`: the study has"), name, names));
+            }
         }
         Ok(())
     }
@@ -473,12 +489,8 @@ fn known_names(baseline: &Results, config: &GateConfig) -> Result<()> {
         if let Some(name) = &rule.model
             && baseline.model(name).is_none()
         {
-            let names: Vec<&str> = baseline.models.iter().map(|m| m.name.as_str()).collect();
-            let error = Error::usage(format!("`gate.rules[{i}]`: the baseline has no model `{name}`"));
-            return Err(match nearest(name, names.iter().copied()) {
-                Some(near) => error.hint(format!("did you mean `{near}`?")),
-                None => error.hint(format!("it has `{}`", names.join("`, `"))),
-            });
+            let names = baseline.models.iter().map(|m| m.name.as_str());
+            return Err(unknown_model(&format!("`gate.rules[{i}]`: the baseline has"), name, names));
         }
         let covered = |m: &ModelResult, steps| m.rows.iter().any(|r| r.steps == steps && rule.covers(&m.name, steps));
         for &steps in rule.steps.iter().flatten() {
@@ -497,6 +509,15 @@ fn known_names(baseline: &Results, config: &GateConfig) -> Result<()> {
         }
     }
     Ok(())
+}
+
+fn unknown_model<'a>(place: &str, name: &str, known: impl IntoIterator<Item = &'a str>) -> Error {
+    let known: Vec<&str> = known.into_iter().collect();
+    let error = Error::usage(format!("{place} no model `{name}`"));
+    match nearest(name, known.iter().copied()) {
+        Some(near) => error.hint(format!("did you mean `{near}`?")),
+        None => error.hint(format!("it has `{}`", known.join("`, `"))),
+    }
 }
 
 /// Differences that make scores incomparable: an error, or warnings where allowed.

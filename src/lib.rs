@@ -1,7 +1,7 @@
 //! fewstep compresses many-step diffusion language models into few-step ones, and shows what that cost.
 //!
 //! The crate's layers, lowest first; a module uses only lower ones (ARCHITECTURE.md):
-//! [`error`] [`rng`] [`fs`] [`hub`] [`term`] [`profile`] [`alloc`] · [`process`] [`data`] [`weights`] · [`kernels`] · [`model`] · [`objective`] [`sample`] ·
+//! [`error`] [`shown`] [`rng`] [`fs`] [`hub`] [`term`] [`profile`] [`alloc`] · [`process`] [`data`] [`weights`] · [`kernels`] · [`model`] · [`objective`] [`sample`] ·
 //! [`train`] [`eval`] · [`report`] [`gate`] [`export`] · [`recipe`] · [`commands`] [`cli`].
 
 pub mod alloc;
@@ -23,6 +23,7 @@ pub mod recipe;
 pub mod report;
 pub mod rng;
 pub mod sample;
+pub mod shown;
 pub mod term;
 pub mod train;
 pub mod weights;

@@ -11,7 +11,7 @@ use clap::Parser;
 use clap::error::ErrorKind;
 
 use fewstep::cli::{Cli, usage_error};
-use fewstep::error::{Error, Kind};
+use fewstep::error::{Error, Kind, Result};
 use fewstep::profile::Profile;
 use fewstep::term::{self, Loudness};
 
@@ -24,6 +24,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const INTERNAL: u8 = 70;
 
 fn main() -> ExitCode {
+    term::settle();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(e) => return not_a_command(&e),
@@ -40,15 +41,22 @@ fn main() -> ExitCode {
     let mut profile = cli.global.profile.then(Profile::start);
     let ended = catch_unwind(AssertUnwindSafe(|| fewstep::commands::dispatch(cli)));
     if let Some(profile) = &mut profile {
-        term::note(profile.take().to_string().trim_end());
+        term::note_text(profile.take().to_string().trim_end());
     }
     match ended {
-        Ok(Ok(())) => ExitCode::SUCCESS,
-        Ok(Err(e)) => fail(&e, e.kind.exit_code()),
+        Ok(ended) => exit(ended),
         Err(payload) => {
             let (e, code) = panics.explain(payload.as_ref());
             fail(&e, code)
         }
+    }
+}
+
+/// Says what went wrong, stdout's own fault among it, and gives its exit code.
+fn exit(command: Result<()>) -> ExitCode {
+    match term::ended(command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => fail(&e, e.kind.exit_code()),
     }
 }
 
@@ -62,13 +70,13 @@ fn not_a_command(e: &clap::Error) -> ExitCode {
     let text = e.render();
     let styled = |colour: bool| if colour { text.ansi().to_string() } else { text.to_string() };
     match e.kind() {
-        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => match term::out(styled(term::colour()).trim_end()) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(e) => fail(&e, e.kind.exit_code()),
-        },
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            term::out_raw(format!("{}\n", styled(term::colour()).trim_end()).as_bytes());
+            exit(Ok(()))
+        }
         // No command at all: the help is the best answer, but nothing was done, so this is not success.
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-            term::note(styled(false).trim_end());
+            term::note_text(styled(false).trim_end());
             ExitCode::from(2)
         }
         _ => {

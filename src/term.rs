@@ -1,13 +1,17 @@
-//! The terminal: data on stdout, everything else on stderr, readable without colour; a closed pipe is success. Ctrl-C
-//! and SIGTERM ask a run to stop after its step; a second signal stops at once.
+//! The terminal: data on stdout, everything else on stderr, readable without colour, and nothing that a terminal would
+//! obey. What becomes of stdout never changes what a command does: it ends as it would have ended, and `ended` says so.
+
+mod signals;
 
 use std::fmt::Display;
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, AtomicU8, Ordering};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use crate::error::{Error, Result};
+use crate::shown;
+pub use signals::{Interrupt, Saving, settle};
 
 /// How much goes to stderr. Process-wide because stderr is: a flag handed through every layer could only disagree.
 static LOUDNESS: AtomicU8 = AtomicU8::new(Loudness::Normal as u8);
@@ -38,34 +42,92 @@ pub fn loudness() -> Loudness {
     }
 }
 
-/// Writes a line of data to stdout. A reader that has gone (`| head`) ends the process with success.
-///
-/// Errors: I/O, if stdout cannot take it for another reason, such as a full disk.
-pub fn out(text: impl Display) -> Result<()> {
-    match write_line(&mut std::io::stdout().lock(), &text) {
-        Err(e) if e.kind() == ErrorKind::BrokenPipe => std::process::exit(0),
-        Err(e) => Err(Error::io("write", Path::new("stdout"), &e)),
-        Ok(()) => Ok(()),
+/// Why stdout takes no more. Process-wide because stdout is.
+static LOST: OnceLock<Lost> = OnceLock::new();
+
+/// What became of stdout.
+#[derive(Debug)]
+enum Lost {
+    /// Its reader has gone (`| head`) and wants no more.
+    Reader,
+    /// It could not take what was written, as on a full disk.
+    Failed(Error),
+}
+
+/// Writes a line of data to stdout. Where stdout takes no more nothing happens, until [`ended`].
+pub fn out(line: impl Display) {
+    out_raw(format!("{}\n", shown::line(&line.to_string())).as_bytes());
+}
+
+/// Writes data of several lines to stdout, as [`out`] does. Names in it must not hold line ends.
+pub fn out_text(text: impl Display) {
+    out_raw(format!("{}\n", shown::text(&text.to_string())).as_bytes());
+}
+
+/// Writes JSON to stdout, as [`out`] does; its values stay what they are.
+pub fn out_json(document: impl Display) {
+    out_raw(format!("{}\n", shown::json(&document.to_string())).as_bytes());
+}
+
+/// Writes bytes to stdout as they are, as [`out`] does: for colours of our own, and for text that a user asks for raw.
+pub fn out_raw(bytes: &[u8]) {
+    if LOST.get().is_some() {
+        return;
+    }
+    // One write per line: lines of several processes or threads stay whole.
+    if let Err(e) = write(&mut std::io::stdout().lock(), bytes) {
+        let lost = match e.kind() {
+            ErrorKind::BrokenPipe => Lost::Reader,
+            _ => Lost::Failed(Error::io("write", Path::new("stdout"), &e)),
+        };
+        // The first failure is the one that is told.
+        let _ = LOST.set(lost);
+    }
+}
+
+/// Whether stdout takes no more, so that a command which only prints may end early.
+pub fn out_is_lost() -> bool {
+    LOST.get().is_some()
+}
+
+/// How the process ends: as its command ended, whatever became of stdout. A success whose data stdout could not take is an
+/// I/O error; a reader that has gone wanted no more of them, which is none.
+pub fn ended(command: Result<()>) -> Result<()> {
+    with_stdout(command, LOST.get())
+}
+
+fn with_stdout(command: Result<()>, lost: Option<&Lost>) -> Result<()> {
+    match (command, lost) {
+        (Ok(()), Some(Lost::Failed(e))) => Err(e.clone()),
+        (Err(e), Some(Lost::Failed(lost))) => Err(e.cause(format!("{}: {}", lost.message, lost.causes.join(", ")))),
+        (command, _) => command,
     }
 }
 
 /// Writes a line of progress to stderr unless quiet.
-pub fn note(text: &str) {
+pub fn note(line: &str) {
     if loudness() >= Loudness::Normal {
-        line_to_stderr(text);
+        line_to_stderr(&shown::line(line));
+    }
+}
+
+/// Writes progress of several lines to stderr unless quiet. Names in it must not hold line ends.
+pub fn note_text(text: &str) {
+    if loudness() >= Loudness::Normal {
+        line_to_stderr(&shown::text(text));
     }
 }
 
 /// Writes a detail to stderr if verbose.
-pub fn detail(text: &str) {
+pub fn detail(line: &str) {
     if loudness() >= Loudness::Verbose {
-        line_to_stderr(text);
+        line_to_stderr(&shown::line(line));
     }
 }
 
 /// Writes a warning to stderr, however quiet: the thing was done, but not quite as meant.
-pub fn warn(text: &str) {
-    line_to_stderr(&format!("{} {text}", paint("warning:", "33", colour_on(&std::io::stderr()))));
+pub fn warn(line: &str) {
+    line_to_stderr(&format!("{} {}", paint("warning:", "33", colour_on(&std::io::stderr())), shown::line(line)));
 }
 
 /// Writes an error in its full form to stderr.
@@ -113,73 +175,18 @@ fn coloured(e: &Error, colour: bool) -> String {
 
 /// A closed stderr must not stop a run, so nothing is made of a failure here.
 fn line_to_stderr(text: &str) {
-    let _ = write_line(&mut std::io::stderr().lock(), &text);
+    let _ = write(&mut std::io::stderr().lock(), format!("{text}\n").as_bytes());
 }
 
-fn write_line(stream: &mut impl Write, text: &impl Display) -> std::io::Result<()> {
-    // One write per line: lines of several processes or threads stay whole.
-    stream.write_all(format!("{text}\n").as_bytes())?;
+fn write(stream: &mut impl Write, bytes: &[u8]) -> std::io::Result<()> {
+    stream.write_all(bytes)?;
     stream.flush()
-}
-
-/// The wish to stop, set by a signal and looked at between steps; clones share it.
-#[derive(Debug, Clone, Default)]
-pub struct Interrupt {
-    signal: Arc<AtomicI32>,
-}
-
-impl Interrupt {
-    /// A handle that the first Ctrl-C, SIGTERM or SIGHUP sets; the second ends the process at once with exit code 130.
-    /// Call it once per process; a default handle listens to nothing.
-    ///
-    /// Errors: I/O, if the handler cannot be registered.
-    pub fn listen() -> Result<Interrupt> {
-        let interrupt = Interrupt::default();
-        let shared = interrupt.clone();
-        let handler = move || match shared.requested() {
-            true => std::process::exit(130),
-            false => {
-                shared.request();
-                note("\nfinishing this step, then saving; once more stops at once");
-            }
-        };
-        match ctrlc::set_handler(handler) {
-            Ok(()) => Ok(interrupt),
-            Err(ctrlc::Error::System(e)) => Err(Error::io("listen to", Path::new("signals"), &e)),
-            Err(e) => Err(Error::new(crate::error::Kind::Io, format!("cannot listen to signals: {e}"))),
-        }
-    }
-
-    /// Asks to stop, as the first signal does.
-    pub fn request(&self) {
-        // The handler is not told which signal it was; all of them mean the same to a run.
-        self.signal.store(2, Ordering::SeqCst);
-    }
-
-    /// Whether a signal has come.
-    pub fn requested(&self) -> bool {
-        self.signal() != 0
-    }
-
-    /// The number of the signal that has come, 0 for none.
-    pub fn signal(&self) -> i32 {
-        self.signal.load(Ordering::SeqCst)
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_interrupt_is_shared_by_its_clones() {
-        let a = Interrupt::default();
-        let b = a.clone();
-        assert!(!b.requested());
-        a.request();
-        assert!(b.requested());
-        assert_eq!(b.signal(), 2);
-    }
+    use crate::error::Kind;
 
     #[test]
     fn colour_changes_no_word_of_an_error() {
@@ -190,10 +197,22 @@ mod tests {
     }
 
     #[test]
-    fn a_line_is_written_in_one_piece() {
-        let mut sink = Vec::new();
-        assert!(write_line(&mut sink, &"data").is_ok());
-        assert_eq!(sink, b"data\n");
+    fn a_command_ends_as_it_would_whatever_became_of_stdout() {
+        let full = || Lost::Failed(Error::new(Kind::Io, "cannot write stdout").cause("no space left on device"));
+        let worse = || Err(Error::new(Kind::Gate, "worse"));
+        let code = |ended: Result<()>| ended.map_or_else(|e| e.kind.exit_code(), |()| 0);
+        for (command, lost, expected) in [
+            (Ok(()), None, 0),
+            (Ok(()), Some(Lost::Reader), 0),
+            (Ok(()), Some(full()), 4),
+            (worse(), None, 1),
+            (worse(), Some(Lost::Reader), 1),
+            (worse(), Some(full()), 1),
+        ] {
+            assert_eq!(code(with_stdout(command, lost.as_ref())), expected, "{lost:?}");
+        }
+        let told = with_stdout(worse(), Some(&full())).unwrap_err().to_string();
+        assert!(told.contains("cannot write stdout: no space left on device"), "{told}");
     }
 
     #[test]

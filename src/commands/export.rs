@@ -29,12 +29,14 @@ pub fn section(storage: Storage, change: &Change) -> String {
 pub fn say(model: &str, out: &Path, storage: Storage, change: Option<&Change>, as_json: bool) -> Result<()> {
     if as_json {
         let loss = change.map(Change::json);
-        return term::out(format!("{}", json!({ "model": model, "directory": out, "dtype": storage, "loss": loss })));
+        term::out_json(json!({ "model": model, "directory": out, "dtype": storage, "loss": loss }));
+        return Ok(());
     }
     if let Some(change) = change {
-        term::out(format!("{:<8} {}", storage.name(), change.line()))?;
+        term::out(format!("{:<8} {}", storage.name(), change.line()));
     }
-    term::out(format!("{}", out.display()))
+    term::out(out.display());
+    Ok(())
 }
 
 /// Warns of classes that the export in `out` names and lacks.

@@ -1,7 +1,9 @@
 //! The verbs: each reads what the command line named, does one thing, and says where the result is.
 
+pub mod choice;
 pub mod device;
 pub mod export;
+pub mod gate;
 pub mod inspect;
 pub mod recipe;
 pub mod run;
@@ -10,12 +12,12 @@ pub mod sample;
 use std::path::{Path, PathBuf};
 
 use crate::cli::{self, Cli, Command, RecipeCommand};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::eval::results::Results;
 use crate::model::draw::Filter;
 use crate::recipe::{self as recipes, Loaded};
+use crate::report;
 use crate::term::{self, Interrupt};
-use crate::{fs, gate, report};
 use run::Study;
 use run::seeds::{Seeds, seed_dir};
 
@@ -51,10 +53,12 @@ pub fn dispatch(cli: Cli) -> Result<()> {
                 false => Seeds::open(loaded, Some(run.clone()), device, interrupt)?.evaluate(only.as_deref())?,
             };
             if global.json {
-                return term::out(results.to_json()?.trim_end());
+                term::out_json(results.to_json()?.trim_end());
+                return Ok(());
             }
-            term::out(report::summary::summary(&results))?;
-            term::out(format!("results {}", run.join("results.json").display()))
+            term::out_text(report::summary::summary(&results));
+            term::out(format!("results {}", run.join("results.json").display()));
+            Ok(())
         }
         Command::Sample(args) => sample::run(&request(args, global.json), &open()?),
         Command::Report { results, out, notes } => {
@@ -66,17 +70,20 @@ pub fn dispatch(cli: Cli) -> Result<()> {
             }
             let files = report::write(&loaded, &dir)?;
             if global.json {
-                return term::out(format!("{}", serde_json::json!({ "files": files })));
+                term::out_json(serde_json::json!({ "files": files }));
+                return Ok(());
             }
-            files.iter().try_for_each(|file| term::out(format!("{}", file.display())))
+            files.iter().for_each(|file| term::out(file.display()));
+            Ok(())
         }
-        Command::Gate { results, baseline, strict, allow_mismatch, junit } => judge(
-            &results_file(results),
-            &results_file(baseline),
-            (*strict, *allow_mismatch),
-            junit.as_deref(),
-            global.json,
-        ),
+        Command::Gate { results, baseline, strict, allow_mismatch, junit } => gate::run(&gate::Request {
+            candidate: results_file(results),
+            baseline: results_file(baseline),
+            strict: *strict,
+            allow_mismatch: *allow_mismatch,
+            junit: junit.clone(),
+            json: global.json,
+        }),
         Command::Export { run, model, out, dtype, adapters } => {
             if out.exists() {
                 return Err(Error::usage(format!("{} is there already", out.display()))
@@ -100,10 +107,12 @@ pub fn dispatch(cli: Cli) -> Result<()> {
                 Some(first) => seed_dir(run, *first),
                 None => run.clone(),
             };
-            let study = Study::open(stored(run)?, Some(run.clone()), (open()?, &global.device), Interrupt::listen()?)?;
+            // Nothing of an export can be gone on with: a signal ends it as it ends any program.
+            let device = (open()?, global.device.as_str());
+            let study = Study::open(stored(run)?, Some(run.clone()), device, Interrupt::default())?;
             let name = match model {
                 Some(name) => name.clone(),
-                None => study.recipe.model.keys().last().cloned().unwrap_or_default(),
+                None => choice::main_model(&study.recipe).to_string(),
             };
             if *adapters && study.recipe.model(&name)?.lora.is_none() {
                 return Err(Error::usage(format!("`{name}` has no adapters"))
@@ -123,7 +132,9 @@ pub fn dispatch(cli: Cli) -> Result<()> {
             let change = study.export(&name, out, results.as_ref(), dtype, adapters)?;
             export::say(&name, out, dtype, change.as_ref(), global.json)
         }
-        Command::Inspect { path, against } => inspect::run(path, against.as_deref(), global.json, &open()?),
+        Command::Inspect { path, model, against } => {
+            inspect::run(path, model.as_deref(), against.as_deref(), global.json, &open()?)
+        }
         Command::Recipe { command } => match command {
             RecipeCommand::List => recipe::list(global.json),
             RecipeCommand::Copy { name, to } => recipe::copy(name, to.as_deref()),
@@ -168,40 +179,8 @@ fn request(args: &cli::Sample, json: bool) -> sample::Request {
         mbr: args.mbr,
         length_penalty: args.length_penalty.unwrap_or(1.0),
         trace: args.trace,
+        raw: args.raw,
         public: args.public.clone(),
         json,
-    }
-}
-
-fn judge(
-    candidate: &Path,
-    baseline: &Path,
-    (strict, allow_mismatch): (bool, bool),
-    junit: Option<&Path>,
-    json: bool,
-) -> Result<()> {
-    let (candidate, baseline) = (Results::load(candidate)?, Results::load(baseline)?);
-    // The limits are the candidate recipe's own.
-    let config =
-        recipes::parse::parse::<recipes::Recipe>(&candidate.recipe, "the recipe in results.json", &[])?.value.gate;
-    let theirs = recipes::parse::parse::<recipes::Recipe>(&baseline.recipe, "the recipe in the baseline", &[]);
-    if theirs.is_ok_and(|t| t.value.gate != config) {
-        term::warn("the `gate` table differs from the baseline's: the limits are the candidate's");
-    }
-    let verdict = gate::judge(&baseline, &candidate, &config, allow_mismatch)?;
-    verdict.warnings.iter().for_each(|w| term::warn(w));
-    if let Some(path) = junit {
-        fs::write_atomic(path, gate::junit(&verdict, strict).as_bytes())?;
-    }
-    if let Some(path) = std::env::var_os("GITHUB_STEP_SUMMARY").filter(|p| !p.is_empty()) {
-        fs::append(Path::new(&path), gate::markdown_summary(&verdict, strict).as_bytes())?;
-    }
-    match json {
-        true => term::out(gate::json(&verdict, strict)?)?,
-        false => term::out(gate::text(&verdict, strict))?,
-    }
-    match verdict.passes(strict) {
-        true => Ok(()),
-        false => Err(Error::new(Kind::Gate, "the gate is closed: quality is not shown to be within its limits")),
     }
 }

@@ -28,8 +28,8 @@ use crate::train::log::clock;
 pub fn list(as_json: bool) -> Result<()> {
     for (name, _, about) in builtin::ALL {
         match as_json {
-            true => term::out(format!("{}", json!({ "name": name, "about": about })))?,
-            false => term::out(format!("{name:<14} {about}"))?,
+            true => term::out_json(json!({ "name": name, "about": about })),
+            false => term::out(format!("{name:<14} {about}")),
         }
     }
     Ok(())
@@ -50,13 +50,15 @@ pub fn copy(name: &str, to: Option<&Path>) -> Result<()> {
         return Err(Error::usage(format!("{} is there already", to.display())).hint("give another file name"));
     }
     crate::fs::write_atomic(to, text.as_bytes())?;
-    term::out(format!("{}", to.display()))
+    term::out(to.display());
+    Ok(())
 }
 
 /// Prints the keys in which two recipes differ.
 pub fn diff(old: &str, new: &str) -> Result<()> {
     let (a, b) = (recipes::load(old, &[])?, recipes::load(new, &[])?);
-    term::out(parse::diff(&a.text, &b.text, old, new)?)
+    term::out_text(parse::diff(&a.text, &b.text, old, new)?);
+    Ok(())
 }
 
 /// What the sizes of a study come to.
@@ -79,14 +81,14 @@ pub fn check(place: &str, sets: &[String], device: &Device, as_json: bool) -> Re
     let recipe = &first.as_ref().unwrap_or(&loaded).recipe;
     // Before anything that the recipe names is opened or downloaded.
     if !as_json {
-        term::out(format!("recipe   {}: {} models, all keys known", recipe.name, recipe.model.len()))?;
+        term::out(format!("recipe   {}: {} models, all keys known", recipe.name, recipe.model.len()));
     }
     let cache = std::env::temp_dir().join(format!("fewstep-check-{}", std::process::id()));
     let data = Data::prepare(&recipe.data, &loaded.base, &cache);
     let _ = std::fs::remove_dir_all(&cache);
     let data = data?;
     if !as_json {
-        term::out(format!("data     {}, vocabulary {}, length {}", data.kind(), data.vocab(), data.length()))?;
+        term::out(format!("data     {}, vocabulary {}, length {}", data.kind(), data.vocab(), data.length()));
     }
     // Under every seed the same is trained: it is tried under the first.
     let (mut total, times) = (0.0, loaded.recipe.seeds.len().max(1));
@@ -94,7 +96,7 @@ pub fn check(place: &str, sets: &[String], device: &Device, as_json: bool) -> Re
         let model = recipe.model(name)?;
         let Some(e) = dry_run(recipe, name, (&data, &loaded.base), device)? else {
             if !as_json {
-                term::out(format!("judge    {name}: a checkpoint that reads text with its own tokenizer"))?;
+                term::out(format!("judge    {name}: a checkpoint that reads text with its own tokenizer"));
             }
             continue;
         };
@@ -104,11 +106,9 @@ pub fn check(place: &str, sets: &[String], device: &Device, as_json: bool) -> Re
         let megabytes = |bytes: usize| bytes as f64 / 1e6;
         let disk = (model.train.keep + 1) * e.states;
         if as_json {
-            term::out(format!(
-                "{}",
-                json!({ "model": name, "parameters": e.parameters, "memory_bytes": e.states + e.frozen + e.activations,
-                "disk_bytes": disk, "loss": e.loss, "train_forwards": forwards, "seconds": seconds })
-            ))?;
+            term::out_json(json!({ "model": name, "parameters": e.parameters,
+                "memory_bytes": e.states + e.frozen + e.activations, "disk_bytes": disk, "loss": e.loss,
+                "train_forwards": forwards, "seconds": seconds }));
             continue;
         }
         term::out(format!(
@@ -118,11 +118,11 @@ pub fn check(place: &str, sets: &[String], device: &Device, as_json: bool) -> Re
             megabytes(disk),
             e.loss,
             clock(seconds)
-        ))?;
+        ));
     }
     if !as_json {
         let seeds = if times > 1 { format!(" under {times} seeds") } else { String::new() };
-        term::out(format!("estimate {} of training{seeds}", clock(total)))?;
+        term::out(format!("estimate {} of training{seeds}", clock(total)));
     }
     Ok(())
 }

@@ -347,11 +347,12 @@ fn claim(dir: &Path, Loaded { text, base, .. }: &Loaded) -> Result<fs::RunLock> 
 /// The end of a run: the table and where the report is, or all results as JSON.
 fn say(results: &Results, written: &[PathBuf], as_json: bool) -> Result<()> {
     if as_json {
-        return term::out(results.to_json()?.trim_end());
+        term::out_json(results.to_json()?.trim_end());
+        return Ok(());
     }
-    term::out(report::summary::summary(results))?;
+    term::out_text(report::summary::summary(results));
     if let Some(page) = written.iter().find(|p| p.extension().is_some_and(|e| e == "html")) {
-        term::out(format!("report {}", page.display()))?;
+        term::out(format!("report {}", page.display()));
     }
     Ok(())
 }

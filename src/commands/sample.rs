@@ -3,11 +3,14 @@
 
 mod foreign;
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use burn::prelude::Device;
 use serde_json::json;
 
+use super::choice::main_model;
 use super::inspect::family::is_foreign;
 use super::run::seeds::seed_dir;
 use crate::cli;
@@ -42,14 +45,24 @@ pub struct Request {
     pub mbr: Option<usize>,
     pub length_penalty: f64,
     pub trace: bool,
+    /// Texts as they are, with the characters that a terminal obeys.
+    pub raw: bool,
     pub public: cli::Public,
     pub json: bool,
 }
 
+/// Texts that are drawn before the first of them are shown, a whole number of batches.
+const TOGETHER: usize = 16;
+
 impl Request {
-    /// How many texts are drawn: those that are printed, or all their candidates.
-    fn drawn(&self) -> usize {
-        self.n.saturating_mul(self.mbr.unwrap_or(1))
+    /// Candidates of each text that is printed.
+    fn candidates(&self) -> usize {
+        self.mbr.unwrap_or(1)
+    }
+
+    /// Samples drawn together: those of all texts, or all their candidates, up to a batch.
+    fn batch(&self) -> usize {
+        self.n.saturating_mul(self.candidates()).clamp(1, 16)
     }
 
     /// What is printed of what was drawn, where candidates are compared by the part of them that `text` gives.
@@ -61,8 +74,15 @@ impl Request {
     }
 }
 
-/// How token ids are shown.
-type Decode<'a> = &'a dyn Fn(&[u32]) -> String;
+/// The text of token ids, as its tokenizer has it.
+type Decode<'a> = &'a dyn Fn(&[u32]) -> Vec<u8>;
+
+/// The texts of these numbers.
+type Draw<'a> = &'a dyn Fn(Range<usize>) -> Result<Samples>;
+
+fn text(decode: Decode, ids: &[u32]) -> String {
+    String::from_utf8_lossy(&decode(ids)).into_owned()
+}
 
 /// The directory of the model meant by a path: itself, or a model of a run.
 pub fn model_dir(path: &Path, name: Option<&str>) -> Result<PathBuf> {
@@ -95,14 +115,11 @@ pub fn model_dir(path: &Path, name: Option<&str>) -> Result<PathBuf> {
     }
     let name = match name {
         Some(name) => name.to_string(),
-        None => {
-            let preferred = ["student", "teacher"].iter().find(|p| names.iter().any(|n| n == *p));
-            preferred.map_or_else(|| names[0].clone(), |p| p.to_string())
-        }
+        None => main_model(&recipe::load(&path.join("recipe.toml").display().to_string(), &[])?.recipe).to_string(),
     };
     if !names.contains(&name) {
         let error = Error::usage(format!("no trained model `{name}` in {}", path.display()));
-        return Err(error.hint(format!("it has {}", names.join(", "))));
+        return Err(error.hint(format!("it has {}: `--model {}`", names.join(", "), names[names.len() - 1])));
     }
     Ok(models.join(name).join("final"))
 }
@@ -115,6 +132,10 @@ fn first_seed(path: &Path) -> Option<PathBuf> {
 
 /// Draws and prints.
 pub fn run(request: &Request, device: &Device) -> Result<()> {
+    if request.raw && request.json {
+        return Err(Error::usage("`--raw` and `--json` exclude each other")
+            .hint("leave `--raw` out: JSON keeps every character"));
+    }
     if let Some(k) = request.steps.filter(|k| *k == 0 || *k > 1 << 20) {
         return Err(Error::usage(format!("`--steps {k}` must be between 1 and {}", 1 << 20)));
     }
@@ -145,9 +166,9 @@ pub fn run(request: &Request, device: &Device) -> Result<()> {
     let words = matches!(tokenizer, Tokenizer::Words(_));
     let encode = |text: &str| tokenizer.encode(text.as_bytes());
     let picture = loaded.card.picture;
-    let decode = |ids: &[u32]| {
-        let text = tokenizer.decode(ids);
-        picture.map_or_else(|| text.clone(), |shape| shape.lines(&text))
+    let decode = |ids: &[u32]| match picture {
+        Some(shape) => shape.lines(&tokenizer.decode(ids)).into_bytes(),
+        None => tokenizer.decode_bytes(ids),
     };
     let mut request = request.clone();
     // What follows a whole caption is its picture, which begins at a fixed place.
@@ -167,7 +188,8 @@ pub fn run(request: &Request, device: &Device) -> Result<()> {
         steps,
         filter: request.filter,
         seed: request.seed,
-        batch: request.drawn().clamp(1, 16),
+        first: 0,
+        batch: request.batch(),
         pinned,
         trace: request.trace,
     };
@@ -177,9 +199,12 @@ pub fn run(request: &Request, device: &Device) -> Result<()> {
     if total > 1 << 20 {
         return Err(Error::usage(format!("`--length {total}` must be at most {}", 1 << 20)));
     }
-    let drawn = beyond::sample_beyond(&loaded.model, &process, &spec, request.drawn(), total, stop)?;
-    let drawn = request.chosen(drawn, &|tokens| tokens[prompt.min(tokens.len())..].to_vec());
-    show(request, &loaded.card.name, &format!("{steps} steps"), &decode, &drawn)
+    let draw = |texts: Range<usize>| {
+        let (spec, n) = part(request, &spec, texts);
+        let drawn = beyond::sample_beyond(&loaded.model, &process, &spec, n, total, stop)?;
+        Ok(request.chosen(drawn, &|tokens| tokens[prompt.min(tokens.len())..].to_vec()))
+    };
+    show(request, &loaded.card.name, &format!("{steps} steps"), &decode, &draw)
 }
 
 /// Texts of a model that denoises latents, or embeddings.
@@ -213,12 +238,16 @@ fn latent(
         steps,
         filter: request.filter,
         seed: request.seed,
-        batch: request.drawn().clamp(1, 16),
+        first: 0,
+        batch: request.batch(),
         pinned,
         trace: false,
     };
-    let drawn = request.chosen(generator.sample(&spec, request.drawn())?, &|tokens| tokens.to_vec());
-    show(request, &loaded.card.name, &format!("{steps} steps"), decode, &drawn)
+    let draw = |texts: Range<usize>| {
+        let (spec, n) = part(request, &spec, texts);
+        Ok(request.chosen(generator.sample(&spec, n)?, &|tokens| tokens.to_vec()))
+    };
+    show(request, &loaded.card.name, &format!("{steps} steps"), decode, &draw)
 }
 
 /// When a text is ended because it repeats itself.
@@ -263,7 +292,7 @@ fn steps(request: &Request, process: &Process, usual: usize, over_blocks: bool) 
             "`--steps {k}`: an autoregressive model takes one step a token ({})",
             process.length
         ))
-        .hint("leave `--steps` out, or sample a diffusion model")),
+        .hint(format!("leave `--steps` out, or write `--steps {}`", process.length))),
         Some(k) => Ok(k),
         None if by_token => Ok(process.length),
         None => {
@@ -279,18 +308,39 @@ fn steps(request: &Request, process: &Process, usual: usize, over_blocks: bool) 
     }
 }
 
-/// Says what was drawn and prints it, with its trace where that is asked for.
-fn show(request: &Request, name: &str, how: &str, decode: Decode, drawn: &Samples) -> Result<()> {
+/// What draws the texts of these numbers with all their candidates, and how many that are.
+fn part(request: &Request, spec: &SampleSpec, texts: Range<usize>) -> (SampleSpec, usize) {
+    let candidates = request.candidates();
+    (SampleSpec { first: texts.start * candidates, ..spec.clone() }, texts.len() * candidates)
+}
+
+/// Draws and prints text after text, then says what they cost; with their trace where that is asked for.
+fn show(request: &Request, name: &str, how: &str, decode: Decode, draw: Draw) -> Result<()> {
+    let (mut shown, mut passes, mut seconds) = (0, 0, 0.0);
+    let mut traces: Vec<Vec<String>> = Vec::new();
+    let mut told = Instant::now();
+    while shown < request.n {
+        let drawn = draw(shown..request.n.min(shown + TOGETHER))?;
+        print(request, decode, &drawn, shown);
+        shown += drawn.tokens.len();
+        passes += drawn.nfe.iter().sum::<usize>();
+        seconds += drawn.seconds;
+        let canvases = |steps: &Vec<Vec<u32>>| steps.iter().map(|canvas| text(decode, canvas)).collect();
+        traces.extend(drawn.trace.iter().map(canvases));
+        // Without a reader nobody asks for more; a trace has a page to be written.
+        if term::out_is_lost() && !request.trace {
+            break;
+        }
+        if told.elapsed() > Duration::from_secs(5) && shown < request.n {
+            term::note(&format!("{shown} of {} texts", request.n));
+            told = Instant::now();
+        }
+    }
     let best = request.mbr.map_or(String::new(), |n| format!(", the best of {n} each"));
-    term::note(&format!(
-        "{} of {name}: {how}{best}, {:.1} passes, {:.2} s",
-        request.n,
-        drawn.nfe.iter().sum::<usize>() as f64 / request.n.max(1) as f64,
-        drawn.seconds
-    ));
-    print(request, decode, drawn)?;
+    let passes = passes as f64 / shown.max(1) as f64;
+    term::note(&format!("{shown} of {name}: {how}{best}, {passes:.1} passes, {seconds:.2} s"));
     if request.trace {
-        let page = crate::report::trace::page(name, &texts_by_step(decode, drawn));
+        let page = crate::report::trace::page(name, &traces);
         // A page that is there already may be somebody's: the next free name is taken.
         let names = std::iter::once("trace.html".to_string()).chain((2..).map(|i| format!("trace-{i}.html")));
         if let Some(path) = names.map(PathBuf::from).find(|p| !p.exists()) {
@@ -301,30 +351,32 @@ fn show(request: &Request, name: &str, how: &str, decode: Decode, drawn: &Sample
     Ok(())
 }
 
-/// The decoded canvases [sample][step].
-fn texts_by_step(decode: Decode, drawn: &Samples) -> Vec<Vec<String>> {
-    drawn.trace.iter().map(|t| t.iter().map(|c| decode(c)).collect()).collect()
-}
-
-fn print(request: &Request, decode: Decode, drawn: &Samples) -> Result<()> {
+/// Prints texts of which the first has the number `from`.
+fn print(request: &Request, decode: Decode, drawn: &Samples, from: usize) {
     for (i, tokens) in drawn.tokens.iter().enumerate() {
-        let text = decode(tokens);
+        let trace = drawn.trace.get(i).map(Vec::as_slice).unwrap_or_default();
         if request.json {
-            let mut line = json!({ "sample": i, "seed": request.seed, "nfe": drawn.nfe[i], "positions": drawn.positions[i], "text": text });
-            if let Some(trace) = drawn.trace.get(i) {
-                line["trace"] = trace.iter().map(|canvas| decode(canvas)).collect();
+            let mut line = json!({ "sample": from + i, "seed": request.seed, "nfe": drawn.nfe[i],
+                "positions": drawn.positions[i], "text": text(decode, tokens) });
+            if !trace.is_empty() {
+                line["trace"] = trace.iter().map(|canvas| text(decode, canvas)).collect();
             }
-            term::out(format!("{line}"))?;
+            term::out_json(line);
             continue;
         }
-        if request.trace {
-            for (k, canvas) in drawn.trace[i].iter().enumerate() {
-                term::out(format!("{k:>4} | {}", decode(canvas)))?;
-            }
+        for (k, canvas) in trace.iter().enumerate() {
+            say(request, &format!("{k:>4} | "), &decode(canvas));
         }
-        term::out(&text)?;
+        say(request, "", &decode(tokens));
     }
-    Ok(())
+}
+
+/// Prints a text behind what is said of it: as it is where that is asked for, else made harmless.
+fn say(request: &Request, front: &str, text: &[u8]) {
+    match request.raw {
+        true => term::out_raw(&[front.as_bytes(), text, b"\n"].concat()),
+        false => term::out_text(format!("{front}{}", String::from_utf8_lossy(text))),
+    }
 }
 
 /// The tokens that a prompt or an infill template gives, none at its gaps; nothing without either.
@@ -399,12 +451,12 @@ fn beams(
     }
     let found = beam::search(model, process, &prompt, search)?;
     for (i, h) in found.iter().enumerate() {
-        let text = decode(&h.tokens);
         match request.json {
             true => {
-                term::out(format!("{}", json!({ "rank": i, "log_prob": h.log_prob, "score": h.score, "text": text })))?
+                let text = text(decode, &h.tokens);
+                term::out_json(json!({ "rank": i, "log_prob": h.log_prob, "score": h.score, "text": text }));
             }
-            false => term::out(format!("{:>9.3}  {text}", h.score))?,
+            false => say(request, &format!("{:>9.3}  ", h.score), &decode(&h.tokens)),
         }
     }
     Ok(())

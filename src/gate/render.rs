@@ -4,6 +4,7 @@ use super::{Finding, Outcome, Verdict};
 use crate::error::{Error, Kind, Result};
 use crate::eval::results::Direction;
 use crate::eval::stats::Change;
+use crate::shown::{self, markup};
 use serde::Serialize;
 use std::fmt::Write as _;
 
@@ -43,26 +44,33 @@ pub fn summary(verdict: &Verdict, strict: bool) -> String {
     format!("{} (exit {code}{stricter})", parts.join(", "))
 }
 
-/// A table for a pull request or a CI summary page.
-pub fn markdown_summary(verdict: &Verdict, strict: bool) -> String {
-    let mut text = format!("**{}**\n\n", summary(verdict, strict));
-    text.push_str("| model | steps | metric | baseline → candidate | change (95 %) | limit | verdict |\n");
-    text.push_str("| --- | --- | --- | --- | --- | --- | --- |\n");
+/// A table for a pull request or a CI summary page: Markdown whose names can be neither links, images, mentions nor markup.
+///
+/// The table is HTML, of which Markdown reads nothing up to the next empty line, and names stand in `code`, where no
+/// mention is looked for.
+pub fn job_summary(verdict: &Verdict, strict: bool) -> String {
+    let mut text = format!("**{}**\n\n<table>\n", summary(verdict, strict));
+    text.push_str("<tr><th>model</th><th>steps</th><th>metric</th><th>baseline → candidate</th>");
+    text.push_str("<th>change (95 %)</th><th>limit</th><th>verdict</th></tr>\n");
     for f in &verdict.findings {
-        let verdict = match f.outcome {
-            Outcome::Pass => ending(f),
-            _ => format!("**{}**", ending(f)),
+        let name = |text: &str| format!("<code>{}</code>", markup(text));
+        let ending = match f.outcome {
+            Outcome::Pass => markup(&ending(f)),
+            _ => format!("<b>{}</b>", markup(&ending(f))),
         };
-        let cells = [f.model.clone(), f.steps.to_string(), f.key.clone(), values(f, "→"), change(f), limit(f), verdict];
-        let cells: Vec<String> = cells.iter().map(|c| c.replace('|', "\\|").replace('<', "&lt;")).collect();
-        let _ = writeln!(text, "| {} |", cells.join(" | "));
+        let numbers = [values(f, "→"), change(f), limit(f)].map(|c| markup(&c)).join("</td><td>");
+        let (model, metric, steps) = (name(&f.model), name(&f.key), f.steps);
+        let _ = writeln!(
+            text,
+            "<tr><td>{model}</td><td>{steps}</td><td>{metric}</td><td>{numbers}</td><td>{ending}</td></tr>"
+        );
     }
+    text.push_str("</table>\n");
     if !verdict.warnings.is_empty() {
-        text.push('\n');
+        let lines: Vec<String> = verdict.warnings.iter().map(|w| format!("warning: {}", markup(w))).collect();
+        let _ = writeln!(text, "\n<pre>{}</pre>", lines.join("\n"));
     }
-    for warning in &verdict.warnings {
-        let _ = writeln!(text, "- warning: {warning}");
-    }
+    text.push('\n');
     text
 }
 
@@ -76,9 +84,9 @@ pub fn junit(verdict: &Verdict, strict: bool) -> String {
     let suite = format!("name=\"fewstep gate\" tests=\"{count}\" failures=\"{failures}\" errors=\"0\"");
     let _ = writeln!(text, "<testsuites {suite}>\n  <testsuite {suite}>");
     for f in &verdict.findings {
-        let name = escape(&format!("{} steps {}", f.key, f.steps));
-        let class = escape(&f.model);
-        let message = escape(&[values(f, "->"), change(f), limit(f), ending(f)].join("  "));
+        let name = markup(&format!("{} steps {}", f.key, f.steps));
+        let class = markup(&f.model);
+        let message = markup(&[values(f, "->"), change(f), limit(f), ending(f)].join("  "));
         let _ = write!(text, "    <testcase classname=\"{class}\" name=\"{name}\"");
         if bad(&f) {
             let kind = outcome(f.outcome);
@@ -89,8 +97,9 @@ pub fn junit(verdict: &Verdict, strict: bool) -> String {
             let _ = writeln!(text, ">\n      <system-out>{message}</system-out>\n    </testcase>");
         }
     }
-    if !verdict.warnings.is_empty() {
-        let _ = writeln!(text, "    <system-out>{}</system-out>", escape(&verdict.warnings.join("\n")));
+    let warnings: Vec<String> = verdict.warnings.iter().map(|w| markup(w)).collect();
+    if !warnings.is_empty() {
+        let _ = writeln!(text, "    <system-out>{}</system-out>", warnings.join("\n"));
     }
     text.push_str("  </testsuite>\n</testsuites>\n");
     text
@@ -112,8 +121,8 @@ pub fn json(verdict: &Verdict, strict: bool) -> Result<String> {
 
 fn cells(f: &Finding) -> [String; 6] {
     [
-        f.model.clone(),
-        f.key.clone(),
+        shown::line(&f.model).into_owned(),
+        shown::line(&f.key).into_owned(),
         format!("steps {}", f.steps),
         values(f, "->"),
         change(f) + "  " + &limit(f),
@@ -195,22 +204,4 @@ fn number(x: f64) -> String {
 fn plain(x: f64) -> String {
     let text = format!("{x:.4}");
     text.trim_end_matches('0').trim_end_matches('.').to_string()
-}
-
-/// Text for XML attributes and content; characters that XML 1.0 forbids become a replacement mark.
-fn escape(text: &str) -> String {
-    let mut safe = String::new();
-    for c in text.chars() {
-        match c {
-            '&' => safe.push_str("&amp;"),
-            '<' => safe.push_str("&lt;"),
-            '>' => safe.push_str("&gt;"),
-            '"' => safe.push_str("&quot;"),
-            '\'' => safe.push_str("&apos;"),
-            '\n' | '\t' | '\r' => safe.push(' '),
-            c if c < ' ' || matches!(c, '\u{fffe}' | '\u{ffff}') => safe.push('\u{fffd}'),
-            c => safe.push(c),
-        }
-    }
-    safe
 }

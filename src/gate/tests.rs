@@ -4,6 +4,7 @@ use super::*;
 use crate::error::Kind;
 use crate::eval::results::fixture::{self, Level};
 use crate::rng::{StepRng, Stream};
+use crate::shown;
 use indexmap::IndexMap;
 use rand::Rng;
 
@@ -252,6 +253,7 @@ fn rules_that_could_never_fail_are_refused() {
     assert!(error(r#"{"rules": [{"metric": "nll", "relative": -0.1}]}"#).contains("at least 0"));
     assert!(error(r#"{"rules": []}"#).contains("nothing to judge"));
     assert!(error(r#"{"resamples": 10}"#).contains("too few"));
+    assert!(error(r#"{"resamples": 1099511627776}"#).contains("100 to 100000 are allowed"));
     assert!(serde_json::from_str::<GateConfig>(r#"{"rule": []}"#).is_err());
     assert!(serde_json::from_str::<GateConfig>(r#"{"rules": [{"metric": "nll", "max": 1}]}"#).is_err());
 }
@@ -300,7 +302,60 @@ fn junit_is_well_formed_whatever_the_names_are() {
     assert_eq!(xml.matches("<testcase ").count(), verdict.findings.len());
     assert_eq!(xml.matches("<failure type=\"fail\"").count(), 8);
     well_formed(&xml);
-    assert!(render::markdown_summary(&verdict, false).starts_with("**fail, 8 quality metrics failed, "));
+    assert!(render::job_summary(&verdict, false).starts_with("**fail, 8 quality metrics failed, "));
+}
+
+#[test]
+fn rules_of_models_that_a_study_lacks_are_known_before_anything_is_trained() {
+    let config = |json: &str| serde_json::from_str::<GateConfig>(json).unwrap();
+    let names = ["teacher", "student: left_to_right"];
+    let of = |json: &str| config(json).check_for(names);
+    assert!(of("{}").is_ok() && of(r#"{"rules": [{"metric": "nll", "model": "teacher"}]}"#).is_ok());
+    let e = of(r#"{"rules": [{"metric": "nll"}, {"metric": "nll", "model": "techer"}]}"#).unwrap_err();
+    assert!(
+        e.to_string().contains("`gate.rules[1].model`") && e.to_string().contains("did you mean `teacher`?"),
+        "{e}"
+    );
+    assert!(of(r#"{"rules": [{"metric": "nll", "absolute": 1, "relative": 1}]}"#).is_err());
+}
+
+/// Names that would be links, images, mentions, markup, further cells, rows or paragraphs, or move a terminal.
+const HOSTILE: [&str; 9] = [
+    "[x](https://example.org)",
+    "![x](https://example.org/a.png)",
+    "@somebody",
+    "https://example.org",
+    "</code></td></tr></table><img src=x>",
+    "a|b | c",
+    "a\n\n# heading\n- @somebody",
+    "`a` **b** ``c",
+    "\u{1b}]0;x\u{7}\u{9b}2J\u{202e}",
+];
+
+#[test]
+fn no_name_leaves_its_cell_on_a_terminal_or_a_summary_page() {
+    for name in HOSTILE {
+        let mut base = fixture::story(1);
+        base.models[2].name = name.into();
+        let mut candidate = base.clone();
+        candidate.models[3].name = format!("new {name}");
+        let config = GateConfig { resamples: 100, ..GateConfig::default() };
+        let verdict = judge(&base, &candidate, &config, false).unwrap();
+        let summary = render::job_summary(&verdict, false);
+        // One paragraph, one table and one list of warnings, between empty lines, and no markup but that of the page.
+        assert_eq!(summary.trim_end().split("\n\n").count(), 3, "{summary}");
+        assert_eq!(summary.matches("<tr>").count(), verdict.findings.len() + 1);
+        assert!(!summary.contains(|c| shown::is_hidden(c) && c != '\n') && !summary.contains("<img"), "{summary}");
+        let cells: Vec<&str> = summary.lines().filter(|l| l.contains(&shown::markup(name))).collect();
+        assert!(!cells.is_empty());
+        for cell in cells {
+            let code = cell.starts_with("<tr><td><code>") || cell.contains("warning: ");
+            assert!(code, "{cell}");
+        }
+        let text = render::text(&verdict, false);
+        assert_eq!(text.lines().count(), verdict.findings.len() + 1, "{text}");
+        assert!(!text.contains(|c| shown::is_hidden(c) && c != '\n'), "{text:?}");
+    }
 }
 
 /// Tags nest, attributes are quoted, `&` starts an entity, no forbidden character.

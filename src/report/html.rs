@@ -3,6 +3,7 @@
 use super::table::Table;
 use super::{Page, Part, picture, plot};
 use crate::error::Result;
+use crate::shown::markup as escape;
 use std::fmt::Write as _;
 
 const STYLE: &str = "\
@@ -88,9 +89,4 @@ fn code(text: &str) -> String {
     let text: String =
         parts.map(|(i, p)| if i % 2 == 1 { format!("<code>{}</code>", escape(p)) } else { escape(p) }).collect();
     text.replace("*collapse*", "<em>collapse</em>")
-}
-
-/// Text for HTML content and quoted attributes.
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }

@@ -2,6 +2,7 @@
 
 use super::table::Table;
 use super::{Page, Part};
+use crate::shown::{self, markdown as escape};
 use std::fmt::Write as _;
 
 /// The page as Markdown; figures are linked as files beside it.
@@ -21,7 +22,7 @@ pub fn render(page: &Page) -> String {
             Part::Notes { title, lines } => {
                 let _ = writeln!(text, "## {title}\n");
                 for line in lines {
-                    let _ = writeln!(text, "- {line}");
+                    let _ = writeln!(text, "- {}", shown::line(line));
                 }
             }
         }
@@ -37,7 +38,12 @@ fn rows(table: &Table) -> String {
     let line = |cells: &[String]| format!("| {} |\n", cells.iter().map(|c| cell(c)).collect::<Vec<_>>().join(" | "));
     let rule = format!("|{}\n", " --- |".repeat(table.header.len()));
     let body: String = table.rows.iter().map(|r| line(r)).collect();
-    format!("## {}\n\n{}{rule}{body}", table.title, line(&table.header))
+    format!("## {}\n\n{}{rule}{body}", title(&table.title), line(&table.header))
+}
+
+/// A heading of ours, in which a score is named.
+fn title(text: &str) -> String {
+    shown::line(text).replace('<', "&lt;").replace("](", "]\\(")
 }
 
 /// A cell's text; the emphasis around *collapse* is the only markup that cells have.
@@ -48,30 +54,14 @@ fn cell(text: &str) -> String {
     }
 }
 
-/// Text without meaning to Markdown: names come from recipes and may hold anything.
-fn escape(text: &str) -> String {
-    let mut safe = String::new();
-    for c in text.chars() {
-        match c {
-            '|' | '*' | '_' | '`' | '\\' | '#' => safe.extend(['\\', c]),
-            '[' | ']' if text.contains("](") => safe.extend(['\\', c]),
-            '<' => safe.push_str("&lt;"),
-            '\n' | '\r' => safe.push(' '),
-            _ => safe.push(c),
-        }
-    }
-    safe
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn names_cannot_break_a_table_or_become_markup() {
-        assert_eq!(cell("a|b\n*c*"), "a\\|b \\*c\\*");
-        assert_eq!(cell("<b>[x](y)"), "&lt;b>\\[x\\](y)");
+    fn the_mark_of_a_collapse_is_the_only_markup_of_a_cell() {
         assert_eq!(cell("my_student *collapse*"), "my\\_student *collapse*");
-        assert_eq!(cell("1.0 [0.9, 1.1]"), "1.0 [0.9, 1.1]");
+        assert_eq!(cell("*x* *collapse*"), "\\*x\\* *collapse*");
+        assert_eq!(title("a\n# b <c> ![d](e)"), "a\\n# b &lt;c> ![d]\\(e)");
     }
 }

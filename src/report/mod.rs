@@ -20,6 +20,7 @@ pub mod trace;
 
 use crate::error::{Error, Result};
 use crate::eval::results::{DataKind, Results, Row};
+use crate::shown::code;
 use figure::Figure;
 use picture::Gallery;
 use std::collections::BTreeSet;
@@ -102,7 +103,7 @@ pub fn page(results: &Results, notes: Vec<String>) -> Page {
     parts.extend(figures.map(Part::Figure));
     parts.extend(tables.map(Part::Table));
     parts.push(Part::Notes { title: "How to read this", lines: reading(results) });
-    parts.push(Part::Notes { title: "Made by", lines: vec![format!("`fewstep run {}`", results.study)] });
+    parts.push(Part::Notes { title: "Made by", lines: vec![format!("`fewstep run {}`", code(&results.study))] });
     Page { title: format!("{}: what few steps cost", results.study), parts }
 }
 
@@ -165,7 +166,7 @@ fn joined(values: impl Iterator<Item = u64>) -> String {
 }
 
 fn reading(results: &Results) -> Vec<String> {
-    let nll = &results.data.nll_name;
+    let nll = code(&results.data.nll_name);
     let mut lines = vec![
         format!(
             "Never read `{nll}` without entropy: text that repeats itself scores well. A row marked *collapse* has an \

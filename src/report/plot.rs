@@ -4,6 +4,7 @@
 use super::figure::{Axis, Figure, Guide, Marker, Point, Rgb, Run, Scale, Series};
 use crate::error::{Error, Kind, Result};
 use crate::eval::stats::Estimate;
+use crate::shown;
 use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
@@ -22,6 +23,10 @@ const FONT: &str = "DejaVu Sans, Verdana, sans-serif";
 const INK: Rgb = (40, 40, 40);
 const GRID: Rgb = (226, 226, 226);
 const WHITE_INK: Rgb = (255, 255, 255);
+/// Numbers are drawn up to this size: differences of larger ones are no numbers.
+const LARGEST: f64 = 1e300;
+/// Longest text that is drawn, in characters.
+const LONGEST: usize = 300;
 /// How much further down, in font sizes, the bitmap backend must set text to centre it as a browser does.
 const BITMAP_DROP: f64 = 0.2;
 
@@ -330,12 +335,15 @@ impl Range {
         let scale = axis.scale;
         let low = values.iter().map(|e| scaled(scale, e.low)).fold(f64::MAX, f64::min);
         let high = values.iter().map(|e| scaled(scale, e.high)).fold(f64::MIN, f64::max);
+        // An axis without values, or with one, has a range too; the margin is more than the rounding of a large number.
+        let (low, high) = if low <= high { (low, high) } else { (0.0, 0.0) };
         let margin = if high > low { 0.05 * (high - low) } else { 0.5 };
+        let margin = margin.max(1e-9 * low.abs().max(high.abs()));
         let (low, high) = (low - margin, high + margin);
         let ticks = match scale {
             Scale::Linear => linear_ticks(low, high),
             Scale::Log2 => {
-                let mut steps: Vec<f64> = values.iter().map(|e| e.mean).collect();
+                let mut steps: Vec<f64> = values.iter().map(|e| e.mean).filter(|k| k.is_finite()).collect();
                 steps.sort_by(f64::total_cmp);
                 steps.dedup();
                 steps
@@ -352,6 +360,7 @@ impl Range {
 }
 
 fn scaled(scale: Scale, value: f64) -> f64 {
+    let value = if value.is_nan() { 0.0 } else { value.clamp(-LARGEST, LARGEST) };
     match scale {
         Scale::Linear => value,
         Scale::Log2 => value.max(f64::MIN_POSITIVE).log2(),
@@ -364,8 +373,9 @@ fn linear_ticks(low: f64, high: f64) -> Vec<f64> {
     let rough = (high - low) / 6.0;
     let power = 10f64.powf(rough.log10().floor());
     let step = [1.0, 2.0, 5.0, 10.0].map(|m| m * power).into_iter().find(|s| *s >= rough).unwrap_or(power);
-    let first = (low / step).ceil() as i64;
-    (first..).map(|i| i as f64 * step).take_while(|t| *t <= high).collect()
+    // At most ten, whatever the numbers are.
+    let first = (low / step).ceil();
+    (0..10).map(|i| (first + f64::from(i)) * step).take_while(|t| *t <= high).collect()
 }
 
 /// Round numbers between two powers of ten (given as exponents), finer where the range is short.
@@ -388,6 +398,9 @@ fn log_ticks(low: f64, high: f64) -> Vec<f64> {
 
 /// A tick's number without trailing zeros.
 fn number(value: f64) -> String {
+    if value.abs() >= 1e9 || (value != 0.0 && value.abs() < 1e-6) {
+        return format!("{value:e}");
+    }
     let text = format!("{value:.6}");
     let text = text.trim_end_matches('0').trim_end_matches('.');
     if text == "-0" { "0".into() } else { text.into() }
@@ -403,8 +416,23 @@ pub(super) struct Canvas<B: DrawingBackend> {
 }
 
 impl<B: DrawingBackend> Canvas<B> {
+    /// The pixel at a place; of one far outside of the drawing the nearest that a backend can still count from.
     fn pixel(&self, (x, y): Place) -> (i32, i32) {
-        ((x * self.scale).round() as i32, (y * self.scale).round() as i32)
+        let (width, height) = self.area.dim_in_pixel();
+        let near = |at: f64, size: u32| {
+            let size = f64::from(size);
+            (at * self.scale).round().clamp(-size, 2.0 * size) as i32
+        };
+        (near(x, width), near(y, height))
+    }
+
+    /// `text` as it may be drawn: an SVG is XML, and a name may be anything.
+    fn drawable(text: &str) -> String {
+        let mut cut: String = text.chars().take(LONGEST).collect();
+        if cut.len() < text.len() {
+            cut.push('…');
+        }
+        shown::line(&cut).into_owned()
     }
 
     pub(super) fn path(&self, points: &[Place], color: Rgb, width: f64, alpha: f64) -> Drawn<B> {
@@ -477,13 +505,13 @@ impl<B: DrawingBackend> Canvas<B> {
 
     pub(super) fn text(&self, text: &str, at: Place, size: f64, color: Rgb, (h, v): (HPos, VPos)) -> Drawn<B> {
         let at = self.pixel((at.0, at.1 + self.drop * size));
-        self.area.draw_text(text, &self.style(size, color).pos(Pos::new(h, v)), at)
+        self.area.draw_text(&Self::drawable(text), &self.style(size, color).pos(Pos::new(h, v)), at)
     }
 
     /// Text that runs upwards, centred at `at`.
     fn upright(&self, text: &str, at: Place, size: f64) -> Drawn<B> {
         let style = self.style(size, INK).transform(FontTransform::Rotate270).pos(Pos::new(HPos::Center, VPos::Center));
-        self.area.draw_text(text, &style, self.pixel(at))
+        self.area.draw_text(&Self::drawable(text), &style, self.pixel(at))
     }
 
     /// Width of `text` in CSS pixels, as the bundled font sets it.
@@ -494,7 +522,7 @@ impl<B: DrawingBackend> Canvas<B> {
 
     /// `text`, cut with an ellipsis where it is wider than `room`.
     pub(super) fn fitted(&self, text: &str, size: f64, room: f64) -> String {
-        let mut cut = text.to_string();
+        let mut cut = Self::drawable(text);
         while self.width(&cut, size) > room && cut.chars().count() > 2 {
             cut = cut.chars().take(cut.chars().count() - 2).collect::<String>() + "…";
         }
@@ -526,5 +554,21 @@ mod tests {
     #[test]
     fn tick_numbers_have_no_trailing_zeros() {
         assert_eq!([number(2.0), number(0.25), number(-0.0), number(256.0)], ["2", "0.25", "0", "256"]);
+        assert_eq!([number(1e300), number(-2e-9), number(65536.0)], ["1e300", "-2e-9", "65536"]);
+    }
+
+    #[test]
+    fn a_range_of_any_numbers_has_few_ticks_and_a_width() {
+        let odd = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, f64::MAX, f64::MIN, 1e17, 5e-324, 0.0, -1.5];
+        for (a, b) in odd.iter().flat_map(|a| odd.iter().map(move |b| (*a, *b))) {
+            for scale in [Scale::Linear, Scale::Log2, Scale::Log10] {
+                let axis = Axis { label: String::new(), scale };
+                let values = [Estimate { mean: a, low: a, high: b }, Estimate::exact(b)];
+                let range = Range::new(&axis, values.into_iter());
+                assert!(range.high > range.low && range.ticks.len() <= 700, "{scale:?} {a} {b}");
+                assert!(range.at(a, 0.0, 1.0).is_finite() && range.at(b, 0.0, 1.0).is_finite(), "{scale:?} {a} {b}");
+            }
+            assert!(Range::new(&Axis { label: String::new(), scale: Scale::Linear }, std::iter::empty()).high > 0.0);
+        }
     }
 }

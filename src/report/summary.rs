@@ -1,6 +1,7 @@
 //! The short forms of a study's results: a table for the terminal, and the rows of one model for its model card.
 
 use crate::eval::results::{DataKind, Metric, ModelResult, Results, Row};
+use crate::shown;
 
 /// The scores shown, in order: key and heading.
 fn columns(results: &Results) -> Vec<(String, &'static str)> {
@@ -41,7 +42,8 @@ pub fn summary(results: &Results) -> String {
     ];
     for model in &results.models {
         for row in &model.rows {
-            let mut line = vec![model.name.clone(), row.steps.to_string(), format!("{:.1}", row.nfe)];
+            let mut line =
+                vec![shown::line(&model.name).into_owned(), row.steps.to_string(), format!("{:.1}", row.nfe)];
             line.extend(columns.iter().map(|(key, _)| cell(row, key)));
             line.extend(speed(row));
             line.push(row.n.to_string());
@@ -71,7 +73,8 @@ pub fn model_card(results: &Results, model: &ModelResult) -> String {
     }
     text.push_str(&format!(
         "\nValues are `mean [95 % bootstrap interval]`. Recipe `{}`, sha256 {}.\n",
-        results.study, results.recipe_sha256
+        shown::code(&results.study),
+        shown::code(&results.recipe_sha256)
     ));
     text
 }

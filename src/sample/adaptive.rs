@@ -39,7 +39,7 @@ pub fn sample(model: &dyn Denoise, process: &Process, spec: &SampleSpec, n: usiz
     }
     let mut out = Samples::default();
     for i in 0..n {
-        let mut one = One::new(model, process, spec, layout, i);
+        let mut one = One::new(model, process, spec, layout, spec.first + i);
         match process.decode {
             Decode::Table | Decode::GreedyTail | Decode::Mbr(_) | Decode::Gaussian(_) => {
                 panic!("the table is walked by `sample`")

@@ -49,8 +49,10 @@ pub fn sample_beyond(
             let context = &text[text.len() - (l - new)..];
             let pinned = context.iter().map(|t| Some(*t)).chain(std::iter::repeat_n(None, new)).collect();
             // A window of a sample has uniforms of its own.
-            let seed = StepRng::new(spec.seed).at(((window as u64) << 32) | i as u64, Stream::Token).next_u64();
-            let drawn = sample(model, process, &SampleSpec { pinned, seed, batch: 1, ..spec.clone() }, 1)?;
+            let seed =
+                StepRng::new(spec.seed).at(((window as u64) << 32) | (spec.first + i) as u64, Stream::Token).next_u64();
+            let next = SampleSpec { pinned, seed, first: 0, batch: 1, ..spec.clone() };
+            let drawn = sample(model, process, &next, 1)?;
             text.extend(&drawn.tokens[0][l - new..]);
             out.nfe[i] += drawn.nfe[0];
             out.positions[i] += drawn.positions[0];

@@ -152,7 +152,8 @@ pub fn sample_each(of: &Embedding, spec: &SampleSpec, pinned: &[Vec<Option<u32>>
     for (part, rows) in pinned.chunks(batch).enumerate() {
         let (from, size) = (part * batch, rows.len());
         let rng = StepRng::new(spec.seed);
-        let mut noise: Vec<ChaCha8Rng> = (from..from + size).map(|i| rng.at(i as u64, Stream::Noise)).collect();
+        let mut noise: Vec<ChaCha8Rng> =
+            (from..from + size).map(|i| rng.at((spec.first + i) as u64, Stream::Noise)).collect();
         let steering = of.steering.map(|s| Steering { conditions: &s.conditions[from..from + size], ..s });
         let own = Embedding { steering, ..*of };
         out.tokens.extend(texts(&own, spec.filter.temperature, &walk, rows, &mut noise)?);

@@ -100,7 +100,7 @@ pub fn sample(latent: &Latent, spec: &SampleSpec, n: usize) -> Result<Samples> {
     let mut out = Samples::default();
     for from in (0..n).step_by(spec.batch.max(1)) {
         let size = spec.batch.max(1).min(n - from);
-        let numbers = from..from + size;
+        let numbers = spec.first + from..spec.first + from + size;
         let rng = StepRng::new(spec.seed);
         let mut noise: Vec<ChaCha8Rng> = numbers.clone().map(|i| rng.at(i as u64, Stream::Noise)).collect();
         let z = vectors(latent, spec, condition.as_deref(), &mut noise, &mut out)?;

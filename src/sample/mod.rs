@@ -61,6 +61,8 @@ pub struct SampleSpec {
     pub steps: usize,
     pub filter: Filter,
     pub seed: u64,
+    /// Number of the first sample: each is a function of the seed and its number, so that many can be drawn part by part.
+    pub first: usize,
     /// Samples drawn together.
     pub batch: usize,
     /// Positions given from the start [L], or empty.
@@ -72,7 +74,7 @@ pub struct SampleSpec {
 impl SampleSpec {
     /// Plain sampling in `steps` steps from `seed`.
     pub fn new(steps: usize, seed: u64, batch: usize) -> Self {
-        SampleSpec { steps, filter: Filter::default(), seed, batch, pinned: Vec::new(), trace: false }
+        SampleSpec { steps, filter: Filter::default(), seed, first: 0, batch, pinned: Vec::new(), trace: false }
     }
 }
 
@@ -159,7 +161,8 @@ pub fn sample(model: &dyn Denoise, process: &Process, spec: &SampleSpec, n: usiz
     }
     match process.decode {
         Decode::Mbr(candidates) => {
-            let drawn = sample(model, &Process { decode: Decode::Table, ..*process }, spec, n * candidates.max(1))?;
+            let each = SampleSpec { first: spec.first * candidates.max(1), ..spec.clone() };
+            let drawn = sample(model, &Process { decode: Decode::Table, ..*process }, &each, n * candidates.max(1))?;
             // What is given is the same in all.
             let own = |p: usize| spec.pinned.get(p).is_none_or(Option::is_none);
             let text = |t: &[u32]| (0..t.len()).filter(|p| own(*p)).map(|p| t[p]).collect();
@@ -190,7 +193,8 @@ fn sample_at(model: &dyn Denoise, process: &Process, spec: &SampleSpec, n: usize
     for from in (0..n).step_by(spec.batch.max(1)) {
         let size = spec.batch.max(1).min(n - from);
         let device = on_device.then(|| model.device().inner());
-        let mut batch = Batch::new(process, spec, model.mask(), from..from + size, device);
+        let first = spec.first + from;
+        let mut batch = Batch::new(process, spec, model.mask(), first..first + size, device);
         batch.run(model, process, spec)?;
         out.tokens.extend(batch.canvas.rows(process.length));
         out.trace.extend(batch.traces(process.length));

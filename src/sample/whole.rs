@@ -32,7 +32,7 @@ pub(super) fn walk(
     let rng = StepRng::new(spec.seed);
     let mut out = Samples::default();
     for from in (0..n).step_by(spec.batch.max(1)) {
-        let numbers = from..n.min(from + spec.batch.max(1));
+        let numbers = spec.first + from..spec.first + n.min(from + spec.batch.max(1));
         let mut draws: Vec<ChaCha8Rng> = numbers.clone().map(|i| rng.at(i as u64, Stream::Token)).collect();
         let begin = |i: u64| {
             let mut own = rng.at(i, Stream::Reveal);

@@ -194,13 +194,14 @@ pub struct Trained {
 
 /// Trains, from the newest good checkpoint if there is one, to the last step.
 ///
-/// Errors: non-finite loss or gradient (exit 5, the last good checkpoint is kept), a signal (130 after saving), I/O.
+/// Errors: non-finite loss or gradient (exit 5, the last good checkpoint is kept), a signal (130, 143 or 129 after saving), I/O.
 pub fn train(job: &Job) -> Result<Trained> {
     let config = job.config;
     let mut state = TrainState::resume_or_start(job)?;
     let mut log = log::Log::open(job.dir, job.name, config, state.step)?;
     let began = Instant::now();
     let before = state.seconds;
+    let _saving = job.interrupt.saving();
     while state.step < config.steps {
         refresh_teacher(job, &mut state);
         refresh_range(job, &mut state);
@@ -220,7 +221,7 @@ pub fn train(job: &Job) -> Result<Trained> {
             let saved = job.dir.join(state::checkpoint_name(state.step));
             term::note(&format!("saved {}; run the same command to resume", saved.display()));
             return Err(Error::new(
-                Kind::Signal(2),
+                Kind::Signal(job.interrupt.signal()),
                 format!("stopped by a signal at step {} of {}", state.step, job.name),
             ));
         }

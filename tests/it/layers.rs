@@ -4,7 +4,7 @@ use std::path::Path;
 
 /// Modules by layer, lowest first.
 const LAYERS: [&[&str]; 10] = [
-    &["error", "rng", "fs", "hub", "term", "profile", "alloc"],
+    &["error", "shown", "rng", "fs", "hub", "term", "profile", "alloc"],
     &["process", "data", "weights"],
     &["kernels"],
     &["model"],

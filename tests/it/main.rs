@@ -1,6 +1,7 @@
 //! Everything that needs more than one module, or the real binary. One test binary, so that it links once.
 
 mod adapters;
+mod asking;
 mod bad_input;
 mod binary;
 mod consistency;
@@ -14,9 +15,12 @@ mod layers;
 mod network;
 mod orders;
 mod pictures;
+mod pipes;
 mod readme;
 mod reports;
 mod resuming;
 mod sampling;
 mod seeds;
+mod shown;
+mod signals;
 mod training;

@@ -1,11 +1,102 @@
 //! What the committed reports are said to show, read from their results.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use super::binary::Place;
 use fewstep::eval::results::{Metric, Results, Role};
 
 fn report(name: &str) -> Results {
     Results::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("reports").join(name).join("results.json")).unwrap()
+}
+
+/// Directories of the reports that were rendered from results.
+fn rendered() -> Vec<PathBuf> {
+    let all = std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("reports")).unwrap();
+    let dirs = all.flatten().map(|entry| entry.path());
+    dirs.filter(|dir| dir.join("results.json").is_file() && dir.join("report.md").is_file()).collect()
+}
+
+#[test]
+fn every_committed_report_is_what_its_results_render_to() {
+    let dirs = rendered();
+    assert!(dirs.len() >= 8, "{dirs:?}");
+    for dir in dirs {
+        let out = tempfile::tempdir().unwrap();
+        let notes = dir.join("notes.md");
+        if notes.exists() {
+            std::fs::copy(&notes, out.path().join("notes.md")).unwrap();
+        }
+        let files = fewstep::report::write(&Results::load(&dir.join("results.json")).unwrap(), out.path()).unwrap();
+        for file in &files {
+            let name = file.file_name().unwrap();
+            // A large report may leave its bitmaps out: the same plots are there as SVG.
+            if file.extension().is_some_and(|e| e == "png") && !dir.join(name).exists() {
+                continue;
+            }
+            let committed = std::fs::read(dir.join(name)).unwrap_or_default();
+            assert!(std::fs::read(file).unwrap() == committed, "{} is not rendered anew", dir.join(name).display());
+        }
+        // Nothing is left of an earlier rendering.
+        let drawn = |path: &Path| path.extension().is_some_and(|e| e == "svg" || e == "png");
+        for path in std::fs::read_dir(&dir).unwrap().flatten().map(|entry| entry.path()).filter(|path| drawn(path)) {
+            assert!(out.path().join(path.file_name().unwrap()).exists(), "{} is no part of its report", path.display());
+        }
+    }
+}
+
+/// Puts `odd` numbers in the place of some of the results' own.
+fn distort(value: &mut serde_json::Value, next: &mut impl FnMut(usize) -> usize, odd: &[f64]) {
+    match value {
+        serde_json::Value::Array(all) => all.iter_mut().for_each(|v| distort(v, next, odd)),
+        serde_json::Value::Object(all) => all.values_mut().for_each(|v| distort(v, next, odd)),
+        serde_json::Value::Number(n) if n.is_f64() && next(4) == 0 => *value = odd[next(odd.len())].into(),
+        _ => {}
+    }
+}
+
+#[test]
+fn a_report_of_any_numbers_is_drawn_or_refused() {
+    let odd = [f64::MAX, f64::MIN, 1e308, -1e308, 1e300, 1e17, 5e-324, f64::MIN_POSITIVE, 0.0, -0.0, -1.0, 3.0];
+    let text = std::fs::read_to_string(rendered()[0].join("../quickstart/results.json")).unwrap();
+    let mut whole: serde_json::Value = serde_json::from_str(&text).unwrap();
+    // Scores of single samples are not drawn.
+    for model in whole["models"].as_array_mut().unwrap() {
+        for row in model["rows"].as_array_mut().unwrap() {
+            row["samples"] = serde_json::json!({});
+        }
+    }
+    let mut state = 5u64;
+    let mut next = |n: usize| {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (state >> 33) as usize % n
+    };
+    for round in 0..200 {
+        let mut value = whole.clone();
+        distort(&mut value, &mut next, &odd);
+        let results: Results = serde_json::from_value(value).unwrap();
+        let page = fewstep::report::page(&results, Vec::new());
+        let html = fewstep::report::html::render(&page).unwrap();
+        assert!(html.contains("<svg") && !fewstep::report::markdown::render(&page).is_empty());
+        if round % 40 == 0 {
+            let dir = tempfile::tempdir().unwrap();
+            fewstep::report::write(&results, dir.path()).unwrap();
+        }
+    }
+}
+
+#[test]
+fn the_largest_numbers_of_an_interval_end_in_a_report_or_in_exit_code_3() {
+    let place = Place::new();
+    let text = std::fs::read_to_string(rendered()[0].join("../quickstart/results.json")).unwrap();
+    for number in ["1e308", "-1e308", "1.7976931348623157e308"] {
+        let at = text.find("\"high\": ").unwrap() + 8;
+        let end = at + text[at..].find([',', '}', '\n']).unwrap();
+        place.write("results.json", format!("{} {number}{}", &text[..at], &text[end..]));
+        let ran = place.run(&["report", "results.json", "--out", "page"]);
+        assert!([0, 3].contains(&ran.code), "{number}: {} {}", ran.code, ran.err);
+    }
+    place.write("results.json", text.replacen("\"high\": ", "\"high\": 1e999, \"x\": ", 1));
+    place.run(&["report", "results.json", "--out", "page"]).fails(3, &["results.json"]);
 }
 
 fn accuracy(results: &Results, model: &str) -> f64 {

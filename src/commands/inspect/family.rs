@@ -66,7 +66,8 @@ pub fn run(dir: &Path, against: Option<&Path>, as_json: bool, device: &Device) -
             "memory_adapters": adapters.as_ref().map(|(bytes, _)| *bytes as u64),
             "largest_absolute_error": error,
         });
-        return term::out(format!("{line}"));
+        term::out_json(line);
+        return Ok(());
     }
     let id = |id: Option<u32>| id.map_or("none".to_string(), |id| id.to_string());
     let tokens = tokenizer.map_or("not in the directory".into(), |n| format!("{n} tokens"));
@@ -92,10 +93,10 @@ pub fn run(dir: &Path, against: Option<&Path>, as_json: bool, device: &Device) -
     ];
     let adapters = adapters.map(|(_, shown)| ("memory, adapters", shown));
     for (name, value) in rows.into_iter().chain(adapters) {
-        term::out(format!("{name:<18} {value}"))?;
+        term::out(format!("{name:<18} {value}"));
     }
     if let Some(error) = error {
-        term::out(format!("largest absolute error of the logits: {error:.3e}"))?;
+        term::out(format!("largest absolute error of the logits: {error:.3e}"));
     }
     Ok(())
 }

@@ -12,14 +12,16 @@ use crate::export::{self, origin};
 use crate::model::family as models;
 use crate::model::{Denoise, Noised, params};
 use crate::weights::{self, NonFinite};
-use crate::{fs, term};
+use crate::{fs, shown, term};
 
 /// Prints tensors, sizes, finiteness and hash; with `against`, compares logits on stored inputs.
-pub fn run(path: &Path, against: Option<&Path>, as_json: bool, device: &Device) -> Result<()> {
+///
+/// Errors: what is not a model, or no such model of a run.
+pub fn run(path: &Path, model: Option<&str>, against: Option<&Path>, as_json: bool, device: &Device) -> Result<()> {
     let path = &models::resolve(path)?;
     let (file, dir) = match path.is_dir() {
         true => {
-            let dir = crate::commands::sample::model_dir(path, None)?;
+            let dir = crate::commands::sample::model_dir(path, model)?;
             if family::is_foreign(&dir)? {
                 return family::run(&dir, against, as_json, device);
             }
@@ -51,21 +53,23 @@ pub fn run(path: &Path, against: Option<&Path>, as_json: bool, device: &Device) 
         let tensors: Vec<_> = weights.tensors.iter().map(|(n, t)| json!({ "name": n, "shape": t.shape })).collect();
         let line = json!({ "file": file, "sha256": sha, "parameters": parameters, "non_finite": bad, "tensors": tensors,
             "metadata": weights.metadata, "largest_absolute_error": error });
-        return term::out(format!("{line}"));
+        term::out_json(line);
+        return Ok(());
     }
     for (name, tensor) in &weights.tensors {
+        let name = shown::line(name);
         let top = tensor.data.iter().fold(0f32, |a, v| a.max(v.abs()));
-        term::out(format!("{name:<40} {:<16} largest |value| {top:.4}", format!("{:?}", tensor.shape)))?;
+        term::out(format!("{name:<40} {:<16} largest |value| {top:.4}", format!("{:?}", tensor.shape)));
     }
     for (key, value) in &weights.metadata {
-        term::out(format!("metadata {key} = {value}"))?;
+        term::out(format!("metadata {key} = {value}"));
     }
     term::out(format!(
         "{} tensors, {parameters} parameters, {bad} non-finite values, sha256 {sha}",
         weights.tensors.len()
-    ))?;
+    ));
     if let Some(error) = error {
-        term::out(format!("largest absolute error of the logits: {error:.3e}"))?;
+        term::out(format!("largest absolute error of the logits: {error:.3e}"));
     }
     Ok(())
 }

@@ -20,7 +20,7 @@ use crate::process::d3pm::Matrix;
 use crate::recipe::{ModelConfig, Recipe};
 use crate::sample::decode::walkable;
 use crate::sample::{Decode, Generator, Process, latent};
-use crate::{fs, term};
+use crate::{fs, shown, term};
 
 impl Study {
     /// Evaluates what is missing and writes results.json.
@@ -291,7 +291,10 @@ impl Study {
                 row.nfe, nll.mean, row.scores["entropy"].mean
             ));
             texts.push_str(&format!("==== {shown}, {k} steps\n"));
-            tokens.iter().take(5).for_each(|t| texts.push_str(&format!("{}\n----\n", self.data.decode(t))));
+            tokens
+                .iter()
+                .take(5)
+                .for_each(|t| texts.push_str(&format!("{}\n----\n", shown::text(&self.data.decode(t)))));
             rows.push(row);
         }
         let dir = self.model_dir(name);
@@ -390,7 +393,10 @@ impl Study {
 
     fn not_stopped(&self, name: &str) -> Result<()> {
         match self.interrupt.requested() {
-            true => Err(Error::new(Kind::Signal(2), format!("stopped by a signal while evaluating `{name}`"))),
+            true => {
+                let kind = Kind::Signal(self.interrupt.signal());
+                Err(Error::new(kind, format!("stopped by a signal while evaluating `{name}`")))
+            }
             false => Ok(()),
         }
     }

@@ -3,13 +3,14 @@
 //!
 //! L length.
 
+use std::ops::Range;
 use std::path::Path;
 use std::time::Instant;
 
 use burn::prelude::Device;
 use rand::Rng;
 
-use super::{Request, beams, filled, given, show, steps};
+use super::{Request, beams, filled, given, part, show, steps};
 use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
 use crate::export;
@@ -71,10 +72,10 @@ impl Speech {
         text.split([' ', ',']).filter(|word| !word.is_empty()).map(id).collect()
     }
 
-    fn decode(&self, ids: &[u32]) -> String {
+    fn decode(&self, ids: &[u32]) -> Vec<u8> {
         match self {
-            Speech::Text(tokenizer) => tokenizer.decode(ids),
-            Speech::Ids(_) => ids.iter().map(u32::to_string).collect::<Vec<_>>().join(" "),
+            Speech::Text(tokenizer) => tokenizer.decode_bytes(ids),
+            Speech::Ids(_) => ids.iter().map(u32::to_string).collect::<Vec<_>>().join(" ").into_bytes(),
         }
     }
 }
@@ -148,17 +149,25 @@ pub fn run(request: &Request, dir: &Path, device: &Device) -> Result<()> {
     let uniform = d.special.mask.is_none() && d.family.prediction() != Prediction::NextToken;
     match (sampler, Sampler::published(d.family).filter(|_| uniform)) {
         (Some(sampler), _) | (None, Some(sampler)) => {
-            let drawn = request.chosen(published(request, &d, &model, sampler, pinned, length)?, &answer);
-            show(request, d.family.name(), &format!("sampler {}", sampler.name()), &decode, &drawn)
+            let plan = planned(request, &d, sampler, &pinned, length)?;
+            let blocks = plan.blocks.len();
+            let among = if blocks > 1 { format!(" in {blocks} blocks") } else { String::new() };
+            let how = format!("sampler {}, {} steps{among}", sampler.name(), plan.steps * blocks);
+            let draw = |texts: Range<usize>| {
+                Ok(request.chosen(published(request, &d, &model, (&plan, &pinned), (length, texts))?, &answer))
+            };
+            show(request, d.family.name(), &how, &decode, &draw)
         }
         (None, None) => {
             let process = process(&d, length, options.block)?;
             let steps = steps(request, &process, STEPS, model.over_blocks())?;
-            let batch = request.drawn().clamp(1, 16);
-            let spec =
-                SampleSpec { steps, filter: request.filter, seed: request.seed, batch, pinned, trace: request.trace };
-            let drawn = request.chosen(sample(&model, &process, &spec, request.drawn())?, &answer);
-            show(request, d.family.name(), &format!("{steps} steps"), &decode, &drawn)
+            let (filter, trace) = (request.filter, request.trace);
+            let spec = SampleSpec { filter, pinned, trace, ..SampleSpec::new(steps, request.seed, request.batch()) };
+            let draw = |texts: Range<usize>| {
+                let (spec, n) = part(request, &spec, texts);
+                Ok(request.chosen(sample(&model, &process, &spec, n)?, &answer))
+            };
+            show(request, d.family.name(), &format!("{steps} steps"), &decode, &draw)
         }
     }
 }
@@ -229,15 +238,14 @@ fn process(d: &Description, length: usize, block: Option<usize>) -> Result<Proce
     })
 }
 
-/// Texts by a published sampler, each with its own uniforms.
-fn published(
+/// How a published sampler writes the texts that are asked for.
+fn planned(
     request: &Request,
     d: &Description,
-    model: &Transformer,
     sampler: Sampler,
-    pinned: Vec<Option<u32>>,
+    pinned: &[Option<u32>],
     length: usize,
-) -> Result<Samples> {
+) -> Result<Plan> {
     if request.filter.top_k.is_some() {
         return Err(Error::usage(format!("`--sampler {}` has no `--top-k`", sampler.name()))
             .hint("leave `--sampler` out: the exact sampler has it"));
@@ -253,10 +261,21 @@ fn published(
         stop_window: request.public.stop_window,
     };
     let start = pinned.iter().take_while(|p| p.is_some()).count();
-    let plan = Plan { states: request.trace, ..sampler.plan(d, start, length, &settings)? };
+    Ok(Plan { states: request.trace, ..sampler.plan(d, start, length, &settings)? })
+}
+
+/// Texts of these numbers by a published sampler, each with its own uniforms.
+fn published(
+    request: &Request,
+    d: &Description,
+    model: &Transformer,
+    (plan, pinned): (&Plan, &[Option<u32>]),
+    (length, texts): (usize, Range<usize>),
+) -> Result<Samples> {
     let begin = Instant::now();
     let mut out = Samples::default();
-    for i in 0..request.drawn() {
+    let candidates = request.candidates();
+    for i in texts.start * candidates..texts.end * candidates {
         let mut rng = StepRng::new(request.seed).at(i as u64, Stream::Token);
         let x: Vec<u32> = match d.special.mask {
             Some(_) if pinned.is_empty() => vec![model.mask(); length],
@@ -264,7 +283,7 @@ fn published(
             // The noise of uniform diffusion is any token.
             None => (0..length).map(|_| rng.random_range(0..d.vocab as u32)).collect(),
         };
-        let walked = walk(model, &x, &plan, &mut Draws::Seeded(Box::new(rng)))?;
+        let walked = walk(model, &x, plan, &mut Draws::Seeded(Box::new(rng)))?;
         out.trace.extend(request.trace.then(|| [vec![x], walked.states].concat()));
         out.tokens.push(walked.tokens[..walked.ends[0]].to_vec());
         out.nfe.push(walked.nfe);

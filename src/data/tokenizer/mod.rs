@@ -119,13 +119,7 @@ impl Tokenizer {
     pub fn decode(&self, ids: &[u32]) -> String {
         let known = |text: Option<String>| text.unwrap_or_else(|| UNKNOWN.into());
         match self {
-            Tokenizer::Bytes => {
-                let bytes: Vec<u8> = ids
-                    .iter()
-                    .flat_map(|id| u8::try_from(*id).map_or_else(|_| UNKNOWN.as_bytes().to_vec(), |b| vec![b]))
-                    .collect();
-                String::from_utf8_lossy(&bytes).into_owned()
-            }
+            Tokenizer::Bytes => String::from_utf8_lossy(&self.decode_bytes(ids)).into_owned(),
             Tokenizer::Char { chars } => {
                 ids.iter().map(|id| known(chars.get(*id as usize).map(char::to_string))).collect()
             }
@@ -134,6 +128,15 @@ impl Tokenizer {
                 words.join(" ")
             }
             Tokenizer::Hf(tokenizer) => hf::decode(tokenizer, ids),
+        }
+    }
+
+    /// The text of `ids` as bytes: of a tokenizer of bytes exactly those, which need not be UTF-8.
+    pub fn decode_bytes(&self, ids: &[u32]) -> Vec<u8> {
+        let byte = |id: &u32| u8::try_from(*id).map_or_else(|_| UNKNOWN.as_bytes().to_vec(), |b| vec![b]);
+        match self {
+            Tokenizer::Bytes => ids.iter().flat_map(byte).collect(),
+            _ => self.decode(ids).into_bytes(),
         }
     }
 

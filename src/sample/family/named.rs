@@ -190,16 +190,18 @@ impl Sampler {
         let written = length - start;
         let block = match d.network.visibility {
             Visibility::Blocks(size) => size,
-            _ => settings.block.unwrap_or(written).min(written.max(1)),
+            _ => settings.block.unwrap_or(written).clamp(1, written.max(1)),
         };
-        let steps = settings.steps.unwrap_or(written.max(1));
         if self.transits() {
+            let steps = settings.steps.unwrap_or(written.max(1));
             return Ok(Plan::whole(Rule::Transition(self.transition(d, settings)), steps, 1, length));
         }
-        let blocks = if self == Bd3lm { 1 } else { written.div_ceil(block) };
+        let blocks = if self == Bd3lm { 1 } else { written.div_ceil(block).max(1) };
+        // One a token where no number is asked for, or as few more as all blocks can share.
+        let steps = settings.steps.unwrap_or(written.div_ceil(blocks).max(1) * blocks);
         if steps < blocks || !steps.is_multiple_of(blocks) && !self.until_done() {
             return Err(Error::usage(format!("{steps} steps cannot be shared by {blocks} blocks"))
-                .hint(format!("`--steps` must be a multiple of {blocks}")));
+                .hint(format!("`--steps {}`, or leave it out", steps.div_ceil(blocks).max(1) * blocks)));
         }
         let window = settings.stop_window.unwrap_or(STOP_WINDOW);
         let plan = Plan {
