@@ -9,6 +9,8 @@ mod exporting;
 mod fixtures;
 mod hostile;
 mod hub;
+mod kept;
+mod kills;
 mod latent;
 mod layers;
 mod network;
