@@ -18,6 +18,8 @@ mod hostile_data;
 mod hostile_hub;
 mod hub;
 mod hub_server;
+mod kept;
+mod kills;
 mod latent;
 mod layers;
 mod memory;

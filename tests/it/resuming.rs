@@ -247,7 +247,7 @@ fn a_fault_at_every_write_of_a_run_leaves_a_resumable_directory() {
     place.write("small.toml", &recipe);
     finish(&place, "whole");
     let want = outcome(&place, "whole");
-    for action in ["kill", "enospc"] {
+    for action in ["kill", "enospc", "eio"] {
         let mut n = 0;
         loop {
             let out = format!("{action}-{n}");
@@ -256,13 +256,14 @@ fn a_fault_at_every_write_of_a_run_leaves_a_resumable_directory() {
             if done.status.success() {
                 break;
             }
-            if action == "enospc" {
+            if action != "kill" {
                 let err = String::from_utf8_lossy(&done.stderr);
                 assert_eq!(done.status.code(), Some(4), "{err}");
                 assert!(err.contains("error: cannot"), "{err}");
             }
             finish(&place, &out);
             assert!(outcome(&place, &out) == want, "{action} at point {n}");
+            assert_eq!(super::kept::litter(&place.path(&out)), [""; 0], "{action} at point {n}");
             std::fs::remove_dir_all(place.path(&out)).unwrap();
             // Every seventh point keeps this within minutes; the points of one save are all alike in kind.
             n += 7;
