@@ -182,7 +182,7 @@ impl RunLock {
             let (error, shown) = (Error::io("create", &path, &e), dir.display());
             match e.kind() {
                 ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => error
-                    .hint(format!("copy it to a place that you may write to (`cp -r {shown} COPY`), and name that")),
+                    .hint(format!("copy it to a place that you may write to (`cp -r {shown} COPY && chmod -R u+w COPY`), and name that")),
                 _ => error,
             }
         })?;

@@ -447,7 +447,7 @@ fn a_first_run_that_fails_on_its_data_leaves_nothing_and_the_mended_recipe_runs(
         one(&place, &["run", "my.toml", "--out", "mine"]).fails(code, &[]);
         assert_eq!(files(&place.path("mine")).len(), 1, "{to}");
         place.write("my.toml", TEXT);
-        one(&place, &["run", "my.toml", "--only", "ar", "--threads", "1"]).ok();
+        one(&place, &["run", "my.toml", "--only", "ar"]).ok();
     }
 }
 

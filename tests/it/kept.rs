@@ -160,7 +160,8 @@ fn an_export_that_fails_leaves_nothing_and_the_same_command_works_when_the_cause
     run(&place, &["--only", "ar"]).ok();
     let source = place.path("model");
     std::fs::create_dir(&source).unwrap();
-    for (name, bytes) in files(&place.path("r/models/ar/final")) {
+    // Without its manifest, by which a changed file would be found first.
+    for (name, bytes) in files(&place.path("r/models/ar/final")).into_iter().filter(|(n, _)| n != "manifest.json") {
         std::fs::write(source.join(name), bytes).unwrap();
     }
     // A tensor that float16 cannot hold is noticed when the directory has been begun.
@@ -330,7 +331,8 @@ fn every_write_of_the_program_goes_through_fs() {
         for (at, line) in code.lines().enumerate() {
             let line = line.trim();
             // What a use takes from `std::fs` by name is found by the name.
-            let reads = ["use std::fs::{File, Metadata};", "use std::fs::File;"].contains(&line);
+            let reads = ["use std::fs::{File, Metadata};", "use std::fs::{File, TryLockError};", "use std::fs::File;"]
+                .contains(&line);
             let found = WRITERS.iter().find(|w| line.contains(**w) && !reads && !line.starts_with("//"));
             if let Some(writer) = found {
                 panic!("{name}:{}: `{writer}` writes past `fs`: {line}", at + 1);

@@ -127,7 +127,9 @@ fn timeless(value: &mut serde_json::Value) {
     match value {
         serde_json::Value::Object(map) => {
             let timed = ["seconds", "train_seconds"];
-            let hashed = map.get("files").is_some() && map.get("format").is_some();
+            // Manifests, kept evaluations and results end in the hash of all before it.
+            let has = |keys: [&str; 2]| keys.iter().all(|key| map.contains_key(*key));
+            let hashed = has(["files", "format"]) || has(["key", "result"]) || has(["format", "models"]);
             map.retain(|key, _| !timed.contains(&key.as_str()) && !(hashed && key == "sha256"));
             map.values_mut().for_each(timeless);
         }

@@ -62,7 +62,7 @@ fn place() -> Place {
     let text = include_str!("../../recipes/tiny.toml");
     let models = &text[text.find("[model.ar]").unwrap()..text.find("[eval]").unwrap()];
     let late = format!(
-        "name = \"late\"\n[data.text]\npath = \"absent.txt\"\ntokenizer = \"char\"\nlength = 8\n{models}\n[eval]\nsamples = 1\nbatch = 1\nsteps = [2]\njudge = \"ar\"\n"
+        "name = \"late\"\n[data.text]\npath = \"absent.txt\"\ntokenizer = \"char\"\nlength = 8\n{models}\n[eval]\nsamples = 2\nbatch = 1\nsteps = [2]\njudge = \"ar\"\n"
     );
     place.write("late.toml", late);
     place

@@ -105,8 +105,9 @@ fn every_shipped_recipe_checks_and_is_the_one_inside_the_binary() {
             let set = format!("data.text.path={:?}", text.display().to_string());
             place.run(&["recipe", "check", &name, "--set", &set]).ok();
         } else if text.contains("files = [") {
-            let Some(text) = shared("data/e2e-valid.txt") else { continue };
-            let set = format!("data.pairs.source={{files=[{:?}]}}", text.display().to_string());
+            let Some(data) = shared("data") else { continue };
+            let [valid, test] = ["e2e-valid.txt", "e2e-test.txt"].map(|name| data.join(name).display().to_string());
+            let set = format!("data.pairs.source={{files=[{valid:?}, {test:?}]}}");
             place.run(&["recipe", "check", &name, "--set", &set]).ok();
         } else {
             place.run(&["recipe", "check", &name]).ok();

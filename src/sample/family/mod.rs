@@ -122,6 +122,13 @@ impl Plan {
     }
 }
 
+impl Walked {
+    /// The canvas `x` of one sequence as it is, without a pass.
+    fn given(x: &[u32]) -> Self {
+        Walked { tokens: x.to_vec(), ends: vec![x.len()], ..Walked::default() }
+    }
+}
+
 /// What a walk made.
 #[derive(Debug, Clone, Default)]
 pub struct Walked {
@@ -141,6 +148,10 @@ pub struct Walked {
 ///
 /// Errors (usage) where the network cannot be read as the plan wants it, and (input) where recorded draws run out.
 pub fn walk(model: &Transformer, x: &[u32], plan: &Plan, draws: &mut Draws) -> Result<Walked> {
+    if plan.blocks.is_empty() && plan.steps > 0 {
+        // Given tokens that fill the canvas are all there is.
+        return Ok(Walked::given(x));
+    }
     let batch = plan.blocks.first().map_or(0, Vec::len);
     if batch == 0 || !x.len().is_multiple_of(batch) || plan.steps == 0 {
         return Err(Error::usage("a sampler needs at least one sequence, one block and one step"));
