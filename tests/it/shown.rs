@@ -172,13 +172,18 @@ fn names_in_results_stay_text_in_every_file_of_a_report() {
         }
         let text = std::fs::read_to_string(&path).unwrap();
         harmless(&name, &text);
-        assert!(!text.contains("<script"), "{name}");
+        // In Markdown what stands between backticks is text.
+        let open: String = match name.ends_with(".md") {
+            true => text.lines().flat_map(|l| l.split('`').step_by(2)).collect::<Vec<_>>().join("\n"),
+            false => text.clone(),
+        };
+        assert!(!open.contains("<script"), "{name}: {open}");
         if name.ends_with(".svg") {
             well_formed(&name, &text);
             svgs += 1;
         }
         if name.ends_with(".md") {
-            assert!(!text.contains("[x](y)"), "{name}: a link");
+            assert!(!open.contains("[x](y)"), "{name}: a link");
             let columns: Vec<usize> =
                 text.lines().filter(|l| l.starts_with("| ")).map(|l| l.matches('|').count()).collect();
             assert!(!columns.is_empty() && !text.contains("\nerror: fake"));

@@ -151,7 +151,8 @@ fn what_has_nothing_to_save_stops_at_once_and_says_how_to_go_on() {
     for (signal, code, name) in [("-INT", 130, "SIGINT"), ("-TERM", 143, "SIGTERM")] {
         let args = ["run", "tiny", "--threads", "1", "--set", "eval.samples=1000000"];
         let mut run = Running::start(&place, &[], &args);
-        run.says("changed since the last run here");
+        run.says("study tiny");
+        std::thread::sleep(Duration::from_millis(300));
         let begin = Instant::now();
         run.send(signal);
         let (ended, said) = run.end();
