@@ -17,7 +17,7 @@ use crate::model::canvas::shares_host;
 use crate::model::config::Compute;
 use crate::model::family::memory::{Step, StepBytes, largest, shown};
 use crate::objective::{Objective, beside};
-use crate::recipe::{ModelConfig, Recipe};
+use crate::recipe::{ModelConfig, Network, Recipe};
 use crate::room::{self, Room, compared};
 use crate::term;
 
@@ -138,9 +138,17 @@ impl Ask<'_> {
             }
             (Some(n), _) => error.hint(format!("`{}` fits", of_batch(n))),
             (None, Some(m)) => error.hint(format!("`{} --set {key}=true` fits", of_batch(m))),
-            (None, None) => error.hint(format!(
-                "a smaller network: not even one sequence fits; `fewstep recipe check --set model.{name}.network.dim=..` tries one"
-            )),
+            // A student's network is written where its teacher's is, and a checkpoint's is in no recipe.
+            (None, None) => match self.recipe.network(name)? {
+                Network::Given(network) => error.hint(format!(
+                    "not even one sequence fits; `--set {}.dim=N` with N below {} makes a smaller network",
+                    self.recipe.network_place(name),
+                    network.dim
+                )),
+                Network::From(_) => {
+                    error.hint("not even one sequence fits: a smaller checkpoint, or a machine with more memory")
+                }
+            },
         })
     }
 

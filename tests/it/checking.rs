@@ -35,7 +35,7 @@ fn what_a_run_would_refuse_after_a_training_is_found_by_check_and_before_the_fir
         ),
         (&["gate.rules=[{metric=\"nll\", model=\"nobody\"}]"], 2, &["gate.rules[0].model"]),
         (&["gate.rules=[{metric=\"nll\", relative=0.1, absolute=0.1}]"], 2, &["both `relative` and `absolute`"]),
-        (&["gate.resamples=1099511627776"], 2, &["gate.resamples", "between 100 and 1000000"]),
+        (&["gate.resamples=1099511627776"], 2, &["gate.resamples", "between 100 and 100000"]),
     ] {
         let sets: Vec<&str> = sets.iter().flat_map(|set| ["--set", set]).collect();
         let checked = place.run(&[&["recipe", "check", "tiny"], &sets[..]].concat()).fails(code, words);
@@ -60,7 +60,7 @@ fn a_story_model_called_oracle_and_an_order_listed_twice_are_refused_with_place_
         let with = |file| [verb, &[file]].concat();
         place
             .run(&with("oracle.toml"))
-            .fails(2, &["`model.oracle`", "oracle.toml:24:1", "hint:", "eval.oracle = false"]);
+            .fails(2, &["`model.oracle`", "oracle.toml:23:1", "hint:", "eval.oracle = false"]);
         place
             .run(&with("twice.toml"))
             .fails(2, &["`model.teacher.order`", "`parallel` twice", "twice.toml:18:9", "hint:"]);

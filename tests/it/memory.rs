@@ -72,6 +72,24 @@ fn following_the_hint_removes_the_error() {
     limited(&place, room, &[&check[..], &set].concat()).ok();
 }
 
+#[test]
+fn a_network_of_which_not_one_sequence_fits_is_made_smaller_by_the_hint() {
+    let place = Place::new();
+    let args = ["recipe", "check", "tiny", "--threads", "1", "--set", "model.teacher.network.dim=32768"];
+    let ran = limited(&place, ROOM, &args).fails(6, &["does not fit", "not even one sequence fits", "N below 32768"]);
+    let way = suggested(&ran).concat().join(" ").replace("=N", "=32");
+    let way: Vec<&str> = way.split(' ').collect();
+    limited(&place, ROOM, &[&args[..], &way].concat()).ok();
+}
+
+#[test]
+fn threads_that_the_system_refuses_are_told_and_fewer_start() {
+    let place = Place::new();
+    let ran = limited(&place, ROOM, &["recipe", "list", "--threads", "1024"]);
+    ran.fails(6, &["cannot start 1024 threads", "hint: give fewer with `--threads N`"]);
+    limited(&place, ROOM, &["recipe", "list", "--threads", "2"]).ok();
+}
+
 /// KiB of address space that a command takes at least.
 fn own_size(place: &Place) -> u64 {
     // Without a thread's stack or the program's own pages it may end in any way.

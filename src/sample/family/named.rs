@@ -201,7 +201,7 @@ impl Sampler {
         let steps = settings.steps.unwrap_or(written.div_ceil(blocks).max(1) * blocks);
         if steps < blocks || !steps.is_multiple_of(blocks) && !self.until_done() {
             return Err(Error::usage(format!("{steps} steps cannot be shared by {blocks} blocks"))
-                .hint(format!("`--steps {}`, or leave it out", steps.div_ceil(blocks).max(1) * blocks)));
+                .hint(format!("`--steps {}`, or leave `--steps` out", steps.div_ceil(blocks).max(1) * blocks)));
         }
         let window = settings.stop_window.unwrap_or(STOP_WINDOW);
         let plan = Plan {

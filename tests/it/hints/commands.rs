@@ -38,7 +38,9 @@ pub const CASES: &[Case] = &[
     case("sample runs/tiny --device flexx", 2, "did you mean `flex`?", Command("sample runs/tiny --device flex -n 1")),
     // Options that do not fit what is named.
     case("sample runs/tiny/export/student --model student", 2, "leave `--model` out", Letter),
-    case("sample runs/tiny --model ar --steps 4", 2, "leave `--steps` out, or sample a diffusion model", Letter),
+    case("sample runs/tiny --model ar --steps 4", 2, "leave `--steps` out, or write `--steps 32`", Letter),
+    case("sample runs/tiny --model nobody -n 1", 2, "it has ar, student, teacher: `--model teacher`", Letter),
+    case("sample runs/tiny --model student --raw --json", 2, "leave `--raw` out: JSON keeps every character", Letter),
     case("sample runs/tiny --model student --sampler llada", 2, "leave `--sampler` out", Letter),
     case(
         "sample runs/tiny --model student --decode {order={segments={text=2,block=4}}}",
@@ -91,6 +93,7 @@ pub const CASES: &[Case] = &[
         "`fewstep run <recipe.toml>` evaluates a study and writes its results.json",
         Word("<recipe.toml>", "tiny --out half2"),
     ),
+    case("report blocked", 4, "`--out DIR` writes the report to another place", Word("DIR", "elsewhere/report")),
     // Recipes by name.
     case("recipe copy zzzzzzzz", 2, "`fewstep recipe list` shows them", Shows),
     case("run zzzzzzzz", 2, "`fewstep recipe list` shows the built-in ones", Shows),
@@ -158,8 +161,8 @@ pub const PUBLIC: &[Case] = &[
     case(
         "sample LLADA --ids --sampler llada --block 2 --length 4 --steps 3",
         2,
-        "`--steps` must be a multiple of 2",
-        Command("sample LLADA --ids --sampler llada --block 2 --length 4 --steps 4"),
+        "`--steps 4`, or leave `--steps` out",
+        Letter,
     ),
     case("recipe check tuned.toml", 2, "`data.text.length = 64`", Letter),
     case(
@@ -318,6 +321,9 @@ fn every_hint_of_a_command_is_followed_and_the_error_is_gone() {
     let head = "name = \"text\"\n[data.text]\npath = \"text.txt\"\ntokenizer = \"char\"\nlength = 32\n[model.judge]\nseed = 77\norder = \"left_to_right\"\nobjective.ar_nll = {}\nnetwork = { dim = 32, layers = 1, heads = 2, visibility = \"causal\", shift = true }\ntrain = { steps = 2, batch = 2, lr = 1e-3 }\n";
     place.write("text.toml", format!("{head}{models}").replace("[eval]", "[eval]\njudge = \"judge\""));
     place.write("text.txt", "the quick brown fox jumps over the lazy dog . ".repeat(400));
+    // A run whose report has no place: a file has its name.
+    copied(&place.path("runs/tiny"), &place.path("blocked"));
+    place.write("blocked/report", "a file");
     // A weight that f16 has no number for.
     let weights = place.path("big/model.safetensors");
     copied(&place.path("runs/tiny/export/student"), &place.path("big"));

@@ -9,6 +9,12 @@ use super::recipes::CASES as RECIPES;
 /// Hints that no test can follow to the letter: a part of the text, and why.
 const NAMED: &[(&str, &str)] = &[
     ("`cargo build --release --features ", "builds another binary"),
+    ("{}, and so does `--device flex`", "is about a GPU that ran out of memory"),
+    ("give fewer with `--threads N`", "followed in memory.rs"),
+    ("` fits, and so does `", "followed in memory.rs"),
+    ("--set {key}=true` fits", "followed in memory.rs"),
+    ("`--set eval.batch={n}` fits", "followed in memory.rs"),
+    ("not even one sequence fits; ", "followed in memory.rs"),
     ("try a smaller batch, or `--device flex`", "is about a GPU that ran out of memory"),
     ("`fewstep inspect DIR` shows the largest weight", "is about a network whose predictions are not finite"),
     ("give a directory written by `fewstep export`", "is about a directory of the user's"),

@@ -20,7 +20,7 @@ pub const CASES: &[Case] = &[
     Case("tiny", &["eval.samples=1"], "`eval.samples = 2`"),
     Case("tiny", &["eval.speed_repeats=1000000"], "`eval.speed_repeats = 1000`"),
     Case("tiny", &["eval.batch=4611686018427387904"], "`eval.batch = 1048576`"),
-    Case("tiny", &["gate.resamples=1099511627776"], "`gate.resamples = 1000000`"),
+    Case("tiny", &["gate.resamples=1099511627776"], "`gate.resamples = 100000`"),
     Case("tiny", &["gate.rules=[{metric=\"nll\", relative=-0.1}]"], "`gate.rules[0].relative = 0`"),
     Case("tiny", &["data.story.noise=0.0"], "`data.story.noise = 1e-12`"),
     Case("tiny", &["model.student.objective.sdtt.teacher_steps=4611686018427387904"], "teacher_steps = 1048576`"),
