@@ -130,7 +130,7 @@ fn timeless(value: &mut serde_json::Value) {
             // Manifests, kept evaluations and results end in the hash of all before it.
             let has = |keys: [&str; 2]| keys.iter().all(|key| map.contains_key(*key));
             let hashed = has(["files", "format"]) || has(["key", "result"]) || has(["format", "models"]);
-            map.retain(|key, _| !timed.contains(&key.as_str()) && !(hashed && key == "sha256"));
+            map.retain(|key, _| !(timed.contains(&key.as_str()) || hashed && key == "sha256"));
             map.values_mut().for_each(timeless);
         }
         serde_json::Value::Array(list) => list.iter_mut().for_each(timeless),

@@ -78,7 +78,7 @@ fn no_value_of_any_key_of_any_recipe_is_a_panic_and_nine_errors_in_ten_say_where
     let (mut errors, mut placed, mut hinted, mut bare) = (0, 0, 0, Vec::new());
     for (name, set) in &all {
         let Ok(read) = catch_unwind(|| {
-            let read = read(name, &[set.clone()]);
+            let read = read(name, std::slice::from_ref(set));
             read.as_ref().map(computed).ok();
             read
         }) else {

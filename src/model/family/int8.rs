@@ -50,9 +50,9 @@ fn strategy(outputs: Outputs) -> &'static str {
 fn target(name: &str) -> String {
     let parts: Vec<&str> = name.trim_end_matches(".weight").split('.').collect();
     let is_number = |part: &&str| part.bytes().all(|b| b.is_ascii_digit());
-    let from = parts.iter().position(|p| is_number(&p)).unwrap_or(0);
+    let from = parts.iter().position(is_number).unwrap_or(0);
     // A number at the end is a layer's place in its block (mlp.0, mlp.2), not a block's.
-    let last = parts.iter().rposition(|p| !is_number(&p)).unwrap_or(0);
+    let last = parts.iter().rposition(|p| !is_number(p)).unwrap_or(0);
     let pattern = |(i, part): (usize, &&str)| if is_number(part) && i < last { r"\d+" } else { part }.to_string();
     let inner: Vec<String> = parts.iter().enumerate().skip(from).map(pattern).collect();
     format!(r"re:.*\.{}$", inner.join(r"\."))
