@@ -78,8 +78,14 @@ pub const CASES: &[Case] = &[
     case(
         "run tiny --only ar --set model.ar.train.lr=1e-3",
         2,
-        "give another `--out DIR`, or remove runs/tiny",
+        "undo the change, give another `--out DIR`, or train anew: `fewstep run tiny --set model.ar.train.lr=1e-3",
         Word("DIR", "elsewhere"),
+    ),
+    case(
+        "run tiny --out runs/tiny --only ar --set name=other",
+        2,
+        "give another `--out DIR`",
+        Word("DIR", "elsewhere2"),
     ),
     case(
         "export half --model student --out out4",
