@@ -7,7 +7,7 @@
 use super::reading::Reading;
 use super::row_corpus;
 use super::text::Text;
-use super::token_file::cached;
+use super::token_file::{Of, cached};
 use super::tokenizer::{Encoder, Tokenizer, TokenizerConfig};
 use super::tokens::Tokens;
 use crate::error::{Error, Result};
@@ -110,7 +110,12 @@ impl Corpus {
         let tokenizer_sha256 = sha256_hex(tokenizer.to_json()?.as_bytes());
         cache_dir.map_or(Ok(()), create_dir)?;
         let tokens = |name: &str, part: &Part| {
-            let of = (tokenizer.vocab_size(), part.sha256.as_str(), tokenizer_sha256.as_str());
+            let of = Of {
+                text: part.text.path(),
+                vocab: tokenizer.vocab_size(),
+                source_sha256: &part.sha256,
+                tokenizer_sha256: &tokenizer_sha256,
+            };
             let path = cache_dir.map(|dir| dir.join(name));
             cached(path.as_deref(), of, || part.encode(&tokenizer))
         };

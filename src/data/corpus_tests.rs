@@ -76,7 +76,7 @@ fn a_text_that_cannot_be_used_is_refused_with_the_reason() {
         (b"", config(4), Kind::Input, "the corpus is empty"),
         (b"x", config(4), Kind::Usage, "`data.text.length = 4` is more than the training text has"),
         (&[b'x'; 40], config(4), Kind::Usage, "`data.text.length = 4` is more than the validation text has"),
-        (&[b'x'; 40], config(0), Kind::Usage, "`length` is 0"),
+        (&[b'x'; 40], config(0), Kind::Usage, "`data.text.length` is 0"),
         (b"ab\xff", char(), Kind::Input, "t.txt: the text is not UTF-8 at byte 2 (line 1, column 3)"),
         (&late, char(), Kind::Input, "t.txt: character 'é' at byte 297 (line 100, column 1)"),
         (b"x", TextConfig { valid_fraction: Some(1.0), ..config(4) }, Kind::Usage, "`valid_fraction` is 1"),

@@ -7,7 +7,7 @@
 use super::corpus::{Corpus, DEFAULT_VALID_FRACTION, TextConfig};
 use super::reading::Reading;
 use super::rows::{Format, each};
-use super::token_file::cached;
+use super::token_file::{Of, cached};
 use super::tokenizer::{Tokenizer, TokenizerConfig};
 use super::tokens::Tokens;
 use crate::error::{Error, Result};
@@ -98,7 +98,12 @@ pub fn prepare(
     let tokenizer_sha = sha256_hex(tokenizer.to_json()?.as_bytes());
     cache_dir.map_or(Ok(()), create_dir)?;
     let tokens = |name: &str, source: Source, part: Range<u64>, sha: &str| {
-        let of = (tokenizer.vocab_size(), sha, tokenizer_sha.as_str());
+        let of = Of {
+            text: source.path,
+            vocab: tokenizer.vocab_size(),
+            source_sha256: sha,
+            tokenizer_sha256: &tokenizer_sha,
+        };
         let path = cache_dir.map(|dir| dir.join(name));
         cached(path.as_deref(), of, || source.encode(&tokenizer, &part))
     };

@@ -61,8 +61,12 @@ pub fn each((path, column): (&Path, &str), reading: &Reading, each: Each) -> Res
 }
 
 fn lines((path, column): (&Path, &str), reading: &Reading, each: Each) -> Result<u64> {
-    let mut reader = BufReader::with_capacity(1 << 20, open(path)?.0);
-    let (mut line, mut number, mut without, mut done) = (Vec::new(), 0, 0, 0);
+    let (file, length) = open(path)?;
+    let mut reader = BufReader::with_capacity(1 << 20, file);
+    // Room for the longest line at once, of which a system gives what is written to: a list that grows takes three times its
+    // length for a moment.
+    let mut line = Vec::with_capacity(length.min(MAX_LINE + 1) as usize);
+    let (mut number, mut without, mut done) = (0, 0, 0);
     loop {
         line.clear();
         number += 1;

@@ -51,13 +51,21 @@ impl Dtype {
     }
 }
 
-/// What decides the tokens of a text: the size of the vocabulary, and the hashes of text and tokenizer.
-pub type Of<'a> = (usize, &'a str, &'a str);
+/// A text with what decides its tokens.
+#[derive(Debug, Clone, Copy)]
+pub struct Of<'a> {
+    /// The file, as messages name it.
+    pub text: &'a Path,
+    /// The size of the vocabulary.
+    pub vocab: usize,
+    pub source_sha256: &'a str,
+    pub tokenizer_sha256: &'a str,
+}
 
 /// The tokens of the cache file `path` and their SHA-256; encoded anew if the file is absent or of another text or
 /// tokenizer, an error if it is damaged. Without a path nothing is kept.
 pub fn cached(path: Option<&Path>, of: Of, encode: impl FnOnce() -> Result<Tokens>) -> Result<(Tokens, String)> {
-    let (vocab, source_sha256, tokenizer_sha256) = of;
+    let Of { text, vocab, source_sha256, tokenizer_sha256 } = of;
     if let Some(path) = path.filter(|path| path.exists()) {
         let (mut file, bytes) = fs::open(path)?;
         let reading = Reading::begin("reading", path, bytes);
@@ -68,12 +76,15 @@ pub fn cached(path: Option<&Path>, of: Of, encode: impl FnOnce() -> Result<Token
         }
     }
     let tokens = encode()?;
-    if let Some((at, id)) = tokens.iter().enumerate().find(|(_, id)| *id as usize >= vocab) {
+    if tokens.largest().is_some_and(|id| id as usize >= vocab) {
+        let found = tokens.iter().enumerate().find(|(_, id)| *id as usize >= vocab);
+        let (at, id) = found.unwrap_or_default();
         return Err(Error::input(format!("token {at} has the id {id}, and the vocabulary has {vocab}")));
     }
     let dtype = Dtype::for_vocab(vocab);
+    let bytes = (tokens.len() * dtype.size()) as u64;
     let mut hash = Sha256::new();
-    pieces(&tokens, dtype, &mut |bytes| {
+    pieces(&tokens, dtype, &Reading::begin("hashing the tokens of", text, bytes), &mut |bytes| {
         hash.update(bytes);
         Ok(())
     })
@@ -87,14 +98,20 @@ pub fn cached(path: Option<&Path>, of: Of, encode: impl FnOnce() -> Result<Token
             out.write_all(MAGIC)?;
             out.write_all(&(json.len() as u32).to_le_bytes())?;
             out.write_all(&json)?;
-            pieces(&tokens, dtype, &mut |bytes| out.write_all(bytes))
+            let reading = Reading::begin("keeping the tokens of", text, bytes);
+            pieces(&tokens, dtype, &reading, &mut |bytes| out.write_all(bytes))
         })?;
     }
     Ok((tokens, header.sha256))
 }
 
 /// Gives the bytes of `tokens` as they are in a file to `f`.
-fn pieces(tokens: &Tokens, dtype: Dtype, f: &mut dyn FnMut(&[u8]) -> std::io::Result<()>) -> std::io::Result<()> {
+fn pieces(
+    tokens: &Tokens,
+    dtype: Dtype,
+    reading: &Reading,
+    f: &mut dyn FnMut(&[u8]) -> std::io::Result<()>,
+) -> std::io::Result<()> {
     let mut bytes = Vec::with_capacity(PIECE * dtype.size());
     for begin in (0..tokens.len()).step_by(PIECE) {
         bytes.clear();
@@ -104,6 +121,7 @@ fn pieces(tokens: &Tokens, dtype: Dtype, f: &mut dyn FnMut(&[u8]) -> std::io::Re
             Dtype::U32 => bytes.extend(ids.flat_map(u32::to_le_bytes)),
         }
         f(&bytes)?;
+        reading.at((begin * dtype.size()) as u64);
     }
     Ok(())
 }

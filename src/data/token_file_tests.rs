@@ -59,7 +59,10 @@ fn tokens_over_several_pieces_come_back_from_their_file_in_both_widths() {
             tokens.extend((0..2 * PIECE + 5).map(|i| (i % vocab) as u32));
             tokens
         };
-        let ask = |sha: &str, make: &dyn Fn() -> Result<Tokens>| cached(Some(&path), (vocab, sha, "t"), make);
+        let ask = |sha: &str, make: &dyn Fn() -> Result<Tokens>| {
+            let of = Of { text: Path::new("t.txt"), vocab, source_sha256: sha, tokenizer_sha256: "t" };
+            cached(Some(&path), of, make)
+        };
         let first = ask("a", &|| Ok(made())).unwrap();
         let bytes: Vec<u8> = match vocab {
             300 => made().iter().flat_map(|id| (id as u16).to_le_bytes()).collect(),
@@ -72,6 +75,18 @@ fn tokens_over_several_pieces_come_back_from_their_file_in_both_widths() {
         let e = ask("c", &|| Err(Error::input("no text"))).unwrap_err();
         assert_eq!(e.message, "no text");
     }
+}
+
+#[test]
+fn an_id_beyond_the_vocabulary_is_named_with_its_place() {
+    let of = Of { text: Path::new("t.txt"), vocab: 200, source_sha256: "s", tokenizer_sha256: "t" };
+    let made = || {
+        let mut tokens = Tokens::new(200);
+        tokens.extend([1, 199, 201, 7]);
+        Ok(tokens)
+    };
+    let e = cached(None, of, made).unwrap_err();
+    assert_eq!(e.message, "token 2 has the id 201, and the vocabulary has 200");
 }
 
 proptest! {

@@ -13,6 +13,7 @@ const BLOCK: usize = 1 << 18;
 pub struct Tokens {
     bits: usize,
     len: usize,
+    largest: u32,
     blocks: Vec<Vec<u64>>,
 }
 
@@ -20,7 +21,7 @@ impl Tokens {
     /// None yet, of a vocabulary of so many.
     pub fn new(vocab: usize) -> Tokens {
         let largest = vocab.saturating_sub(1).min(u32::MAX as usize) as u32;
-        Tokens { bits: (32 - largest.leading_zeros()).max(1) as usize, len: 0, blocks: Vec::new() }
+        Tokens { bits: (32 - largest.leading_zeros()).max(1) as usize, len: 0, largest: 0, blocks: Vec::new() }
     }
 
     /// How many there are.
@@ -31,6 +32,11 @@ impl Tokens {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.len == 0
+    }
+
+    /// The largest of them.
+    pub fn largest(&self) -> Option<u32> {
+        (self.len > 0).then_some(self.largest)
     }
 
     /// Adds one behind the last.
@@ -49,6 +55,7 @@ impl Tokens {
             block.push(u64::from(id) >> (64 - shift));
         }
         self.len += 1;
+        self.largest = self.largest.max(id);
     }
 
     /// The id at `i`.
@@ -96,7 +103,10 @@ mod tests {
             let mut tokens = Tokens::new(vocab);
             tokens.extend((0..n).map(id));
             tokens.push(vocab as u32 - 1);
-            assert_eq!((tokens.len(), tokens.get(n)), (n + 1, vocab as u32 - 1));
+            assert_eq!(
+                (tokens.len(), tokens.get(n), tokens.largest()),
+                (n + 1, vocab as u32 - 1, Some(vocab as u32 - 1))
+            );
             assert!(tokens.range(0..n).eq((0..n).map(id)), "{vocab}");
         }
     }

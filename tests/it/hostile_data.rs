@@ -25,6 +25,7 @@ fn study(data: &str) -> String {
 [data.text]
 {data}
 [model.judge]
+seed = 9
 order = "left_to_right"
 objective.ar_nll = {{}}
 network = {{ dim = 8, layers = 1, heads = 2, visibility = "causal", shift = true }}
@@ -236,6 +237,13 @@ fn a_long_text_is_read_in_memory_for_its_tokens_and_says_so_at_once() {
     }
 }
 
+/// Whether a process has a handler for SIGINT by now; without one it ends at once, too.
+fn heeds_ctrl_c(pid: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let caught = status.lines().find_map(|l| l.strip_prefix("SigCgt:"));
+    caught.is_none_or(|mask| u64::from_str_radix(mask.trim(), 16).is_ok_and(|mask| mask & 2 != 0))
+}
+
 #[test]
 fn ctrl_c_stops_the_reading_of_a_corpus_within_a_second() {
     let place = Place::new();
@@ -246,7 +254,9 @@ fn ctrl_c_stops_the_reading_of_a_corpus_within_a_second() {
         let at = pressed.clone();
         let press = move |pid: u32| {
             std::thread::spawn(move || {
-                // The handler is there when the text is being read.
+                while !heeds_ctrl_c(pid) {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
                 std::thread::sleep(Duration::from_millis(after));
                 *at.lock().unwrap() = Some(Instant::now());
                 std::process::Command::new("kill").args(["-INT", &pid.to_string()]).status().unwrap();

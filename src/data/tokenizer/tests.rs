@@ -380,7 +380,7 @@ fn a_long_line_is_cut_between_words_and_has_the_ids_of_the_whole() {
     let t = Tokenizer::build(&config, b"", &dir).unwrap();
     let Tokenizer::Hf(library) = &t else { panic!("another kind") };
     let text =
-        (0..).map(|i: u32| format!("word {} of-{i} ", i.wrapping_mul(2_654_435_761))).take(200_000).collect::<String>();
+        (0..).map(|i: u32| format!("word {} of-{i} ", i.wrapping_mul(2_654_435_761))).take(250_000).collect::<String>();
     assert!(text.len() > 5 << 20);
     let mut ids = Vec::new();
     let taken = hf::encode_front(library, &text, false, &mut |id| ids.push(id)).unwrap();
