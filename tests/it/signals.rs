@@ -17,6 +17,14 @@ struct Running {
     said: Vec<String>,
 }
 
+/// A test that fails leaves no process behind.
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 impl Running {
     /// Starts the program with `args`, these signals ignored and all others not, whatever this test was started with.
     fn start(place: &Place, ignored: &[&str], args: &[&str]) -> Running {
