@@ -74,6 +74,7 @@ pub fn check(place: &str, sets: &[String], device: &Device, as_json: bool) -> Re
     // Before anything that the recipe names is opened or downloaded.
     say(format!("recipe   {}: {} models, all keys known", recipe.name, recipe.model.len()));
     let located = |e| loaded.written.located(e);
+    Data::check_start(&recipe.data, &loaded.base).map_err(located)?;
     let data = Data::prepare(&recipe.data, &loaded.base, None).map_err(located)?;
     say(format!("data     {}, vocabulary {}, length {}", data.kind(), data.vocab(), data.length()));
     recipe.check_with(&data, &loaded.base).map_err(located)?.iter().for_each(|note| term::warn(note));

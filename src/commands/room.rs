@@ -156,16 +156,15 @@ impl Ask<'_> {
         let config = &self.recipe.eval;
         let judge = config.judge.as_deref().map(|name| self.weights(name)).transpose()?.unwrap_or(0);
         let batch = config.drawn_together();
-        // Likelihoods are of several draws of a text, or of several texts.
-        let least = batch.max(LIKELIHOOD);
         for name in self.recipe.model.keys() {
             let shape = shape(self.recipe, name, self.data, self.base)?;
             if shape.tokenizer.is_some() {
                 continue;
             }
             let weights = judge + self.weights(name)?;
-            let need = |n: usize| weights + self.sampling(&shape, n);
-            if need(least) <= room.bytes.into() {
+            // Likelihoods are of several draws of a text, or of several texts.
+            let need = |n: usize| weights + self.sampling(&shape, n.max(LIKELIHOOD));
+            if need(batch) <= room.bytes.into() {
                 continue;
             }
             let error = Error::new(Kind::Device, format!("evaluating `{name}` does not fit into memory"))

@@ -86,6 +86,10 @@ impl Study {
     /// The same at a given place. Nothing is left in a new directory where this fails.
     fn open_at(loaded: Loaded, site: Site, device: (Device, &str), interrupt: Interrupt) -> Result<Study> {
         let claim = claim(&site.dir, &site.data, &loaded)?;
+        // What was trained already stays with its text.
+        if !site.dir.join("models").exists() {
+            Data::check_start(&loaded.recipe.data, &loaded.base).map_err(|e| loaded.written.located(e))?;
+        }
         let data = Data::prepare(&loaded.recipe.data, &loaded.base, site.data.as_path());
         let data = data.map_err(|e| loaded.written.located(e))?;
         let study = Study::with(loaded, site, data, device, interrupt)?;
@@ -169,14 +173,19 @@ impl Study {
         let wanted = self.wanted(only)?;
         self.check_bound(&wanted)?;
         // What cannot be trained is missed before the first of them is.
-        for name in wanted.iter().filter(|name| !bound::there(&self.final_dir(name))) {
-            self.shape(name)?;
-        }
+        let again = |name: &str| self.retrain.borrow().contains(name);
+        let missing = |name: &&str| !bound::there(&self.final_dir(name)) || again(name);
+        let missing: Vec<&str> = wanted.iter().copied().filter(missing).collect();
+        missing.iter().try_for_each(|name| self.shape(name).map(drop))?;
         // What will not fit is told before hours are spent on what does, and before the directory is taken.
-        let missing: Vec<&str> = wanted.iter().copied().filter(|name| !bound::there(&self.final_dir(name))).collect();
-        self.ask().study(&missing, only.is_none(), &self.dir)?;
+        self.ask().study(&missing, only.is_none() && !self.has_results(), &self.dir)?;
         self.keep()?;
         wanted.into_iter().try_for_each(|name| self.train_model(name))
+    }
+
+    /// Whether there are results of an evaluation already: what it needs was there then.
+    fn has_results(&self) -> bool {
+        self.dir.join("results.json").exists()
     }
 
     /// The study, to be asked for its memory.

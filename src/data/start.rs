@@ -7,7 +7,7 @@ use std::path::Path;
 use super::corpus::{DEFAULT_VALID_FRACTION, TextConfig};
 use super::rows::Format;
 use super::tokenizer::TokenizerConfig;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, typed};
 use crate::fs::open;
 use crate::hub;
 
@@ -81,12 +81,12 @@ fn file(path: &Path, raw: bool) -> Result<Option<u64>> {
     let shown = path.display();
     if let Some((_, kind, unpack)) = PACKED.iter().find(|(magic, ..)| start.starts_with(magic)) {
         return Err(Error::input(format!("{shown} is compressed ({kind}), and text is read as it is"))
-            .hint(format!("unpack it, and name the file that this gives: `{unpack} {shown}`")));
+            .hint(format!("unpack it, and name the file that this gives: `{unpack} {}`", typed(&shown.to_string()))));
     }
     // A reader of rows passes over it; in a text it would be the first token.
     if start.starts_with(MARK) && !rows {
         return Err(Error::input(format!("{shown} begins with a byte order mark, which would be its first token"))
-            .hint(format!("take it away: `sed -i '1s/^\\xEF\\xBB\\xBF//' {shown}`")));
+            .hint(format!("take it away: `sed -i '1s/^\\xEF\\xBB\\xBF//' {}`", typed(&shown.to_string()))));
     }
     Ok(Some(about.len()))
 }

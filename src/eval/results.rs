@@ -419,7 +419,7 @@ impl Metric {
 }
 
 /// Bytes of the longest file that is read; the largest of the committed reports has five million.
-const MAX_FILE: u64 = 256 << 20;
+const MAX_FILE: u64 = 16 << 30;
 
 impl Results {
     /// Reads and checks a file; every fault of its content is an input error that names the place.

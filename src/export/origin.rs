@@ -135,7 +135,7 @@ impl Origin {
     fn files_are_the_same(&self, base: &Path, place: &str) -> Result<()> {
         if self.files.is_empty() {
             term::warn(&format!(
-                "{place} is of fewstep 0.1.0, which stored no hash of {}: it is not checked",
+                "{place} is of an earlier fewstep, which stored no hash of {}: it is not checked",
                 base.join("config.json").display()
             ));
             return Ok(());

@@ -2,7 +2,7 @@
 
 use super::leftovers::{self, delete};
 use super::{fault, parent_of, suffixed, sync_dir, sync_tree, temporary, verify_manifest};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, typed};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -35,7 +35,7 @@ pub fn not_a_link(path: &Path) -> Result<()> {
     let target = fs::read_link(path).map(|to| format!("it leads to {}", to.display()));
     Err(Error::usage(format!("{} is a link, and files of elsewhere would be written through it", path.display()))
         .cause(target.unwrap_or_default())
-        .hint(format!("remove the link: `rm {}`", path.display())))
+        .hint(format!("remove the link: `rm {}`", typed(&path.display().to_string()))))
 }
 
 /// Whether there is anything at `path`, be it a link that leads nowhere.

@@ -27,7 +27,7 @@ pub use published::{Published, publish};
 pub use read::{contained, inside, open, read_limited, read_text, unreadable};
 pub use seal::{Sealed, seal, unseal};
 
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Result, typed};
 use sha2::{Digest, Sha256};
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Read, Write};
@@ -179,7 +179,7 @@ impl RunLock {
             OpenOptions::new().write(true).create(true).truncate(false).open(&path)
         };
         let file = open().map_err(|e| {
-            let (error, shown) = (Error::io("create", &path, &e), dir.display());
+            let (error, shown) = (Error::io("create", &path, &e), typed(&dir.display().to_string()));
             match e.kind() {
                 ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => error
                     .hint(format!("copy it to a place that you may write to (`cp -r {shown} COPY && chmod -R u+w COPY`), and name that")),

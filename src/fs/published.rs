@@ -6,8 +6,8 @@
 
 use super::dirs::{built, is_there, replace};
 use super::leftovers::delete;
-use super::{fault, length_and_sha256, not_a_link, read_limited, write_atomic};
-use crate::error::{Error, Result};
+use super::{fault, length_and_sha256, not_a_link, read_limited, set_aside, write_atomic};
+use crate::error::{Error, Result, typed};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,6 +15,8 @@ use std::path::{Path, PathBuf};
 
 const FORMAT: u32 = 1;
 const MAX_BYTES: u64 = 64 << 20;
+/// Files that every export has.
+const OURS: [&str; 3] = ["config.json", "recipe.toml", "README.md"];
 
 /// What [`publish`] found or did.
 #[derive(Debug, PartialEq, Eq)]
@@ -64,6 +66,15 @@ pub fn publish<T>(
         return Ok(Published::Before);
     }
     let (temp, value) = built(&target, build)?;
+    // An export of an earlier version, or one whose list was lost with the hidden files of a copy: it is kept elsewhere.
+    let listed = !written.files.is_empty() || !written.before.is_empty();
+    let found = match !listed && OURS.iter().all(|file| found.contains_key(*file)) {
+        true => {
+            set_aside(&target, &parent.with_file_name("replaced"), &format!("export-{name}"))?;
+            Files::new()
+        }
+        false => found,
+    };
     let done = put(&target, &temp, &list, key, written, found);
     if done.is_err() {
         let _ = delete(&temp);
@@ -111,10 +122,11 @@ fn refused(target: &Path, lost: &[&str], stranger: bool) -> Error {
         names.push_str(&format!(" and {more} more"));
     }
     let error = match stranger {
-        true => Error::usage(format!("{shown} is there already, and fewstep did not write it")).cause(names),
+        true => Error::usage(format!("{shown} is there already, and there is no list of what fewstep wrote there")).cause(names),
         false => Error::usage(format!("{shown} holds files that were changed, and would be replaced")).cause(names),
     };
-    error.hint(format!("move it to another place (`mv {shown} {shown}-mine`), then run the same command"))
+    let (from, to) = (typed(&shown.to_string()), typed(&format!("{shown}-mine")));
+    error.hint(format!("move it to another place (`mv {from} {to}`), then run the same command"))
 }
 
 /// The same file under another name: a hard link, which costs nothing, or a copy where there are no such links.

@@ -186,7 +186,7 @@ impl Study {
     fn warn_of_old(&self, name: &str, stored: &Stored) {
         if matches!(stored, Stored::Settings(_)) && self.warned.borrow_mut().insert(name.to_string()) {
             term::warn(&format!(
-                "`{name}` was trained by fewstep 0.1.0, which stored no hash of its data: that is not checked"
+                "`{name}` was trained by an earlier fewstep, which stored no hash of its data: that is not checked"
             ));
         }
     }

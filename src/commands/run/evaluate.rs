@@ -27,7 +27,7 @@ impl Study {
         let evaluated = |name: &String, model| only.is_none_or(|o| o == name) || self.is_evaluated(name, model);
         let names: Vec<&str> = self.recipe.model.iter().filter(|(n, m)| evaluated(n, m)).map(|(n, _)| &n[..]).collect();
         self.check_bound(&names)?;
-        self.ask().study(&[], true, &self.dir)?;
+        self.ask().study(&[], !self.has_results(), &self.dir)?;
         self.keep()?;
         let judge = config.judge.as_ref().map(|name| self.finished(name)).transpose()?;
         // One with the data's tokens reads them with a start token in front.

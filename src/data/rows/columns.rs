@@ -41,7 +41,10 @@ pub fn each((path, column): (&Path, &str), reading: &Reading, each: Each) -> Res
     let wrong = |why: String| {
         Error::input(format!("{} is not a Parquet file that can be read", path.display()))
             .cause(why)
-            .hint("it may be cut off: load it again; compressions that are read: snappy, zstd, gzip")
+            .hint(
+                "it may be cut off: load it again; what is read are texts stored plain or in a dictionary, in snappy, zstd or \
+                 gzip; a .jsonl file is read too",
+            )
     };
     let most = MAX_SMALL.max(length.saturating_mul(MAX_TIMES));
     let io = |e: std::io::Error| Error::io("read", path, &e);
