@@ -122,7 +122,8 @@ fn refused(target: &Path, lost: &[&str], stranger: bool) -> Error {
         names.push_str(&format!(" and {more} more"));
     }
     let error = match stranger {
-        true => Error::usage(format!("{shown} is there already, and there is no list of what fewstep wrote there")).cause(names),
+        true => Error::usage(format!("{shown} is there already, and there is no list of what fewstep wrote there"))
+            .cause(names),
         false => Error::usage(format!("{shown} holds files that were changed, and would be replaced")).cause(names),
     };
     let (from, to) = (typed(&shown.to_string()), typed(&format!("{shown}-mine")));

@@ -390,7 +390,9 @@ fn bound(job: &Job, record: &Record) -> Result<()> {
         }
     }
     if let Stored::Settings(_) = record.fingerprint {
-        term::warn(&format!("{place} was begun by an earlier fewstep, which stored no hash of its data: it is not checked"));
+        term::warn(&format!(
+            "{place} was begun by an earlier fewstep, which stored no hash of its data: it is not checked"
+        ));
     }
     let steps = job.config.steps;
     if record.step > steps {

@@ -25,7 +25,20 @@ impl Place {
     }
 
     pub fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_fewstep"));
+        self.prepared(Command::new(env!("CARGO_BIN_EXE_fewstep")), args)
+    }
+
+    /// The same where Ctrl-C is heeded, also if these tests were started with it ignored, as `&` in a script does.
+    pub fn heeding(&self, args: &[&str]) -> Command {
+        if cfg!(not(target_os = "linux")) {
+            return self.command(args);
+        }
+        let mut command = Command::new("env");
+        command.args(["--default-signal=INT,HUP,TERM", env!("CARGO_BIN_EXE_fewstep")]);
+        self.prepared(command, args)
+    }
+
+    fn prepared(&self, mut command: Command, args: &[&str]) -> Command {
         command.args(args).current_dir(self.dir.path()).env("NO_COLOR", "1").env_remove("GITHUB_STEP_SUMMARY");
         command.stdin(std::process::Stdio::null());
         command

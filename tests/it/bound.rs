@@ -630,7 +630,11 @@ fn a_run_of_the_version_before_is_taken_up_with_a_warning_that_its_data_is_not_c
     std::fs::remove_dir_all(place.path("r/models/ar/final")).unwrap();
     std::fs::remove_dir_all(place.path("r/models/ar/step-000020")).unwrap();
     let ran = run(&place, "my.toml", &["--only", "ar"]).ok();
-    assert!(ran.err.contains("was begun by an earlier fewstep") && ran.err.contains("resumed at step 10"), "{}", ran.err);
+    assert!(
+        ran.err.contains("was begun by an earlier fewstep") && ran.err.contains("resumed at step 10"),
+        "{}",
+        ran.err
+    );
     before("lr = 7\n".into());
     run(&place, "my.toml", &["--only", "ar"]).fails(2, &["another recipe", "- lr = 7", "--retrain ar"]);
 }

@@ -230,7 +230,13 @@ fn a_long_text_is_read_in_memory_for_its_tokens_and_says_so_at_once() {
             let Watched { ran, peak, first } = watch(place.command(&args));
             ran.ok();
             println!("{tokenizer} from its {pass}: {} MiB of {}, first line after {first:?}", peak / MIB, bytes / MIB);
-            assert!(peak <= bytes * 3 / 2, "{tokenizer} from its {pass}: {} MiB of {}", peak / MIB, bytes / MIB);
+            // The program itself takes some 24 MiB.
+            assert!(
+                peak <= bytes * 3 / 2 + 24 * MIB,
+                "{tokenizer} from its {pass}: {} MiB of {}",
+                peak / MIB,
+                bytes / MIB
+            );
             assert!(first <= Duration::from_secs(2), "{tokenizer} from its {pass}: {first:?}");
         }
         std::fs::remove_dir_all(place.path("runs")).unwrap();
@@ -262,7 +268,7 @@ fn ctrl_c_stops_the_reading_of_a_corpus_within_a_second() {
                 std::process::Command::new("kill").args(["-INT", &pid.to_string()]).status().unwrap();
             });
         };
-        let Watched { ran, .. } = watch_for(place.command(&["run", "my.toml"]), SILENCE, press);
+        let Watched { ran, .. } = watch_for(place.heeding(&["run", "my.toml"]), SILENCE, press);
         let took = pressed.lock().unwrap().unwrap().elapsed();
         assert_eq!(ran.code, 130, "{}", ran.err);
         assert!(ran.err.contains("stopped by"), "{}", ran.err);

@@ -212,7 +212,7 @@ pub fn rows() -> String {
 
 /// A command that sees this hub and no other part of the environment.
 pub fn command(place: &Place, url: &str, args: &[&str]) -> Command {
-    let mut command = place.command(args);
+    let mut command = place.heeding(args);
     for (name, _) in std::env::vars_os() {
         let name = name.to_string_lossy().into_owned();
         if name.starts_with("HF_") || name.starts_with("HUGGING") || name.to_lowercase().ends_with("_proxy") {

@@ -156,7 +156,7 @@ fn ctrl_c_saves_exits_130_and_the_same_command_resumes() {
         "small.toml",
         RECIPE.replace("steps = 40,", "steps = 4000,").replace("save_every = 5", "save_every = 0"),
     );
-    let mut command = place.command(&["run", "small.toml", "--only", "teacher", "--threads", "1"]);
+    let mut command = place.heeding(&["run", "small.toml", "--only", "teacher", "--threads", "1"]);
     let child = command.stderr(std::process::Stdio::piped()).stdout(std::process::Stdio::null()).spawn().unwrap();
     let metrics = place.path("runs/small/models/teacher/metrics.jsonl");
     let begin = Instant::now();
@@ -171,7 +171,7 @@ fn ctrl_c_saves_exits_130_and_the_same_command_resumes() {
     let saved = checkpoints(&place.path("runs/small/models/teacher"));
     assert_eq!(saved.len(), 1);
     // Taken up again it counts on from there.
-    let mut command = place.command(&["run", "small.toml", "--only", "teacher", "--threads", "1"]);
+    let mut command = place.heeding(&["run", "small.toml", "--only", "teacher", "--threads", "1"]);
     let child = command.stderr(std::process::Stdio::piped()).stdout(std::process::Stdio::null()).spawn().unwrap();
     std::thread::sleep(Duration::from_millis(1500));
     std::process::Command::new("kill").args(["-2", &child.id().to_string()]).status().unwrap();
