@@ -3,6 +3,8 @@
 
 #![cfg(target_os = "linux")]
 
+use std::time::Duration;
+
 use burn::prelude::Device;
 use fewstep::commands::room;
 use fewstep::error::Kind;
@@ -10,7 +12,7 @@ use fewstep::model::TransformerConfig;
 use fewstep::model::config::Visibility;
 
 use super::binary::{Place, Ran};
-use super::watched::watch;
+use super::watched::watch_for;
 
 /// The command under a limit of its address space, in KiB.
 fn command(place: &Place, kib: u64, args: &[&str]) -> std::process::Command {
@@ -22,7 +24,8 @@ fn command(place: &Place, kib: u64, args: &[&str]) -> std::process::Command {
 }
 
 fn limited(place: &Place, kib: u64, args: &[&str]) -> Ran {
-    watch(command(place, kib, args)).ran
+    // A pass over the largest batch that fits takes its time, and is one step.
+    watch_for(command(place, kib, args), Duration::from_secs(120), |_| {}).ran
 }
 
 /// The settings in backticks of a hint that begin with `--set`, each as arguments.
