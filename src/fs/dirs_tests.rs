@@ -145,12 +145,33 @@ fn files_of_others_stay_in_a_published_directory_and_ours_that_were_changed_are_
 }
 
 #[test]
+fn an_export_whose_list_is_lost_is_set_aside_whole_and_made_anew() {
+    let place = tempfile::tempdir().unwrap();
+    let exports = place.path().join("export");
+    fs::create_dir_all(exports.join("out")).unwrap();
+    for name in ["config.json", "recipe.toml", "README.md", "notes.txt"] {
+        fs::write(exports.join("out").join(name), "before").unwrap();
+    }
+    let made = publish(&exports, "out", "key", |tmp| write_file(&tmp.join("config.json"), b"now")).unwrap();
+    assert_eq!(made, Published::Now(()));
+    let read = |path: &str| fs::read_to_string(place.path().join(path)).unwrap();
+    assert_eq!(read("export/out/config.json"), "now");
+    assert_eq!(
+        [read("replaced/export-out-1/config.json"), read("replaced/export-out-1/notes.txt")],
+        ["before", "before"]
+    );
+}
+
+#[test]
 fn a_directory_that_we_did_not_write_is_refused_and_one_with_our_very_content_is_taken_as_ours() {
     let dir = tempfile::tempdir().unwrap();
     fs::create_dir(dir.path().join("out")).unwrap();
     fs::write(dir.path().join("out/keep"), "1").unwrap();
     let refused = put(dir.path(), "1", &[("a", "1")]).unwrap_err();
-    assert!(refused.kind == Kind::Usage && refused.message.contains("fewstep did not write it"), "{refused}");
+    assert!(
+        refused.kind == Kind::Usage && refused.message.contains("no list of what fewstep wrote there"),
+        "{refused}"
+    );
     assert_eq!((names(&dir.path().join("out")), names(dir.path())), (named(&["keep"]), named(&["out"])));
     // What the hint says helps.
     fs::rename(dir.path().join("out"), dir.path().join("out-mine")).unwrap();
