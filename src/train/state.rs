@@ -80,10 +80,11 @@ pub struct Record {
 /// 2: moments in safetensors.
 const FORMAT: u32 = 2;
 
-/// File of a model's directory that names the first checkpoint that was saved there: where it does and there is none, they
-/// were lost. A training begins with [`NOTHING`] in it; one of fewstep 0.1.0 has no such file.
+/// File of a model's directory that says whether a checkpoint was saved there: where it does and there is none, they were
+/// lost. A training begins with [`NOTHING`] in it; one of fewstep 0.1.0 has no such file.
 const SAVED: &str = "saved";
 const NOTHING: &str = "nothing";
+const SOMETHING: &str = "a checkpoint";
 
 impl Record {
     /// That of a checkpoint's manifest, which is called `place` in messages. Errors (input): it is not one, or of another version.
@@ -198,6 +199,7 @@ impl TrainState {
             match Self::load(job, dir) {
                 Ok(state) => {
                     bad.iter().for_each(|b| term::warn(&format!("{}; using {}", b.message, dir.display())));
+                    tidy(job)?;
                     return Ok(state);
                 }
                 Err(Refused::Damaged(e)) => bad.push(e),
@@ -291,7 +293,7 @@ impl TrainState {
     pub fn save(&self, job: &Job, log: Mark) -> Result<()> {
         let name = checkpoint_name(self.step);
         if fs::verify_manifest(&job.dir.join(&name)).is_ok() {
-            return Ok(());
+            return tidy(job);
         }
         let extra = Record {
             format: FORMAT,
@@ -334,16 +336,21 @@ impl TrainState {
             }
             fs::write_manifest(tmp, extra).map(|_| ())
         })?;
-        if said_to_be_saved(job.dir) != Some(true) {
-            fs::write_atomic(&job.dir.join(SAVED), name.as_bytes())?;
-        }
-        for (_, old) in
-            checkpoints(job.dir).into_iter().filter(|(_, d)| fs::verify_manifest(d).is_ok()).skip(job.config.keep)
-        {
-            fs::remove_dir(&old)?;
-        }
-        Ok(())
+        tidy(job)
     }
+}
+
+/// What follows a save: it is noted that there was one, and old checkpoints go, but the newest `keep`. A process that was killed
+/// in between has it done by the next one.
+fn tidy(job: &Job) -> Result<()> {
+    if said_to_be_saved(job.dir) != Some(true) {
+        fs::write_atomic(&job.dir.join(SAVED), SOMETHING.as_bytes())?;
+    }
+    let whole = checkpoints(job.dir).into_iter().filter(|(_, dir)| fs::verify_manifest(dir).is_ok());
+    for (_, old) in whole.skip(job.config.keep) {
+        fs::remove_dir(&old)?;
+    }
+    Ok(())
 }
 
 /// The times that a training begins with.
