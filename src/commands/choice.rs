@@ -3,7 +3,7 @@
 use crate::eval::results::Role;
 use crate::recipe::{ModelConfig, Recipe};
 
-/// The last model of the recipe that is neither a judge, a codec nor a classifier; the last one where there is no other.
+/// The last model of the recipe that writes text (not a judge, codec or classifier); where all are of those, the last one.
 pub fn main_model(recipe: &Recipe) -> &str {
     let writes = |(name, model): &(&String, &ModelConfig)| {
         !matches!(recipe.role(name, model), Role::Judge | Role::Codec | Role::Classifier)

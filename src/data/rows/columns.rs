@@ -115,7 +115,7 @@ fn find(reader: &SerializedFileReader<File>, path: &Path, column: &str) -> Resul
     };
     let found = schema.column(place);
     if found.physical_type() != Type::BYTE_ARRAY || found.max_rep_level() > 0 {
-        return Err(Error::input(format!("{}: the column `{column}` is no column of texts", path.display()))
+        return Err(Error::input(format!("{}: the column `{column}` does not hold texts", path.display()))
             .hint("`data.text.column` names the column of the text"));
     }
     Ok((place, found.max_def_level()))
