@@ -83,7 +83,7 @@ fn parquet_files_that_cannot_be_read_end_in_an_error_and_never_in_a_panic() {
     let said = |column: &str| all(&path, column).unwrap_err();
     let error = said("txet").to_string();
     assert!(error.contains("`txet`") && error.contains("`text`") && error.contains("data.text.column"), "{error}");
-    assert!(said("id").to_string().contains("no column of texts"));
+    assert!(said("id").to_string().contains("does not hold texts"));
     let whole = std::fs::read(&path).unwrap();
     for cut in [0, 3, 8, whole.len() / 2, whole.len() - 1] {
         std::fs::write(&path, &whole[..cut]).unwrap();
