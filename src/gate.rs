@@ -22,7 +22,7 @@ const MOST_RESAMPLES: usize = 100_000;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct GateConfig {
-    /// Rules; of several that match a row and metric, the last one holds. Default: nll may rise by 5 %, valid may drop by
+    /// Rules; of several that match a row and metric, the last one holds. Default: nll and sampler_nll may rise by 5 %, valid may drop by
     /// 0.05, entropy may move by 2 % either way, latency may rise by 25 %.
     pub rules: Vec<GateRule>,
     /// Bootstrap resamples per comparison, 100 to 100,000; default 2000.
@@ -52,7 +52,8 @@ pub struct GateRule {
 
 impl Default for GateConfig {
     fn default() -> Self {
-        let metrics = [Metric::Nll, Metric::Valid, Metric::Agreement, Metric::Entropy, Metric::Latency];
+        let metrics =
+            [Metric::SamplerNll, Metric::Nll, Metric::Valid, Metric::Agreement, Metric::Entropy, Metric::Latency];
         GateConfig { rules: metrics.map(GateRule::of).to_vec(), resamples: RESAMPLES, seed: 0 }
     }
 }
@@ -73,7 +74,9 @@ impl GateRule {
             }
             (None, None, Metric::Repetition) => Limit { change: Change::Absolute, size: 0.02 },
             (None, None, Metric::Entropy) => Limit { change: Change::Relative, size: 0.02 },
-            (None, None, Metric::Nll | Metric::Distinct2) => Limit { change: Change::Relative, size: 0.05 },
+            (None, None, Metric::Nll | Metric::SamplerNll | Metric::Distinct2) => {
+                Limit { change: Change::Relative, size: 0.05 }
+            }
             (None, None, Metric::Latency | Metric::Throughput) => Limit { change: Change::Relative, size: 0.25 },
         }
     }
@@ -289,8 +292,20 @@ impl Pair<'_> {
             finding.note = Some("the candidate has no such score".into());
             return;
         };
-        let pairing = if paired(self.row, self.other_row) { Pairing::Paired } else { Pairing::Unpaired };
-        let (own, other) = (self.model.groups(self.row), self.other_model.groups(self.other_row));
+        let (own, other, alike) = match rule.metric {
+            // The same held-out texts, where they are as many.
+            Metric::SamplerNll => {
+                let (own, other) = (self.model.text_groups(self.row), self.other_model.text_groups(self.other_row));
+                finding.n = base.len().min(cand.len());
+                let alike = own == other;
+                (own, other, alike)
+            }
+            _ => {
+                let (own, other) = (self.model.groups(self.row), self.other_model.groups(self.other_row));
+                (own, other, paired(self.row, self.other_row))
+            }
+        };
+        let pairing = if alike { Pairing::Paired } else { Pairing::Unpaired };
         let seeds = own.len().max(other.len());
         let change = match seeds > 1 {
             true => {
@@ -455,6 +470,9 @@ fn has(results: &Results, row: &Row, metric: Metric) -> bool {
 
 /// The per-sample scores of a row, if it has any.
 fn scores<'a>(results: &Results, row: &'a Row, metric: Metric) -> Option<&'a [f64]> {
+    if metric == Metric::SamplerNll {
+        return row.sampler_nll.as_ref().map(|s| &s.texts[..]).filter(|s| !s.is_empty());
+    }
     row.samples.get(metric.key(&results.data.nll_name)).map(Vec::as_slice).filter(|s| !s.is_empty())
 }
 

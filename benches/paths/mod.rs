@@ -131,6 +131,7 @@ pub fn sdtt() -> SdttConfig {
         rounds: 1,
         refresh: distill::Refresh::Raw,
         schedule: Schedule::LogLinear,
+        data: 0.0,
     }
 }
 

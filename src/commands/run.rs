@@ -231,8 +231,12 @@ impl Study {
         let start = student.as_ref().filter(|_| shape.lora.is_none()).map(params::export);
         let start = start.map(|tensors| Weights { tensors, ..Weights::default() });
         // A student of its teacher's own shape starts as a copy, and needs the network itself no more.
-        let base = base.filter(|_| shape.lora.is_some() || shape.shallower());
+        let base = base.filter(|base| shape.lora.is_some() || shape.shallower() || shape.sees_otherwise(base));
+        // One that starts as another model than its teacher needs both.
+        let other = Recipe::teacher(model).filter(|teacher| Recipe::source(model) != Some(teacher));
+        let other = other.map(|teacher| self.finished(teacher)).transpose()?;
         let teacher = base.as_ref().filter(|_| Recipe::teacher(model).is_some());
+        let teacher = other.as_ref().map(|other| &other.model).or(teacher);
         let student = student.filter(|_| shape.lora.is_some());
         let frozen = student.as_ref().zip(shape.lora.as_ref());
         let trained = if taken {

@@ -302,6 +302,9 @@ fn steps(request: &Request, process: &Process, usual: usize, over_blocks: bool) 
         None if by_token => Ok(process.length),
         None => {
             let blocks = process.order.blocks(process.length);
+            if process.order.pattern.is_some_and(|p| !p.follows_steps()) {
+                return Ok(blocks);
+            }
             let text = process.order.text;
             if text > 0 {
                 // A word takes one step, and a block among words as many as the usual.

@@ -12,6 +12,7 @@ pub mod pictures;
 pub mod quality;
 pub mod reconstruction;
 pub mod results;
+pub mod sampler;
 pub mod seeds;
 pub mod speed;
 pub mod stats;
@@ -34,6 +35,7 @@ use crate::sample::{Decode, Generator, Process, SampleSpec};
 pub use control::ControlConfig;
 pub use flexibility::FlexibilityConfig;
 use results::{Bound, DataKind, DataSummary, Likelihood, Row, SweepRow};
+pub use sampler::SamplerConfig;
 use stats::{Estimate, mean_interval};
 
 /// What is evaluated.
@@ -55,6 +57,9 @@ pub struct EvalConfig {
     /// Held-out sequences for the likelihood and the reference values of real data.
     #[serde(default = "default_held_out")]
     pub held_out: usize,
+    /// The sampler's own likelihood of held-out text: `{ texts = n, partitions = r }`.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub sampler: SamplerConfig,
     /// Timed repeats of each speed measurement; 0 measures none.
     #[serde(default = "default_repeats")]
     pub speed_repeats: usize,
@@ -75,6 +80,9 @@ pub struct EvalConfig {
     pub context: Option<PathBuf>,
 }
 
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
 fn default_held_out() -> usize {
     512
 }
@@ -128,6 +136,7 @@ impl EvalConfig {
         whole_within("eval.held_out", self.held_out, FEWEST..=1 << 20)?;
         whole_within("eval.batch", self.batch, 1..=1 << 20)?;
         whole_within("eval.speed_repeats", self.speed_repeats, 0..=1000)?;
+        self.sampler.validate()?;
         step_counts("eval.steps", &self.steps)?;
         for t in &self.temperatures {
             if !((1e-3..=1e3).contains(t) && *t != 1.0) {
@@ -179,7 +188,7 @@ impl Scorer<'_> {
         match self {
             Scorer::Story(s) => texts.par_iter().map(|t| -s.chain().log_likelihood(t) / t.len() as f64).collect(),
             Scorer::Pictures(p) => texts.par_iter().map(|t| -p.log_likelihood(t) / t.len() as f64).collect(),
-            Scorer::Judge(judge) => ar_nll(judge, texts),
+            Scorer::Judge(judge) => ar_nll(*judge, texts),
             Scorer::Sentences(judge, pairs) => {
                 control::fluency(judge, pairs, &texts.iter().map(|t| pairs.sentence(t)).collect::<Vec<_>>())
             }
@@ -199,7 +208,7 @@ impl Scorer<'_> {
 }
 
 /// Exact NLL per token of each text under an autoregressive network, nats.
-pub fn ar_nll(model: &Transformer, texts: &[Vec<u32>]) -> Vec<f64> {
+pub fn ar_nll(model: &dyn Denoise, texts: &[Vec<u32>]) -> Vec<f64> {
     let mut out = Vec::with_capacity(texts.len());
     for group in texts.chunks(16) {
         let length = group[0].len();
@@ -235,9 +244,8 @@ pub fn losses(model: &Transformer, objective: &Objective, process: &Process, tex
     match objective {
         Objective::ArNll {} => (ar_nll(model, texts), Bound::Exact),
         _ => {
-            // Where every block is one position nothing is left to chance, and the bound is the likelihood.
-            let exact = process.order.blocks(process.length) == process.length && process.order.window == 1;
-            let (draws, kind) = if exact { (1, Bound::Exact) } else { (8, Bound::Elbo) };
+            // Where every position has a step of its own nothing is left to chance, and the bound is the likelihood.
+            let (draws, kind) = if process.order.fixed(process.length) { (1, Bound::Exact) } else { (8, Bound::Elbo) };
             (nelbo(model, process.schedule, process, texts, draws), kind)
         }
     }
@@ -329,6 +337,7 @@ pub fn row(
         samples,
         corpus,
         speed,
+        sampler_nll: None,
         examples: match scorer {
             Scorer::Pictures(_) => drawn.tokens.iter().take(EXAMPLES).cloned().collect(),
             _ => Vec::new(),

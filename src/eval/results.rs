@@ -8,6 +8,7 @@
 use super::context::ContextPoint;
 use super::control::Control;
 use super::flexibility::Flexibility;
+use super::sampler::SamplerNll;
 use super::stats::{Estimate, Spread};
 use crate::data::picture::{Pictures, PicturesConfig};
 use crate::error::{Error, Kind, Result};
@@ -273,6 +274,9 @@ pub struct Row {
     /// Scores of the whole set of samples.
     pub corpus: IndexMap<String, f64>,
     pub speed: Option<Speed>,
+    /// The sampler's own likelihood of held-out text, where it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sampler_nll: Option<SamplerNll>,
     /// Token ids of the first samples, where a report draws them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub examples: Vec<Vec<u32>>,
@@ -352,11 +356,14 @@ pub enum Metric {
     Repetition,
     Latency,
     Throughput,
+    /// The sampler's own likelihood of held-out text.
+    SamplerNll,
 }
 
 impl Metric {
     /// All metrics, in the order of a report's columns.
-    pub const ALL: [Metric; 10] = [
+    pub const ALL: [Metric; 11] = [
+        Metric::SamplerNll,
         Metric::Nll,
         Metric::Entropy,
         Metric::Valid,
@@ -382,6 +389,7 @@ impl Metric {
             Metric::Repetition => "repetition",
             Metric::Latency => "latency",
             Metric::Throughput => "throughput",
+            Metric::SamplerNll => "sampler_nll",
         }
     }
 
@@ -398,13 +406,14 @@ impl Metric {
             Metric::Repetition => "repetition",
             Metric::Latency => "latency ms ↓",
             Metric::Throughput => "tok/s ↑",
+            Metric::SamplerNll => "sampler nll ↓",
         }
     }
 
     /// Which way is better.
     pub fn better(self) -> Direction {
         match self {
-            Metric::Nll | Metric::Latency => Direction::Lower,
+            Metric::Nll | Metric::SamplerNll | Metric::Latency => Direction::Lower,
             Metric::Valid | Metric::CaptionValid | Metric::Clauses | Metric::Agreement | Metric::Throughput => {
                 Direction::Higher
             }
@@ -511,6 +520,10 @@ impl Results {
                     let count = scores.len();
                     return Err(Error::input(format!("{place}: n is {}, but `{key}` has {count} scores", row.n)));
                 }
+                if let Some(own) = row.sampler_nll.as_ref().filter(|own| own.texts.len() != own.n) {
+                    let (n, count) = (own.n, own.texts.len());
+                    return Err(Error::input(format!("{place}: `sampler_nll` has n = {n}, and {count} texts")));
+                }
                 let seeds = row.by_seed.iter().map(|s| s.seed).collect::<Vec<_>>();
                 let parts = row.by_seed.iter().map(|s| s.n).sum::<usize>();
                 if !seeds.is_empty() && (parts != row.n || seeds != model.seeds()) {
@@ -600,7 +613,12 @@ impl Results {
                         bad_spread(&s.latency_ms) || bad_spread(&s.seconds_per_1k_tokens) || !s.tokens_per_s.is_finite()
                     })
                     .then_some("speed");
-                if let Some(key) = score.or(sample).or(corpus).or(cost).or(speed) {
+                let own = r
+                    .sampler_nll
+                    .as_ref()
+                    .filter(|s| bad(&s.estimate) || s.texts.iter().chain(&s.spread).any(|x| !x.is_finite()));
+                let own = own.map(|_| "sampler_nll");
+                if let Some(key) = score.or(sample).or(corpus).or(cost).or(speed).or(own) {
                     return Some(format!("model `{}`, steps {}: `{key}`", m.name, r.steps));
                 }
             }
@@ -654,6 +672,9 @@ impl Results {
 
     /// The mean and interval of `metric` in `row`; None for metrics of time and for absent scores.
     pub fn score(&self, row: &Row, metric: Metric) -> Option<Estimate> {
+        if metric == Metric::SamplerNll {
+            return row.sampler_nll.as_ref().map(|s| s.estimate);
+        }
         row.scores.get(metric.key(&self.data.nll_name)).copied()
     }
 }
@@ -674,6 +695,14 @@ impl ModelResult {
     /// Whether seeds gave it different weights: only then is there a spread over seeds.
     pub fn varies(&self) -> bool {
         self.by_seed.windows(2).any(|p| p[0].weights_sha256 != p[1].weights_sha256)
+    }
+    /// Held-out texts of each training seed behind a row's `sampler_nll`, where the seeds differ; else all together.
+    pub fn text_groups(&self, row: &Row) -> Vec<usize> {
+        let (n, seeds) = (row.sampler_nll.as_ref().map_or(0, |s| s.texts.len()), row.by_seed.len());
+        match self.varies() && seeds > 0 && n.is_multiple_of(seeds) {
+            true => vec![n / seeds; seeds],
+            false => vec![n],
+        }
     }
     /// Samples of each training seed, in order, where the seeds differ; else all samples of `row` together.
     pub fn groups(&self, row: &Row) -> Vec<usize> {

@@ -14,6 +14,7 @@ use super::results::{
     DataSummary, Likelihood, ModelResult, Reconstruction, ReconstructionPoint, Results, Row, SeedModel, SeedRow,
     SweepRow,
 };
+use super::sampler::SamplerNll;
 use super::stats::{Estimate, mean, mean_interval, seeds_interval, shared_interval};
 use crate::error::{Error, Result};
 use crate::fs::sha256_hex;
@@ -133,8 +134,23 @@ fn join_row(parts: &[(u64, &Row)], varies: bool, sampling: u64) -> Row {
         samples,
         corpus: corpus.collect(),
         by_seed: parts.iter().map(of_seed).collect(),
+        sampler_nll: join_sampler(&parts.iter().map(|(_, r)| r.sampler_nll.as_ref()).collect::<Vec<_>>(), varies),
         ..first.clone()
     }
+}
+
+/// The sampler's likelihood of the same texts under each seed's weights, text after text and seed after seed.
+fn join_sampler(parts: &[Option<&SamplerNll>], varies: bool) -> Option<SamplerNll> {
+    let all: Vec<&SamplerNll> = parts.iter().copied().collect::<Option<_>>()?;
+    let texts: Vec<f64> = all.iter().flat_map(|s| s.texts.iter().copied()).collect();
+    let spread: Option<Vec<f64>> = all.iter().map(|s| s.spread).collect();
+    Some(SamplerNll {
+        estimate: shared(&all.iter().map(|s| s.estimate).collect::<Vec<_>>(), varies),
+        kind: all[0].kind,
+        n: texts.len(),
+        texts,
+        spread: spread.map(|s| mean(&s)),
+    })
 }
 
 /// The scores of all seeds, seed after seed; keys that one lacks are left out.

@@ -87,8 +87,15 @@ pub fn modulate(x: Tensor<3>, shift: Tensor<3>, scale: Tensor<3>) -> Tensor<3> {
 type Rope = (Tensor<4>, Tensor<4>);
 
 /// The tables' rows `from .. from + l`, or those of the input's own positions, as [B or 1, 1, l, d] in the type of `like`.
-fn rope_rows(spec: &BlockSpec, (from, l): (usize, usize), like: &Tensor<3>) -> Rope {
+fn rope_rows((spec, shape): (&BlockSpec, &Shape), (from, l): (usize, usize), like: &Tensor<3>) -> Rope {
+    let at_places = |table: &Tensor<2>, at: &[usize]| {
+        table.clone().select(0, index_tensor(at, &table.device())).cast(like.dtype()).unsqueeze()
+    };
     let rows = |table: &Tensor<2>| match &spec.extra.positions {
+        None if matches!(spec.visible, Visible::Phases(_) | Visible::PhaseStreams(_)) => {
+            let at: Vec<usize> = (from..from + l).map(|i| shape.place(i)).collect();
+            at_places(table, &at)
+        }
         None if matches!(spec.visible, Visible::Streams(_)) => {
             let half = table.clone().narrow(0, 0, l / 2);
             Tensor::cat(vec![half.clone(), half], 0).cast(like.dtype()).unsqueeze()
@@ -180,7 +187,7 @@ fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, hidden: Option<Tensor<4, 
 /// Attention's output [B, L, H d] of a packed projection [B, L, (H + 2 Hkv) d].
 fn self_attention(packed: Tensor<3>, spec: &BlockSpec, shape: &Shape) -> Tensor<3> {
     let (h, hkv, d, l) = (shape.heads, shape.kv_heads, shape.head_dim, shape.length);
-    let rope = rope_rows(spec, (0, l), &packed);
+    let rope = rope_rows((spec, shape), (0, l), &packed);
     let (q_norm, k_norm) = qk_norms(spec);
     let q = rotate(head_norm(unpack(&packed, 0, h, d), q_norm, spec.norm), rope.clone());
     let k = repeat(rotate(head_norm(unpack(&packed, h, hkv, d), k_norm, spec.norm), rope), h);
@@ -288,7 +295,7 @@ pub fn block_cached(
     let (b, l, h, hkv, d) = (shape.batch, shape.length, shape.heads, shape.kv_heads, shape.head_dim);
     let m = six(modulation);
     let qkv = first_half(x.clone(), &p, &m, spec);
-    let rope = rope_rows(spec, (filled, l), &qkv);
+    let rope = rope_rows((spec, shape), (filled, l), &qkv);
     let (q_norm, k_norm) = qk_norms(spec);
     let q = rotate(head_norm(unpack(&qkv, 0, h, d), q_norm, spec.norm), rope.clone());
     let k = rotate(head_norm(unpack(&qkv, h, hkv, d), k_norm, spec.norm), rope);
@@ -319,7 +326,7 @@ pub fn keys_values(
     let (b, l, h, hkv, d) = (shape.batch, shape.length, shape.heads, shape.kv_heads, shape.head_dim);
     let qkv = first_half(x, p, &six(modulation), spec);
     let (_, k_norm) = qk_norms(spec);
-    let k = rotate(head_norm(unpack(&qkv, h, hkv, d), k_norm, spec.norm), rope_rows(spec, (filled, l), &qkv));
+    let k = rotate(head_norm(unpack(&qkv, h, hkv, d), k_norm, spec.norm), rope_rows((spec, shape), (filled, l), &qkv));
     let at = [0..b, 0..hkv, filled..filled + l, 0..d];
     (keys.slice_assign(at.clone(), k), values.slice_assign(at, unpack(&qkv, h + hkv, hkv, d)))
 }

@@ -129,7 +129,7 @@ impl BlockSpec {
             heads: self.heads,
             kv_heads: self.kv_heads,
             head_dim: packed / (self.heads + 2 * self.kv_heads),
-            visible: self.visible,
+            visible: self.visible.clone(),
             keys: self.keys.clone(),
         }
     }
@@ -160,7 +160,7 @@ pub fn block_cached(
     spec: &BlockSpec,
     filled: usize,
 ) -> (Tensor<3>, Slab) {
-    assert!(!matches!(spec.visible, Visible::Streams(_)), "two streams are read whole");
+    assert!(!spec.visible.two_streams(), "two streams are read whole");
     let [b, l, _] = x.dims();
     let shape = spec.shape([b, l], p.qkv.0.dims()[1]);
     #[cfg(feature = "flex")]

@@ -5,7 +5,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::process::Layout;
+use crate::process::{Layout, Phases};
 
 /// A layer norm (`centred`) or a root-mean-square norm.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -48,7 +48,7 @@ impl Tables {
 }
 
 /// Which keys a query may see.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Visible {
     /// Every position.
     Full,
@@ -59,6 +59,26 @@ pub enum Visible {
     /// The input is [x_t ; x_0], each half as long as the text: noise sees its own block and the clean ones before it, and
     /// clean text its own block and those before it (BD3-LM's training mask; Arriola et al. 2025, section 3.1).
     Streams(Layout),
+    /// Positions sorted by phase: its own phase and those before it. Each is turned to its place in the text.
+    Phases(Arc<Phases>),
+    /// The same of [x_t ; x_0], each sorted by phase: noise sees its own phase and the clean ones before it, and clean text its
+    /// own phase and those before it.
+    PhaseStreams(Arc<Phases>),
+}
+
+impl Visible {
+    /// Whether it is of two streams.
+    pub fn two_streams(&self) -> bool {
+        matches!(self, Visible::Streams(_) | Visible::PhaseStreams(_))
+    }
+}
+
+/// What a position of [x_t ; x_0], of `half` positions each, sees whose block is `block`.
+fn beside(block: Range<usize>, noise: bool, half: usize) -> [Range<usize>; 2] {
+    match noise {
+        true => [block.start..block.end.min(half), half..half + block.start],
+        false => [half..half + block.end.min(half), 2 * half..2 * half],
+    }
 }
 
 /// The shape of an attention: B, L, query and key heads, d, and what a position sees.
@@ -89,17 +109,18 @@ impl Shape {
     /// Keys that the query at position `i` of sequence `b` sees: one range, or two that rise.
     pub fn seen(&self, b: usize, i: usize) -> [Range<usize>; 2] {
         let none = self.length..self.length;
-        let seen = match self.visible {
+        let seen = match &self.visible {
             Visible::Full => [0..self.length, none],
             Visible::Causal => [0..i + 1, none],
             Visible::Blocks(layout) => [0..layout.range(i).end.min(self.length), none],
             Visible::Streams(layout) => {
                 let half = self.length / 2;
-                let block = layout.range(i % half);
-                match i < half {
-                    true => [block.start..block.end.min(half), half..half + block.start],
-                    false => [half..half + block.end.min(half), none],
-                }
+                beside(layout.range(i % half), i < half, half)
+            }
+            Visible::Phases(phases) => [0..phases.range(i).end, none],
+            Visible::PhaseStreams(phases) => {
+                let half = self.length / 2;
+                beside(phases.range(i % half), i < half, half)
             }
         };
         let Some(keys) = &self.keys else { return seen };
@@ -113,19 +134,22 @@ impl Shape {
 
     /// The end of what position `i` sees behind a cache, of `end` positions that are there.
     pub fn seen_cached(&self, i: usize, end: usize) -> usize {
-        match self.visible {
+        match &self.visible {
             Visible::Full => end,
             Visible::Causal => i + 1,
             Visible::Blocks(layout) => layout.range(i).end.min(end),
-            Visible::Streams(_) => panic!("two streams are read whole"),
+            Visible::Phases(phases) => phases.range(i).end.min(end),
+            Visible::Streams(_) | Visible::PhaseStreams(_) => panic!("two streams are read whole"),
         }
     }
 
-    /// The place that position `i` is turned to: both streams count from 0.
+    /// The place that position `i` is turned to: both streams count from 0, and a rank stands for its position.
     pub fn place(&self, i: usize) -> usize {
-        match self.visible {
+        match &self.visible {
             Visible::Streams(_) => i % (self.length / 2),
-            _ => i,
+            Visible::Phases(phases) => phases.place(i),
+            Visible::PhaseStreams(phases) => phases.place(i % (self.length / 2)),
+            Visible::Full | Visible::Causal | Visible::Blocks(_) => i,
         }
     }
 }
@@ -205,10 +229,10 @@ mod tests {
         assert_eq!(shape(Visible::Full, None).seen(0, 2)[0], 0..7);
         assert_eq!(shape(Visible::Causal, None).seen(1, 2)[0], 0..3);
         let three = Visible::Blocks(Layout::blocks(3));
-        let blocks: Vec<usize> = (0..7).map(|i| shape(three, None).seen(0, i)[0].end).collect();
+        let blocks: Vec<usize> = (0..7).map(|i| shape(three.clone(), None).seen(0, i)[0].end).collect();
         assert_eq!(blocks, [3, 3, 3, 6, 6, 6, 7]);
         let segments = Visible::Blocks(Layout { text: 2, size: 3 });
-        let blocks: Vec<usize> = (0..7).map(|i| shape(segments, None).seen(0, i)[0].end).collect();
+        let blocks: Vec<usize> = (0..7).map(|i| shape(segments.clone(), None).seen(0, i)[0].end).collect();
         assert_eq!(blocks, [1, 2, 5, 5, 5, 6, 7]);
         let padded = shape(Visible::Causal, Some(vec![0..2, 3..7]));
         let seen = |b: usize, i: usize| (0..7).filter(|j| padded.sees(b, i, *j)).collect::<Vec<_>>();
@@ -222,6 +246,18 @@ mod tests {
         assert_eq!((seen(0), seen(3), seen(4)), (vec![0, 1], vec![2, 3, 5, 6], vec![4, 5, 6, 7, 8]));
         assert_eq!((seen(5), seen(8), seen(9)), (vec![5, 6], vec![5, 6, 7, 8], vec![5, 6, 7, 8, 9]));
         assert_eq!((shape.place(3), shape.place(8)), (3, 3));
+    }
+
+    #[test]
+    fn a_phase_sees_itself_and_those_before_it_and_stands_where_its_positions_do() {
+        let phases = Arc::new(Phases::new(5, &[], |l| l % 2)); // ranks of positions 0 2 4 | 1 3
+        let one = Shape { length: 5, ..shape(Visible::Phases(phases.clone()), None) };
+        let two = Shape { length: 10, ..shape(Visible::PhaseStreams(phases), None) };
+        let seen = |shape: &Shape, i: usize| (0..shape.length).filter(|j| shape.sees(0, i, *j)).collect::<Vec<_>>();
+        assert_eq!((seen(&one, 2), seen(&one, 3)), (vec![0, 1, 2], vec![0, 1, 2, 3, 4]));
+        assert_eq!((seen(&two, 1), seen(&two, 4)), (vec![0, 1, 2], vec![3, 4, 5, 6, 7]));
+        assert_eq!((seen(&two, 5), seen(&two, 9)), (vec![5, 6, 7], vec![5, 6, 7, 8, 9]));
+        assert_eq!((0..10).map(|i| two.place(i)).collect::<Vec<_>>(), [0, 2, 4, 1, 3, 0, 2, 4, 1, 3]);
     }
 
     #[test]

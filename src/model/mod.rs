@@ -17,8 +17,8 @@ use std::sync::Arc;
 use burn::prelude::*;
 
 pub use crate::kernels::index_tensor;
-use crate::process::Layout;
 use crate::process::d3pm::Matrices;
+use crate::process::{Layout, Order, Phases};
 pub use config::TransformerConfig;
 pub use oracle::Oracle;
 pub use transformer::Transformer;
@@ -47,6 +47,8 @@ pub struct Noised {
     pub padding: Padding,
     /// The blocks of the order it is in, for a network whose visibility is that of the order.
     pub blocks: Option<Layout>,
+    /// The fixed phases of the order it is in, in the place of blocks.
+    pub phases: Option<Arc<Phases>>,
 }
 
 /// What of a batch is no text: positions nobody may look at, and the places that the others count from.
@@ -79,7 +81,16 @@ impl Noised {
         assert!(x.len().is_multiple_of(length), "whole rows of tokens");
         assert_eq!(x.len(), t.len(), "one time for each token");
         let x = State::Tokens(x.to_vec());
-        Noised { x, t: t.to_vec(), s: None, clean: None, length, padding: Padding::default(), blocks: None }
+        Noised {
+            x,
+            t: t.to_vec(),
+            s: None,
+            clean: None,
+            length,
+            padding: Padding::default(),
+            blocks: None,
+            phases: None,
+        }
     }
 
     /// Token ids [B, L] that are on the device, with their times [B L].
@@ -93,12 +104,23 @@ impl Noised {
             length,
             padding: Padding::default(),
             blocks: None,
+            phases: None,
         }
     }
 
     /// The same input in the blocks of an order.
     pub fn in_blocks(self, layout: Layout) -> Self {
         Noised { blocks: Some(layout), ..self }
+    }
+
+    /// The same input in an order: its blocks, or its phases with what is `given` (empty: nothing) in front.
+    pub fn in_order(self, order: &Order, given: &[bool]) -> Self {
+        Noised { phases: order.phases(self.length, given), ..self.in_blocks(order.layout()) }
+    }
+
+    /// The same input in these phases.
+    pub fn in_phases(self, phases: Option<Arc<Phases>>) -> Self {
+        Noised { phases, ..self }
     }
 
     /// The token ids [B L], fetched from the device where they are there.
@@ -171,7 +193,7 @@ pub trait Denoise {
         select_rows(self.features(input), rows)
     }
     /// Features [B, |active|, D] of the active positions, with everything left of them in the cache (causal networks, and
-    /// those over blocks, which are asked for whole blocks).
+    /// those over blocks, which are asked for whole blocks). Where the input has phases, the active ones are ranks.
     ///
     /// Afterwards `cache.filled` is the end of `active`. A caller that has read noise sets it back to the end of the text: what
     /// lies behind is written anew by the next call.

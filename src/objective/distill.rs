@@ -10,7 +10,13 @@
 //! sequence at the same time. Where the context is noisy (AR-Diffusion, pipelined blocks), t is what is left of the whole
 //! table, each position has the time of that column, and a row is a masked position whose time falls in the student's step.
 //! A teacher may have another order than its student (D2F, Wang et al. 2025: everything sees everything, the student only
-//! its blocks); with `steps_per_step = 1` both then predict the same x_t. B batch, L length, D width.
+//! its blocks); with `steps_per_step = 1` both then predict the same x_t.
+//!
+//! In an order with fixed phases a student step reveals one phase, and the teacher reveals the same positions in k steps, each
+//! of every k-th of them. Each sequence of a batch is in a phase of its own, behind the data's tokens of those before it.
+//! B batch, L length, D width.
+
+use std::sync::Arc;
 
 use burn::prelude::*;
 use rand::Rng;
@@ -21,7 +27,7 @@ use crate::error::Result;
 use crate::model::canvas::{Canvas, shares_host};
 use crate::model::draw::Filter;
 use crate::model::{Denoise, Noised, State, Transformer, index_tensor};
-use crate::process::{Context, Corruption, Order, Schedule};
+use crate::process::{Context, Corruption, Order, Phases, Schedule};
 use crate::rng::{StepRng, Stream};
 
 /// Which weights become the next round's teacher.
@@ -57,6 +63,13 @@ pub struct SdttConfig {
     /// log_linear | cosine: must be the teacher's.
     #[serde(default)]
     pub schedule: Schedule,
+    /// The share of the data's cross-entropy in the loss, of a student with fixed phases; the rest is the divergence.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub data: f64,
+}
+
+fn is_zero(value: &f64) -> bool {
+    *value == 0.0
 }
 
 fn default_divergence() -> Divergence {
@@ -116,6 +129,10 @@ impl Orders {
     /// The student's order, and which of those that its teacher knows it is taught in: the same, or for a student that reads noise
     /// alone all positions at once, so that no text is seen but what the student sees. None: it cannot be.
     pub fn of(student: Order, teachers: &[Order], length: usize) -> Option<Self> {
+        // In fixed phases the teacher is asked behind the same text as the student, whatever its own order.
+        if student.pattern.is_some() {
+            return teachers.first().map(|teacher| Orders { student, teacher: *teacher });
+        }
         let same = teachers.iter().find(|o| **o == student);
         let whole = || teachers.iter().find(|o| o.blocks(length) == 1).filter(|_| !beside(student, length));
         same.or_else(whole).map(|teacher| Orders { student, teacher: *teacher })
@@ -140,6 +157,9 @@ fn rows_at<'a>(
     on_device: bool,
 ) -> Result<RowLoss<'a>> {
     let (batch, mask, order) = (x0.len() / length, teacher.mask(), orders.student);
+    if let Some(phases) = order.phases(length, &[]) {
+        return phase_rows(config, teacher, x0, &phases, (rng, step), on_device);
+    }
     // Over blocks the finished text stands beside the noise.
     let reads = |order: Order, input: Noised, clean: Vec<u32>| {
         let clean = beside(order, length).then_some(State::Tokens(clean));
@@ -218,6 +238,83 @@ fn rows_at<'a>(
     })
 }
 
+/// [`rows`] of a student with fixed phases.
+fn phase_rows<'a>(
+    config: &SdttConfig,
+    teacher: &'a Transformer,
+    x0: &[u32],
+    phases: &Phases,
+    (rng, step): (StepRng, u64),
+    on_device: bool,
+) -> Result<RowLoss<'a>> {
+    let (length, k) = (phases.len(), config.steps_per_step);
+    let batch = x0.len() / length;
+    let offset = rng.at(step, Stream::Times).random::<f64>();
+    let phase = |i: usize| ((offset + i as f64 / batch as f64).fract() * phases.count() as f64) as usize;
+    // The step of the teacher, of those of all phases, in which a position is revealed.
+    let fine = |l: usize| {
+        let n = phases.phase(l).unwrap_or(0);
+        n * k + (phases.rank(l) - phases.ranks_of(n).start) % k
+    };
+    let finer = Arc::new(Phases::new(length, &[], fine));
+    let own = Arc::new(Phases::clone(phases));
+    let known = |r: usize, before: usize| fine(r % length) < before;
+    let xt: Vec<u32> =
+        (0..x0.len()).map(|r| if known(r, phase(r / length) * k) { x0[r] } else { teacher.mask() }).collect();
+    let t: Vec<f64> = (0..x0.len()).map(|r| f64::from(u8::from(!known(r, phase(r / length) * k)))).collect();
+    let rows: Vec<usize> = (0..x0.len()).filter(|r| phases.phase(r % length) == Some(phase(r / length))).collect();
+
+    let mut draws = rng.at(step, Stream::Teacher);
+    let device = on_device.then(|| teacher.device().inner());
+    let mut canvas = Canvas::new(xt.clone(), length, device.as_ref());
+    let mut target_of = vec![usize::MAX; xt.len()];
+    let mut computed: Vec<Tensor<2>> = Vec::with_capacity(k);
+    let mut total = 0;
+    for j in 0..k {
+        let due = |r: &&usize| fine(**r % length) == phase(**r / length) * k + j;
+        let wanted: Vec<usize> = rows.iter().filter(due).copied().collect();
+        if wanted.is_empty() {
+            continue;
+        }
+        let (sequences, part_rows) = sequences_of(&wanted, length);
+        let masked = |i: usize, l: usize| !known(i * length + l, phase(i) * k + j);
+        let now: Vec<f64> = match teacher.over_blocks() {
+            true => sequences.iter().flat_map(|i| (0..length).map(|l| f64::from(u8::from(masked(*i, l))))).collect(),
+            // One that sees everything is told one time: that at which as many are masked.
+            false => sequences
+                .iter()
+                .flat_map(|i| {
+                    let share = (0..length).filter(|l| masked(*i, *l)).count() as f64 / length as f64;
+                    vec![config.schedule.time(1.0 - share); length]
+                })
+                .collect(),
+        };
+        let input = canvas.input(&sequences, &now, length).in_phases(Some(finer.clone()));
+        let features = teacher.features_at(&input, &part_rows);
+        wanted.iter().enumerate().for_each(|(n, r)| target_of[*r] = total + n);
+        total += wanted.len();
+        if j + 1 < k {
+            let picks: Vec<(usize, f64)> = (0..wanted.len()).map(|n| (n, draws.random())).collect();
+            canvas.reveal(teacher, features.clone(), &picks, &wanted, Filter::default())?;
+        }
+        computed.push(features);
+    }
+    let taught = Target::Teacher(teacher, pick(computed, rows.iter().map(|r| target_of[*r])), config.divergence);
+    let target = match config.data {
+        0.0 => taught,
+        share => Target::Several(vec![
+            (vec![1.0 - share; rows.len()], taught),
+            (vec![share; rows.len()], Target::Tokens(rows.iter().map(|r| x0[*r]).collect())),
+        ]),
+    };
+    Ok(RowLoss {
+        input: Noised::tokens(&xt, &t, length).in_phases(Some(own)),
+        weights: vec![1.0 / rows.len() as f64; rows.len()],
+        target,
+        rows,
+    })
+}
+
 /// The sequences of a batch [B, L] that hold the flat positions `wanted`, which ascend, and where `wanted` lies among them.
 fn sequences_of(wanted: &[usize], length: usize) -> (Vec<usize>, Vec<usize>) {
     let mut sequences: Vec<usize> = Vec::new();
@@ -258,6 +355,7 @@ mod tests {
             rounds,
             refresh: Refresh::Raw,
             schedule: Schedule::LogLinear,
+            data: 0.0,
         }
     }
 

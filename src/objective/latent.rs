@@ -246,7 +246,8 @@ pub fn denoise(
     let (t, counts) = times(order, [b, m], &mut draws);
     let xt = batch.at(config.path, &t);
     let clean = beside(order, m).then(|| batch.z.clone());
-    let mut given = Given { clean, layout: Some(order.layout()), ..batch.given() };
+    let phases = order.phases(m, &[]);
+    let mut given = Given { clean, layout: Some(order.layout()), phases, ..batch.given() };
     let reads_itself = model.vectors().is_some_and(|v| v.self_conditioning);
     if reads_itself && draws.random::<f64>() < config.self_conditioning {
         let plain = model.valid();

@@ -224,7 +224,8 @@ pub const T_MIN: f64 = 1e-3;
 ///
 /// An order over blocks with finished text before them (BD3-LM, Arriola et al. 2025, eq. 8) has a time for each block,
 /// and the text is read beside the noise. A block of one position is always masked: its bound is its likelihood, without
-/// variance. Where the context is noisy (AR-Diffusion, pipelined blocks) a sequence is a column of the order's table; its
+/// variance. Fixed phases are blocks of that kind, whatever their size: each is revealed in one step, so that one pass over both
+/// streams gives the exact likelihood of the sampler in that order. Where the context is noisy (AR-Diffusion, pipelined blocks) a sequence is a column of the order's table; its
 /// positions lose their noise -dt/dprogress times as fast, which is one more factor of the weight.
 pub fn elbo<'a>(
     x0: &[u32],
@@ -249,7 +250,7 @@ pub fn elbo_within<'a>(
 ) -> RowLoss<'a> {
     let (batch, offset) = (x0.len() / length, times.random::<f64>());
     let (layout, in_blocks) = (order.layout(), order.context == Context::Clean);
-    let single = |l: usize| in_blocks && layout.range(l).len() == 1;
+    let single = |l: usize| in_blocks && (order.pattern.is_some() || layout.range(l).len() == 1);
     // Per position its time, and how fast that falls.
     let t: Vec<(f64, f64)> = match in_blocks {
         true => {
@@ -270,7 +271,7 @@ pub fn elbo_within<'a>(
     let rows: Vec<usize> = (0..xt.len()).filter(|i| xt[*i] == mask && rate[*i] > 0.0).collect();
     let weight = |r: usize| if single(r % length) { 1.0 } else { schedule.elbo_weight(t[r]) * rate[r] };
     let weights = rows.iter().map(|r| weight(*r) / x0.len() as f64).collect();
-    let input = Noised::tokens(&xt, &t, length).in_blocks(layout);
+    let input = Noised::tokens(&xt, &t, length).in_order(&order, &[]);
     RowLoss {
         input: Noised { clean: beside(order, length).then(|| State::Tokens(x0.to_vec())), ..input },
         weights,
@@ -448,8 +449,9 @@ pub fn evaluate(model: &dyn Denoise, loss: &RowLoss) -> (f64, Vec<f64>) {
                     kind.rows(model.predict(rows.clone()), composed::log_softmax(composed::logits(theirs, &head)))
                 }
             };
-            let part = crate::model::params::floats(part);
-            here.iter_mut().zip(part).zip(weights).for_each(|((sum, v), w)| *sum += f64::from(v) * f64::from(w));
+            let part = part.into_data().convert::<f64>();
+            let Ok(part) = part.try_into_vec::<f64>() else { panic!("losses are floating point numbers") };
+            here.iter_mut().zip(part).zip(weights).for_each(|((sum, v), w)| *sum += v * f64::from(w));
         }
         values.extend(here);
     }

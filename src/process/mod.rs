@@ -10,5 +10,5 @@ pub mod order;
 pub mod schedule;
 
 pub use corruption::Corruption;
-pub use order::{Context, Grid, Layout, Order, Reading};
+pub use order::{Context, Grid, Layout, Order, Pattern, Phases, Reading};
 pub use schedule::Schedule;

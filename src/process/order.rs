@@ -6,15 +6,19 @@
 //!
 //! with block size b tokens and window w blocks. b = 1, w = 1, K = L is autoregression; b = L, w = 1 is a parallel
 //! diffusion model; b < L, w = 1 is block diffusion; b = 1, w > 1 is AR-Diffusion; b > 1, w > 1 is pipelined blocks.
+//! Orders with fixed phases ([`phases`]) take the place of a position in its row sorted by phase for l, and phases for blocks.
 //! L length, K steps, P blocks.
 
 mod config;
+pub mod phases;
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 pub use config::OrderConfig;
+pub use phases::{Pattern, Phases};
 
 use super::ar_diffusion::{END, anchored_time};
 use crate::error::{Error, Result};
@@ -82,12 +86,19 @@ pub struct Order {
     pub text: usize,
     /// Levels T of AR-Diffusion's path, which the positions then follow and not the window (0: they do not).
     pub levels: usize,
+    /// The phases in which the positions of each block are revealed, one after the other.
+    pub pattern: Option<Pattern>,
 }
 
 impl Order {
     /// One block of `length` tokens, all denoised together.
     pub fn parallel(length: usize) -> Self {
-        Order { block: length, window: 1, context: Context::Noisy, text: 0, levels: 0 }
+        Order { block: length, window: 1, context: Context::Noisy, text: 0, levels: 0, pattern: None }
+    }
+
+    /// The whole sequence in fixed phases.
+    pub fn in_phases(pattern: Pattern, length: usize) -> Self {
+        Order { pattern: Some(pattern), ..Order::in_blocks(length.max(1)) }
     }
 
     /// One token at a time over finished text.
@@ -97,7 +108,29 @@ impl Order {
 
     /// Blocks of `size` tokens over finished text.
     pub fn in_blocks(size: usize) -> Self {
-        Order { block: size, window: 1, context: Context::Clean, text: 0, levels: 0 }
+        Order { block: size, window: 1, context: Context::Clean, text: 0, levels: 0, pattern: None }
+    }
+
+    /// The phases of `length` positions, those that are `given` (empty: none) in front of all; none where it has no fixed ones.
+    pub fn phases(&self, length: usize, given: &[bool]) -> Option<Arc<Phases>> {
+        let pattern = self.pattern?;
+        assert!(!pattern.follows_steps(), "the number of phases is that of the steps");
+        // Blocks come one after the other, and no phase has a larger number than a block has positions or a list phases.
+        let stride = self.block.max(phases::MOST_LISTED);
+        let key = |l: usize| l / self.block * stride + pattern.phase(l % self.block);
+        Some(Arc::new(Phases::new(length, given, key)))
+    }
+
+    /// The same order walked in `steps` steps, where those decide how many phases it has.
+    pub fn in_steps(self, length: usize, steps: usize) -> Self {
+        let blocks = length.div_ceil(self.block.max(1)).max(1);
+        Order { pattern: self.pattern.map(|p| p.in_steps(steps / blocks)), ..self }
+    }
+
+    /// Whether every position has a step of its own, so that the likelihood of a text is exact: fixed phases, or one position a
+    /// block.
+    pub fn fixed(&self, length: usize) -> bool {
+        self.pattern.is_some() || (self.window == 1 && self.levels == 0 && self.blocks(length) == length)
     }
 
     /// How the sequence falls into blocks.
@@ -105,9 +138,14 @@ impl Order {
         Layout { text: self.text, size: self.block }
     }
 
-    /// Number of blocks P of `length` tokens.
+    /// Number of blocks P of `length` tokens, or of phases.
     pub fn blocks(&self, length: usize) -> usize {
-        self.layout().count(length)
+        match self.pattern {
+            // As few as it may be walked in: one phase a block.
+            Some(pattern) if pattern.follows_steps() => self.layout().count(length),
+            Some(_) => self.phases(length, &[]).map_or(0, |phases| phases.count()),
+            None => self.layout().count(length),
+        }
     }
 
     /// How far position `pos` is on its way, in windows: below 0 it is noise, from 1 on text.
@@ -146,28 +184,40 @@ impl Order {
     /// each block of each sequence at its own time, stratified over all of them.
     pub fn block_times(&self, batch: usize, length: usize, offset: f64) -> Vec<f64> {
         let blocks = self.blocks(length);
+        let phases = self.phases(length, &[]);
         // Among text the few blocks that have a time at all would otherwise share one stratum in a whole batch.
         let stratum = |i: usize, block: usize| if self.text > 0 { i * blocks + block } else { block * batch + i };
         let time = |i: usize, block: usize| (offset + stratum(i, block) as f64 / (batch * blocks) as f64).fract();
         let layout = self.layout();
-        (0..batch).flat_map(|i| (0..length).map(move |l| time(i, layout.index(l)))).collect()
+        let block = |l: usize| phases.as_ref().map_or_else(|| layout.index(l), |p| p.phase(l).unwrap_or(0));
+        (0..batch).flat_map(|i| (0..length).map(|l| time(i, block(l))).collect::<Vec<_>>()).collect()
     }
 
     /// The sampling table for `steps` steps over `length` positions.
     ///
     /// Errors when the order cannot be walked in so few steps without skipping a block (fewer steps than blocks).
     pub fn grid(&self, length: usize, steps: usize) -> Result<Grid> {
+        self.grid_behind(length, steps, &[])
+    }
+
+    /// [`Order::grid`] where some positions are `given` (empty: none), which fixed phases then have in front.
+    pub fn grid_behind(&self, length: usize, steps: usize, given: &[bool]) -> Result<Grid> {
         if steps == 0 || length == 0 {
             return Err(Error::usage(format!(
                 "a sampling grid needs steps and length of at least 1, got {steps} and {length}"
             )));
         }
-        let blocks = self.blocks(length);
+        let order = self.in_steps(length, steps);
+        let blocks = order.blocks(length);
         if self.window == 1 && steps < blocks {
-            return Err(Error::usage(format!("{steps} steps are fewer than the {blocks} blocks of the order"))
-                .hint(format!("use at least {blocks} steps, or a larger block")));
+            let (what, other) = match self.pattern {
+                Some(_) => ("phases", "an order of fewer phases"),
+                None => ("blocks", "a larger block"),
+            };
+            return Err(Error::usage(format!("{steps} steps are fewer than the {blocks} {what} of the order"))
+                .hint(format!("use at least {blocks} steps, or {other}")));
         }
-        Ok(Grid { order: *self, length, steps })
+        Ok(Grid { phases: order.phases(length, given), order, length, steps })
     }
 }
 
@@ -180,9 +230,15 @@ pub struct Grid {
     order: Order,
     length: usize,
     steps: usize,
+    phases: Option<Arc<Phases>>,
 }
 
 impl Grid {
+    /// The phases it walks through, where they are fixed.
+    pub fn phases(&self) -> Option<&Arc<Phases>> {
+        self.phases.as_ref()
+    }
+
     /// Number of steps K.
     pub fn steps(&self) -> usize {
         self.steps
@@ -211,7 +267,7 @@ impl Grid {
             }
         };
         match k {
-            0 => vec![1.0; self.length],
+            0 if self.phases.is_none() => vec![1.0; self.length],
             k if k == self.steps => vec![0.0; self.length],
             k => (0..self.length).map(|l| exact(self.time(k, l))).collect(),
         }
@@ -221,6 +277,12 @@ impl Grid {
     /// the one before it is finished; where blocks follow text, a position of text takes one step and the blocks share the rest.
     fn time(&self, k: usize, l: usize) -> f64 {
         let order = &self.order;
+        if let Some(phases) = &self.phases {
+            // What is given is text from the start.
+            let Some(n) = phases.phase(l) else { return 0.0 };
+            let border = |n: usize| n * self.steps / phases.count();
+            return (1.0 - (k as f64 - border(n) as f64) / (border(n + 1) - border(n)) as f64).clamp(0.0, 1.0);
+        }
         if order.window > 1 || order.levels > 0 {
             return order.time(self.length, k as f64 / self.steps as f64, l);
         }
@@ -267,7 +329,7 @@ impl Grid {
     }
 
     /// The positions that the pass of step k computes, and how many of them, from the left, are text that the cache keeps
-    /// from then on; `filled` positions are in it already.
+    /// from then on; `filled` positions are in it already. With fixed phases and a cache they are ranks.
     pub fn read(&self, k: usize, reading: Reading, filled: usize) -> (Range<usize>, usize) {
         let active = self.active(k);
         if active.is_empty() {
@@ -276,6 +338,14 @@ impl Grid {
         match reading {
             Reading::Whole => (0..self.length, 0),
             Reading::Shifted => (filled..active.end, active.end),
+            Reading::Blocks if self.phases.is_some() => {
+                let (row, next) = (self.row(k), self.row(k + 1));
+                let under_way =
+                    self.phases.iter().flat_map(|p| (0..self.length).filter_map(|l| Some((l, p.phase(l)?))));
+                let ranks = under_way.filter(|(l, _)| row[*l] != next[*l]).map(|(_, n)| n).next();
+                let ranks = self.phases.as_ref().zip(ranks).map_or(filled..filled, |(p, n)| p.ranks_of(n));
+                (filled..ranks.end, ranks.start)
+            }
             Reading::Blocks => {
                 let end = self.order.layout().range(active.end - 1).end.min(self.length);
                 (filled..end, self.finished(&self.row(k)))

@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use super::{ModelConfig, Network, Recipe};
 use crate::data::DataConfig;
-use crate::error::{Error, Result, whole_within};
+use crate::error::{Error, Result, whole_within, within};
 use crate::model::TransformerConfig;
 use crate::model::config::{TimeInput, Visibility};
 use crate::model::family::Vocabulary;
@@ -83,7 +83,8 @@ impl Recipe {
         if let Some(network) = &model.network {
             network.validate(&key("network"))?;
         }
-        if model.from.is_some() && (model.network.is_some() || Self::teacher(model).is_some()) {
+        self.check_start(name, model)?;
+        if model.from.is_some() && (model.network.is_some() || Self::source(model).is_some()) {
             return Err(Error::usage(format!("`{}` stands beside a network or a teacher", key("from")))
                 .hint("a checkpoint brings its own network, and a student has its teacher's"));
         }
@@ -117,6 +118,41 @@ impl Recipe {
             Network::Given(network) => self.check_network(name, network),
             // Known only when the directory is read: `run` checks it then.
             Network::From(_) => Ok(()),
+        }
+    }
+
+    /// Checks that the model whose weights another one starts with is there, and has as many.
+    fn check_start(&self, name: &str, model: &ModelConfig) -> Result<()> {
+        let key = |k: &str| format!("model.{name}.{k}");
+        if let Some(start) = &model.start {
+            let at = key("start");
+            self.model(start).map_err(|e| Error { message: format!("`{at}`: {}", e.message), ..e })?;
+            if start == name {
+                return Err(Error::usage(format!("`{at}` names the model itself"))
+                    .hint("name the model whose weights it starts with, or leave the key out"));
+            }
+        }
+        let (Some(own), Some(source)) = (&model.network, Self::source(model)) else { return Ok(()) };
+        self.training_order()?;
+        let Ok(Network::Given(theirs)) = self.network(source) else {
+            return Err(Error::usage(format!("`{}` stands beside weights of a checkpoint", key("network")))
+                .hint("leave the table out: the network is the checkpoint's"));
+        };
+        let weights = |n: &TransformerConfig| TransformerConfig {
+            visibility: Visibility::Full,
+            checkpoint: false,
+            composed: false,
+            compute: Default::default(),
+            ..n.clone()
+        };
+        match weights(own) == weights(theirs) {
+            true => Ok(()),
+            false => Err(Error::usage(format!(
+                "`{}` is not that of `model.{source}`, whose weights it starts with",
+                key("network")
+            ))
+            .cause("only `visibility`, `checkpoint`, `composed` and `compute` may differ")
+            .hint(format!("leave `[{}]` out, or copy `[{}]`", key("network"), self.network_place(source)))),
         }
     }
 
@@ -256,8 +292,9 @@ impl Recipe {
             ))
             .hint(format!("`{} = \"{}\"`", at("schedule"), self.schedule(teacher).name())));
         }
+        self.check_phase_steps(name, model, c)?;
         // One length stands for any: a whole sequence is one block at each.
-        let long = 1 << 20;
+        let long = 1 << 12;
         let theirs = teacher.order.all(long);
         if !model.order.all(long).into_iter().all(|order| Orders::of(order, &theirs, long).is_some()) {
             return Err(Error::usage(format!(
@@ -306,6 +343,30 @@ impl Recipe {
         Ok(())
     }
 
+    /// Checks what of a distillation a student with fixed phases reads.
+    fn check_phase_steps(&self, name: &str, model: &ModelConfig, c: &SdttConfig) -> Result<()> {
+        let at = |k: &str| format!("model.{name}.objective.sdtt.{k}");
+        within(&at("data"), c.data, 0.0..=1.0)?;
+        if !model.order.phased() {
+            return match c.data {
+                0.0 => Ok(()),
+                _ => Err(contradiction(
+                    &at("data"),
+                    &c.data.to_string(),
+                    &format!("model.{name}.order"),
+                    "{ strided = 8 }",
+                )
+                .cause("the data's tokens are the target where phases are fixed")),
+            };
+        }
+        match c.rounds {
+            1 => Ok(()),
+            rounds => Err(Error::usage(format!("`{} = {rounds}` with fixed phases", at("rounds")))
+                .cause("the number of phases stays the same from round to round")
+                .hint(format!("`{} = 1`", at("rounds")))),
+        }
+    }
+
     /// Checks that each round of a distillation has a step of training.
     pub(super) fn check_rounds(&self, name: &str, at: &str, rounds: usize) -> Result<()> {
         let steps = self.model(name)?.train.steps;
@@ -335,6 +396,7 @@ impl Recipe {
                 .hint(format!("`{net}.encoder_layers = 0`, or an order in `{{ blocks = N }}`")));
         }
         self.check_segments(name, &model.order)?;
+        self.check_phases(name, model, network)?;
         if network.visibility == Visibility::Order {
             return Ok(());
         }
@@ -360,6 +422,37 @@ impl Recipe {
                 Ok(())
             }
             (OrderConfig::Segments { .. } | OrderConfig::Mixture(_), _) => Err(sees("\"order\"")),
+            (
+                OrderConfig::Strided(_) | OrderConfig::Dilated(_) | OrderConfig::Phases(_) | OrderConfig::Within { .. },
+                _,
+            ) => Err(sees("\"order\"")
+                .cause("phases are trained beside the finished text")
+                .hint("a model that sees everything is sampled in phases without training: `decode`")),
+        }
+    }
+
+    /// Checks that fixed phases have a number and a network that reads them.
+    fn check_phases(&self, name: &str, model: &ModelConfig, network: &TransformerConfig) -> Result<()> {
+        if !model.order.phased() {
+            return Ok(());
+        }
+        let (key, shown) = (format!("model.{name}.order"), model.order.shown());
+        let net = self.network_place(name);
+        if model.order.follows_steps() {
+            return Err(Error::usage(format!("`{key} = {shown}` has as many phases as there are steps"))
+                .cause("training has no steps of sampling")
+                .hint("a number of phases, for instance `{ strided = 8 }`, or a mixture of several"));
+        }
+        let unread = [
+            ("encoder_layers", network.encoder_layers > 0, "0"),
+            ("shift", network.shift, "false"),
+            ("shift_output", network.shift_output, "false"),
+        ];
+        match unread.iter().find(|(_, set, _)| *set) {
+            Some((other, _, value)) => Err(Error::usage(format!("`{key} = {shown}` needs `{net}.{other} = {value}`"))
+                .cause("each position of a phase describes the token that it reads")
+                .hint(format!("`{net}.{other} = {value}`, or an order in `{{ blocks = N }}`"))),
+            None => Ok(()),
         }
     }
 

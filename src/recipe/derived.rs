@@ -18,7 +18,7 @@ impl Recipe {
     /// Checks the keys that need a teacher or a checkpoint to start from, and the types they leave.
     pub(super) fn check_derived(&self, name: &str, model: &ModelConfig) -> Result<()> {
         let key = |k: &str| format!("model.{name}.{k}");
-        let derived = model.network.is_none() && (model.from.is_some() || Self::teacher(model).is_some());
+        let derived = model.network.is_none() && (model.from.is_some() || Self::source(model).is_some());
         for (k, given) in [
             ("lora", model.lora.is_some()),
             ("keep_layers", model.keep_layers.is_some()),

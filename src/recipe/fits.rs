@@ -64,6 +64,7 @@ impl Recipe {
             Metric::Latency | Metric::Throughput => {
                 (timed && covered().any(|(shown, _)| shown != ORACLE), "`eval.speed_repeats = 0` measures no time")
             }
+            Metric::SamplerNll => (self.eval.sampler.texts > 0, "`eval.sampler.texts = 0` measures none"),
             Metric::Nll | Metric::Entropy | Metric::Distinct2 | Metric::Repetition => (true, ""),
         };
         match measured || default {

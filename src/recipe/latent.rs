@@ -4,6 +4,7 @@ use super::{ModelConfig, Network, Recipe};
 use crate::error::{Error, Result, within};
 use crate::model::TransformerConfig;
 use crate::model::config::{TimeInput, Visibility};
+use crate::objective::beside;
 use crate::objective::distill::Refresh;
 use crate::objective::{Method, Objective, few_step};
 use crate::process::order::OrderConfig;
@@ -34,6 +35,12 @@ impl Recipe {
             other => (other.forwards(), 0.0),
         };
         let mut positions = passes * network.map_or(length, |n| n.places(length)) as f64;
+        // Finished text is read beside the noise.
+        let orders = model.order.all(length.max(1));
+        let both = orders.iter().filter(|order| beside(**order, length)).count() as f64 / orders.len().max(1) as f64;
+        if matches!(model.objective, Objective::Elbo { .. }) {
+            positions += both * length as f64;
+        }
         if let Some(bottleneck) = network.and_then(|n| n.bottleneck.as_ref()) {
             positions += 2.0 * bottleneck.latents as f64 + length as f64;
         }

@@ -70,12 +70,16 @@ pub struct ModelConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seed: Option<u64>,
     /// parallel | left_to_right | { blocks = N } | { pipelined = { block = N, window = W } } |
-    /// { ar_diffusion = { levels = T } } | { segments = { text = N, block = M } } | { mixture = [...] }
+    /// { ar_diffusion = { levels = T } } | { segments = { text = N, block = M } } | { strided = K } | { dilated = K } |
+    /// { phases = [...] } | { within = { block = N, order = ... } } | { mixture = [...] }
     pub order: OrderConfig,
     /// A directory with a public checkpoint to start from: its weights and its network. With `train.steps = 0` it stays as
     /// it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<PathBuf>,
+    /// The model of this recipe whose weights it starts with, in a network of the same weights; default: its teacher, or none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start: Option<String>,
     /// refuse | truncate_padding | shared_tokens | retokenize: what to do where `from` has another tokenizer than the data.
     #[serde(default, skip_serializing_if = "Vocabulary::is_refuse")]
     pub vocabulary: Vocabulary,
@@ -98,7 +102,8 @@ pub struct ModelConfig {
     /// Train low-rank adapters beside its teacher's (or the checkpoint's) frozen weights in place of a whole network.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lora: Option<LoraConfig>,
-    /// Its network; a distilled model has its teacher's and leaves this out, and so does one that has `from`.
+    /// Its network; a distilled model has its teacher's and leaves this out, and so does one that has `from`. Beside a teacher it
+    /// says what needs no other weights: who sees whom.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<TransformerConfig>,
     pub objective: Objective,
@@ -179,7 +184,12 @@ impl Recipe {
         }
     }
 
-    /// The models that have to be there before one is trained: its teacher, the autoencoder whose latents it denoises, the diffusion
+    /// The name of the model whose weights another one starts with.
+    pub fn source(model: &ModelConfig) -> Option<&str> {
+        model.start.as_deref().or(Self::teacher(model))
+    }
+
+    /// The models that have to be there before one is trained: the one it starts as, its teacher, the autoencoder whose latents it denoises, the diffusion
     /// whose noisy embeddings it classifies, or the model whose embedding says what is near.
     pub fn parents(model: &ModelConfig) -> Vec<&str> {
         let other = match &model.objective {
@@ -188,7 +198,8 @@ impl Recipe {
             Objective::D3pm(D3pmConfig { matrix: Matrix::Neighbours { model, .. }, .. }) => Some(model.as_str()),
             _ => None,
         };
-        Self::teacher(model).into_iter().chain(other).collect()
+        let start = model.start.as_deref().filter(|start| Self::teacher(model) != Some(start));
+        Self::teacher(model).into_iter().chain(start).chain(other).collect()
     }
 
     /// The configuration of the diffusion of latents at the end of a model's line of teachers, and which of the models is that;
@@ -210,13 +221,13 @@ impl Recipe {
     pub fn network(&self, name: &str) -> Result<Network<'_>> {
         let mut model = self.model(name)?;
         for _ in 0..=self.model.len() {
-            match (&model.network, &model.from, Self::teacher(model)) {
+            match (&model.network, &model.from, Self::source(model)) {
                 (Some(network), ..) => return Ok(Network::Given(network)),
                 (None, Some(from), _) => return Ok(Network::From(from)),
-                (None, None, Some(teacher)) => model = self.model(teacher)?,
+                (None, None, Some(source)) => model = self.model(source)?,
                 (None, None, None) => {
                     return Err(Error::usage(format!("`model.{name}` has no `network`")).hint(format!(
-                        "add a table `[model.{name}.network]`; only a distilled model may leave it out"
+                        "add a table `[model.{name}.network]`; only a model that starts as another one may leave it out"
                     )));
                 }
             }
@@ -235,7 +246,7 @@ impl Recipe {
         let mut at = name;
         for _ in 0..self.model.len() {
             match self.model.get(at) {
-                Some(model) if model.network.is_none() && model.from.is_none() => match Self::teacher(model) {
+                Some(model) if model.network.is_none() && model.from.is_none() => match Self::source(model) {
                     Some(teacher) => at = teacher,
                     None => break,
                 },
@@ -250,8 +261,8 @@ impl Recipe {
         self.network(name)?;
         let mut all = vec![self.model(name)?];
         while let Some(last) = all.last().filter(|m| m.network.is_none() && m.from.is_none()) {
-            match Self::teacher(last) {
-                Some(teacher) => all.push(self.model(teacher)?),
+            match Self::source(last) {
+                Some(source) => all.push(self.model(source)?),
                 None => break,
             }
         }
@@ -322,6 +333,8 @@ impl Recipe {
             Objective::Autoencoder(_) => Role::Codec,
             Objective::Classifier(_) => Role::Classifier,
             Objective::Embedding(_) => Role::Teacher,
+            // What was made of another model for few steps.
+            Objective::Elbo { .. } if model.start.is_some() && model.order.phased() => Role::Student,
             Objective::Elbo { .. } | Objective::ScoreEntropy { .. } | Objective::Latent(_) => Role::Teacher,
             Objective::Consistency(_) | Objective::D3pm(_) => Role::Teacher,
             Objective::Sdtt(_) | Objective::Dcd(_) | Objective::LatentDistill(_) => Role::Student,
@@ -364,8 +377,8 @@ impl Recipe {
     pub fn vocabulary(&self, name: &str) -> Result<Vocabulary> {
         let mut model = self.model(name)?;
         for _ in 0..self.model.len() {
-            match Self::teacher(model) {
-                Some(teacher) if model.from.is_none() => model = self.model(teacher)?,
+            match Self::source(model) {
+                Some(source) if model.from.is_none() => model = self.model(source)?,
                 _ => break,
             }
         }

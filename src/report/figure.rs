@@ -3,7 +3,7 @@
 use super::table::{collapsed, shown};
 use crate::eval::matched;
 use crate::eval::results::{DataKind, Metric, ModelResult, Results, Role, Row, SeedRow};
-use crate::eval::stats::Estimate;
+use crate::eval::stats::{Estimate, mean};
 
 /// Red, green and blue, 0 to 255.
 pub type Rgb = (u8, u8, u8);
@@ -150,14 +150,29 @@ pub fn figures(results: &Results) -> Vec<Figure> {
             bars: INTERVAL,
         },
     ];
+    if results.models.iter().flat_map(|m| &m.rows).any(|r| r.sampler_nll.is_some()) {
+        figures.insert(
+            0,
+            Figure {
+                name: "sampler_steps",
+                title: format!("{study}: what held-out text costs under the sampler, against its steps"),
+                x: steps(),
+                y: axis("sampler_nll, nats per token (lower is better; no judge)", Scale::Linear),
+                series: series(results, false, |at| Some((at.steps(), at.score(Metric::SamplerNll)?))),
+                guides: level_guides(results, Metric::SamplerNll),
+                bars: INTERVAL,
+            },
+        );
+    }
     let matched = matched::all(results);
     if !matched.is_empty() {
         let at = |model: &ModelResult, row: &Row| {
             matched.iter().find(|m| m.model.name == model.name && m.steps == row.steps)?.nll
         };
         let ar = results.models.iter().filter(|m| m.role == Role::Ar);
+        let behind = figures.iter().position(|f| f.name == "quality_steps").map_or(0, |at| at + 1);
         figures.insert(
-            1,
+            behind,
             Figure {
                 name: "matched_steps",
                 title: format!("{study}: quality at the data's entropy against sampling steps"),
@@ -289,6 +304,18 @@ impl Place<'_> {
     }
 
     fn score(&self, metric: Metric) -> Option<Estimate> {
+        if metric == Metric::SamplerNll {
+            // A seed alone has its part of the texts.
+            return match self.seed {
+                None => self.results.score(self.row, metric),
+                Some(seed) => {
+                    let own = self.row.sampler_nll.as_ref()?;
+                    let (at, of) = (self.row.by_seed.iter().position(|s| s.seed == seed.seed)?, self.row.by_seed.len());
+                    let texts = own.texts.chunks(own.texts.len() / of).nth(at)?;
+                    Some(Estimate::exact(mean(texts)))
+                }
+            };
+        }
         match self.seed {
             Some(seed) => seed.scores.get(metric.key(&self.results.data.nll_name)).map(|x| Estimate::exact(*x)),
             None => self.results.score(self.row, metric),
@@ -360,7 +387,7 @@ fn level_guides(results: &Results, metric: Metric) -> Vec<Guide> {
         .filter_map(|m| Some((m, results.score(m.full()?, metric)?)))
         .map(|(m, value)| level(m, value))
         .collect();
-    if let (Metric::Nll, Some(rate)) = (metric, results.data.entropy_rate) {
+    if let (Metric::Nll | Metric::SamplerNll, Some(rate)) = (metric, results.data.entropy_rate) {
         guides.push(entropy_rate(rate));
     }
     guides

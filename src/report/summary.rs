@@ -6,6 +6,9 @@ use crate::shown;
 /// The scores shown, in order: key and heading.
 fn columns(results: &Results) -> Vec<(String, &'static str)> {
     let mut out = vec![(results.data.nll_name.clone(), "nll ↓"), ("entropy".to_string(), "entropy")];
+    if results.models.iter().flat_map(|m| &m.rows).any(|r| r.sampler_nll.is_some()) {
+        out.insert(0, (Metric::SamplerNll.key("").to_string(), Metric::SamplerNll.label()));
+    }
     if results.models.iter().flat_map(|m| &m.rows).any(|r| r.scores.contains_key("valid")) {
         out.push(("valid".to_string(), "valid ↑"));
     }
@@ -16,7 +19,8 @@ fn columns(results: &Results) -> Vec<(String, &'static str)> {
 }
 
 fn cell(row: &Row, key: &str) -> String {
-    match row.scores.get(key) {
+    let own = row.sampler_nll.as_ref().filter(|_| key == Metric::SamplerNll.key("")).map(|s| &s.estimate);
+    match own.or_else(|| row.scores.get(key)) {
         Some(e) => format!("{:.3} [{:.3}, {:.3}]", e.mean, e.low, e.high),
         None => "-".to_string(),
     }

@@ -91,6 +91,7 @@ fn quality(results: &Results) -> Table {
     let exact = truth(results.data.kind);
     let orders = several_orders(results);
     let decoded = results.models.iter().flat_map(|m| &m.rows).any(|r| r.decode_positions.is_some());
+    let own = results.models.iter().flat_map(|m| &m.rows).any(|r| r.sampler_nll.is_some());
     let mut header = names(["model", "objective", "steps", "NFE", "positions"]);
     if decoded {
         header.push("of them decoding".into());
@@ -99,6 +100,9 @@ fn quality(results: &Results) -> Table {
         header.splice(2..2, names(["order"]));
         header.splice(4..4, names(["steps per block"]));
         header.push("positions × layers".into());
+    }
+    if own {
+        header.push(Metric::SamplerNll.label().into());
     }
     header.extend(names([Metric::Nll.label(), Metric::Entropy.label(), "ELBO/NLL ↓"]));
     header.extend(exact.iter().map(|m| m.label().to_string()));
@@ -125,6 +129,9 @@ fn quality(results: &Results) -> Table {
             }
             if orders {
                 cells.push(row.layer_positions.map_or(NOTHING.into(), short));
+            }
+            if own {
+                cells.push(sampler_nll(row));
             }
             cells.extend([score(Metric::Nll), score(Metric::Entropy), likelihood(model)]);
             cells.extend(exact.iter().map(|m| score(*m)));
@@ -302,6 +309,15 @@ fn likelihood(model: &ModelResult) -> String {
         Bound::Exact => format!("{} exact", interval(l.estimate)),
         Bound::Elbo => format!("≤ {} elbo", interval(l.estimate)),
         Bound::None => format!("{} no bound", interval(l.estimate)),
+    })
+}
+
+/// The sampler's own likelihood, marked where it is a bound, with its spread over partitions.
+fn sampler_nll(row: &Row) -> String {
+    row.sampler_nll.as_ref().map_or(NOTHING.into(), |s| match (s.kind, s.spread) {
+        (Bound::Exact, _) => format!("{} exact", interval(s.estimate)),
+        (_, Some(spread)) => format!("≤ {} ± {} over partitions", interval(s.estimate), fixed(spread)),
+        (_, None) => format!("≤ {}", interval(s.estimate)),
     })
 }
 

@@ -153,6 +153,7 @@ impl DecodeConfig {
                 *order == OrderConfig::LeftToRight && !matches!(self, DecodeConfig::Switch(_))
             }
             (Visibility::Full, order) => !matches!(order, OrderConfig::Segments { .. }),
+            (Visibility::Blocks(_), order) if order.phased() => false,
             (Visibility::Blocks(size), OrderConfig::Blocks(block) | OrderConfig::Pipelined { block, .. }) => {
                 *block == size
             }
@@ -162,7 +163,11 @@ impl DecodeConfig {
         if !fits {
             return Some("a network of another visibility is sampled in its own blocks alone");
         }
-        (encodes && order.noisy()).then_some("under this order noise sees blocks that are not finished")
+        match encodes {
+            true if order.noisy() => Some("under this order noise sees blocks that are not finished"),
+            true if order.phased() => Some("layers of finished text alone go with blocks"),
+            _ => None,
+        }
     }
 
     /// Checks ranges; `key` names it in errors.
@@ -197,9 +202,20 @@ impl DecodeConfig {
 ///
 /// Token by token there is one step a token, and decoding by thresholds takes as many passes as it needs, at most one a token.
 pub fn walkable(process: &Process, steps: &[usize]) -> Vec<usize> {
-    let (length, blocks) = (process.length, process.decode.layout(process).count(process.length));
+    let length = process.length;
+    let blocks = match process.decode {
+        Decode::Table | Decode::GreedyTail | Decode::Mbr(_) => process.order.blocks(length),
+        _ => process.decode.layout(process).count(length),
+    };
     match process.decode {
         Decode::Pipelined(_) => vec![length],
+        // One step a phase, so that as many phases as steps are at most one a position.
+        Decode::Table | Decode::Mbr(_) if process.order.pattern.is_some_and(|p| p.follows_steps()) => {
+            let each = |k: &usize| k.is_multiple_of(blocks) && k / blocks <= process.order.block.min(length);
+            let walked: Vec<usize> = steps.iter().copied().filter(each).collect();
+            if walked.is_empty() { vec![blocks] } else { walked }
+        }
+        Decode::Table | Decode::Mbr(_) if process.order.pattern.is_some() => vec![blocks],
         Decode::Table | Decode::GreedyTail | Decode::Mbr(_) if blocks == length && process.order.window == 1 => {
             vec![length]
         }

@@ -174,8 +174,8 @@ fn vectors(
     for k in 0..grid.steps() {
         let next = grid.row(k + 1);
         let active = changed(&now, &next);
-        // A network over blocks reads nothing behind the block that is being written.
-        let end = if whole { m } else { active.end };
+        // A network over blocks reads nothing behind the block that is being written; phases lie everywhere.
+        let end = if whole || grid.phases().is_some() { m } else { active.end };
         let each = |row: &[f64]| row[..end].repeat(b);
         let (t, s) = (each(&now), each(&next));
         let read = x.clone().narrow(1, 0, end);
@@ -189,7 +189,9 @@ fn vectors(
             }
             false => estimate,
         };
-        let given = Given { estimate, condition: told.as_deref(), clean: None, layout: Some(latent.order.layout()) };
+        let layout = Some(latent.order.layout());
+        let phases = grid.phases().cloned();
+        let given = Given { estimate, condition: told.as_deref(), clean: None, layout, phases };
         // Only a mean velocity is told where the step ends: all else was trained on no distance.
         let to = (process.walk == Walk::Jump).then_some(&s[..]);
         let mut says = model.says(read.clone(), &t, to, &given);
@@ -397,7 +399,7 @@ mod tests {
         let layout = Some(Order::in_blocks(2).layout());
         let noisy = column(&[0.0, 0.0, 1.0, 1.0], [1, 4], &Device::flex());
         let read = |clean: Option<Tensor<3>>, estimate: Tensor<3>| {
-            let given = Given { estimate: Some(estimate), condition: None, clean, layout };
+            let given = Given { estimate: Some(estimate), condition: None, clean, layout, phases: None };
             params::floats(model.says(z.clone(), &t, None, &given).narrow(1, 2, 2))
         };
         let training = read(Some(z.clone()), estimate.clone());

@@ -35,7 +35,7 @@ use crate::model::canvas::{Canvas, shares_host};
 use crate::model::draw::{self, Filter};
 use crate::model::{Cache, Denoise, select_rows};
 use crate::process::order::changed;
-use crate::process::{Corruption, Order, Reading, Schedule};
+use crate::process::{Corruption, Grid, Order, Reading, Schedule};
 use crate::rng::{StepRng, Stream};
 pub use decode::{Decode, DecodeConfig};
 pub use embedding::{Embedding, GuidanceConfig};
@@ -259,7 +259,8 @@ impl Batch {
 
     fn run(&mut self, model: &dyn Denoise, process: &Process, spec: &SampleSpec) -> Result<()> {
         let l = process.length;
-        let grid = process.order.grid(l, spec.steps)?;
+        let given: Vec<bool> = spec.pinned.iter().map(Option::is_some).collect();
+        let grid = process.order.grid_behind(l, spec.steps, &given)?;
         let reading = reading(model, process);
         let mut cache = Cache::default();
         let mut now = grid.row(0);
@@ -269,7 +270,8 @@ impl Batch {
             let mut opened: Vec<usize> = Vec::new();
             for i in 0..self.reveal.len() {
                 for p in active.clone() {
-                    if !self.masked[i * l + p] {
+                    // Between the positions of a phase are those of others.
+                    if !self.masked[i * l + p] || (grid.phases().is_some() && now[p] == next[p]) {
                         continue;
                     }
                     let chance = process.corruption.reveal_probability(process.schedule, now[p], next[p]);
@@ -281,10 +283,10 @@ impl Batch {
             }
             if !opened.is_empty() {
                 match reading {
-                    Reading::Whole => self.step_full(model, process, spec, &now, &opened)?,
+                    Reading::Whole => self.step_full(model, process, spec, (&now, &grid), &opened)?,
                     _ => {
                         let read = grid.read(k, reading, cache.filled);
-                        self.step_cached(model, process, spec, &now, read, &opened, &mut cache)?
+                        self.step_cached(model, process, spec, (&now, &grid), read, &opened, &mut cache)?
                     }
                 }
             }
@@ -309,7 +311,7 @@ impl Batch {
         model: &dyn Denoise,
         process: &Process,
         spec: &SampleSpec,
-        now: &[f64],
+        (now, grid): (&[f64], &Grid),
         opened: &[usize],
     ) -> Result<()> {
         let l = process.length;
@@ -321,12 +323,13 @@ impl Batch {
             self.layer_positions[*i] += (l * model.layers().whole) as u64;
         }
         let (read, slot_of) = self.different(&samples, spec, l);
-        let t = times(spec, now, read.len());
+        let even = evened(model, process, now, grid);
+        let t = times(spec, even.as_deref().unwrap_or(now), read.len());
         let at = |r: &usize| slot_of[r / l] * l + r % l;
         let mut rows: Vec<usize> = opened.iter().map(at).collect();
         rows.sort_unstable();
         rows.dedup();
-        let input = self.canvas.input(&read, &t, l).in_blocks(process.order.layout());
+        let input = self.canvas.input(&read, &t, l).in_blocks(process.order.layout()).in_phases(grid.phases().cloned());
         let features = model.features_at(&input, &rows);
         let row_of: Vec<usize> = opened.iter().map(|r| rows.partition_point(|row| *row < at(r))).collect();
         self.put(model, features, &row_of, opened, spec, l)
@@ -366,7 +369,7 @@ impl Batch {
         model: &dyn Denoise,
         process: &Process,
         spec: &SampleSpec,
-        now: &[f64],
+        (now, grid): (&[f64], &Grid),
         (read, kept): (Range<usize>, usize),
         opened: &[usize],
         cache: &mut Cache,
@@ -379,7 +382,8 @@ impl Batch {
         }
         // A network that predicts the next token reads text: the times of teacher forcing, whatever is still to come.
         let t = if model.over_blocks() { times(spec, now, samples.len()) } else { vec![0.0; samples.len() * l] };
-        let input = self.canvas.input(&samples, &t, l).in_blocks(process.order.layout());
+        let input =
+            self.canvas.input(&samples, &t, l).in_blocks(process.order.layout()).in_phases(grid.phases().cloned());
         let text = kept - cache.filled;
         let features = if samples.len() == all {
             let features = model.features_cached(&input, read.clone(), cache);
@@ -396,7 +400,8 @@ impl Batch {
             self.positions[*i] += read.len() as u64;
             self.layer_positions[*i] += (text * layers.text + (read.len() - text) * layers.noise) as u64;
         }
-        let rows: Vec<usize> = opened.iter().map(|r| slot_of[r / l] * read.len() + r % l - read.start).collect();
+        let rank = |p: usize| grid.phases().map_or(p, |phases| phases.rank(p));
+        let rows: Vec<usize> = opened.iter().map(|r| slot_of[r / l] * read.len() + rank(r % l) - read.start).collect();
         let row_of: Vec<usize> = (0..rows.len()).collect();
         self.put(model, select_rows(features, &rows), &row_of, opened, spec, l)
     }
@@ -429,6 +434,14 @@ pub fn reading(model: &dyn Denoise, process: &Process) -> Reading {
         (true, false) => Reading::Shifted,
         (true, true) => Reading::Blocks,
     }
+}
+
+/// The row of times [L] that a network which sees everything is told in an order with fixed phases: it was trained with one time
+/// for all positions, which is here the one at which as many are masked. None where the row is told as it is.
+pub fn evened(model: &dyn Denoise, process: &Process, now: &[f64], grid: &Grid) -> Option<Vec<f64>> {
+    grid.phases().filter(|_| !model.over_blocks())?;
+    let masked = now.iter().filter(|t| **t > 0.0).count() as f64 / now.len() as f64;
+    Some(vec![process.schedule.time(1.0 - masked); now.len()])
 }
 
 /// The times [n L] of a row of the table for `n` samples: what is given has none.

@@ -49,6 +49,7 @@ fn trained(dir: &Path, teacher: &Transformer, keep: Option<&[usize]>, lora: bool
         rounds: 2,
         refresh: Refresh::Raw,
         schedule: Schedule::LogLinear,
+        data: 0.0,
     });
     let batch = |part: u64| (0..4 * LENGTH as u64).map(|i| ((i * 7 + part * 5) % VOCAB as u64) as u32).collect();
     let job = Job {

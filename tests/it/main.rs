@@ -25,6 +25,7 @@ mod layers;
 mod memory;
 mod network;
 mod orders;
+mod phases;
 mod pictures;
 mod pipes;
 mod readme;

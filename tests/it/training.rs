@@ -83,6 +83,7 @@ fn sdtt(divergence: Divergence) -> Objective {
         rounds: 3,
         refresh: Refresh::Raw,
         schedule: Schedule::LogLinear,
+        data: 0.0,
     })
 }
 

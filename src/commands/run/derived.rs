@@ -15,11 +15,11 @@ use crate::weights::Weights;
 use crate::{fs, hub};
 
 impl Study {
-    /// The network that a model starts from, all of its blocks: its finished teacher, or the checkpoint.
+    /// The network that a model starts from, all of its blocks: another finished model, or the checkpoint.
     pub(super) fn base_network(&self, name: &str, shape: &Shape) -> Result<Option<Transformer>> {
         let model = self.recipe.model(name)?;
-        match (Recipe::teacher(model), &shape.from) {
-            (Some(teacher), _) => Ok(Some(self.finished(teacher)?.model)),
+        match (Recipe::source(model), &shape.from) {
+            (Some(source), _) => Ok(Some(self.finished(source)?.model)),
             // Other rows in embedding and head, or another reading of the input, than the checkpoint's.
             (None, Some(from)) if !shape.as_it_is() => {
                 let tensors = self.start(from, shape)?;
@@ -48,7 +48,7 @@ impl Study {
     /// Where the weights of a model lie that has none of its own.
     pub(super) fn origin(&self, name: &str, shape: &Shape) -> Result<Origin> {
         let model = self.recipe.model(name)?;
-        let (base, sha256) = match (Recipe::teacher(model), &shape.from) {
+        let (base, sha256) = match (Recipe::source(model), &shape.from) {
             // From models/NAME/final to models/TEACHER/final.
             (Some(teacher), _) => {
                 (Path::new("../..").join(teacher).join("final"), origin::model_sha256(&self.final_dir(teacher))?)
@@ -60,7 +60,7 @@ impl Study {
         };
         let names = shape.from.as_ref().map(std::path::absolute).transpose();
         // A finished model has a manifest of its own.
-        let public = shape.from.as_deref().filter(|_| Recipe::teacher(model).is_none());
+        let public = shape.from.as_deref().filter(|_| Recipe::source(model).is_none());
         Ok(Origin {
             base,
             sha256,
@@ -82,8 +82,8 @@ impl Study {
         adapters: &Named,
     ) -> Result<()> {
         let Some(from) = &shape.from else {
-            let teacher = Recipe::teacher(self.recipe.model(name)?).unwrap_or_default();
-            return adapters::write(dir, plan, adapters, None, &Base { name: teacher, revision: None, of: None });
+            let source = Recipe::source(self.recipe.model(name)?).unwrap_or_default();
+            return adapters::write(dir, plan, adapters, None, &Base { name: source, revision: None, of: None });
         };
         let root = self.recipe.lineage(name)?;
         let named = root.last().and_then(|m| m.from.as_ref()).unwrap_or(from).to_string_lossy();

@@ -8,7 +8,7 @@ use crate::error::{Error, Kind, Result};
 use crate::eval::control::{self, Control};
 use crate::eval::flexibility::{self, Flexibility};
 use crate::eval::judge::TextJudge;
-use crate::eval::results::{Environment, ModelResult, Results, Role};
+use crate::eval::results::{Environment, ModelResult, Results, Role, Row};
 use crate::eval::{self, Scorer, reconstruction};
 use crate::export::{self, LoadedModel};
 use crate::model::{Denoise, Oracle, params};
@@ -83,7 +83,10 @@ impl Study {
                     let process = decode.process(done.card.process());
                     // A public judge reads other tokens than the held-out ones, and a rule has no likelihood of its own.
                     // One that sees everything has none over blocks either: it does not know what is finished.
-                    let seen = done.model.over_blocks() || !objective::beside(process.order, process.length);
+                    // Nor in phases, whose number may be that of the steps: the sampler's own likelihood says it there.
+                    let follows = process.order.pattern.is_some_and(|p| p.follows_steps());
+                    let seen =
+                        !follows && (done.model.over_blocks() || !objective::beside(process.order, process.length));
                     let ar = matches!(model.objective, Objective::ArNll {});
                     let tokens = done.codec.is_none() && done.model.vectors().is_none() && role != Role::Codec;
                     let likely =
@@ -98,8 +101,12 @@ impl Study {
                                 _ if ar => vec![process.length],
                                 generator => taken(&done, generator, &config.steps),
                             };
+                            let rows = self.rows((name, &shown, &file), &generator, &steps, &scorer, true)?;
                             (
-                                self.rows((name, &shown, &file), &generator, &steps, &scorer, true)?,
+                                match tokens {
+                                    true => self.with_sampler_nll(rows, &done.model, &process, &held_out)?,
+                                    false => rows,
+                                },
                                 self.sweep(&shown, &generator, &steps, &scorer)?,
                             )
                         }
@@ -183,7 +190,9 @@ impl Study {
                     likelihood: None,
                     rows: {
                         let generator = Generator::Tokens(&oracle, process);
-                        self.rows(("oracle", "oracle", "eval"), &generator, &config.steps, &scorer, false)?
+                        let rows =
+                            self.rows(("oracle", "oracle", "eval"), &generator, &config.steps, &scorer, false)?;
+                        self.with_sampler_nll(rows, &oracle, &process, &held_out)?
                     },
                     sweep: self.sweep("oracle", &Generator::Tokens(&oracle, process), &config.steps, &scorer)?,
                     flexibility: self.flexibility("oracle", &oracle, &process)?,
@@ -211,7 +220,7 @@ impl Study {
     /// What a model's teacher is called in results: of one that is sampled in several ways the same way, or all at once, or
     /// the first.
     fn teacher_shown(&self, model: &ModelConfig, label: &str) -> Result<Option<String>> {
-        let Some(name) = Recipe::teacher(model) else { return Ok(None) };
+        let Some(name) = Recipe::source(model) else { return Ok(None) };
         let ways = Recipe::decodings(self.recipe.model(name)?);
         let own = if label.is_empty() { model.order.name() } else { label.to_string() };
         let of = |wanted: &str| ways.iter().find(|(label, _)| label == wanted);
@@ -264,6 +273,22 @@ impl Study {
         kept::write(&path, &samples, key, result)
     }
 
+    /// Rows of a model of tokens with what held-out texts cost under its sampler.
+    fn with_sampler_nll(
+        &self,
+        mut rows: Vec<Row>,
+        model: &dyn Denoise,
+        process: &Process,
+        held_out: &[Vec<u32>],
+    ) -> Result<Vec<Row>> {
+        let config = &self.recipe.eval.sampler;
+        let texts = &held_out[..held_out.len().min(config.texts)];
+        for row in &mut rows {
+            row.sampler_nll = eval::sampler::nll(model, process, row.steps, texts, config.partitions)?;
+        }
+        Ok(rows)
+    }
+
     fn rows(
         &self,
         (name, shown, file): (&str, &str, &str),
@@ -271,7 +296,7 @@ impl Study {
         steps: &[usize],
         scorer: &Scorer,
         timed: bool,
-    ) -> Result<Vec<eval::results::Row>> {
+    ) -> Result<Vec<Row>> {
         let mut rows = Vec::new();
         let mut texts = String::new();
         for k in steps {

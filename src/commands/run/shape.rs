@@ -78,6 +78,11 @@ impl Shape {
         self.keeps.is_some()
     }
 
+    /// Whether its positions see others than those of what it starts from do, with the same weights.
+    pub fn sees_otherwise(&self, base: &Transformer) -> bool {
+        self.network.visibility != base.config().visibility
+    }
+
     /// The network that a model starts with, out of the one it starts from; weights are shared.
     pub fn start(&self, base: &Transformer) -> Transformer {
         let kept = match &self.keeps {

@@ -58,6 +58,7 @@ pub fn row(level: Level, nll_name: &str, steps: usize, n: usize, seed: u64) -> R
         samples,
         corpus,
         speed: None,
+        sampler_nll: None,
         examples: Vec::new(),
         by_seed: Vec::new(),
     }
@@ -246,6 +247,7 @@ pub fn bare() -> Results {
             samples: IndexMap::new(),
             corpus: IndexMap::new(),
             speed: None,
+            sampler_nll: None,
             examples: Vec::new(),
             by_seed: Vec::new(),
         })

@@ -51,7 +51,7 @@ fn attend(
                         let slot = (group * capacity + at) * d;
                         let key = &mut keys[slot..slot + d];
                         key.copy_from_slice(&packed[(shape.heads + group) * d..][..d]);
-                        rotate_row(key, turn(at), (1.0, 1.0));
+                        rotate_row(key, turn(shape.place(at)), (1.0, 1.0));
                         let value = &packed[(shape.heads + shape.kv_heads + group) * d..][..d];
                         values[slot..slot + d].copy_from_slice(value);
                     }
@@ -64,7 +64,7 @@ fn attend(
                     for head in 0..shape.heads {
                         let group = head * shape.kv_heads / shape.heads;
                         query.copy_from_slice(&packed[head * d..][..d]);
-                        rotate_row(&mut query, turn(at), (1.0, 1.0 / (d as f32).sqrt()));
+                        rotate_row(&mut query, turn(shape.place(at)), (1.0, 1.0 / (d as f32).sqrt()));
                         let scores = &mut scores[..end];
                         let keys = &keys[group * capacity * d..][..end * d];
                         for (score, key) in scores.iter_mut().zip(keys.chunks_exact(d)) {

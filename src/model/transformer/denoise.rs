@@ -18,7 +18,7 @@ impl Denoise for Transformer {
         let read = self.read(input);
         let own = self.run(input, &read, None);
         let d = own.dims()[2];
-        if read.wide == read.length && !self.config.shift_output {
+        if read.wide == read.length && !self.config.shift_output && read.phases.is_none() {
             return own;
         }
         let rows: Vec<usize> = (0..read.batch * read.length).map(|r| self.source(r, &read)).collect();
@@ -43,13 +43,14 @@ impl Denoise for Transformer {
         let (from, to) = (active.start.saturating_sub(late), (active.end - late).max(1));
         let new = read.ids.columns(l, from..to);
         let condition = self.condition(input, from..to, false);
-        let mut x = self.placed(self.embed(&new, b), from, None);
+        let places = read.phases.as_ref().map(|phases| phases.places()[from..to].repeat(b));
+        let mut x = self.placed(self.embed(&new, b), from, places.as_deref());
         let mut slabs = std::mem::take(&mut cache.slabs).into_iter();
         for (i, block) in self.blocks.iter().enumerate() {
             let slab = slabs.next().unwrap_or_else(|| self.slab(b, &x));
             let modulation = block.modulation.as_ref().zip(condition.clone()).map(|(m, c)| m.forward(c));
             let slab_grown;
-            let spec = self.spec(i, None, self.visible(read.layout), None);
+            let spec = self.spec(i, None, self.visible(read.layout, &read.phases), None);
             (x, slab_grown) = kernels::block_cached(x, block.parameters(), modulation, slab, &spec, from);
             cache.slabs.push(slab_grown);
         }
@@ -132,7 +133,7 @@ impl Transformer {
         let mut noise = embed(text..active.end);
         for (i, block) in self.blocks.iter().enumerate() {
             let mut slab = slabs.next().unwrap_or_else(|| self.slab(b, &noise));
-            let spec = self.spec(i, None, self.visible(layout), None);
+            let spec = self.spec(i, None, self.visible(layout, &None), None);
             let encodes = i < self.config.encoder_layers;
             if let Some(x) = clean.take() {
                 if encodes {

@@ -7,16 +7,18 @@
 //! place for each position (parallel) or the text so far (autoregressive).
 //! B batch, L length, M latents, d their width, D width, C condition tokens, V vocabulary.
 
+use std::sync::Arc;
+
 use burn::module::{Module, Param};
 use burn::prelude::*;
 
 use super::super::config::{BottleneckConfig, Decoder, TransformerConfig, VectorsConfig};
 use super::super::{Cache, Denoise, Noised, State};
+use super::Transformer;
 use super::parts::{Dense, Norm, TimeEmbedding};
 use super::read::Ids;
-use super::{Read, Transformer};
 use crate::kernels::{self, Rows, Visible};
-use crate::process::Layout;
+use crate::process::{Layout, Phases};
 
 /// The ends of a denoiser of vectors.
 #[derive(Module, Debug)]
@@ -94,6 +96,8 @@ pub struct Given<'a> {
     pub clean: Option<Tensor<3>>,
     /// The blocks of the order it is in, for a network whose visibility is that of the order.
     pub layout: Option<Layout>,
+    /// Its fixed phases, in the place of blocks.
+    pub phases: Option<Arc<Phases>>,
 }
 
 impl Transformer {
@@ -136,6 +140,7 @@ impl Transformer {
             ends.input.forward(x)
         };
         let c = config.condition;
+        assert!(c == 0 || given.phases.is_none(), "phases are of all that is read");
         let h = match c {
             0 => project(x),
             _ => {
@@ -157,6 +162,7 @@ impl Transformer {
             length: c + m,
             padding: Default::default(),
             blocks: given.layout,
+            phases: given.phases.clone(),
         };
         let input = match &given.clean {
             None => input,
@@ -187,7 +193,7 @@ impl Transformer {
         let rows: Vec<usize> = (0..b).flat_map(|b| b * l + from..(b + 1) * l).collect();
         for i in range.clone() {
             let wanted = (i + 1 == range.end && from > 0).then(|| Rows::of(&rows, b, l).into());
-            x = self.layer(i, x, visible, wanted);
+            x = self.layer(i, x, visible.clone(), wanted);
         }
         x.reshape([b, l - from, d])
     }
@@ -271,17 +277,6 @@ impl Transformer {
         }
         cache.filled += l;
         x
-    }
-}
-
-impl Read {
-    /// Vectors [B, l, D] that are embedded already, and beside noise the finished ones.
-    pub(super) fn embedded(x: &Tensor<3>, clean: Option<&State>) -> Ids {
-        match clean {
-            None => Ids::Embedded(x.clone()),
-            Some(State::Vectors(clean)) => Ids::Embedded(Tensor::cat(vec![x.clone(), clean.clone()], 1)),
-            Some(_) => panic!("finished vectors stand beside noisy vectors"),
-        }
     }
 }
 

@@ -24,8 +24,8 @@ use super::config::{Activation, NormKind, TimeInput, TransformerConfig, Visibili
 use super::{Denoise, Noised, params, select_rows};
 use crate::error::{Error, Result};
 use crate::kernels::{self, BlockSpec, Extra, Head, Rows, Tables, Visible, composed};
-use crate::process::Layout;
 use crate::process::d3pm::Matrices;
+use crate::process::{Layout, Phases};
 use crate::rng::{StepRng, Stream};
 use crate::weights::{Weights, match_names};
 use ends::{Bottleneck, Vectors};
@@ -309,10 +309,16 @@ impl Transformer {
         let time = self.time.as_ref()?;
         let [b, length] = input.dims();
         let latest = |row: &[f64]| row.iter().copied().fold(f64::MIN, f64::max);
+        let phases = self.phases(input);
+        // The active ones of a row [L], which are ranks where there are phases.
+        let active_of = |row: &[f64]| match &phases {
+            Some(phases) => phases.arranged(row)[active.clone()].to_vec(),
+            None => row[active.clone()].to_vec(),
+        };
         let (values, l, scale): (Vec<f64>, usize, f64) = match self.config.time {
             TimeInput::Position => {
                 let text = if two_streams { active.len() } else { 0 };
-                let own = |row: &[f64]| [&row[active.clone()], &vec![0.0; text]].concat();
+                let own = |row: &[f64]| [active_of(row), vec![0.0; text]].concat();
                 (input.t.chunks(length).flat_map(own).collect(), active.len() + text, 1000.0)
             }
             TimeInput::Sigma => (input.t.chunks(length).map(|row| sigma(latest(row))).collect(), 1, 1.0),
@@ -343,7 +349,7 @@ impl Transformer {
         let left: Vec<f64> = match l {
             1 => left.chunks(length).map(latest).collect(),
             _ => {
-                let own = |row: &[f64]| [&row[active.clone()], &vec![0.0; l - active.len()]].concat();
+                let own = |row: &[f64]| [active_of(row), vec![0.0; l - active.len()]].concat();
                 left.chunks(length).flat_map(own).collect()
             }
         };
@@ -355,8 +361,9 @@ impl Transformer {
     }
 
     /// Who sees whom in one stream.
-    fn visible(&self, layout: Option<Layout>) -> Visible {
+    fn visible(&self, layout: Option<Layout>, phases: &Option<Arc<Phases>>) -> Visible {
         match (self.config.visibility, layout) {
+            _ if let Some(phases) = phases => Visible::Phases(phases.clone()),
             (_, Some(layout)) => Visible::Blocks(layout),
             (Visibility::Causal, None) => Visible::Causal,
             (_, None) => Visible::Full,
@@ -393,7 +400,7 @@ impl Transformer {
                 no_norm1: self.blocks[i].norm1.is_none(),
                 qk_norm: scale(&attention.q_norm).zip(scale(&attention.k_norm)),
                 window: local.map(|l| l.window),
-                positions: read.filter(|r| !r.two_streams).and_then(|r| r.positions.clone()),
+                positions: read.filter(|r| !r.two_streams && r.phases.is_none()).and_then(|r| r.positions.clone()),
                 low_rank: self.blocks[i].low_rank(),
             },
         }
@@ -454,7 +461,7 @@ impl Transformer {
         let mut noise = x.narrow(1, 0, l);
         for (i, block) in self.blocks.iter().enumerate() {
             if i < self.config.encoder_layers {
-                let spec = self.spec(i, Some(read), self.visible(read.layout), None);
+                let spec = self.spec(i, Some(read), self.visible(read.layout, &None), None);
                 text = kernels::block(text, block.parameters(), None, &spec);
                 continue;
             }
@@ -498,9 +505,10 @@ impl Transformer {
         rows: Option<Arc<Rows>>,
     ) -> Tensor<3> {
         let block = &self.blocks[i];
-        let visible = match read.layout {
-            Some(layout) if read.two_streams => Visible::Streams(layout),
-            layout => self.visible(layout),
+        let visible = match (read.layout, &read.phases) {
+            (_, Some(phases)) if read.two_streams => Visible::PhaseStreams(phases.clone()),
+            (Some(layout), None) if read.two_streams => Visible::Streams(layout),
+            (layout, phases) => self.visible(layout, phases),
         };
         let spec = self.spec(i, Some(read), visible, rows);
         let modulation = block.modulation.as_ref().zip(condition).map(|(m, c)| m.forward(c));

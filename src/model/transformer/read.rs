@@ -8,10 +8,10 @@ use std::sync::Arc;
 use burn::prelude::*;
 
 use super::super::config::Visibility;
-use super::super::{Noised, State};
+use super::super::{Noised, State, index_tensor};
 use super::Transformer;
 use crate::kernels::Rows;
-use crate::process::Layout;
+use crate::process::{Layout, Phases};
 
 /// Token ids [B, l] as a network reads them, on the host or where it computes.
 #[allow(clippy::large_enum_variant)] // one a network pass: boxing would only hide it
@@ -44,8 +44,31 @@ pub(super) struct Read {
     pub positions: Option<Arc<[u32]>>,
     /// The blocks that are seen, of a network over blocks.
     pub layout: Option<Layout>,
+    /// The phases that are seen instead; tokens are read by rank then.
+    pub phases: Option<Arc<Phases>>,
     /// Whether the clean stream is read beside the noise.
     pub two_streams: bool,
+}
+
+/// The positions by rank, as an index [L] on `device`.
+fn by_rank(phases: &Phases, device: &Device) -> Tensor<1, Int> {
+    let at: Vec<usize> = phases.places().iter().map(|l| *l as usize).collect();
+    index_tensor(&at, device)
+}
+
+impl Read {
+    /// Vectors [B, l, D] that are embedded already, and beside noise the finished ones; by rank where there are phases.
+    fn embedded(x: &Tensor<3>, clean: Option<&State>, phases: Option<&Phases>) -> Ids {
+        let sorted = |x: &Tensor<3>| match phases {
+            Some(phases) => x.clone().select(1, by_rank(phases, &x.device())),
+            None => x.clone(),
+        };
+        match clean {
+            None => Ids::Embedded(sorted(x)),
+            Some(State::Vectors(clean)) => Ids::Embedded(Tensor::cat(vec![sorted(x), sorted(clean)], 1)),
+            Some(_) => panic!("finished vectors stand beside noisy vectors"),
+        }
+    }
 }
 
 impl Transformer {
@@ -54,9 +77,19 @@ impl Transformer {
         match (self.config.visibility, input.blocks) {
             (Visibility::Blocks(size), _) => Some(Layout::blocks(size)),
             (Visibility::Order, Some(layout)) => Some(layout),
+            (Visibility::Order, None) if input.phases.is_some() => None,
             (Visibility::Order, None) => panic!("a network over the blocks of its order is told them"),
             (Visibility::Full | Visibility::Causal, _) => None,
         }
+    }
+
+    /// The phases whose positions see one another, of a network that sees what its order says. One that sees everything reads
+    /// a text from left to right, whatever its phases.
+    pub(super) fn phases(&self, input: &Noised) -> Option<Arc<Phases>> {
+        let phases = input.phases.clone().filter(|_| self.config.visibility == Visibility::Order);
+        let plain = self.config.encoder_layers == 0 && !self.config.shift && !self.config.shift_output;
+        assert!(phases.is_none() || plain, "phases are read by a network that describes the token it reads");
+        phases
     }
 
     /// The batch as the network reads it: shifted right behind the start token for a shifted network, and with the clean
@@ -65,15 +98,24 @@ impl Transformer {
     pub(super) fn read(&self, input: &Noised) -> Read {
         let [batch, length] = input.dims();
         let padding = input.padding.clone();
+        let phases = self.phases(input);
         let two_streams = input.clean.is_some() || self.config.encoder_layers > 0;
         let layout = self.layout(input);
-        assert!(!two_streams || layout.is_some(), "only a network over blocks reads clean text beside the noise");
+        assert!(
+            !two_streams || layout.is_some() || phases.is_some(),
+            "only a network over blocks reads clean text beside the noise"
+        );
         let unpadded = padding.keys.is_none() && padding.positions.is_none();
         assert!(!two_streams || unpadded, "two streams have no padding");
+        assert!(phases.is_none() || unpadded, "phases have no padding");
+        let sorted = |ids: &Tensor<2, Int>| match &phases {
+            Some(phases) => ids.clone().select(1, by_rank(phases, &ids.device())),
+            None => ids.clone(),
+        };
         let ids = match (&input.x, &input.clean) {
-            (State::Vectors(x), clean) => Read::embedded(x, clean.as_ref()),
+            (State::Vectors(x), clean) => Read::embedded(x, clean.as_ref(), phases.as_deref()),
             (State::Ids(ids), None) if two_streams => Ids::Device(Tensor::cat(vec![ids.clone(), ids.clone()], 1)),
-            (State::Ids(ids), None) => Ids::Device(self.behind_the_start(ids)),
+            (State::Ids(ids), None) => Ids::Device(self.behind_the_start(&sorted(ids))),
             (State::Ids(_), Some(_)) => panic!("a clean stream is read beside tokens on the host"),
             (_, clean) => {
                 let x = input.token_ids();
@@ -82,10 +124,11 @@ impl Transformer {
                     Some(_) => panic!("this network reads clean tokens on the host"),
                     None => x,
                 };
+                let row = |row: &[u32]| phases.as_ref().map_or_else(|| row.to_vec(), |phases| phases.arranged(row));
                 Ids::Host(match (two_streams, self.config.shift) {
                     (true, _) => {
                         let rows = x.chunks(length).zip(clean.chunks(length));
-                        rows.flat_map(|(x, c)| x.iter().chain(c).copied()).collect()
+                        rows.flat_map(|(x, c)| [row(x), row(c)].concat()).collect()
                     }
                     (false, true) => {
                         let start = self.mask as u32;
@@ -93,19 +136,25 @@ impl Transformer {
                             |row: &[u32]| std::iter::once(start).chain(row[..length - 1].to_vec()).collect::<Vec<_>>();
                         x.chunks(length).flat_map(behind).collect()
                     }
-                    (false, false) => x.to_vec(),
+                    (false, false) => x.chunks(length).flat_map(row).collect(),
                 })
             }
         };
-        let twice = || (0..2 * batch).flat_map(|_| 0..length as u32).collect();
+        let streams = if two_streams { 2 } else { 1 };
+        let positions = match &phases {
+            Some(phases) => Some(phases.places().repeat(streams * batch).into()),
+            None if two_streams => Some((0..2 * batch).flat_map(|_| 0..length as u32).collect()),
+            None => padding.positions,
+        };
         Read {
             ids,
             batch,
             length,
             wide: if two_streams { 2 * length } else { length },
             keys: padding.keys,
-            positions: if two_streams { Some(twice()) } else { padding.positions },
+            positions,
             layout,
+            phases,
             two_streams,
         }
     }
@@ -125,6 +174,7 @@ impl Transformer {
     /// The row of the network's own output that describes flat position `row`.
     pub(super) fn source(&self, row: usize, read: &Read) -> usize {
         let (b, l) = (row / read.length, row % read.length);
+        let l = read.phases.as_ref().map_or(l, |phases| phases.rank(l));
         b * read.wide + if self.config.shift_output { l.saturating_sub(1) } else { l }
     }
 

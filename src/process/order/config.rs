@@ -4,7 +4,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Context, Order};
+use super::phases::{List, MOST_LISTED};
+use super::{Context, Order, Pattern};
 use crate::error::{Error, Result};
 
 /// The largest number that an order may have, as the longest sequence: what is above it is no length.
@@ -27,6 +28,15 @@ pub enum OrderConfig {
     ArDiffusion { levels: usize },
     /// Segments that take turns: `text` tokens from left to right, then `block` tokens at once over the finished text.
     Segments { text: usize, block: usize },
+    /// So many phases: in each step the positions that are equally far behind a multiple of it, so that L/K streams are written
+    /// from left to right at once. 0: as many as there are steps, for sampling alone.
+    Strided(usize),
+    /// So many phases, each in the middle of the gaps that the ones before it left. 0: as many as there are steps.
+    Dilated(usize),
+    /// The phase of each position, over and over: `[0, 2, 1, 2]`.
+    Phases(Vec<usize>),
+    /// Blocks of so many tokens one after the other, and in each of them this order with fixed phases.
+    Within { block: usize, order: Box<OrderConfig> },
     /// One network trained over several orders, one of them a step; it is sampled in the first unless told otherwise.
     Mixture(Vec<OrderConfig>),
 }
@@ -49,7 +59,38 @@ impl OrderConfig {
                 ..Order::left_to_right()
             },
             OrderConfig::Segments { text, block } => Order { text: *text, ..Order::in_blocks((*block).max(1)) },
+            OrderConfig::Strided(count) => Order::in_phases(Pattern::Strided(*count), length),
+            OrderConfig::Dilated(count) => Order::in_phases(Pattern::Dilated(*count), length),
+            OrderConfig::Phases(phases) => match List::new(phases) {
+                Some(list) => Order::in_phases(Pattern::Listed(list), length),
+                None => Order::parallel(length),
+            },
+            OrderConfig::Within { block, order } => {
+                let block = (*block).clamp(1, length.max(1));
+                Order { pattern: order.order(block).pattern, ..Order::in_blocks(block) }
+            }
             OrderConfig::Mixture(all) => all.first().map_or(Order::parallel(length), |first| first.order(length)),
+        }
+    }
+
+    /// Whether its number of phases is that of the steps, so that it can be sampled in and not trained.
+    pub fn follows_steps(&self) -> bool {
+        match self {
+            OrderConfig::Strided(0) | OrderConfig::Dilated(0) => true,
+            OrderConfig::Within { order, .. } => order.follows_steps(),
+            OrderConfig::Mixture(all) => all.iter().any(OrderConfig::follows_steps),
+            _ => false,
+        }
+    }
+
+    /// Whether every position has a phase of its own that does not depend on chance.
+    pub fn phased(&self) -> bool {
+        match self {
+            OrderConfig::Strided(_) | OrderConfig::Dilated(_) | OrderConfig::Phases(_) | OrderConfig::Within { .. } => {
+                true
+            }
+            OrderConfig::Mixture(all) => all.iter().any(OrderConfig::phased),
+            _ => false,
         }
     }
 
@@ -69,6 +110,9 @@ impl OrderConfig {
             OrderConfig::Pipelined { block, window } => *block.max(window),
             OrderConfig::ArDiffusion { levels } => *levels,
             OrderConfig::Segments { text, block } => *text.max(block),
+            OrderConfig::Strided(count) | OrderConfig::Dilated(count) => *count,
+            OrderConfig::Within { block, .. } => *block,
+            OrderConfig::Phases(_) => 0,
             OrderConfig::Parallel | OrderConfig::LeftToRight | OrderConfig::Mixture(_) => 0,
         };
         if largest > MOST {
@@ -86,6 +130,16 @@ impl OrderConfig {
             OrderConfig::ArDiffusion { .. } => Ok(()),
             OrderConfig::Segments { block: 0, .. } => wrong("needs a block of at least 1"),
             OrderConfig::Segments { .. } => Ok(()),
+            OrderConfig::Strided(_) | OrderConfig::Dilated(_) => Ok(()),
+            OrderConfig::Phases(phases) if List::new(phases).is_none() => {
+                wrong(&format!("needs 1 to {MOST_LISTED} phases below {MOST_LISTED}"))
+            }
+            OrderConfig::Phases(_) => Ok(()),
+            OrderConfig::Within { block: 0, .. } => wrong("needs a block of at least 1"),
+            OrderConfig::Within { order, .. } => match **order {
+                OrderConfig::Strided(_) | OrderConfig::Dilated(_) | OrderConfig::Phases(_) => order.validate(key),
+                _ => wrong("has an order inside that is not `strided`, `dilated` or `phases`"),
+            },
             OrderConfig::Mixture(all) if all.is_empty() => wrong("needs at least one order"),
             OrderConfig::Mixture(all) => all.iter().try_for_each(|order| match order {
                 OrderConfig::Mixture(_) => wrong("has a mixture inside"),
@@ -105,6 +159,12 @@ impl OrderConfig {
             }
             OrderConfig::ArDiffusion { levels } => format!("{{ ar_diffusion = {{ levels = {levels} }} }}"),
             OrderConfig::Segments { text, block } => format!("{{ segments = {{ text = {text}, block = {block} }} }}"),
+            OrderConfig::Strided(count) => format!("{{ strided = {count} }}"),
+            OrderConfig::Dilated(count) => format!("{{ dilated = {count} }}"),
+            OrderConfig::Phases(phases) => format!("{{ phases = {phases:?} }}"),
+            OrderConfig::Within { block, order } => {
+                format!("{{ within = {{ block = {block}, order = {} }} }}", order.shown())
+            }
             OrderConfig::Mixture(all) => {
                 format!("{{ mixture = [{}] }}", all.iter().map(OrderConfig::shown).collect::<Vec<_>>().join(", "))
             }
@@ -130,6 +190,14 @@ impl OrderConfig {
             OrderConfig::Pipelined { block, window } => format!("pipelined {block} x {window}"),
             OrderConfig::ArDiffusion { levels } => format!("AR-Diffusion, {levels} levels"),
             OrderConfig::Segments { text, block } => format!("segments {text} + {block}"),
+            OrderConfig::Strided(0) => "strided".into(),
+            OrderConfig::Dilated(0) => "dilated".into(),
+            OrderConfig::Strided(count) => format!("strided {count}"),
+            OrderConfig::Dilated(count) => format!("dilated {count}"),
+            OrderConfig::Phases(phases) => {
+                format!("phases {}", phases.iter().map(usize::to_string).collect::<Vec<_>>().join(" "))
+            }
+            OrderConfig::Within { block, order } => format!("{} in blocks {block}", order.name()),
             OrderConfig::Mixture(all) => all.iter().map(OrderConfig::name).collect::<Vec<_>>().join(", "),
         }
     }
@@ -154,10 +222,18 @@ mod tests {
             Mixture(vec![]),
             Mixture(vec![Mixture(vec![Parallel])]),
             Mixture(vec![Parallel, Blocks(0)]),
+            Phases(vec![]),
+            Phases(vec![0, 128]),
+            Within { block: 0, order: Box::new(Strided(2)) },
+            Within { block: 4, order: Box::new(Blocks(2)) },
         ] {
             assert!(wrong.validate("order").is_err(), "{wrong:?}");
         }
-        for right in [Parallel, LeftToRight, Blocks(3), segments(0, 3), Mixture(vec![Parallel, Blocks(2)])] {
+        let mixed = Mixture(vec![Parallel, Blocks(2), Strided(4)]);
+        let within = Within { block: 8, order: Box::new(Dilated(4)) };
+        for right in
+            [Parallel, LeftToRight, Blocks(3), segments(0, 3), Strided(0), Phases(vec![0, 2, 1]), within, mixed]
+        {
             assert!(right.validate("order").is_ok(), "{right:?}");
         }
     }

@@ -1,0 +1,192 @@
+//! The sampler's own likelihood: what held-out text costs under the K-step sampler itself.
+//!
+//! A step reveals some positions, each drawn from its prediction given what was there before, so that under a partition S_0, ..,
+//! S_(K-1) of the positions log p(x) = sum_k sum_(l in S_k) log p(x_l | x_j, j in S_0 .. S_(k-1)). Where the partition is fixed
+//! (phases, autoregression, blocks of one token) that is the likelihood of the text, exactly. Where it is drawn, the mean over
+//! partitions is a lower bound of it (Jensen), and the spread over partitions is shown beside it. No judge is needed, and a text
+//! of low entropy does not make it better. L length, K steps, n texts.
+
+use rand::Rng;
+use serde::{Deserialize, Serialize};
+
+use super::results::Bound;
+use super::stats::{Estimate, mean, mean_interval};
+use crate::error::Result;
+use crate::model::{Denoise, Noised};
+use crate::objective::{self, RowLoss, Target};
+use crate::process::Grid;
+use crate::rng::{StepRng, Stream};
+use crate::sample::{Decode, Process, evened};
+
+/// How the sampler's likelihood is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SamplerConfig {
+    /// Held-out texts, at most; 0 measures none.
+    #[serde(default = "default_texts")]
+    pub texts: usize,
+    /// Partitions of each text, where an order draws them.
+    #[serde(default = "default_partitions")]
+    pub partitions: usize,
+}
+
+fn default_texts() -> usize {
+    64
+}
+fn default_partitions() -> usize {
+    2
+}
+
+impl Default for SamplerConfig {
+    fn default() -> Self {
+        SamplerConfig { texts: default_texts(), partitions: default_partitions() }
+    }
+}
+
+impl SamplerConfig {
+    /// Checks ranges.
+    pub fn validate(&self) -> Result<()> {
+        crate::error::whole_within("eval.sampler.texts", self.texts, 0..=1 << 20)?;
+        crate::error::whole_within("eval.sampler.partitions", self.partitions, 2..=1024)
+    }
+}
+
+/// The sampler's negative log-likelihood of held-out text, nats per token.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SamplerNll {
+    pub estimate: Estimate,
+    /// Exact, or the bound that is the mean over partitions.
+    pub kind: Bound,
+    /// Held-out texts.
+    pub n: usize,
+    /// Each text's [n], the same texts for every model.
+    pub texts: Vec<f64>,
+    /// Standard deviation over the partitions of a text, the mean over texts; where the partition is drawn.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spread: Option<f64>,
+}
+
+/// The sampler's negative log-likelihood of `texts` in `steps` steps; none where it has none: by thresholds, with uniform noise, over
+/// chains, for a network that does not know what is finished.
+///
+/// Errors when the order cannot be walked in so few steps.
+pub fn nll(
+    model: &dyn Denoise,
+    process: &Process,
+    steps: usize,
+    texts: &[Vec<u32>],
+    partitions: usize,
+) -> Result<Option<SamplerNll>> {
+    let table = matches!(process.decode, Decode::Table) && process.corruption.absorbs();
+    let causal = process.cached && !model.over_blocks();
+    if !table
+        || texts.is_empty()
+        || model.matrices().is_some()
+        || (causal && process.order.blocks(process.length) < process.length)
+    {
+        return Ok(None);
+    }
+    let grid = process.order.grid(process.length, steps)?;
+    let one_each = grid.phases().is_some_and(|phases| phases.count() == steps);
+    let fixed = one_each || (grid.phases().is_none() && process.order.fixed(process.length));
+    let values = match fixed {
+        true => vec![exact(model, process, &grid, texts)],
+        false => (0..partitions.max(1)).map(|r| drawn(model, process, &grid, texts, r)).collect(),
+    };
+    let of = |i: usize| values.iter().map(|v| v[i]).collect::<Vec<f64>>();
+    let texts_nll: Vec<f64> = (0..texts.len()).map(|i| mean(&of(i))).collect();
+    let deviation = |v: &[f64]| {
+        let m = mean(v);
+        (v.iter().map(|x| (x - m).powi(2)).sum::<f64>() / (v.len() - 1) as f64).sqrt()
+    };
+    let spread =
+        (!fixed && values.len() > 1).then(|| mean(&(0..texts.len()).map(|i| deviation(&of(i))).collect::<Vec<f64>>()));
+    Ok(Some(SamplerNll {
+        estimate: mean_interval(&texts_nll, 0),
+        kind: if fixed { Bound::Exact } else { Bound::Elbo },
+        n: texts.len(),
+        texts: texts_nll,
+        spread,
+    }))
+}
+
+/// Texts read at once.
+const TOGETHER: usize = 16;
+
+/// The likelihood of each text where every position has a step of its own: in one pass where finished text is read beside the
+/// noise, else step by step.
+fn exact(model: &dyn Denoise, process: &Process, grid: &Grid, texts: &[Vec<u32>]) -> Vec<f64> {
+    if process.cached && !model.over_blocks() {
+        return super::ar_nll(model, texts);
+    }
+    if let (Some(phases), false) = (grid.phases(), model.over_blocks()) {
+        let steps: Vec<usize> = (0..process.length).filter_map(|l| phases.phase(l)).collect();
+        return texts.iter().map(|text| partitioned(model, process, grid, text, &steps)).collect();
+    }
+    let order = process.order.in_steps(process.length, grid.steps());
+    let mut out = Vec::with_capacity(texts.len());
+    for group in texts.chunks(TOGETHER) {
+        // Nothing of it is drawn.
+        let draws = || StepRng::new(0).at(0, Stream::Validation);
+        let rows =
+            objective::elbo(&group.concat(), process.length, model.mask(), order, process.schedule, (draws(), draws()));
+        let (_, losses) = objective::evaluate(model, &rows);
+        out.extend(losses.chunks(process.length).map(mean));
+    }
+    out
+}
+
+/// The likelihood of each text under a partition that is drawn as the sampler draws it, number `r` of the text's.
+fn drawn(model: &dyn Denoise, process: &Process, grid: &Grid, texts: &[Vec<u32>], r: usize) -> Vec<f64> {
+    let rng = StepRng::new(r as u64);
+    let each = texts.iter().enumerate();
+    each.map(|(i, text)| {
+        let mut draws = rng.at(i as u64, Stream::Reveal);
+        let mut step_of = vec![usize::MAX; text.len()];
+        let mut now = grid.row(0);
+        for k in 0..grid.steps() {
+            let next = grid.row(k + 1);
+            for l in (0..text.len()).filter(|l| now[*l] != next[*l]) {
+                if step_of[l] == usize::MAX {
+                    let chance = process.corruption.reveal_probability(process.schedule, now[l], next[l]);
+                    if chance >= 1.0 || draws.random::<f64>() < chance {
+                        step_of[l] = k;
+                    }
+                }
+            }
+            now = next;
+        }
+        partitioned(model, process, grid, text, &step_of)
+    })
+    .collect()
+}
+
+/// NLL per token of a text whose position l is revealed in step `step_of[l]`.
+fn partitioned(model: &dyn Denoise, process: &Process, grid: &Grid, text: &[u32], step_of: &[usize]) -> f64 {
+    let length = text.len();
+    let mut steps: Vec<usize> = step_of.to_vec();
+    steps.sort_unstable();
+    steps.dedup();
+    let mut sum = 0.0;
+    for group in steps.chunks(TOGETHER) {
+        let xt: Vec<u32> = group
+            .iter()
+            .flat_map(|k| (0..length).map(|l| if step_of[l] < *k { text[l] } else { model.mask() }))
+            .collect();
+        let row = |k: &usize| {
+            let now = grid.row(*k);
+            evened(model, process, &now, grid).unwrap_or(now)
+        };
+        let t: Vec<f64> = group.iter().flat_map(row).collect();
+        let rows: Vec<usize> = (0..xt.len()).filter(|at| step_of[at % length] == group[at / length]).collect();
+        let loss = RowLoss {
+            input: Noised::tokens(&xt, &t, length).in_blocks(process.order.layout()).in_phases(grid.phases().cloned()),
+            weights: vec![1.0; rows.len()],
+            target: Target::Tokens(rows.iter().map(|at| text[at % length]).collect()),
+            rows,
+        };
+        sum += objective::evaluate(model, &loss).0;
+    }
+    sum / length as f64
+}

@@ -1,0 +1,399 @@
+//! Orders with fixed phases: their likelihood is the sampler's, both streams give it in one pass, and a cache changes nothing.
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+use burn::prelude::*;
+use fewstep::eval::results::Bound;
+use fewstep::eval::sampler;
+use fewstep::eval::stats::mean;
+use fewstep::model::config::Visibility;
+use fewstep::model::{Cache, Denoise, Noised, Transformer, TransformerConfig, params};
+use fewstep::objective::{self, RowLoss, SdttConfig, Target, distill};
+use fewstep::process::order::OrderConfig;
+use fewstep::process::{Corruption, Order, Pattern, Reading, Schedule};
+use fewstep::rng::{StepRng, Stream};
+use fewstep::sample::{Decode, Process, SampleSpec, Samples, reading, sample};
+
+const V: usize = 7;
+const L: usize = 12;
+
+fn strided(k: usize) -> Order {
+    Order::in_phases(Pattern::Strided(k), L)
+}
+
+/// Orders with fixed phases of L positions, and how many phases each has.
+fn orders() -> Vec<(Order, usize)> {
+    let of = |text: &str| toml::from_str::<HashMap<String, OrderConfig>>(text).unwrap().remove("order").unwrap();
+    [
+        ("order = { strided = 4 }", 4),
+        ("order = { strided = 5 }", 5),
+        ("order = { dilated = 8 }", 8),
+        ("order = { strided = 1 }", 1),
+        ("order = { strided = 12 }", 12),
+        ("order = { phases = [2, 0, 1, 1, 2] }", 3),
+        ("order = { phases = [0, 3, 2, 3, 1, 3, 2, 3] }", 4),
+        ("order = { within = { block = 6, order = { strided = 3 } } }", 6),
+        ("order = { within = { block = 5, order = { dilated = 2 } } }", 6),
+    ]
+    .map(|(text, count)| (of(text).order(L), count))
+    .to_vec()
+}
+
+fn network(visibility: Visibility) -> Transformer {
+    let config = TransformerConfig { learned_positions: true, ..TransformerConfig::new(16, 3, 2, visibility) };
+    Transformer::init(&config, V, L, 3, &Device::flex())
+}
+
+fn process(order: Order, cached: bool, length: usize) -> Process {
+    Process {
+        order,
+        schedule: Schedule::LogLinear,
+        corruption: Corruption::Absorb,
+        length,
+        cached,
+        decode: Decode::Table,
+    }
+}
+
+fn texts(n: usize) -> Vec<Vec<u32>> {
+    (0..n).map(|i| (0..L).map(|l| ((i * L + l) * (i + l) * 5 % 11 % V) as u32).collect()).collect()
+}
+
+fn elbo(x0: &[u32], mask: u32, order: Order) -> RowLoss<'static> {
+    let draws = || StepRng::new(1).at(0, Stream::Times);
+    objective::elbo(x0, L, mask, order, Schedule::LogLinear, (draws(), draws()))
+}
+
+/// A language of 3 tokens and 5 positions, in f64: the probability of each of its texts.
+struct Table {
+    joint: Vec<f64>,
+}
+
+const TOKENS: usize = 3;
+const LENGTH: usize = 5;
+
+impl Table {
+    fn new() -> Self {
+        let weights: Vec<f64> = (0..TOKENS.pow(LENGTH as u32)).map(|i| ((i * 37 % 101) as f64 / 20.0).exp()).collect();
+        let sum: f64 = weights.iter().sum();
+        Table { joint: weights.into_iter().map(|w| w / sum).collect() }
+    }
+
+    fn text(i: usize) -> Vec<u32> {
+        (0..LENGTH).map(|l| (i / TOKENS.pow(l as u32) % TOKENS) as u32).collect()
+    }
+
+    /// The distribution [V] of position `l` given the tokens that are not the mask.
+    fn posterior(&self, x: &[u32], l: usize) -> Vec<f64> {
+        let mut p = vec![0.0; TOKENS];
+        for (i, q) in self.joint.iter().enumerate() {
+            let text = Self::text(i);
+            if x.iter().zip(&text).all(|(x, t)| *x as usize == TOKENS || x == t) {
+                p[text[l] as usize] += q;
+            }
+        }
+        let sum: f64 = p.iter().sum();
+        p.into_iter().map(|p| p / sum).collect()
+    }
+
+    /// The probability that the sampler writes each text when these groups are revealed one after the other, by enumeration of all
+    /// that it may write on its way.
+    fn enumerated(&self, groups: &[Vec<usize>]) -> Vec<f64> {
+        let mut reached: HashMap<Vec<u32>, f64> = HashMap::from([(vec![TOKENS as u32; LENGTH], 1.0)]);
+        for group in groups {
+            let mut next: HashMap<Vec<u32>, f64> = HashMap::new();
+            for (x, p) in reached {
+                let each: Vec<Vec<f64>> = group.iter().map(|l| self.posterior(&x, *l)).collect();
+                for choice in 0..TOKENS.pow(group.len() as u32) {
+                    let (mut y, mut q) = (x.clone(), p);
+                    for (n, l) in group.iter().enumerate() {
+                        let token = choice / TOKENS.pow(n as u32) % TOKENS;
+                        y[*l] = token as u32;
+                        q *= each[n][token];
+                    }
+                    *next.entry(y).or_default() += q;
+                }
+            }
+            reached = next;
+        }
+        (0..self.joint.len()).map(|i| reached[&Self::text(i)]).collect()
+    }
+}
+
+impl Denoise for Table {
+    fn features(&self, input: &Noised) -> Tensor<3> {
+        let [b, l] = input.dims();
+        let ids = input.host_ids();
+        let rows = ids.chunks(l).flat_map(|x| (0..l).flat_map(|at| self.posterior(x, at)).collect::<Vec<_>>());
+        let values: Vec<f64> = rows.map(|p| p.max(1e-300).ln()).collect();
+        Tensor::<3>::from_data(TensorData::new(values, [b, l, TOKENS]), (&Device::flex(), burn::tensor::DType::F64))
+    }
+
+    fn features_cached(&self, _: &Noised, _: Range<usize>, _: &mut Cache) -> Tensor<3> {
+        panic!("it keeps nothing")
+    }
+
+    fn predict(&self, rows: Tensor<2>) -> Tensor<2> {
+        rows
+    }
+
+    fn vocab(&self) -> usize {
+        TOKENS
+    }
+
+    fn device(&self) -> Device {
+        Device::flex()
+    }
+}
+
+/// Phases of the small language, each with the groups it reveals.
+fn small() -> Vec<(Order, Vec<Vec<usize>>)> {
+    let list = fewstep::process::order::phases::List::new(&[1, 0, 2, 1, 2]).unwrap();
+    vec![
+        (Order::in_phases(Pattern::Strided(2), LENGTH), vec![vec![0, 2, 4], vec![1, 3]]),
+        (Order::in_phases(Pattern::Strided(3), LENGTH), vec![vec![0, 3], vec![1, 4], vec![2]]),
+        (Order::in_phases(Pattern::Dilated(4), LENGTH), vec![vec![0, 4], vec![2], vec![1], vec![3]]),
+        (Order::in_phases(Pattern::Listed(list), LENGTH), vec![vec![1], vec![0, 3], vec![2, 4]]),
+    ]
+}
+
+#[test]
+fn the_samplers_likelihood_in_phases_is_that_of_an_enumeration_of_all_it_may_write() {
+    let table = Table::new();
+    let all: Vec<Vec<u32>> = (0..table.joint.len()).map(Table::text).collect();
+    for (order, groups) in small() {
+        let want = table.enumerated(&groups);
+        assert!((want.iter().sum::<f64>() - 1.0).abs() < 1e-12);
+        let got = sampler::nll(&table, &process(order, false, LENGTH), groups.len(), &all, 2).unwrap().unwrap();
+        assert_eq!((got.kind, got.n, got.spread), (Bound::Exact, all.len(), None));
+        for (nll, p) in got.texts.iter().zip(&want) {
+            assert!((nll * LENGTH as f64 + p.ln()).abs() < 1e-9, "{order:?}: {nll} for {}", -p.ln() / LENGTH as f64);
+        }
+    }
+}
+
+#[test]
+fn samples_in_phases_are_as_frequent_as_their_likelihood_says() {
+    let table = Table::new();
+    let n = 60_000;
+    for (order, groups) in small() {
+        let spec = SampleSpec::new(groups.len(), 5, 2000);
+        let drawn = sample(&table, &process(order, false, LENGTH), &spec, n).unwrap();
+        let mut counts: HashMap<Vec<u32>, usize> = HashMap::new();
+        drawn.tokens.into_iter().for_each(|text| *counts.entry(text).or_default() += 1);
+        let (mut chi2, mut cells, mut rare) = (0.0, 0, (0.0, 0.0));
+        for (i, p) in table.enumerated(&groups).into_iter().enumerate() {
+            let (want, got) = (p * n as f64, counts.get(&Table::text(i)).copied().unwrap_or(0) as f64);
+            match want < 10.0 {
+                true => rare = (rare.0 + want, rare.1 + got),
+                false => (chi2, cells) = (chi2 + (got - want).powi(2) / want, cells + 1),
+            }
+        }
+        if rare.0 > 0.0 {
+            (chi2, cells) = (chi2 + (rare.1 - rare.0).powi(2) / rare.0.max(1.0), cells + 1);
+        }
+        // Four standard deviations of a chi-square with so many degrees of freedom.
+        let freedom = (cells - 1) as f64;
+        assert!(chi2 < freedom + 4.0 * (2.0 * freedom).sqrt(), "{order:?}: {chi2} with {freedom} degrees of freedom");
+    }
+}
+
+#[test]
+fn a_drawn_partition_gives_a_bound_of_the_likelihood_with_its_spread() {
+    let table = Table::new();
+    let all: Vec<Vec<u32>> = (0..table.joint.len()).map(Table::text).collect();
+    let parallel = process(Order::parallel(LENGTH), false, LENGTH);
+    let got = sampler::nll(&table, &parallel, 2, &all, 400).unwrap().unwrap();
+    assert_eq!(got.kind, Bound::Elbo);
+    assert!(got.spread.is_some_and(|s| s > 0.01));
+    // Every partition in two steps, as likely as one coin a position.
+    let mut bound = vec![0.0; all.len()];
+    let mut likelihood = vec![0.0; all.len()];
+    let partitions = 1usize << LENGTH;
+    for mask in 0..partitions {
+        let part = |first: bool| (0..LENGTH).filter(|l| (mask >> l & 1 == 1) == first).collect::<Vec<_>>();
+        for (i, p) in table.enumerated(&[part(true), part(false)]).into_iter().enumerate() {
+            bound[i] -= p.ln() / (partitions * LENGTH) as f64;
+            likelihood[i] += p / partitions as f64;
+        }
+    }
+    let exact: Vec<f64> = likelihood.iter().map(|p| -p.ln() / LENGTH as f64).collect();
+    assert!(mean(&bound) > mean(&exact) + 1e-3, "{} above {}", mean(&bound), mean(&exact));
+    assert!((mean(&got.texts) - mean(&bound)).abs() < 3e-3, "{} for {}", mean(&got.texts), mean(&bound));
+}
+
+#[test]
+fn the_loss_over_both_streams_is_the_sum_over_the_phases_of_the_same_weights() {
+    let model = network(Visibility::Order);
+    let x0: Vec<u32> = texts(3).concat();
+    for (order, count) in orders() {
+        let (loss, each) = objective::evaluate(&model, &elbo(&x0, model.mask(), order));
+        let phases = order.phases(L, &[]).unwrap();
+        assert_eq!((phases.count(), each.len()), (count, x0.len()));
+        let mut want = 0.0;
+        for k in 0..count {
+            let known = |at: usize| phases.phase(at % L).unwrap() < k;
+            let xt: Vec<u32> = (0..x0.len()).map(|at| if known(at) { x0[at] } else { model.mask() }).collect();
+            let t: Vec<f64> = (0..x0.len()).map(|at| f64::from(u8::from(!known(at)))).collect();
+            let rows: Vec<usize> = (0..x0.len()).filter(|at| phases.phase(at % L) == Some(k)).collect();
+            let loss = RowLoss {
+                input: Noised::tokens(&xt, &t, L).in_order(&order, &[]),
+                weights: vec![1.0 / x0.len() as f64; rows.len()],
+                target: Target::Tokens(rows.iter().map(|at| x0[*at]).collect()),
+                rows: rows.clone(),
+            };
+            let (value, phase) = objective::evaluate(&model, &loss);
+            want += value;
+            for (at, value) in rows.iter().zip(phase) {
+                assert!((each[*at] - value).abs() < 1e-5, "{order:?}, position {at}: {} for {value}", each[*at]);
+            }
+        }
+        assert!((loss - want).abs() < 1e-5, "{order:?}: {loss} for {want}");
+        // And the sampler's likelihood is both.
+        let own = sampler::nll(&model, &process(order, true, L), count, &texts(3), 2).unwrap().unwrap();
+        assert!((own.estimate.mean - want).abs() < 1e-5 && own.kind == Bound::Exact, "{order:?}");
+    }
+}
+
+#[test]
+fn a_composed_network_reads_phases_as_the_fused_one_does() {
+    let x0: Vec<u32> = texts(2).concat();
+    let fused = network(Visibility::Order);
+    let composed = fused.clone().reconfigured(|c| c.composed = true);
+    for (order, count) in orders() {
+        let of = |model: &Transformer| objective::evaluate(model, &elbo(&x0, model.mask(), order)).1;
+        for (a, b) in of(&fused).into_iter().zip(of(&composed)) {
+            assert!((a - b).abs() < 1e-5, "{order:?}: {a} for {b}");
+        }
+        let draw = |model: &Transformer| {
+            sample(model, &process(order, true, L), &SampleSpec::new(count, 9, 3), 4).unwrap().tokens
+        };
+        assert_eq!(draw(&fused), draw(&composed), "{order:?}");
+    }
+}
+
+#[test]
+fn as_many_strides_as_positions_are_autoregression() {
+    let (model, x0) = (network(Visibility::Order), texts(3).concat());
+    let of = |order| objective::evaluate(&model, &elbo(&x0, model.mask(), order)).1;
+    for (a, b) in of(strided(L)).into_iter().zip(of(Order::left_to_right())) {
+        assert!((a - b).abs() < 1e-5, "{a} for {b}");
+    }
+    let (phases, blocks) = (strided(L).grid(L, L).unwrap(), Order::left_to_right().grid(L, L).unwrap());
+    assert!((0..=L).all(|k| phases.row(k) == blocks.row(k)));
+    assert_eq!(phases.positions(Reading::Blocks), blocks.positions(Reading::Blocks));
+    let draw = |order| sample(&model, &process(order, true, L), &SampleSpec::new(L, 9, 3), 5).unwrap();
+    assert_eq!(drawn(&draw(strided(L))), drawn(&draw(Order::left_to_right())));
+    assert_eq!(draw(strided(L)).positions, draw(Order::left_to_right()).positions);
+}
+
+fn drawn(samples: &Samples) -> (&Vec<Vec<u32>>, &Vec<Vec<Vec<u32>>>) {
+    (&samples.tokens, &samples.trace)
+}
+
+#[test]
+fn the_cache_of_phases_is_exact_given_positions_stay_and_the_formula_is_the_counted_cost() {
+    let model = network(Visibility::Order);
+    for (order, count) in orders() {
+        for pinned in [Vec::new(), (0..L).map(|p| (p < 2 || p == 7).then_some(3)).collect::<Vec<_>>()] {
+            let spec = SampleSpec { trace: true, pinned: pinned.clone(), ..SampleSpec::new(count, 9, 3) };
+            let with = sample(&model, &process(order, true, L), &spec, 5).unwrap();
+            let without = sample(&model, &process(order, false, L), &spec, 5).unwrap();
+            assert_eq!(drawn(&with), drawn(&without), "{order:?}, {pinned:?}");
+            for text in &with.tokens {
+                let kept = |p: usize| pinned.get(p).is_none_or(|given| given.is_none_or(|id| text[p] == id));
+                assert!((0..L).all(kept) && text.iter().all(|t| (*t as usize) < V));
+            }
+            let given: Vec<bool> = pinned.iter().map(Option::is_some).collect();
+            let grid = order.grid_behind(L, count, &given).unwrap();
+            for (samples, cached) in [(&with, true), (&without, false)] {
+                let reading = reading(&model, &process(order, cached, L));
+                assert!(samples.nfe.iter().all(|nfe| *nfe == grid.nfe()), "{order:?}");
+                assert!(samples.positions.iter().all(|p| *p == grid.positions(reading)), "{order:?}, {cached}");
+            }
+            // Each phase once as noise and, but for the last one, once as text; what is given once.
+            let phases = order.phases(L, &given).unwrap();
+            let sizes: Vec<usize> = (0..phases.count()).map(|n| phases.ranks_of(n).len()).filter(|n| *n > 0).collect();
+            let formula = 2 * sizes.iter().sum::<usize>() - sizes.last().unwrap() + phases.given();
+            assert_eq!(grid.positions(Reading::Blocks), formula as u64, "{order:?}");
+        }
+    }
+}
+
+#[test]
+fn a_network_that_sees_everything_is_sampled_in_phases_without_training() {
+    let model = network(Visibility::Full);
+    for (order, count) in orders() {
+        let spec = SampleSpec { trace: true, ..SampleSpec::new(count, 9, 3) };
+        let samples = sample(&model, &process(order, false, L), &spec, 4).unwrap();
+        let phases = order.phases(L, &[]).unwrap();
+        for trace in &samples.trace {
+            for (k, x) in trace.iter().enumerate() {
+                assert!((0..L).all(|l| (x[l] == model.mask()) == (phases.phase(l).unwrap() >= k)), "{order:?}, {k}");
+            }
+        }
+        let own = sampler::nll(&model, &process(order, false, L), count, &texts(3), 2).unwrap().unwrap();
+        assert!(own.kind == Bound::Exact && own.estimate.mean > 0.0);
+    }
+}
+
+#[test]
+fn as_many_phases_as_steps_are_sampled_where_the_number_is_left_open() {
+    let model = network(Visibility::Full);
+    let draw =
+        |order, steps: usize| sample(&model, &process(order, false, L), &SampleSpec::new(steps, 9, 3), 4).unwrap();
+    for k in [2, 3, 6] {
+        assert_eq!(draw(strided(0), k).tokens, draw(strided(k), k).tokens);
+        let open = sampler::nll(&model, &process(strided(0), false, L), k, &texts(2), 2).unwrap().unwrap();
+        let fixed = sampler::nll(&model, &process(strided(k), false, L), k, &texts(2), 2).unwrap().unwrap();
+        assert_eq!(open, fixed);
+    }
+    let few = strided(6).grid(L, 4).unwrap_err().to_string();
+    assert!(few.contains("6 phases") && few.contains("use at least 6 steps"), "{few}");
+}
+
+#[test]
+fn a_student_in_phases_is_taught_what_its_teacher_says_behind_the_same_text() {
+    let (teacher, length) = (network(Visibility::Full), L);
+    let x0: Vec<u32> = texts(6).concat();
+    let config = |k: usize, data: f64| SdttConfig {
+        teacher: "t".into(),
+        divergence: fewstep::kernels::Divergence::ForwardKl,
+        teacher_steps: 4,
+        steps_per_step: k,
+        rounds: 1,
+        refresh: distill::Refresh::Raw,
+        schedule: Schedule::LogLinear,
+        data,
+    };
+    let orders = distill::Orders::of(strided(4), &[Order::parallel(L)], L).unwrap();
+    let rows =
+        |k, data| distill::rows(&config(k, data), &teacher, &x0, length, 0.25, orders, (StepRng::new(1), 7)).unwrap();
+    let phases = strided(4).phases(L, &[]).unwrap();
+    let loss = rows(1, 0.0);
+    for (i, xt) in loss.input.token_ids().chunks(L).enumerate() {
+        let own: Vec<usize> = loss.rows.iter().filter(|r| *r / L == i).map(|r| r % L).collect();
+        let k = phases.phase(own[0]).unwrap();
+        assert!(own.iter().all(|l| phases.phase(*l) == Some(k)) && own.len() == 3);
+        assert!((0..L).all(|l| xt[l] == if phases.phase(l).unwrap() < k { x0[i * L + l] } else { teacher.mask() }));
+        // A student of the teacher's own predictions has nothing to learn.
+    }
+    let (value, _) = objective::evaluate(&teacher, &loss);
+    assert!(value.abs() < 1e-6, "{value}");
+    // Behind its own draws the teacher says something else; and the data's tokens have their share.
+    assert!(objective::evaluate(&teacher, &rows(3, 0.0)).0 > 1e-6);
+    let (half, whole) =
+        (objective::evaluate(&teacher, &rows(1, 0.5)).0, objective::evaluate(&teacher, &rows(1, 1.0)).0);
+    assert!((half - 0.5 * whole).abs() < 1e-6 && whole > 0.5, "{half} and {whole}");
+    // Gradients reach every weight of the blocks through a network that reads phases.
+    let student = Transformer::init(
+        &TransformerConfig { learned_positions: true, ..TransformerConfig::new(16, 3, 2, Visibility::Order) },
+        V,
+        L,
+        5,
+        &Device::flex().autodiff(),
+    );
+    let (value, grads) = objective::backward(&student, &rows(2, 0.3));
+    assert!(value.is_finite() && params::gradient_norm(&student, &grads) > 0.0);
+}
