@@ -53,6 +53,7 @@ fn main() {
             rows: (0..LENGTH).collect(),
             weights: vec![1.0 / LENGTH as f64; LENGTH],
             target: Target::Tokens((0..LENGTH as u32).collect()),
+            alpha: None,
         };
         let (_, grads) = objective::backward(&student, &loss);
         student = optimizer.step(student, grads, &train, step, 1.0);

@@ -31,6 +31,7 @@ fn main() {
         rounds: 1,
         refresh: distill::Refresh::Raw,
         schedule: Default::default(),
+        data: 0.0,
     };
     let mut rng = StepRng::new(1).at(0, Stream::Batch);
     let x0: Vec<u32> = (0..batch * length).map(|_| rng.random_range(0..vocab as u32)).collect();

@@ -96,6 +96,32 @@ pub enum Command {
         #[arg(long, value_name = "NAME")]
         only: Option<String>,
     },
+    /// Search the order of fixed phases in which a model's few steps cost least
+    #[command(after_help = "Examples:
+  fewstep phases runs/quickstart --model teacher --steps 8
+  fewstep phases runs/quickstart --model teacher --steps 4 --period 16 --tries 100")]
+    Phases {
+        /// Directory of a run
+        run: PathBuf,
+        /// A masked model of the run that sees everything
+        #[arg(long, value_name = "NAME")]
+        model: String,
+        /// Number of phases, which are the steps of sampling
+        #[arg(long, value_name = "K")]
+        steps: usize,
+        /// Positions after which the phases repeat
+        #[arg(long, value_name = "P", default_value_t = 32)]
+        period: usize,
+        /// Texts of the training data to search on, and held-out ones to compare on
+        #[arg(long, value_name = "N", default_value_t = 32)]
+        texts: usize,
+        /// Changes to try
+        #[arg(long, value_name = "N", default_value_t = 200)]
+        tries: usize,
+        /// Seed of the changes
+        #[arg(long, default_value_t = 0)]
+        seed: u64,
+    },
     /// Draw tables and plots from results
     #[command(after_help = "Examples:
   fewstep report runs/tiny

@@ -35,6 +35,8 @@ pub enum Stream {
     Critic = 13,
     /// Noise that a sampler of vectors starts from and adds.
     Noise = 14,
+    /// Uniforms that the positions of a step share.
+    Shared = 15,
 }
 
 /// A seed from which generators for any (step, stream) are derived.

@@ -5,6 +5,7 @@ pub mod device;
 pub mod export;
 pub mod gate;
 pub mod inspect;
+pub mod phases;
 pub mod recipe;
 pub mod room;
 pub mod run;
@@ -64,6 +65,16 @@ pub fn dispatch(cli: Cli) -> Result<()> {
             term::out_text(report::summary::summary(&results));
             term::out(format!("results {}", run.join("results.json").display()));
             Ok(())
+        }
+        Command::Phases { run, model, steps, period, texts, tries, seed } => {
+            // Of several training seeds the first is searched with.
+            let dir = &match stored(run)?.recipe.seeds.first() {
+                Some(first) => seed_dir(run, *first),
+                None => run.clone(),
+            };
+            let study = Study::open_to_read(stored(run)?, dir, (open()?, &global.device), interrupt)?;
+            let (steps, period, texts, tries) = (*steps, *period, *texts, *tries);
+            phases::run(&study, &phases::Request { model, steps, period, texts, tries, seed: *seed, json: global.json })
         }
         Command::Sample(args) => sample::run(&request(args, global.json), &open()?),
         Command::Report { results, out, notes } => {

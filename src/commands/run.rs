@@ -151,6 +151,11 @@ impl Study {
         }
     }
 
+    /// The study's data.
+    pub fn data(&self) -> &Data {
+        &self.data
+    }
+
     fn model_dir(&self, name: &str) -> PathBuf {
         self.dir.join("models").join(name)
     }
@@ -229,7 +234,7 @@ impl Study {
         let base = if taken { None } else { self.base_network(name, &shape)? };
         let student = base.as_ref().map(|base| shape.start(base));
         let start = student.as_ref().filter(|_| shape.lora.is_none()).map(params::export);
-        let start = start.map(|tensors| Weights { tensors, ..Weights::default() });
+        let start = start.map(|tensors| Weights { tensors: shape.begun(tensors), ..Weights::default() });
         // A student of its teacher's own shape starts as a copy, and needs the network itself no more.
         let base = base.filter(|base| shape.lora.is_some() || shape.shallower() || shape.sees_otherwise(base));
         // One that starts as another model than its teacher needs both.

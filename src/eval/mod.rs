@@ -8,6 +8,7 @@ pub mod control;
 pub mod flexibility;
 pub mod judge;
 pub mod matched;
+pub mod phases;
 pub mod pictures;
 pub mod quality;
 pub mod reconstruction;

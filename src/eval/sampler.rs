@@ -80,7 +80,9 @@ pub fn nll(
 ) -> Result<Option<SamplerNll>> {
     let table = matches!(process.decode, Decode::Table) && process.corruption.absorbs();
     let causal = process.cached && !model.over_blocks();
+    // Of texts that follow uniforms there is no sum over those.
     if !table
+        || model.reads_uniforms()
         || texts.is_empty()
         || model.matrices().is_some()
         || (causal && process.order.blocks(process.length) < process.length)
@@ -185,6 +187,7 @@ fn partitioned(model: &dyn Denoise, process: &Process, grid: &Grid, text: &[u32]
             weights: vec![1.0; rows.len()],
             target: Target::Tokens(rows.iter().map(|at| text[at % length]).collect()),
             rows,
+            alpha: None,
         };
         sum += objective::evaluate(model, &loss).0;
     }

@@ -16,6 +16,9 @@ pub const TIME_DIM: usize = 128;
 /// Width of the sinusoidal embedding of the total noise sigma (MDLM's and its family's).
 pub const SIGMA_DIM: usize = 256;
 
+/// Binary digits by which a uniform is told.
+pub const UNIFORM_DIGITS: usize = 24;
+
 /// Which positions a position may attend to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -200,6 +203,10 @@ pub struct TransformerConfig {
     /// cannot tell the positions of a full-visibility network apart. Use it where sequences begin at a fixed place.
     #[serde(default)]
     pub learned_positions: bool,
+    /// Masked positions are also told the uniforms that will pick their tokens, so that those of one step know of each other
+    /// (Parallel Token Prediction).
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub uniforms: bool,
     /// Base of the rotary position angles.
     #[serde(default = "default_theta")]
     pub rope_theta: f64,
@@ -285,6 +292,7 @@ impl TransformerConfig {
             shift_output: false,
             mask_row: true,
             learned_positions: false,
+            uniforms: false,
             rope_theta: default_theta(),
             rope_scaling: None,
             rotary: true,
@@ -390,6 +398,7 @@ impl TransformerConfig {
         let blocks = self.layers as u128 * block;
         rows * d
             + positions
+            + bias(self.uniforms, UNIFORM_DIGITS as u128 * d)
             + time
             + blocks
             + norm

@@ -49,6 +49,8 @@ pub struct Noised {
     pub blocks: Option<Layout>,
     /// The fixed phases of the order it is in, in the place of blocks.
     pub phases: Option<Arc<Phases>>,
+    /// The uniforms [B L] that will pick the tokens of masked positions, for a network that reads them.
+    pub uniforms: Option<Vec<f64>>,
 }
 
 /// What of a batch is no text: positions nobody may look at, and the places that the others count from.
@@ -90,6 +92,7 @@ impl Noised {
             padding: Padding::default(),
             blocks: None,
             phases: None,
+            uniforms: None,
         }
     }
 
@@ -105,6 +108,7 @@ impl Noised {
             padding: Padding::default(),
             blocks: None,
             phases: None,
+            uniforms: None,
         }
     }
 
@@ -216,6 +220,10 @@ pub trait Denoise {
     }
     /// Whether each position sees its own block and all before it, so that finished blocks can be kept.
     fn over_blocks(&self) -> bool {
+        false
+    }
+    /// Whether it reads the uniforms that will pick tokens.
+    fn reads_uniforms(&self) -> bool {
         false
     }
     /// How many layers a position passes.

@@ -105,7 +105,7 @@ pub fn rows<'a>(
     let rows: Vec<usize> = (0..n).filter(|r| !absorbs || lost[*r]).collect();
     let input = Noised::tokens(&zt, &t, length);
     if rows.is_empty() {
-        return RowLoss { input, rows, weights: Vec::new(), target: Target::Tokens(Vec::new()) };
+        return RowLoss { input, rows, weights: Vec::new(), target: Target::Tokens(Vec::new()), alpha: None };
     }
     let open = |r: usize| absorbs && zs[r] != mask;
     let mean = 1.0 / rows.len() as f64;
@@ -131,7 +131,7 @@ pub fn rows<'a>(
     if !absorbs {
         targets.push((weights(&bound), Target::Uniform(uniform::rows_of(x0, &zt, |r| levels[r / length].alpha))));
     }
-    RowLoss { input, weights: vec![1.0; rows.len()], target: Target::Several(targets), rows }
+    RowLoss { input, weights: vec![1.0; rows.len()], target: Target::Several(targets), rows, alpha: None }
 }
 
 #[cfg(test)]

@@ -74,7 +74,7 @@ pub fn rows<'a>(
     let rows: Vec<usize> = (0..n).filter(|r| mask.is_none_or(|mask| xt[*r] == mask)).collect();
     let input = Noised::tokens(&xt, &t, length);
     if rows.is_empty() {
-        return RowLoss { input, rows, weights: Vec::new(), target: Target::Tokens(Vec::new()) };
+        return RowLoss { input, rows, weights: Vec::new(), target: Target::Tokens(Vec::new()), alpha: None };
     }
     let ids: Vec<u32> = rows.iter().map(|r| x0[*r]).collect();
     let places: Vec<(usize, usize)> = rows.iter().map(|r| (r / length, *r)).collect();
@@ -83,7 +83,7 @@ pub fn rows<'a>(
     if auxiliary > 0.0 {
         targets.push((vec![auxiliary; rows.len()], Target::Tokens(ids)));
     }
-    RowLoss { input, weights: vec![1.0 / n as f64; rows.len()], target: Target::Several(targets), rows }
+    RowLoss { input, weights: vec![1.0 / n as f64; rows.len()], target: Target::Several(targets), rows, alpha: None }
 }
 
 /// Rows (number of the sequence, x_t, x_0) of sequences at the levels `at`, against the exact posterior.

@@ -109,7 +109,7 @@ pub fn rows<'a>(
     let (student, ahead) = inputs(config, duality, (x0, length), teacher.vocab(), dt, (rng, step));
     let rows: Vec<usize> = (0..n).collect();
     let target = Target::Teacher(teacher, teacher.features_at(&ahead, &rows), config.divergence);
-    RowLoss { input: student, weights: vec![1.0 / n as f64; n], target, rows }
+    RowLoss { input: student, weights: vec![1.0 / n as f64; n], target, rows, alpha: None }
 }
 
 /// What the student reads, and what the teacher reads `dt` earlier, both with the same noise.

@@ -182,7 +182,7 @@ fn rows_at<'a>(
     if rows.is_empty() {
         // A small batch at times near 0 can lose no token at all: then there is nothing to learn from it.
         let (input, target) = (Noised::tokens(&xt, &t_row, length), Target::Tokens(Vec::new()));
-        return Ok(RowLoss { input: reads(order, input, x0.to_vec()), rows, weights: Vec::new(), target });
+        return Ok(RowLoss { input: reads(order, input, x0.to_vec()), rows, weights: Vec::new(), target, alpha: None });
     }
 
     let mut draws = rng.at(step, Stream::Teacher);
@@ -235,6 +235,7 @@ fn rows_at<'a>(
         weights: vec![1.0 / rows.len() as f64; rows.len()],
         target: Target::Teacher(teacher, pick(computed, rows.iter().map(|r| target_of[*r])), config.divergence),
         rows,
+        alpha: None,
     })
 }
 
@@ -312,6 +313,7 @@ fn phase_rows<'a>(
         weights: vec![1.0 / rows.len() as f64; rows.len()],
         target,
         rows,
+        alpha: None,
     })
 }
 

@@ -8,6 +8,7 @@
 //! The rows go through the head in chunks, gradients included, so [B, L, V] logits never exist at once.
 //! B batch, L length, D width, V vocabulary, n rows.
 
+pub mod alpha;
 pub mod clip;
 pub mod consistency;
 pub mod d3pm;
@@ -16,6 +17,7 @@ pub mod distill;
 pub mod embedding;
 pub mod few_step;
 pub mod latent;
+pub mod shared;
 pub mod uniform;
 
 use burn::optim::{GradientsAccumulator, GradientsParams};
@@ -33,6 +35,7 @@ use crate::process::duality::{Duality, Ends};
 use crate::process::order::Context;
 use crate::process::{Corruption, Order, Schedule};
 use crate::rng::{StepRng, Stream};
+pub use alpha::{Alpha, AlphaConfig};
 pub use clip::{Clip, NoiseRange};
 pub use consistency::ConsistencyConfig;
 pub use d3pm::D3pmConfig;
@@ -41,6 +44,7 @@ pub use distill::SdttConfig;
 pub use embedding::{ClassifierConfig, EmbeddingConfig};
 pub use few_step::{LatentDistillConfig, Method};
 pub use latent::{AutoencoderConfig, LatentConfig};
+pub use shared::SharedConfig;
 
 /// What is minimised.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -59,6 +63,12 @@ pub enum Objective {
         /// The times that a model over blocks is trained on; default: all.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         clip: Option<Clip>,
+        /// Groups of positions that are revealed together count the more the likelier they are as a whole.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        alpha: Option<AlphaConfig>,
+        /// The positions of a step share the uniforms that pick their tokens, recovered from a model of finer phases.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        shared: Option<SharedConfig>,
     },
     /// SEDD's denoising score entropy (Lou et al. 2024, eq. 10) of absorbing diffusion, for networks that give scores.
     ScoreEntropy {
@@ -121,6 +131,7 @@ impl Objective {
     /// its teacher. Reading the latents of a text is not among them.
     pub fn forwards(&self) -> f64 {
         match self {
+            Objective::Elbo { shared: Some(_), .. } => 2.0,
             Objective::ArNll {} | Objective::Elbo { .. } | Objective::ScoreEntropy { .. } | Objective::D3pm(_) => 1.0,
             Objective::Sdtt(c) => 1.0 + c.steps_per_step as f64,
             Objective::Dcd(_) | Objective::Consistency(_) => 2.0,
@@ -151,6 +162,14 @@ impl Objective {
         match self {
             Objective::Elbo { corruption: Corruption::GaussianArgmax, .. } => Some(Ends::WHOLE),
             Objective::Dcd(c) => Some(c.ends()),
+            _ => None,
+        }
+    }
+
+    /// The configuration of shared uniforms, where it has them.
+    pub fn shared(&self) -> Option<&SharedConfig> {
+        match self {
+            Objective::Elbo { shared, .. } => shared.as_ref(),
             _ => None,
         }
     }
@@ -203,6 +222,8 @@ pub struct RowLoss<'a> {
     /// Weights [n]; the loss is the weighted sum.
     pub weights: Vec<f64>,
     pub target: Target<'a>,
+    /// Further weights that depend on the predictions themselves.
+    pub alpha: Option<Alpha>,
 }
 
 /// Teacher forcing: every position of x0 [B, L], weight 1 / (B L), in nats per token.
@@ -213,6 +234,7 @@ pub fn ar_nll<'a>(x0: &[u32], length: usize) -> RowLoss<'a> {
         rows: (0..n).collect(),
         weights: vec![1.0 / n as f64; n],
         target: Target::Tokens(x0.to_vec()),
+        alpha: None,
     }
 }
 
@@ -277,6 +299,7 @@ pub fn elbo_within<'a>(
         weights,
         target: Target::Tokens(rows.iter().map(|r| x0[*r]).collect()),
         rows,
+        alpha: None,
     }
 }
 
@@ -318,8 +341,10 @@ pub fn data_rows<'a>(
     let draws = (rng.at(step, Stream::Times), rng.at(step, Stream::Corrupt));
     match objective {
         Objective::ArNll {} => Some(ar_nll(x0, length)),
-        Objective::Elbo { schedule, corruption: Corruption::Absorb, .. } => {
-            Some(elbo_within(x0, length, mask, order, *schedule, range, draws))
+        Objective::Elbo { schedule, corruption: Corruption::Absorb, alpha, .. } => {
+            let rows = elbo_within(x0, length, mask, order, *schedule, range, draws);
+            let alpha = alpha.as_ref().and_then(|alpha| alpha.of(&rows, &order));
+            Some(RowLoss { alpha, ..rows })
         }
         Objective::Elbo { schedule, .. } => Some(uniform::elbo(x0, length, vocab, *schedule, duality, draws)),
         Objective::ScoreEntropy { scaled } => Some(score_entropy(x0, length, (mask, vocab), *scaled, draws)),
@@ -365,8 +390,14 @@ impl Target<'_> {
 }
 
 /// The head's losses of feature rows `from ..`, weighted and summed, as a tensor [1].
-fn head_loss(model: &Transformer, rows: Tensor<2>, loss: &RowLoss, from: usize, composed: bool) -> Tensor<1> {
-    let weights = &loss.weights[from..from + rows.dims()[0]];
+fn head_loss(
+    model: &Transformer,
+    rows: Tensor<2>,
+    (loss, weights): (&RowLoss, &[f64]),
+    from: usize,
+    composed: bool,
+) -> Tensor<1> {
+    let weights = &weights[from..from + rows.dims()[0]];
     let parts = loss.target.parts(from, weights).into_iter();
     let values = parts.map(|(target, weights)| kernels::loss(rows.clone(), model.head(), target, &weights, composed));
     match values.reduce(|a, b| a + b) {
@@ -387,7 +418,9 @@ pub fn backward(model: &Transformer, loss: &RowLoss) -> (f64, GradientsParams) {
     if loss.target.composed() || !fused || by_blocks {
         return backward_in_chunks(model, loss);
     }
-    let value = head_loss(model, model.features_at(&loss.input, &loss.rows), loss, 0, false);
+    let features = model.features_at(&loss.input, &loss.rows);
+    let weights = alpha::weights(model, &features, loss);
+    let value = head_loss(model, features, (loss, &weights), 0, false);
     let number = f64::from(value.clone().inner().into_scalar::<f32>());
     (number, GradientsParams::from_grads(value.backward(), model))
 }
@@ -400,11 +433,12 @@ fn backward_in_chunks(model: &Transformer, loss: &RowLoss) -> (f64, GradientsPar
     let mut value = 0.0;
     let mut head = |plain: Tensor<2>| -> Tensor<2> {
         let [n, d] = plain.dims();
+        let weights = alpha::weights(model, &plain, loss);
         let mut row_grads = Vec::new();
         for from in (0..n).step_by(chunk) {
             let size = chunk.min(n - from);
             let leaf = plain.clone().slice([from..from + size, 0..d]).autodiff().require_grad();
-            let part = head_loss(model, leaf.clone(), loss, from, true);
+            let part = head_loss(model, leaf.clone(), (loss, &weights), from, true);
             value += f64::from(part.clone().inner().into_scalar::<f32>());
             let mut grads = part.backward();
             row_grads.push(match leaf.grad_remove(&mut grads) {
@@ -429,7 +463,12 @@ fn backward_in_chunks(model: &Transformer, loss: &RowLoss) -> (f64, GradientsPar
 
 /// The value of a step without gradients, and each row's unweighted loss [n].
 pub fn evaluate(model: &dyn Denoise, loss: &RowLoss) -> (f64, Vec<f64>) {
-    let rows = model.features_at(&loss.input, &loss.rows);
+    let values = row_losses(model, model.features_at(&loss.input, &loss.rows), &loss.target);
+    (values.iter().zip(&loss.weights).map(|(v, w)| v * w).sum(), values)
+}
+
+/// Each row's unweighted loss [n] of feature rows [n, D].
+fn row_losses(model: &dyn Denoise, rows: Tensor<2>, target: &Target) -> Vec<f64> {
     let n = rows.dims()[0];
     let chunk = chunk_rows(model.vocab());
     let mut values = Vec::with_capacity(n);
@@ -437,7 +476,7 @@ pub fn evaluate(model: &dyn Denoise, loss: &RowLoss) -> (f64, Vec<f64>) {
         let size = chunk.min(n - from);
         let rows = rows.clone().narrow(0, from, size);
         let mut here = vec![0.0; size];
-        for (target, weights) in loss.target.parts(from, &vec![1.0; size]) {
+        for (target, weights) in target.parts(from, &vec![1.0; size]) {
             let part = match target {
                 kernels::Target::Tokens(ids) => composed::cross_entropy(model.predict(rows.clone()), &ids),
                 kernels::Target::Scores(ids, offsets) => {
@@ -455,7 +494,7 @@ pub fn evaluate(model: &dyn Denoise, loss: &RowLoss) -> (f64, Vec<f64>) {
         }
         values.extend(here);
     }
-    (values.iter().zip(&loss.weights).map(|(v, w)| v * w).sum(), values)
+    values
 }
 
 #[cfg(test)]
@@ -507,6 +546,7 @@ mod tests {
                     rows: vec![r - row],
                     weights: vec![1.0],
                     target: Target::Tokens(vec![x0[*r]]),
+                    alpha: None,
                 };
                 let want = evaluate(&model, &alone).0;
                 assert!((value - want).abs() < 1e-5, "size {size}, position {r}: {value} for {want}");

@@ -74,6 +74,7 @@ pub fn elbo<'a>(
     let target = rows_of(x0, &xt, |r| levels[r / length].alpha);
     let weight = |r: usize| factor(levels[r / length]) / x0.len() as f64;
     RowLoss {
+        alpha: None,
         input: Noised::tokens(&xt, &t, length),
         rows: (0..x0.len()).collect(),
         weights: (0..x0.len()).map(weight).collect(),

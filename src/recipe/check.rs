@@ -9,7 +9,8 @@ use crate::model::TransformerConfig;
 use crate::model::config::{TimeInput, Visibility};
 use crate::model::family::Vocabulary;
 use crate::objective::distill::{Orders, Refresh};
-use crate::objective::{Objective, SdttConfig};
+use crate::objective::{Objective, SdttConfig, SharedConfig, shared};
+use crate::process::Order;
 use crate::process::order::OrderConfig;
 use crate::train::TrainConfig;
 
@@ -102,7 +103,10 @@ impl Recipe {
         self.check_vocabulary(name, model)?;
         self.check_derived(name, model)?;
         if let Some(teacher) = Self::teacher(model) {
-            let at = key(&format!("objective.{}.teacher", model.objective.key()));
+            let at = match model.objective.shared() {
+                Some(_) => key("objective.elbo.shared.finer"),
+                None => key(&format!("objective.{}.teacher", model.objective.key())),
+            };
             self.model(teacher).map_err(|e| Error { message: format!("`{at}`: {}", e.message), ..e })?;
             if teacher == name {
                 return Err(
@@ -121,6 +125,53 @@ impl Recipe {
         }
     }
 
+    /// Checks that shared uniforms are recovered from a model of finer phases, and read.
+    fn check_shared(
+        &self,
+        name: &str,
+        model: &ModelConfig,
+        network: &TransformerConfig,
+        shared: Option<&SharedConfig>,
+    ) -> Result<()> {
+        let at = format!("model.{name}.objective.elbo.shared");
+        let net = format!("{}.uniforms", self.network_place(name));
+        let Some(shared) = shared else {
+            return match network.uniforms {
+                true => Err(Error::usage(format!("`{net} = true` needs `{at}`"))
+                    .cause("nothing else tells the network uniforms while it trains")
+                    .hint(format!("`{at} = {{ finer = \"NAME\" }}`, or leave `uniforms` out"))),
+                false => Ok(()),
+            };
+        };
+        if !network.uniforms {
+            return Err(Error::usage(format!("`{at}` needs `{net} = true`"))
+                .cause("the network reads the uniforms that it learns to follow")
+                .hint(format!("`{net} = true`")));
+        }
+        let finer = self.model(&shared.finer)?;
+        let reads = match self.network(&shared.finer)? {
+            Network::Given(network) => network.uniforms,
+            Network::From(_) => false,
+        };
+        let length = self.length().unwrap_or(1 << 10);
+        let theirs: Vec<Order> = match finer.order.phased() && !finer.order.follows_steps() && !reads {
+            true => finer.order.all(length),
+            false => Vec::new(),
+        };
+        let nests = |order: Order| order.pattern.is_some() && shared::finer(order, &theirs, length).is_some();
+        match model.order.all(length).into_iter().all(nests) {
+            true => Ok(()),
+            false => Err(Error::usage(format!(
+                "the phases of `model.{name}.order = {}` are not made of whole ones of `model.{}.order = {}`",
+                model.order.shown(),
+                shared.finer,
+                finer.order.shown()
+            ))
+            .cause("a step reveals several phases of the finer model, one behind the other in its order")
+            .hint("behind `{ strided = 16 }` two at a time: `{ phases = [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7] }`")),
+        }
+    }
+
     /// Checks that the model whose weights another one starts with is there, and has as many.
     fn check_start(&self, name: &str, model: &ModelConfig) -> Result<()> {
         let key = |k: &str| format!("model.{name}.{k}");
@@ -133,7 +184,9 @@ impl Recipe {
             }
         }
         let (Some(own), Some(source)) = (&model.network, Self::source(model)) else { return Ok(()) };
-        self.training_order()?;
+        if model.start.is_none() && !model.order.phased() {
+            return Ok(());
+        }
         let Ok(Network::Given(theirs)) = self.network(source) else {
             return Err(Error::usage(format!("`{}` stands beside weights of a checkpoint", key("network")))
                 .hint("leave the table out: the network is the checkpoint's"));
@@ -143,6 +196,8 @@ impl Recipe {
             checkpoint: false,
             composed: false,
             compute: Default::default(),
+            // What it is told besides starts at nothing.
+            uniforms: n.uniforms && theirs.uniforms,
             ..n.clone()
         };
         match weights(own) == weights(theirs) {
@@ -232,7 +287,20 @@ impl Recipe {
                         .cause("without it position l reads the token it is asked for"));
                 }
             }
-            Objective::Elbo { corruption, schedule, clip } => {
+            Objective::Elbo { corruption, schedule, clip, alpha, shared } => {
+                self.check_shared(name, model, network, shared.as_ref())?;
+                if let Some(alpha) = alpha {
+                    alpha.validate(&key("objective.elbo.alpha"))?;
+                    if !order.phased() {
+                        return Err(contradiction(
+                            &key("objective.elbo.alpha"),
+                            "..",
+                            &key("order"),
+                            "{ strided = 8 }",
+                        )
+                        .cause("groups are of positions that are always revealed together"));
+                    }
+                }
                 if let Some(clip) = clip {
                     if !corruption.absorbs() {
                         return Err(contradiction(
@@ -307,7 +375,7 @@ impl Recipe {
             .cause("the teacher would see other text than its student")
             .hint("give both the same order; pipelined blocks and AR-Diffusion can also learn from \"parallel\""));
         }
-        if self.network(name)? != self.network(&c.teacher)? {
+        if !model.order.phased() && self.network(name)? != self.network(&c.teacher)? {
             return Err(Error::usage(format!("`{}` differs from `model.{}.network`", key("network"), c.teacher))
                 .hint("a student starts from its teacher's weights: leave its `network` out"));
         }

@@ -180,6 +180,7 @@ impl Recipe {
             Objective::Sdtt(c) => Some(&c.teacher),
             Objective::LatentDistill(c) => Some(&c.teacher),
             Objective::Dcd(c) => Some(&c.teacher),
+            Objective::Elbo { shared: Some(c), .. } => Some(&c.finer),
             _ => None,
         }
     }
@@ -213,8 +214,8 @@ impl Recipe {
                 _ => return Ok(None),
             }
         }
-        Err(Error::usage(format!("the teachers of `model.{name}` form a circle"))
-            .hint("one of them must learn from data: give it an objective without a teacher"))
+        Err(Error::usage(format!("`model.{name}` is made of models that form a circle"))
+            .hint("one of them must learn from data: give it an objective without a teacher, and no `start`"))
     }
 
     /// The network of a model: its own, or its teacher's.
@@ -232,8 +233,8 @@ impl Recipe {
                 }
             }
         }
-        Err(Error::usage(format!("the teachers of `model.{name}` form a circle"))
-            .hint("one of them must learn from data: give it an objective without a teacher"))
+        Err(Error::usage(format!("`model.{name}` is made of models that form a circle"))
+            .hint("one of them must learn from data: give it an objective without a teacher, and no `start`"))
     }
 
     /// Where the network of a model is written: in its own table, or in that of the teacher whose network it has.
@@ -334,7 +335,7 @@ impl Recipe {
             Objective::Classifier(_) => Role::Classifier,
             Objective::Embedding(_) => Role::Teacher,
             // What was made of another model for few steps.
-            Objective::Elbo { .. } if model.start.is_some() && model.order.phased() => Role::Student,
+            Objective::Elbo { .. } if Self::source(model).is_some() && model.order.phased() => Role::Student,
             Objective::Elbo { .. } | Objective::ScoreEntropy { .. } | Objective::Latent(_) => Role::Teacher,
             Objective::Consistency(_) | Objective::D3pm(_) => Role::Teacher,
             Objective::Sdtt(_) | Objective::Dcd(_) | Objective::LatentDistill(_) => Role::Student,
@@ -345,6 +346,8 @@ impl Recipe {
     pub fn generation(&self, model: &ModelConfig) -> Option<Generation> {
         let of = |dt: f64| (1.0 / dt).round().max(1.0) as usize;
         let steps = match &model.objective {
+            // Its order says it, and no other program's settings do.
+            _ if model.order.phased() => return None,
             Objective::Sdtt(c) => of(c.dt(c.rounds)),
             Objective::Dcd(c) => of(c.dt(c.rounds)),
             Objective::LatentDistill(c) => c.steps(),
@@ -365,8 +368,9 @@ impl Recipe {
                 Some((name, _)) => done.push(name),
                 None => {
                     let stuck = self.model.keys().find(|n| !done.contains(&n.as_str())).map_or("", |n| n.as_str());
-                    return Err(Error::usage(format!("the teachers of `model.{stuck}` form a circle"))
-                        .hint("one of them must learn from data: give it an objective without a teacher"));
+                    return Err(Error::usage(format!("`model.{stuck}` is made of models that form a circle")).hint(
+                        "one of them must learn from data: give it an objective without a teacher, and no `start`",
+                    ));
                 }
             }
         }

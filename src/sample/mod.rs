@@ -33,7 +33,7 @@ use rand_chacha::ChaCha8Rng;
 use crate::error::{Error, Result};
 use crate::model::canvas::{Canvas, shares_host};
 use crate::model::draw::{self, Filter};
-use crate::model::{Cache, Denoise, select_rows};
+use crate::model::{Cache, Denoise, Noised, select_rows};
 use crate::process::order::changed;
 use crate::process::{Corruption, Grid, Order, Reading, Schedule};
 use crate::rng::{StepRng, Stream};
@@ -194,7 +194,7 @@ fn sample_at(model: &dyn Denoise, process: &Process, spec: &SampleSpec, n: usize
         let size = spec.batch.max(1).min(n - from);
         let device = on_device.then(|| model.device().inner());
         let first = spec.first + from;
-        let mut batch = Batch::new(process, spec, model.mask(), first..first + size, device);
+        let mut batch = Batch::new(process, spec, model, first..first + size, device);
         batch.run(model, process, spec)?;
         out.tokens.extend(batch.canvas.rows(process.length));
         out.trace.extend(batch.traces(process.length));
@@ -211,6 +211,8 @@ struct Batch {
     canvas: Canvas,
     /// Which flat positions [B L] are still noise; the host knows it without reading the canvas.
     masked: Vec<bool>,
+    /// The uniforms [B L] that a network reads which follows them.
+    uniforms: Option<Vec<f64>>,
     reveal: Vec<ChaCha8Rng>,
     token: Vec<ChaCha8Rng>,
     nfe: Vec<usize>,
@@ -223,9 +225,19 @@ struct Batch {
 
 impl Batch {
     /// The samples of these numbers, with their canvas on `device` or on the host.
-    fn new(process: &Process, spec: &SampleSpec, mask: u32, numbers: Range<usize>, device: Option<Device>) -> Self {
+    fn new(
+        process: &Process,
+        spec: &SampleSpec,
+        model: &dyn Denoise,
+        numbers: Range<usize>,
+        device: Option<Device>,
+    ) -> Self {
         let rng = StepRng::new(spec.seed);
-        let size = numbers.len();
+        let (size, mask) = (numbers.len(), model.mask());
+        let shared = |i: usize| {
+            let mut draws = rng.at(i as u64, Stream::Shared);
+            (0..process.length).map(|_| draws.random::<f64>()).collect::<Vec<f64>>()
+        };
         let row: Vec<u32> = match spec.pinned.is_empty() {
             true => vec![mask; process.length],
             false => spec.pinned.iter().map(|p| p.unwrap_or(mask)).collect(),
@@ -241,6 +253,7 @@ impl Batch {
             trace: if spec.trace { vec![canvas.clone()] } else { Vec::new() },
             canvas,
             masked,
+            uniforms: model.reads_uniforms().then(|| numbers.clone().flat_map(shared).collect()),
             reveal: generators(Stream::Reveal),
             token: generators(Stream::Token),
             nfe: vec![0; size],
@@ -329,10 +342,18 @@ impl Batch {
         let mut rows: Vec<usize> = opened.iter().map(at).collect();
         rows.sort_unstable();
         rows.dedup();
-        let input = self.canvas.input(&read, &t, l).in_blocks(process.order.layout()).in_phases(grid.phases().cloned());
+        let input = self.input(&read, &t, process, grid);
         let features = model.features_at(&input, &rows);
         let row_of: Vec<usize> = opened.iter().map(|r| rows.partition_point(|row| *row < at(r))).collect();
         self.put(model, features, &row_of, opened, spec, l)
+    }
+
+    /// The network's input of the given samples, each position at its time t [n L].
+    fn input(&self, samples: &[usize], t: &[f64], process: &Process, grid: &Grid) -> Noised {
+        let l = process.length;
+        let of = |all: &Vec<f64>| samples.iter().flat_map(|i| &all[i * l..(i + 1) * l]).copied().collect();
+        let input = self.canvas.input(samples, t, l).in_blocks(process.order.layout());
+        Noised { uniforms: self.uniforms.as_ref().map(of), ..input.in_phases(grid.phases().cloned()) }
     }
 
     /// The samples with different canvases among the given ones, and for every sample of the batch which of those is its.
@@ -347,6 +368,7 @@ impl Batch {
         for i in samples {
             let next = read.len();
             slot_of[*i] = match &self.canvas {
+                _ if self.uniforms.is_some() => next,
                 Canvas::Host(x) => *slots.entry(&x[i * l..(i + 1) * l]).or_insert(next),
                 Canvas::Device(_) if (0..l).all(|p| self.masked[i * l + p] == start(p)) => {
                     *untouched.get_or_insert(next)
@@ -382,8 +404,7 @@ impl Batch {
         }
         // A network that predicts the next token reads text: the times of teacher forcing, whatever is still to come.
         let t = if model.over_blocks() { times(spec, now, samples.len()) } else { vec![0.0; samples.len() * l] };
-        let input =
-            self.canvas.input(&samples, &t, l).in_blocks(process.order.layout()).in_phases(grid.phases().cloned());
+        let input = self.input(&samples, &t, process, grid);
         let text = kept - cache.filled;
         let features = if samples.len() == all {
             let features = model.features_cached(&input, read.clone(), cache);

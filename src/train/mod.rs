@@ -23,7 +23,7 @@ use crate::model::{Transformer, TransformerConfig};
 use crate::objective::latent::Batch;
 use crate::objective::{
     self, Clip, EmbeddingConfig, LatentConfig, Method, Objective, RowLoss, clip, consistency, dcd, distill, embedding,
-    few_step, latent,
+    few_step, latent, shared,
 };
 use crate::process::Order;
 use crate::process::d3pm::Matrices;
@@ -293,6 +293,14 @@ fn rows<'a>(job: &Job, state: &'a TrainState, part: u64) -> Result<RowLoss<'a>> 
                 panic!("a recipe's check leaves no student whose teacher knows none of its orders")
             };
             distill::rows(sdtt, teacher, &x0, job.length, sdtt.dt(state.round), orders, rng)
+        }
+        (Objective::Elbo { schedule, alpha, shared: Some(_), .. }, Some(finer)) => {
+            let Some(fine) = shared::finer(order, job.teacher_orders, job.length) else {
+                panic!("a recipe's check leaves no phases that are not whole ones of the finer model")
+            };
+            let loss = shared::rows(finer, (fine, order), &x0, job.length, *schedule, rng)?;
+            let alpha = alpha.as_ref().and_then(|alpha| alpha.of(&loss, &order));
+            Ok(RowLoss { alpha, ..loss })
         }
         (Objective::Dcd(dcd), Some(teacher)) => {
             let Some(duality) = &state.duality else { panic!("its Gaussian process was prepared") };

@@ -54,7 +54,10 @@ pub struct Critic {
 /// Whether training has a teacher, and a critic.
 fn third_networks(objective: &Objective) -> (bool, bool) {
     let matching = |c: &LatentDistillConfig| matches!(c.method, Method::Matching(_));
-    (objective.distils(), matches!(objective, Objective::LatentDistill(c) if matching(c)))
+    (
+        objective.distils() || objective.shared().is_some(),
+        matches!(objective, Objective::LatentDistill(c) if matching(c)),
+    )
 }
 
 /// The part of a checkpoint that is not a tensor: what its manifest adds to the list of files.

@@ -221,6 +221,7 @@ fn a_network_with_an_encoder_trains_on_what_its_sampler_reads() {
                 rows: vec![r - row],
                 weights: vec![1.0],
                 target: Target::Tokens(vec![x0[*r]]),
+                alpha: None,
             };
             let want = objective::evaluate(&model, &alone).0;
             assert!((value - want).abs() < 1e-5, "position {r}: {value} for {want}");

@@ -15,6 +15,8 @@ use fewstep::process::{Corruption, Order, Pattern, Reading, Schedule};
 use fewstep::rng::{StepRng, Stream};
 use fewstep::sample::{Decode, Process, SampleSpec, Samples, reading, sample};
 
+use super::binary::Place;
+
 const V: usize = 7;
 const L: usize = 12;
 
@@ -242,6 +244,7 @@ fn the_loss_over_both_streams_is_the_sum_over_the_phases_of_the_same_weights() {
                 weights: vec![1.0 / x0.len() as f64; rows.len()],
                 target: Target::Tokens(rows.iter().map(|at| x0[*at]).collect()),
                 rows: rows.clone(),
+                alpha: None,
             };
             let (value, phase) = objective::evaluate(&model, &loss);
             want += value;
@@ -396,4 +399,207 @@ fn a_student_in_phases_is_taught_what_its_teacher_says_behind_the_same_text() {
     );
     let (value, grads) = objective::backward(&student, &rows(2, 0.3));
     assert!(value.is_finite() && params::gradient_norm(&student, &grads) > 0.0);
+}
+
+#[test]
+fn uniforms_that_are_shared_reach_every_position_of_a_step_and_change_nothing_before_it_is_trained() {
+    let config = TransformerConfig {
+        learned_positions: true,
+        uniforms: true,
+        ..TransformerConfig::new(16, 3, 2, Visibility::Order)
+    };
+    let new = Transformer::init(&config, V, L, 3, &Device::flex());
+    let (order, spec) = (strided(4), SampleSpec { trace: true, ..SampleSpec::new(4, 9, 3) });
+    let draw = |model: &Transformer, cached| sample(model, &process(order, cached, L), &spec, 5).unwrap();
+    assert_eq!(draw(&new, true).tokens, draw(&network(Visibility::Order), true).tokens);
+    // With weights of its own.
+    let mut named = params::export(&new);
+    let weight = named.get_mut("uniforms.weight").unwrap();
+    weight.data.iter_mut().enumerate().for_each(|(i, w)| *w = ((i * 29 % 17) as f32 - 8.0) / 10.0);
+    let told = params::import(new, &named, &Device::flex());
+    assert_ne!(draw(&told, true).tokens, draw(&network(Visibility::Order), true).tokens);
+    assert_eq!(drawn(&draw(&told, true)), drawn(&draw(&told, false)), "the cache is exact");
+    // One uniform of a phase moves what is predicted of another position of it, and of none in an earlier one.
+    let phases = order.phases(L, &[]);
+    let predicted = |moved: usize| {
+        let uniforms = (0..L).map(|l| if l == moved { 0.9 } else { 0.2 }).collect();
+        let input = Noised::tokens(&[V as u32; L], &[1.0; L], L).in_phases(phases.clone());
+        params::floats(told.predict(told.features_at(&Noised { uniforms: Some(uniforms), ..input }, &[4])))
+    };
+    let (none, same, later) = (predicted(L), predicted(8), predicted(5));
+    let far = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(far(&none, &same) > 1e-4 && far(&none, &later) == 0.0);
+    assert!(sampler::nll(&told, &process(order, true, L), 4, &texts(2), 2).unwrap().is_none());
+}
+
+#[test]
+fn a_student_of_shared_uniforms_learns_what_the_finer_model_would_have_drawn() {
+    use fewstep::objective::shared;
+    // A finer model that knows nothing but that position l + 1 repeats position l, as sure as a table: its uniforms tell the pair.
+    let finer = network(Visibility::Order);
+    let x0: Vec<u32> = texts(4).concat();
+    let coarse =
+        Order::in_phases(Pattern::Listed(fewstep::process::order::phases::List::new(&[0, 0, 1, 1]).unwrap()), L);
+    let fine = shared::finer(coarse, &[strided(2), strided(4)], L).unwrap();
+    assert_eq!(fine, strided(4));
+    let loss = shared::rows(&finer, (fine, coarse), &x0, L, Schedule::LogLinear, (StepRng::new(1), 3)).unwrap();
+    let uniforms = loss.input.uniforms.clone().unwrap();
+    // Each lies between the borders of its token in the finer model's prediction behind all finer phases before.
+    let asked = elbo(&x0, finer.mask(), fine);
+    let scores = params::floats(finer.predict(finer.features_at(&asked.input, &asked.rows)));
+    for ((at, row), u) in asked.rows.iter().zip(scores.chunks(V)).zip(&uniforms) {
+        let below: f64 = row[..x0[*at] as usize].iter().map(|s| f64::from(s.exp())).sum();
+        let own = f64::from(row[x0[*at] as usize].exp());
+        assert!(*u > below - 1e-5 && *u < below + own + 1e-5, "{u} outside of {below} + {own}");
+    }
+    assert_eq!((loss.rows.len(), loss.weights[0]), (x0.len(), 1.0 / x0.len() as f64));
+}
+
+/// Every kind of student with phases, in one study of seconds.
+const STUDY: &str = r#"
+name = "phases"
+seed = 1
+[data.story]
+names = 2
+things = 2
+places = 1
+count = 3
+[model.teacher]
+order = "parallel"
+decode = [{ order = "parallel" }, { order = { strided = 0 } }, { order = { dilated = 4 } }]
+objective.elbo = {}
+network = { dim = 32, layers = 1, heads = 2, visibility = "full", learned_positions = true }
+train = { steps = 12, batch = 8, lr = 5e-3, clip = 1.0, save_every = 6 }
+[model.more]
+start = "teacher"
+order = "parallel"
+objective.elbo = {}
+train = { steps = 6, batch = 8, lr = 5e-3 }
+[model.mixed]
+start = "teacher"
+order = { mixture = [{ strided = 2 }, { strided = 4 }, { strided = 8 }] }
+objective.elbo = {}
+network = { dim = 32, layers = 1, heads = 2, visibility = "order", learned_positions = true }
+train = { steps = 12, batch = 8, lr = 5e-3, ema = 0.9, save_every = 5 }
+[model.taught]
+order = { strided = 4 }
+objective.sdtt = { teacher = "teacher", teacher_steps = 8, rounds = 1, divergence = "forward_kl", data = 0.5 }
+network = { dim = 32, layers = 1, heads = 2, visibility = "order", learned_positions = true }
+train = { steps = 12, batch = 8, lr = 5e-3, save_every = 5 }
+[model.pairs]
+order = { phases = [0, 0, 1, 1, 2, 2, 3, 3] }
+objective.elbo = { shared = { finer = "mixed" } }
+network = { dim = 32, layers = 1, heads = 2, visibility = "order", learned_positions = true, uniforms = true }
+train = { steps = 12, batch = 8, lr = 5e-3, save_every = 5 }
+[model.alpha]
+start = "mixed"
+order = { strided = 4 }
+objective.elbo = { alpha = { group = 2, power = 0.5 } }
+train = { steps = 12, batch = 8, lr = 5e-3, save_every = 5 }
+[eval]
+samples = 8
+batch = 8
+steps = [2, 4, 8]
+held_out = 8
+sampler = { texts = 8, partitions = 3 }
+speed_repeats = 1
+[export]
+models = ["mixed", "pairs"]
+"#;
+
+#[test]
+fn a_study_of_students_in_phases_runs_resumes_and_says_what_held_out_text_costs() {
+    let place = Place::new();
+    place.write("phases.toml", STUDY);
+    place.run(&["recipe", "check", "phases.toml"]).ok();
+    place.run(&["run", "phases.toml", "--out", "whole", "--threads", "1"]).ok();
+    let read = |out: &str| fewstep::eval::results::Results::load(&place.path(out).join("results.json")).unwrap();
+    let results = read("whole");
+    let steps = |name: &str| results.model(name).unwrap().rows.iter().map(|r| r.steps).collect::<Vec<_>>();
+    assert_eq!((steps("teacher: strided"), steps("teacher: dilated 4")), (vec![2, 4, 8], vec![4]));
+    assert_eq!((steps("mixed: strided 8"), steps("taught"), steps("pairs")), (vec![8], vec![4], vec![4]));
+    for model in &results.models {
+        for row in &model.rows {
+            let own = row.sampler_nll.as_ref();
+            match &model.name[..] {
+                "pairs" => assert!(own.is_none()),
+                "teacher: parallel" | "more" | "oracle" => {
+                    assert!(own.is_some_and(|s| s.kind == Bound::Elbo && s.spread.is_some()), "{}", model.name)
+                }
+                _ => assert!(own.is_some_and(|s| s.kind == Bound::Exact && s.texts.len() == 8), "{}", model.name),
+            }
+        }
+    }
+    assert_eq!(results.model("mixed: strided 4").unwrap().teacher.as_deref(), Some("teacher: parallel"));
+    let report = std::fs::read_to_string(place.path("whole/report/report.md")).unwrap();
+    assert!(report.contains("sampler nll ↓") && report.contains("over partitions") && report.contains("sampler_steps"));
+    // Cut back to a checkpoint, each student ends in the same weights.
+    place.run(&["run", "phases.toml", "--out", "cut", "--threads", "1"]).ok();
+    for name in ["mixed", "taught", "pairs", "alpha"] {
+        let dir = place.path("cut/models").join(name);
+        std::fs::remove_dir_all(dir.join("final")).unwrap();
+        std::fs::remove_dir_all(dir.join("step-000012")).unwrap();
+    }
+    place.run(&["run", "phases.toml", "--out", "cut", "--threads", "1"]).ok();
+    for (a, b) in results.models.iter().zip(&read("cut").models) {
+        assert_eq!((&a.name, &a.weights_sha256), (&b.name, &b.weights_sha256));
+        assert_eq!(a.rows[0].samples, b.rows[0].samples);
+    }
+    // The gate sees it, and any masked model is sampled in phases.
+    place.run(&["gate", "cut/results.json", "--baseline", "whole/results.json"]).ok();
+    let drawn = place
+        .run(&["sample", "whole", "--model", "teacher", "-n", "1", "--decode", "{ order = { strided = 4 } }"])
+        .ok();
+    assert!(!drawn.out.is_empty());
+    place.run(&["sample", "whole", "--model", "mixed", "-n", "1"]).ok();
+    place.run(&["sample", "whole/export/pairs", "-n", "1"]).ok();
+    let searched =
+        ["phases", "whole", "--model", "teacher", "--steps", "3", "--period", "4", "--texts", "4", "--tries", "9"];
+    let found = place.run(&searched).ok();
+    assert!(found.out.contains("searched") && found.out.contains("order = { phases = [0, 1, 2, 0] }"), "{}", found.out);
+    let wrong = place.run(&["phases", "whole", "--model", "mixed", "--steps", "3"]);
+    assert!(wrong.code == 2 && wrong.err.contains("`--model teacher`"), "{}", wrong.err);
+    let wrong = place.run(&["phases", "whole", "--model", "teacher", "--steps", "33"]);
+    assert!(wrong.code == 2 && wrong.err.contains("--period 128"), "{}", wrong.err);
+}
+
+#[test]
+fn phases_that_cannot_be_trained_or_read_are_refused_with_a_hint_that_works() {
+    let place = Place::new();
+    for (from, to, says) in [
+        (
+            "order = { strided = 4 }\nobjective.sdtt",
+            "order = { strided = 0 }\nobjective.sdtt",
+            "as many phases as there are steps",
+        ),
+        ("rounds = 1", "rounds = 2", "the number of phases stays the same"),
+        ("shared = { finer = \"mixed\" }", "shared = { finer = \"teacher\" }", "are not made of whole ones"),
+        ("phases = [0, 0, 1, 1, 2, 2, 3, 3]", "strided = 4", ""),
+        (
+            "learned_positions = true, uniforms = true",
+            "learned_positions = true",
+            "reads the uniforms that it learns to follow",
+        ),
+        ("start = \"mixed\"", "start = \"alpha\"", "names the model itself"),
+        ("start = \"mixed\"", "start = \"mixt\"", "did you mean `mixed`"),
+        (
+            "{ order = { dilated = 4 } }",
+            "{ order = { within = { block = 4, order = { blocks = 2 } } } }",
+            "has an order inside",
+        ),
+        ("alpha = { group = 2", "alpha = { group = 1", "must be"),
+    ] {
+        let (from, to) = (from.replace("\n", "\n"), to.replace("\n", "\n"));
+        let text = STUDY.replacen(&from, &to, 1);
+        assert_ne!(text, STUDY, "{from}");
+        place.write("phases.toml", &text);
+        let ran = place.run(&["recipe", "check", "phases.toml"]);
+        match says.is_empty() {
+            true => assert_eq!(ran.code, 0, "{}", ran.err),
+            false => {
+                assert!(ran.code == 2 && ran.err.contains(says), "{to}: {}", ran.err);
+                assert!(ran.err.contains("hint:") && ran.err.contains("phases.toml"), "{to}: {}", ran.err);
+            }
+        }
+    }
 }

@@ -71,7 +71,13 @@ fn train_in(
 }
 
 fn elbo() -> Objective {
-    Objective::Elbo { corruption: Corruption::Absorb, schedule: Schedule::LogLinear, clip: None }
+    Objective::Elbo {
+        corruption: Corruption::Absorb,
+        schedule: Schedule::LogLinear,
+        clip: None,
+        alpha: None,
+        shared: None,
+    }
 }
 
 fn sdtt(divergence: Divergence) -> Objective {

@@ -410,7 +410,8 @@ impl Study {
         Ok(Some(found))
     }
 
-    fn not_stopped(&self, name: &str) -> Result<()> {
+    /// Errors where a signal asked for an end.
+    pub fn not_stopped(&self, name: &str) -> Result<()> {
         match self.interrupt.requested() {
             true => {
                 let kind = Kind::Signal(self.interrupt.signal());

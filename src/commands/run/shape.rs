@@ -5,12 +5,14 @@ use std::path::{Path, PathBuf};
 use crate::data::{Data, Tokenizer};
 use crate::error::{Error, Result};
 use crate::export::origin;
-use crate::model::config::Compute;
+use crate::model::config::{Compute, UNIFORM_DIGITS};
 use crate::model::family::{self, Description, LoadOptions, Prediction, Rows, Vocabulary};
+use crate::model::params::Named;
 use crate::model::transformer::lora::{Plan, check_layers};
 use crate::model::{Transformer, TransformerConfig};
 use crate::objective::Objective;
 use crate::recipe::{Network, Recipe};
+use crate::weights::HostTensor;
 
 /// Tokens that a judge from a checkpoint reads at once, at most.
 const JUDGE_LENGTH: usize = 4096;
@@ -78,9 +80,20 @@ impl Shape {
         self.keeps.is_some()
     }
 
-    /// Whether its positions see others than those of what it starts from do, with the same weights.
+    /// Whether its positions see or are told other things than those of what it starts from.
     pub fn sees_otherwise(&self, base: &Transformer) -> bool {
-        self.network.visibility != base.config().visibility
+        let theirs = base.config();
+        self.network.visibility != theirs.visibility || self.network.uniforms != theirs.uniforms
+    }
+
+    /// The tensors that it starts with, out of those of another model: what that one is not told begins at nothing.
+    pub fn begun(&self, mut tensors: Named) -> Named {
+        if self.network.uniforms {
+            let shape = vec![self.network.dim, UNIFORM_DIGITS];
+            let nothing = || HostTensor { data: vec![0.0; shape.iter().product()], shape: shape.clone() };
+            tensors.entry("uniforms.weight".to_string()).or_insert_with(nothing);
+        }
+        tensors
     }
 
     /// The network that a model starts with, out of the one it starts from; weights are shared.

@@ -84,6 +84,11 @@ impl TransformerConfig {
             let nearest = nearest_where(self.kv_heads(), self.heads, fits).unwrap_or(1);
             return Err(error.hint(format!("`{key}.kv_heads = {nearest}`")));
         }
+        if self.uniforms && self.visibility != Visibility::Order {
+            return Err(Error::usage(format!("`{key}.uniforms = true` needs `{key}.visibility = \"order\"`"))
+                .cause("they are shared by the positions that a step of the order reveals")
+                .hint(format!("`{key}.visibility = \"order\"`")));
+        }
         self.validate_ends(key)?;
         // 64 GiB of f32 weights: what is meant as a size is below it, and what is above it would end in an abort.
         if self.parameters(0, 0) > 1 << 34 {

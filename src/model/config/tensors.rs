@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{NormKind, TimeInput, TransformerConfig};
+use super::{NormKind, TimeInput, TransformerConfig, UNIFORM_DIGITS};
 
 impl TransformerConfig {
     /// The parameters of a network of tokens (neither vectors nor a bottleneck) with `vocab` tokens and `length` positions,
@@ -25,6 +25,9 @@ impl TransformerConfig {
             dense("time.first", [self.wave_dim(), c], true);
             dense("time.second", [c, c], true);
             dense("modulation", [c, 2 * d], true);
+        }
+        if self.uniforms {
+            dense("uniforms", [UNIFORM_DIGITS, d], false);
         }
         if self.has_head() {
             dense("head", [d, vocab], self.head_bias());
@@ -114,6 +117,7 @@ mod tests {
                             head_transform: special,
                             learned_positions: !special,
                             mask_row: special,
+                            uniforms: bits % 2 == 0,
                             activation: if special { Activation::Swiglu } else { Activation::Gelu },
                             ..base.clone()
                         };

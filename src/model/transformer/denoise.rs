@@ -44,7 +44,8 @@ impl Denoise for Transformer {
         let new = read.ids.columns(l, from..to);
         let condition = self.condition(input, from..to, false);
         let places = read.phases.as_ref().map(|phases| phases.places()[from..to].repeat(b));
-        let mut x = self.placed(self.embed(&new, b), from, places.as_deref());
+        let x = self.placed(self.embed(&new, b), from, places.as_deref());
+        let mut x = self.told(x, input, from..to, false);
         let mut slabs = std::mem::take(&mut cache.slabs).into_iter();
         for (i, block) in self.blocks.iter().enumerate() {
             let slab = slabs.next().unwrap_or_else(|| self.slab(b, &x));
@@ -88,6 +89,10 @@ impl Denoise for Transformer {
 
     fn over_blocks(&self) -> bool {
         matches!(self.config.visibility, Visibility::Blocks(_) | Visibility::Order)
+    }
+
+    fn reads_uniforms(&self) -> bool {
+        self.uniforms.is_some()
     }
 
     fn layers(&self) -> Layers {

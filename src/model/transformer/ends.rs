@@ -163,6 +163,7 @@ impl Transformer {
             padding: Default::default(),
             blocks: given.layout,
             phases: given.phases.clone(),
+            uniforms: None,
         };
         let input = match &given.clean {
             None => input,

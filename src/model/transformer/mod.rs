@@ -20,7 +20,7 @@ use burn::tensor::IndexingUpdateOp;
 use burn::tensor::activation::silu;
 use rand_distr::{Distribution, Normal};
 
-use super::config::{Activation, NormKind, TimeInput, TransformerConfig, Visibility};
+use super::config::{Activation, NormKind, TimeInput, TransformerConfig, UNIFORM_DIGITS, Visibility};
 use super::{Denoise, Noised, params, select_rows};
 use crate::error::{Error, Result};
 use crate::kernels::{self, BlockSpec, Extra, Head, Rows, Tables, Visible, composed};
@@ -52,6 +52,7 @@ pub struct Transformer {
     pub embed: Param<Tensor<2>>,
     pub embed_norm: Option<Norm>,
     pub positions: Option<Param<Tensor<2>>>,
+    pub uniforms: Option<Dense>,
     pub time: Option<TimeEmbedding>,
     pub blocks: Vec<Block>,
     pub norm: Norm,
@@ -105,6 +106,7 @@ impl Transformer {
             embed: Param::from_tensor(Tensor::zeros([config.rows(vocab), d], device)),
             embed_norm: config.embedding_norm.then(|| Norm::new(config, device)),
             positions: config.learned_positions.then(|| Param::from_tensor(Tensor::zeros([length, d], device))),
+            uniforms: config.uniforms.then(|| Dense::zeros(UNIFORM_DIGITS, d, false, device)),
             time: timed.then(|| TimeEmbedding::zeros(config, device)),
             blocks: (0..config.layers).map(|i| Block::zeros(config, i, device)).collect(),
             norm: Norm::new(config, device),
@@ -178,7 +180,7 @@ impl Transformer {
                 }
                 "head.weight" | "vectors.output.weight" => 0.2 / fan_in.sqrt(),
                 "vectors.codebook" => 1.0,
-                "vectors.rounding" => 0.0,
+                "vectors.rounding" | "uniforms.weight" => 0.0,
                 "bottleneck.down.weight" => 1.0 / fan_in.sqrt(),
                 n if n.ends_with("out.weight") || n.ends_with("down.weight") => residual / fan_in.sqrt(),
                 _ => 1.0 / fan_in.sqrt(),
@@ -421,6 +423,32 @@ impl Transformer {
         if x.dtype() == DType::from(dtype) || x.dtype() == DType::F64 { x } else { x.cast(dtype) }
     }
 
+    /// x [B, l, D] of the `active` positions (ranks, where there are phases) with what their uniforms add: to noise alone.
+    fn told(&self, x: Tensor<3>, input: &Noised, active: Range<usize>, two_streams: bool) -> Tensor<3> {
+        let (Some(told), Some(uniforms)) = (&self.uniforms, &input.uniforms) else { return x };
+        let [b, length] = input.dims();
+        let phases = self.phases(input);
+        let by_rank = |row: &[f64]| phases.as_ref().map_or_else(|| row.to_vec(), |p| p.arranged(row));
+        let digits = |u: &f64, t: &f64| -> Vec<f32> {
+            let digit = |j: usize| if (u * 2f64.powi(j as i32 + 1)).floor() as u64 % 2 == 1 { 1.0 } else { -1.0 };
+            (0..UNIFORM_DIGITS).map(|j| if *t > 0.0 { digit(j) } else { 0.0 }).collect()
+        };
+        let rows = uniforms.chunks(length).zip(input.t.chunks(length)).flat_map(|(u, t)| {
+            let (u, t) = (by_rank(u), by_rank(t));
+            active.clone().flat_map(|i| digits(&u[i], &t[i])).collect::<Vec<f32>>()
+        });
+        let shape = [b, active.len(), UNIFORM_DIGITS];
+        let rows = Tensor::<3>::from_data(TensorData::new(rows.collect::<Vec<f32>>(), shape), &self.device().inner());
+        let own = told.forward(rows.cast(x.dtype()));
+        match two_streams {
+            false => x + own,
+            true => {
+                let text = own.zeros_like();
+                x + Tensor::cat(vec![own, text], 1)
+            }
+        }
+    }
+
     /// The last norm with its modulation, and what stands between it and the head.
     fn finish(&self, x: Tensor<3>, condition: Option<Tensor<3>>) -> Tensor<3> {
         let norm = |x, norm: &Norm| {
@@ -441,10 +469,16 @@ impl Transformer {
         }
     }
 
+    /// What the first block reads of a batch, [B, l, D].
+    fn embedded(&self, input: &Noised, read: &Read) -> Tensor<3> {
+        let x = self.placed(self.embed(&read.ids, read.batch), 0, read.positions.as_deref());
+        self.told(x, input, 0..input.length, read.two_streams)
+    }
+
     /// The network's own features [B, l, D] of a batch, or [1, r, D] of wanted rows of it.
     fn run(&self, input: &Noised, read: &Read, rows: Option<Arc<Rows>>) -> Tensor<3> {
         let condition = self.condition(input, 0..input.length, read.two_streams);
-        let mut x = self.placed(self.embed(&read.ids, read.batch), 0, read.positions.as_deref());
+        let mut x = self.embedded(input, read);
         if self.config.encoder_layers > 0 {
             return self.finish(self.run_deeper(x, read, rows), None);
         }
@@ -542,7 +576,7 @@ impl Transformer {
         let read = self.read(input);
         let (wanted, at) = self.wanted(rows, &read);
         let condition = || self.condition(input, 0..input.length, read.two_streams);
-        let embedded = || self.placed(self.embed(&read.ids, read.batch), 0, read.positions.as_deref());
+        let embedded = || self.embedded(input, &read);
         let mut inputs = vec![embedded().inner()];
         for i in 0..self.blocks.len() {
             let x = self.block(i, inputs[i].clone().autodiff(), condition(), &read, &wanted);
