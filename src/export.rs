@@ -395,8 +395,18 @@ fn fits_objective(card: &ModelCard) -> std::result::Result<(), String> {
         return Err("`network.bottleneck` and the objective contradict each other".into());
     }
     let embeddings = matches!(card.objective, Objective::Embedding(_) | Objective::Classifier(_));
-    if card.network.vectors.is_some() && (!(latent || embeddings) || card.network.visibility == Visibility::Order) {
+    let by_order = card.network.visibility == Visibility::Order;
+    let phased = card.order.phased();
+    if card.network.vectors.is_some() && (!(latent || embeddings) || (by_order && !phased)) {
         return Err("`network.vectors` contradicts the objective or `network.visibility`".into());
+    }
+    let network = &card.network;
+    let plain = network.encoder_layers == 0 && !network.shift && !network.shift_output;
+    if phased && (!by_order || !plain || card.order.follows_steps()) {
+        return Err("`order` has phases that the network does not read".into());
+    }
+    if network.uniforms && (!phased || card.objective.shared().is_none()) {
+        return Err("`network.uniforms` and the objective contradict each other".into());
     }
     if embeddings != card.network.vectors.as_ref().is_some_and(|v| v.codebook) {
         return Err("`network.vectors.codebook` and the objective contradict each other".into());

@@ -1,7 +1,7 @@
 //! The recipes inside the binary: the same files as `recipes/`, so that they always match the version.
 
 /// Name, text and one line about each built-in recipe.
-pub const ALL: [(&str, &str, &str); 15] = [
+pub const ALL: [(&str, &str, &str); 16] = [
     (
         "quickstart",
         include_str!("../../recipes/quickstart.toml"),
@@ -15,7 +15,12 @@ pub const ALL: [(&str, &str, &str); 15] = [
     (
         "shakespeare",
         include_str!("../../recipes/shakespeare.toml"),
-        "characters of a text file of your own, judged by a held-out model",
+        "few steps on characters of a text file of your own: a teacher, and students in fixed phases, three seeds",
+    ),
+    (
+        "dependent",
+        include_str!("../../recipes/dependent.toml"),
+        "eight steps whose draws depend on each other: shared uniforms and the alpha loss, on characters",
     ),
     (
         "hybrid",

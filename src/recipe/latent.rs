@@ -235,8 +235,16 @@ impl Recipe {
                 Ok(())
             }
             OrderConfig::ArDiffusion { .. } | OrderConfig::Pipelined { .. } => needs("visibility", "\"full\""),
-            _ => Err(Error::usage(format!("`{} = {}` is not for latents", key("order"), model.order.shown()))
-                .hint("use \"parallel\", { blocks = N }, { pipelined = ... } or { ar_diffusion = ... }")),
+            order if order.phased() && !order.follows_steps() && !matches!(order, OrderConfig::Mixture(_)) => {
+                order.validate(&key("order"))?;
+                match network.visibility {
+                    Visibility::Order => Ok(()),
+                    _ => needs("visibility", "\"order\""),
+                }
+            }
+            _ => Err(Error::usage(format!("`{} = {}` is not for latents", key("order"), model.order.shown())).hint(
+                "use \"parallel\", { blocks = N }, { strided = K }, { pipelined = ... } or { ar_diffusion = ... }",
+            )),
         }
     }
 }

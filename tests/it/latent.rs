@@ -118,6 +118,7 @@ fn latents_in_every_order_behind_a_condition_and_with_a_decoder_that_writes() {
         flow("blocks", "{ blocks = 2 }", blocks, "self_conditioning = true", "predict = \"x0\""),
         flow("anchored", "{ ar_diffusion = { levels = 20 } }", position, "", "predict = \"noise\""),
         flow("pipelined", "{ pipelined = { block = 1, window = 2 } }", position, "", "path = \"linear\""),
+        flow("strided", "{ strided = 2 }", "visibility = \"order\", time = \"position\"", "", "predict = \"x0\""),
         flow("told", "\"parallel\"", FULL, "condition = 3", "eta = 1.0"),
     ];
     place.write("small.toml", head + &models.concat());
@@ -130,6 +131,8 @@ fn latents_in_every_order_behind_a_condition_and_with_a_decoder_that_writes() {
     // A decoder that writes takes a pass a token behind the latents, and one to read them. Two blocks: 2 steps read 2 and 4 latents.
     assert_eq!(row("blocks", 2), Some((35.0, 6.0 + 36.0)));
     assert_eq!(row("blocks", 1), None, "two blocks need two steps");
+    // Phases lie everywhere, so that every pass reads all four.
+    assert_eq!((row("strided", 2), row("strided", 1)), (Some((35.0, 8.0 + 36.0)), None));
     assert_eq!(row("told", 2), Some((35.0, 14.0 + 36.0)));
     for name in ["anchored", "pipelined"] {
         assert_eq!(row(name, 4), Some((37.0, 16.0 + 36.0)), "{name}");

@@ -58,6 +58,12 @@ pub(super) fn fill(
 /// they are shared, and a block of one position needs one.
 pub(super) fn all_steps(order: &Order, length: usize, steps: usize) -> usize {
     let blocks = order.blocks(length);
+    match order.pattern {
+        // A phase is one step.
+        Some(pattern) if pattern.follows_steps() => return (blocks * steps).min(length),
+        Some(_) => return blocks,
+        None => {}
+    }
     let each = if order.block == 1 && order.window == 1 { 1 } else { steps };
     let singles =
         order.layout().ranges(length).iter().filter(|r| r.start % (order.text + order.block) < order.text).count();
@@ -72,6 +78,9 @@ pub(super) fn all_steps(order: &Order, length: usize, steps: usize) -> usize {
 pub(super) fn leave_one_out(model: &dyn Denoise, process: &Process, text: &[u32], batch: usize) -> (usize, Vec<f64>) {
     let (l, v, looks) = (text.len(), model.vocab(), text.len().min(LOOKS));
     let mut likely = vec![0.0; l];
+    // In phases what is given stands in front of what is masked, which differs from look to look.
+    let phased = model.over_blocks() && process.order.pattern.is_some();
+    let batch = if phased { 1 } else { batch };
     for from in (0..looks).step_by(batch.max(1)) {
         let own = from..looks.min(from + batch.max(1));
         let (mut x, mut t, mut rows) = (text.repeat(own.len()), vec![0.0; own.len() * l], Vec::new());
@@ -83,9 +92,11 @@ pub(super) fn leave_one_out(model: &dyn Denoise, process: &Process, text: &[u32]
             }
         }
         // A network over blocks reads finished text before each of them, as it does when it samples.
-        let beside = model.over_blocks() && process.order.context == Context::Clean;
+        let beside = !phased && model.over_blocks() && process.order.context == Context::Clean;
         let clean = beside.then(|| State::Tokens(text.repeat(own.len())));
-        let input = Noised { clean, ..Noised::tokens(&x, &t, l).in_blocks(process.order.layout()) };
+        let given: Vec<bool> = x.iter().map(|id| *id != model.mask()).collect();
+        let phases = phased.then(|| process.order.in_steps(l, 1).phases(l, &given)).flatten();
+        let input = Noised { clean, ..Noised::tokens(&x, &t, l).in_blocks(process.order.layout()).in_phases(phases) };
         let found = params::floats(model.predict(model.features_at(&input, &rows)));
         for (row, at) in found.chunks(found.len() / rows.len()).zip(&rows) {
             assert!(row.len() >= v, "a score for each word");

@@ -218,6 +218,8 @@ fn steps_of_a_block_become_those_of_the_whole_text() {
     assert_eq!((count(Order::in_blocks(4)), count(Order::left_to_right())), (12, 12));
     assert_eq!(count(Order { text: 2, ..Order::in_blocks(4) }), 4 + 2 * 4);
     assert_eq!(count(Order { window: 2, ..Order::in_blocks(4) }), 8);
+    let strided = |k: usize| Order::in_phases(crate::process::Pattern::Strided(k), 12);
+    assert_eq!((count(strided(3)), count(strided(0))), (3, 4));
     for order in
         [Order::in_blocks(5), Order { text: 1, ..Order::in_blocks(3) }, Order { window: 3, ..Order::in_blocks(2) }]
     {

@@ -133,12 +133,14 @@ impl OrderConfig {
             OrderConfig::Strided(_) | OrderConfig::Dilated(_) => Ok(()),
             OrderConfig::Phases(phases) if List::new(phases).is_none() => {
                 wrong(&format!("needs 1 to {MOST_LISTED} phases below {MOST_LISTED}"))
+                    .map_err(|e| e.hint("a list repeats along the text: `{ phases = [0, 2, 1, 2] }`"))
             }
             OrderConfig::Phases(_) => Ok(()),
             OrderConfig::Within { block: 0, .. } => wrong("needs a block of at least 1"),
             OrderConfig::Within { order, .. } => match **order {
                 OrderConfig::Strided(_) | OrderConfig::Dilated(_) | OrderConfig::Phases(_) => order.validate(key),
-                _ => wrong("has an order inside that is not `strided`, `dilated` or `phases`"),
+                _ => wrong("has an order inside that is not `strided`, `dilated` or `phases`")
+                    .map_err(|e| e.hint("for instance `{ within = { block = 32, order = { strided = 4 } } }`")),
             },
             OrderConfig::Mixture(all) if all.is_empty() => wrong("needs at least one order"),
             OrderConfig::Mixture(all) => all.iter().try_for_each(|order| match order {
