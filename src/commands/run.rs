@@ -208,7 +208,8 @@ impl Study {
         fs::create_dir(&dir)?;
         let shape = self.shape(name)?;
         let (length, seed) = (self.data.length(), self.recipe.seed(model));
-        alloc::settle(shape.network.parameters(shape.vocab, length).try_into().unwrap_or(usize::MAX));
+        let size = shape.network.parameters(shape.vocab, length).try_into().unwrap_or(usize::MAX);
+        alloc::settle(size);
         if model.from.is_some() {
             shape.notes.iter().for_each(|note| term::warn(note));
         }
@@ -280,6 +281,7 @@ impl Study {
         fs::commit_dir(&dir, "final", |tmp| {
             let extras = Extras { tokenizer: Some(&tokenizer), recipe: &self.text, results: None, call: None };
             match (trained.map(|t| t.weights), &shape.lora) {
+            let _busy = alloc::training(size);
                 (Some(weights), None) => export::write(tmp, &card, weights, &extras)?,
                 (adapters, lora) => {
                     let origin = self.origin(name, &shape)?;
