@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 use burn::prelude::Device;
 
 use super::room::Ask;
+use super::stored;
 use crate::data::Data;
 use crate::error::{Error, Kind, Result};
 use crate::eval::context::ContextPoint;
@@ -92,8 +93,18 @@ impl Study {
         }
         let data = Data::prepare(&loaded.recipe.data, &loaded.base, site.data.as_path());
         let data = data.map_err(|e| loaded.written.located(e))?;
+        // What the evaluation will need is missed before anything is trained.
+        let notes = match loaded.recipe.check_with(&data, &loaded.base) {
+            Err(broken) if loaded.finished => {
+                stored::passed_over(&loaded.written.located(broken));
+                Vec::new()
+            }
+            notes => notes.map_err(|e| loaded.written.located(e))?,
+        };
+        let points = loaded.recipe.eval.context.as_ref();
+        let context = points.map(|path| eval::context::load(&loaded.base.join(path))).transpose()?;
         let study = Study::with(loaded, site, data, device, interrupt)?;
-        Ok(Study { claim: Some(claim), ..study })
+        Ok(Study { claim: Some(claim), notes, context, ..study })
     }
 
     /// Opens the run in `dir` to read from it what is finished: nothing is written there, and others may read at once.
@@ -116,9 +127,6 @@ impl Study {
 
     fn with(loaded: Loaded, site: Site, data: Data, device: (Device, &str), interrupt: Interrupt) -> Result<Study> {
         let Loaded { recipe, text, base, written, .. } = loaded;
-        // What the evaluation will need is missed before anything is trained.
-        let notes = recipe.check_with(&data, &base).map_err(|e| written.located(e))?;
-        let context = recipe.eval.context.as_ref().map(|path| eval::context::load(&base.join(path))).transpose()?;
         let (device, device_name) = device;
         let (device_name, sources) = (device_name.to_string(), bound::data_sources(&data)?);
         Ok(Study {
@@ -129,13 +137,13 @@ impl Study {
             device,
             base,
             written,
-            notes,
+            notes: Vec::new(),
             device_name,
             interrupt,
             command: site.command,
             sources,
             bases: RefCell::default(),
-            context,
+            context: None,
             retrain: RefCell::default(),
             warned: RefCell::default(),
             claim: None,

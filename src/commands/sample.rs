@@ -12,8 +12,7 @@ use serde_json::json;
 
 use super::choice::main_model;
 use super::inspect::family::is_foreign;
-use super::room;
-use super::run::seeds::seed_dir;
+use super::{room, stored};
 use crate::cli;
 use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
@@ -21,7 +20,6 @@ use crate::export::{self, LoadedModel};
 use crate::model::draw::Filter;
 use crate::model::{Denoise, Transformer, family};
 use crate::objective::Objective;
-use crate::recipe;
 use crate::sample::family::{EntropyStop, STOP_WINDOW};
 use crate::sample::{DecodeConfig, Process, SampleSpec, Samples, beam, beyond, mbr};
 use crate::term;
@@ -95,7 +93,7 @@ pub fn model_dir(path: &Path, name: Option<&str>) -> Result<PathBuf> {
         };
     }
     // Of a study with several training seeds it is the first seed's.
-    let first = first_seed(path);
+    let first = stored::first_seed(path)?;
     let path = first.as_deref().unwrap_or(path);
     let models = path.join("models");
     let mut names: Vec<String> = match std::fs::read_dir(&models) {
@@ -117,19 +115,13 @@ pub fn model_dir(path: &Path, name: Option<&str>) -> Result<PathBuf> {
     }
     let name = match name {
         Some(name) => name.to_string(),
-        None => main_model(&recipe::load(&path.join("recipe.toml").display().to_string(), &[])?.recipe).to_string(),
+        None => main_model(&stored::read(path)?.recipe).to_string(),
     };
     if !names.contains(&name) {
         let error = Error::usage(format!("no trained model `{name}` in {}", path.display()));
         return Err(error.hint(format!("it has {}: `--model {}`", names.join(", "), names[names.len() - 1])));
     }
     Ok(models.join(name).join("final"))
-}
-
-/// The run directory of the first training seed of the study in `path`, where it has several.
-fn first_seed(path: &Path) -> Option<PathBuf> {
-    let loaded = recipe::load(&path.join("recipe.toml").display().to_string(), &[]).ok()?;
-    loaded.recipe.seeds.first().map(|seed| seed_dir(path, *seed))
 }
 
 /// Draws and prints.
