@@ -198,7 +198,8 @@ impl Study {
 
     /// The study, to be asked for its memory.
     fn ask(&self) -> Ask<'_> {
-        Ask { recipe: &self.recipe, data: &self.data, base: &self.base, device: &self.device }
+        let begun = Some(self);
+        Ask { recipe: &self.recipe, data: &self.data, base: &self.base, device: &self.device, begun }
     }
 
     fn train_model(&self, name: &str) -> Result<()> {

@@ -151,7 +151,7 @@ pub fn run(request: &Request, device: &Device) -> Result<()> {
     }
     let loaded = export::read(&dir, device)?;
     let shape = (loaded.card.vocab_size, loaded.card.max_position_embeddings);
-    room::samples(&loaded.card.network, shape, (0, request.batch()), device)?;
+    room::samples(&loaded.card.network, shape, 0, (request.batch(), request.candidates()), device)?;
     let process = match &request.decode {
         Some(text) => decoding(text, &loaded)?.process(loaded.card.process()),
         None => loaded.card.process(),

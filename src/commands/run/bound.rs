@@ -97,6 +97,12 @@ impl Study {
         format!("{}{flags}", self.command)
     }
 
+    /// The command that trains `name` anew, where its training is under way.
+    pub fn anew(&self, name: &str) -> Option<String> {
+        let goes_on = !self.retrain.borrow().contains(name) && state::newest_record(&self.model_dir(name)).is_some();
+        goes_on.then(|| self.again(&BTreeSet::from([name])))
+    }
+
     /// All that decides the numbers of a model, as the recipe, the data and the files are now.
     pub(super) fn fingerprint(&self, name: &str) -> Result<Fingerprint> {
         let model = self.recipe.model(name)?;

@@ -134,7 +134,7 @@ pub fn run(request: &Request, dir: &Path, device: &Device) -> Result<()> {
         ..LoadOptions::default()
     };
     let weights = 4 * d.network.parameters(d.vocab, length.min(d.length));
-    room::samples(&d.network, (d.vocab, length), (weights, request.batch()), device)?;
+    room::samples(&d.network, (d.vocab, length), weights, (request.batch(), request.candidates()), device)?;
     let Loaded { model, .. } = family::load(dir, &load, device)?;
     let model = match d.special.mask {
         Some(mask) => model.with_mask(mask as usize),
