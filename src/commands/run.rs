@@ -24,7 +24,7 @@ use crate::data::Data;
 use crate::error::{Error, Kind, Result};
 use crate::eval::context::ContextPoint;
 use crate::eval::results::Results;
-use crate::export::{self, Extras, LoadedModel, ModelCard, origin};
+use crate::export::{self, Extras, LoadedModel, ModelCard, origin, whole};
 use crate::model::params;
 use crate::objective::Objective;
 use crate::process::Order;
@@ -170,7 +170,9 @@ impl Study {
     /// The finished model `name`.
     pub fn finished(&self, name: &str) -> Result<LoadedModel> {
         self.recipe.model(name)?;
-        self.agrees(name, &self.verified(name)?)?;
+        let manifest = self.verified(name)?;
+        self.fetch_base(name)?;
+        self.agrees(name, &manifest)?;
         let done = export::read(&self.final_dir(name), &self.device)?;
         alloc::settle(params::count(&done.model));
         Ok(done)
@@ -182,7 +184,7 @@ impl Study {
         self.check_bound(&wanted)?;
         // What cannot be trained is missed before the first of them is.
         let again = |name: &str| self.retrain.borrow().contains(name);
-        let missing = |name: &&str| !bound::there(&self.final_dir(name)) || again(name);
+        let missing = |name: &&str| !fs::is_there(&self.final_dir(name)) || again(name);
         let missing: Vec<&str> = wanted.iter().copied().filter(missing).collect();
         missing.iter().try_for_each(|name| self.shape(name).map(drop))?;
         // What will not fit is told before hours are spent on what does, and before the directory is taken.
@@ -210,7 +212,7 @@ impl Study {
             return Ok(());
         }
         let last = state::newest_record(&dir).map(|(step, _)| step).filter(|step| *step >= model.train.steps);
-        if let Some(step) = last.filter(|_| !bound::there(&self.final_dir(name))) {
+        if let Some(step) = last.filter(|_| !fs::is_there(&self.final_dir(name))) {
             term::note(&format!("{name}: final/ is missing and is made again from {}", state::checkpoint_name(step)));
         }
         let (fingerprint, again) = (self.fingerprint(name)?, self.again(&BTreeSet::from([name])));
@@ -279,6 +281,7 @@ impl Study {
                 device: &self.device,
                 interrupt: &self.interrupt,
             };
+            let _busy = alloc::training(size);
             Some(self.ask().advised(name, || train::train(&job))?)
         };
         let (seconds, tokens) = trained.as_ref().map_or((0.0, 0), |t| (t.seconds, t.tokens));
@@ -290,7 +293,6 @@ impl Study {
         fs::commit_dir(&dir, "final", |tmp| {
             let extras = Extras { tokenizer: Some(&tokenizer), recipe: &self.text, results: None, call: None };
             match (trained.map(|t| t.weights), &shape.lora) {
-            let _busy = alloc::training(size);
                 (Some(weights), None) => export::write(tmp, &card, weights, &extras)?,
                 (adapters, lora) => {
                     let origin = self.origin(name, &shape)?;
@@ -304,7 +306,9 @@ impl Study {
             if let Some(codec) = &codec {
                 export::write_codec(tmp, codec, &self.text, Storage::Kept)?;
             }
-            let extra = serde_json::json!({ "fingerprint": fingerprint, "seconds": seconds, "loss": loss });
+            let extra = serde_json::json!({
+                "fingerprint": fingerprint, "seconds": seconds, "loss": loss, whole::DEVICE: self.device_name
+            });
             fs::write_manifest(tmp, extra).map(|_| ())
         })?;
         term::note(&match parameters {
@@ -454,7 +458,7 @@ fn keep(claim: &fs::Claim, dir: &Path, recipe: &Recipe, text: &str, base: &Path)
 
 /// The command that does a study in `dir` on a device, for hints.
 fn command(loaded: &Loaded, dir: &Path, device: &str) -> String {
-    let device = if device == "flex" { String::new() } else { format!(" --device {device}") };
+    let device = if device == whole::USUAL { String::new() } else { format!(" --device {device}") };
     format!("{}{device}", loaded.command(dir))
 }
 
