@@ -25,6 +25,7 @@ pub struct Request {
 ///
 /// Errors: results that cannot be read or compared; the verdict (exit 1), which holds whatever could not be written.
 pub fn run(request: &Request) -> Result<()> {
+    let junit = request.junit.as_deref().map(fs::Named::open).transpose()?;
     let (candidate, baseline) = (Results::load(&request.candidate)?, Results::load(&request.baseline)?);
     // The limits are the candidate recipe's own.
     let parse = |text: &str, place: &str| recipes::parse::parse::<recipes::Recipe>(text, place, &[]);
@@ -34,7 +35,7 @@ pub fn run(request: &Request) -> Result<()> {
     }
     let verdict = gate::judge(&baseline, &candidate, &config, request.allow_mismatch)?;
     verdict.warnings.iter().for_each(|w| term::warn(w));
-    let kept = keep(&verdict, request);
+    let kept = keep(&verdict, junit, request.strict);
     match request.json {
         true => term::out_json(gate::json(&verdict, request.strict)?),
         false => term::out_text(gate::text(&verdict, request.strict)),
@@ -49,12 +50,12 @@ pub fn run(request: &Request) -> Result<()> {
 }
 
 /// Writes the verdicts where they are asked for as files.
-fn keep(verdict: &Verdict, request: &Request) -> Result<()> {
-    if let Some(path) = &request.junit {
-        fs::write_named(path, gate::junit(verdict, request.strict).as_bytes())?;
+fn keep(verdict: &Verdict, junit: Option<fs::Named>, strict: bool) -> Result<()> {
+    if let Some(file) = junit {
+        file.write(gate::junit(verdict, strict).as_bytes())?;
     }
     match std::env::var_os("GITHUB_STEP_SUMMARY").filter(|p| !p.is_empty()) {
-        Some(path) => fs::append(Path::new(&path), gate::job_summary(verdict, request.strict).as_bytes()),
+        Some(path) => fs::append(Path::new(&path), gate::job_summary(verdict, strict).as_bytes()),
         None => Ok(()),
     }
 }

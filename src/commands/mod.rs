@@ -10,6 +10,7 @@ pub mod recipe;
 pub mod room;
 pub mod run;
 pub mod sample;
+mod stored;
 
 use std::path::{Path, PathBuf};
 
@@ -17,12 +18,12 @@ use crate::cli::{self, Cli, Command, RecipeCommand};
 use crate::error::{Error, Kind, Result};
 use crate::eval::results::Results;
 use crate::model::draw::Filter;
-use crate::recipe::{self as recipes, Loaded};
+use crate::recipe as recipes;
 use crate::term::{self, Interrupt};
 use crate::{fs, report};
 use run::Study;
 use run::exports::Wish;
-use run::seeds::{Seeds, seed_dir};
+use run::seeds::Seeds;
 
 /// Does what the command line says.
 pub fn dispatch(cli: Cli) -> Result<()> {
@@ -49,7 +50,7 @@ pub fn dispatch(cli: Cli) -> Result<()> {
             }
         }
         Command::Eval { run, only } => {
-            let loaded = stored(run)?;
+            let loaded = stored::usable(run)?;
             if let Some(name) = only {
                 loaded.recipe.model(name)?;
             }
@@ -68,11 +69,8 @@ pub fn dispatch(cli: Cli) -> Result<()> {
         }
         Command::Phases { run, model, steps, period, texts, tries, seed } => {
             // Of several training seeds the first is searched with.
-            let dir = &match stored(run)?.recipe.seeds.first() {
-                Some(first) => seed_dir(run, *first),
-                None => run.clone(),
-            };
-            let study = Study::open_to_read(stored(run)?, dir, (open()?, &global.device), interrupt)?;
+            let dir = &stored::first_seed(run)?.unwrap_or_else(|| run.clone());
+            let study = Study::open_to_read(stored::usable(dir)?, dir, (open()?, &global.device), interrupt)?;
             let (steps, period, texts, tries) = (*steps, *period, *texts, *tries);
             phases::run(&study, &phases::Request { model, steps, period, texts, tries, seed: *seed, json: global.json })
         }
@@ -127,11 +125,9 @@ pub fn dispatch(cli: Cli) -> Result<()> {
                 return export::say(&run.display().to_string(), out, dtype, change.as_ref(), global.json);
             }
             // Of several training seeds the first is exported.
-            let run = &match stored(run)?.recipe.seeds.first() {
-                Some(first) => seed_dir(run, *first),
-                None => run.clone(),
-            };
-            let study = Study::open_to_read(stored(run)?, run, (open()?, &global.device), Interrupt::default())?;
+            let run = &stored::first_seed(run)?.unwrap_or_else(|| run.clone());
+            let study =
+                Study::open_to_read(stored::usable(run)?, run, (open()?, &global.device), Interrupt::default())?;
             let name = match model {
                 Some(name) => name.clone(),
                 None => choice::main_model(&study.recipe).to_string(),
@@ -165,16 +161,6 @@ pub fn dispatch(cli: Cli) -> Result<()> {
             RecipeCommand::Diff { old, new } => recipe::diff(old, new),
         },
     }
-}
-
-/// The recipe stored in a run directory; its relative paths are looked up from where they were when it ran.
-fn stored(run_dir: &Path) -> Result<Loaded> {
-    let path = run_dir.join("recipe.toml");
-    if !path.is_file() {
-        return Err(Error::input(format!("{} is not a run directory: it has no recipe.toml", run_dir.display()))
-            .hint("`fewstep run quickstart` makes one in runs/quickstart"));
-    }
-    recipes::load(&path.display().to_string(), &[])
 }
 
 /// results.json itself, or the one of a run directory.

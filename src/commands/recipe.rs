@@ -78,7 +78,7 @@ pub fn check(place: &str, sets: &[String], device: &Device, as_json: bool) -> Re
     let data = Data::prepare(&recipe.data, &loaded.base, None).map_err(located)?;
     say(format!("data     {}, vocabulary {}, length {}", data.kind(), data.vocab(), data.length()));
     recipe.check_with(&data, &loaded.base).map_err(located)?.iter().for_each(|note| term::warn(note));
-    let ask = Ask { recipe, data: &data, base: &loaded.base, device };
+    let ask = Ask { recipe, data: &data, base: &loaded.base, device, begun: None };
     // Under every seed the same is trained: it is tried under the first.
     let times = loaded.recipe.seeds.len().max(1);
     let mut planned = Vec::new();

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use burn::prelude::Device;
 
-use super::run::{Shape, shape};
+use super::run::{Shape, Study, shape};
 use crate::data::Data;
 use crate::error::{Error, Kind, Result};
 use crate::model::TransformerConfig;
@@ -33,6 +33,8 @@ pub struct Ask<'a> {
     /// What the recipe's paths are looked up from.
     pub base: &'a Path,
     pub device: &'a Device,
+    /// The study in its directory, where it has one.
+    pub begun: Option<&'a Study>,
 }
 
 /// What a training needs.
@@ -128,6 +130,17 @@ impl Ask<'_> {
         let of_batch = |n: usize| format!("--set model.{name}.train.batch={n}");
         let plain = step.largest(batch, checkpoint, comfortable);
         let sparing = if checkpoint { None } else { step.largest(batch, true, comfortable) };
+        if let Some(anew) = self.anew(name) {
+            return Err(match (plain, sparing) {
+                (_, Some(m)) if m == batch => error.hint(format!("`--set {key}=true` fits")),
+                (None, None) => error.hint("its training is under way: go on with it where there is more memory"),
+                (Some(n), m) if m.is_none_or(|m| m <= n) => error.hint(bound_hint(&format!("{anew} {}", of_batch(n)))),
+                (_, m) => {
+                    let batch = of_batch(m.unwrap_or(1));
+                    error.hint(bound_hint(&format!("{anew} {batch} --set {key}=true")))
+                }
+            });
+        }
         Err(match (plain, sparing) {
             (Some(n), Some(m)) if m == batch => {
                 error.hint(format!("`--set {key}=true` fits, and so does `{}`", of_batch(n)))
@@ -150,6 +163,11 @@ impl Ask<'_> {
                 }
             },
         })
+    }
+
+    /// The command that begins the training of a model anew, where it is under way: its batch is bound then.
+    fn anew(&self, name: &str) -> Option<String> {
+        self.begun.and_then(|study| study.anew(name))
     }
 
     fn evaluation(&self, room: Room) -> Result<()> {
@@ -247,10 +265,23 @@ impl Ask<'_> {
         )];
         // Half of what does not fit is a start.
         let half = step.largest(batch, checkpoint, need.states + (need.total() - need.states) / 2).unwrap_or(1);
-        let sparing =
-            if checkpoint { String::new() } else { format!(", or `--set {}=true`", checkpoint_key(name, model)) };
-        Ok((causes, format!("`--set model.{name}.train.batch={half}`{sparing} takes less")))
+        let key = checkpoint_key(name, model);
+        let smaller = format!("--set model.{name}.train.batch={half}");
+        let hint = match (self.anew(name), checkpoint) {
+            (None, false) => format!("`{smaller}`, or `--set {key}=true` takes less"),
+            (None, true) => format!("`{smaller}` takes less"),
+            (Some(_), false) => format!("`--set {key}=true` takes less"),
+            (Some(anew), true) => bound_hint(&format!("{anew} {smaller}")),
+        };
+        Ok((causes, hint))
     }
+}
+
+/// What to do where a training that is under way needs a smaller batch, with the command that begins it anew.
+fn bound_hint(command: &str) -> String {
+    format!(
+        "its training is under way with this batch: go on where there is more memory, or train it anew: `{command}`"
+    )
 }
 
 /// The key of a recipe that turns activation checkpointing on.
@@ -276,11 +307,13 @@ fn sampling(network: &TransformerConfig, vocab: usize, length: usize, batch: usi
     Step { config: network, vocab, length, fused, trained: 0, copies: 0, frozen: 0 }.pass(batch)
 }
 
-/// Refuses (kind device) to draw texts where a batch of `-n`, and weights that are still to be read, do not fit.
+/// Refuses (kind device) to draw texts where those that are drawn together do not fit beside weights that are still to be
+/// read. `candidates` are drawn for each text (`--mbr`).
 pub fn samples(
     network: &TransformerConfig,
     (vocab, length): (usize, usize),
-    (weights, batch): (u128, usize),
+    weights: u128,
+    (together, candidates): (usize, usize),
     device: &Device,
 ) -> Result<()> {
     if !shares_host(device) {
@@ -289,14 +322,20 @@ pub fn samples(
     let Some(room) = room::memory() else { return Ok(()) };
     let fused = network.compute == Compute::F32 && !network.composed;
     let need = |n: usize| weights + sampling(network, vocab, length, n, fused);
-    if need(batch) <= room.bytes.into() {
+    if need(together) <= room.bytes.into() {
         return Ok(());
     }
     let error = Error::new(Kind::Device, "the model does not fit into memory")
-        .cause(compared(need(batch), room))
-        .cause(format!("{} for weights, {} for {batch} texts at a time", shown(weights), shown(need(batch) - weights)));
-    Err(match largest(batch, |n| need(n) <= comfortable(room)) {
-        Some(n) => error.hint(format!("`-n {n}` fits")),
+        .cause(compared(need(together), room))
+        .cause(format!(
+            "{} for weights, {} for {together} texts at a time",
+            shown(weights),
+            shown(need(together) - weights)
+        ));
+    Err(match largest(together, |n| need(n) <= comfortable(room)) {
+        Some(n) if n >= candidates => error.hint(format!("`-n {}` fits", n / candidates)),
+        Some(1) => error.hint("`-n 1` without `--mbr` fits"),
+        Some(n) => error.hint(format!("`-n 1 --mbr {n}` fits")),
         None => error.hint("a smaller model, or a machine with more memory"),
     })
 }

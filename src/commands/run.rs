@@ -19,11 +19,12 @@ use std::path::{Path, PathBuf};
 use burn::prelude::Device;
 
 use super::room::Ask;
+use super::stored;
 use crate::data::Data;
 use crate::error::{Error, Kind, Result};
 use crate::eval::context::ContextPoint;
 use crate::eval::results::Results;
-use crate::export::{self, Extras, LoadedModel, ModelCard, origin};
+use crate::export::{self, Extras, LoadedModel, ModelCard, origin, whole};
 use crate::model::params;
 use crate::objective::Objective;
 use crate::process::Order;
@@ -92,8 +93,18 @@ impl Study {
         }
         let data = Data::prepare(&loaded.recipe.data, &loaded.base, site.data.as_path());
         let data = data.map_err(|e| loaded.written.located(e))?;
+        // What the evaluation will need is missed before anything is trained.
+        let notes = match loaded.recipe.check_with(&data, &loaded.base) {
+            Err(broken) if loaded.finished => {
+                stored::passed_over(&loaded.written.located(broken));
+                Vec::new()
+            }
+            notes => notes.map_err(|e| loaded.written.located(e))?,
+        };
+        let points = loaded.recipe.eval.context.as_ref();
+        let context = points.map(|path| eval::context::load(&loaded.base.join(path))).transpose()?;
         let study = Study::with(loaded, site, data, device, interrupt)?;
-        Ok(Study { claim: Some(claim), ..study })
+        Ok(Study { claim: Some(claim), notes, context, ..study })
     }
 
     /// Opens the run in `dir` to read from it what is finished: nothing is written there, and others may read at once.
@@ -116,9 +127,6 @@ impl Study {
 
     fn with(loaded: Loaded, site: Site, data: Data, device: (Device, &str), interrupt: Interrupt) -> Result<Study> {
         let Loaded { recipe, text, base, written, .. } = loaded;
-        // What the evaluation will need is missed before anything is trained.
-        let notes = recipe.check_with(&data, &base).map_err(|e| written.located(e))?;
-        let context = recipe.eval.context.as_ref().map(|path| eval::context::load(&base.join(path))).transpose()?;
         let (device, device_name) = device;
         let (device_name, sources) = (device_name.to_string(), bound::data_sources(&data)?);
         Ok(Study {
@@ -129,13 +137,13 @@ impl Study {
             device,
             base,
             written,
-            notes,
+            notes: Vec::new(),
             device_name,
             interrupt,
             command: site.command,
             sources,
             bases: RefCell::default(),
-            context,
+            context: None,
             retrain: RefCell::default(),
             warned: RefCell::default(),
             claim: None,
@@ -167,7 +175,9 @@ impl Study {
     /// The finished model `name`.
     pub fn finished(&self, name: &str) -> Result<LoadedModel> {
         self.recipe.model(name)?;
-        self.agrees(name, &self.verified(name)?)?;
+        let manifest = self.verified(name)?;
+        self.fetch_base(name)?;
+        self.agrees(name, &manifest)?;
         let done = export::read(&self.final_dir(name), &self.device)?;
         alloc::settle(params::count(&done.model));
         Ok(done)
@@ -179,7 +189,7 @@ impl Study {
         self.check_bound(&wanted)?;
         // What cannot be trained is missed before the first of them is.
         let again = |name: &str| self.retrain.borrow().contains(name);
-        let missing = |name: &&str| !bound::there(&self.final_dir(name)) || again(name);
+        let missing = |name: &&str| !fs::is_there(&self.final_dir(name)) || again(name);
         let missing: Vec<&str> = wanted.iter().copied().filter(missing).collect();
         missing.iter().try_for_each(|name| self.shape(name).map(drop))?;
         // What will not fit is told before hours are spent on what does, and before the directory is taken.
@@ -195,7 +205,8 @@ impl Study {
 
     /// The study, to be asked for its memory.
     fn ask(&self) -> Ask<'_> {
-        Ask { recipe: &self.recipe, data: &self.data, base: &self.base, device: &self.device }
+        let begun = Some(self);
+        Ask { recipe: &self.recipe, data: &self.data, base: &self.base, device: &self.device, begun }
     }
 
     fn train_model(&self, name: &str) -> Result<()> {
@@ -206,14 +217,15 @@ impl Study {
             return Ok(());
         }
         let last = state::newest_record(&dir).map(|(step, _)| step).filter(|step| *step >= model.train.steps);
-        if let Some(step) = last.filter(|_| !bound::there(&self.final_dir(name))) {
+        if let Some(step) = last.filter(|_| !fs::is_there(&self.final_dir(name))) {
             term::note(&format!("{name}: final/ is missing and is made again from {}", state::checkpoint_name(step)));
         }
         let (fingerprint, again) = (self.fingerprint(name)?, self.again(&BTreeSet::from([name])));
         fs::create_dir(&dir)?;
         let shape = self.shape(name)?;
         let (length, seed) = (self.data.length(), self.recipe.seed(model));
-        alloc::settle(shape.network.parameters(shape.vocab, length).try_into().unwrap_or(usize::MAX));
+        let size = shape.network.parameters(shape.vocab, length).try_into().unwrap_or(usize::MAX);
+        alloc::settle(size);
         if model.from.is_some() {
             shape.notes.iter().for_each(|note| term::warn(note));
         }
@@ -278,6 +290,7 @@ impl Study {
                 device: &self.device,
                 interrupt: &self.interrupt,
             };
+            let _busy = alloc::training(size);
             Some(self.ask().advised(name, || train::train(&job))?)
         };
         let (seconds, tokens) = trained.as_ref().map_or((0.0, 0), |t| (t.seconds, t.tokens));
@@ -302,7 +315,9 @@ impl Study {
             if let Some(codec) = &codec {
                 export::write_codec(tmp, codec, &self.text, Storage::Kept)?;
             }
-            let extra = serde_json::json!({ "fingerprint": fingerprint, "seconds": seconds, "loss": loss });
+            let extra = serde_json::json!({
+                "fingerprint": fingerprint, "seconds": seconds, "loss": loss, whole::DEVICE: self.device_name
+            });
             fs::write_manifest(tmp, extra).map(|_| ())
         })?;
         term::note(&match parameters {
@@ -452,7 +467,7 @@ fn keep(claim: &fs::Claim, dir: &Path, recipe: &Recipe, text: &str, base: &Path)
 
 /// The command that does a study in `dir` on a device, for hints.
 fn command(loaded: &Loaded, dir: &Path, device: &str) -> String {
-    let device = if device == "flex" { String::new() } else { format!(" --device {device}") };
+    let device = if device == whole::USUAL { String::new() } else { format!(" --device {device}") };
     format!("{}{device}", loaded.command(dir))
 }
 

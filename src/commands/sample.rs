@@ -12,8 +12,7 @@ use serde_json::json;
 
 use super::choice::main_model;
 use super::inspect::family::is_foreign;
-use super::room;
-use super::run::seeds::seed_dir;
+use super::{room, stored};
 use crate::cli;
 use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
@@ -21,7 +20,6 @@ use crate::export::{self, LoadedModel};
 use crate::model::draw::Filter;
 use crate::model::{Denoise, Transformer, family};
 use crate::objective::Objective;
-use crate::recipe;
 use crate::sample::family::{EntropyStop, STOP_WINDOW};
 use crate::sample::{DecodeConfig, Process, SampleSpec, Samples, beam, beyond, mbr};
 use crate::term;
@@ -95,7 +93,7 @@ pub fn model_dir(path: &Path, name: Option<&str>) -> Result<PathBuf> {
         };
     }
     // Of a study with several training seeds it is the first seed's.
-    let first = first_seed(path);
+    let first = stored::first_seed(path)?;
     let path = first.as_deref().unwrap_or(path);
     let models = path.join("models");
     let mut names: Vec<String> = match std::fs::read_dir(&models) {
@@ -117,19 +115,13 @@ pub fn model_dir(path: &Path, name: Option<&str>) -> Result<PathBuf> {
     }
     let name = match name {
         Some(name) => name.to_string(),
-        None => main_model(&recipe::load(&path.join("recipe.toml").display().to_string(), &[])?.recipe).to_string(),
+        None => main_model(&stored::read(path)?.recipe).to_string(),
     };
     if !names.contains(&name) {
         let error = Error::usage(format!("no trained model `{name}` in {}", path.display()));
         return Err(error.hint(format!("it has {}: `--model {}`", names.join(", "), names[names.len() - 1])));
     }
     Ok(models.join(name).join("final"))
-}
-
-/// The run directory of the first training seed of the study in `path`, where it has several.
-fn first_seed(path: &Path) -> Option<PathBuf> {
-    let loaded = recipe::load(&path.join("recipe.toml").display().to_string(), &[]).ok()?;
-    loaded.recipe.seeds.first().map(|seed| seed_dir(path, *seed))
 }
 
 /// Draws and prints.
@@ -144,10 +136,6 @@ pub fn run(request: &Request, device: &Device) -> Result<()> {
     let dir = model_dir(&family::resolve(&request.path)?, request.model.as_deref())?;
     export::whole::verify(&dir)?;
     if is_foreign(&dir)? {
-        if request.decode.is_some() {
-            return Err(Error::usage("`--decode` is for models of fewstep's own")
-                .hint("a public checkpoint is sampled by `--sampler NAME` and `--block B`"));
-        }
         return foreign::run(request, &dir, device);
     }
     if let Some(option) = request.public.given() {
@@ -159,7 +147,7 @@ pub fn run(request: &Request, device: &Device) -> Result<()> {
     }
     let loaded = export::read(&dir, device)?;
     let shape = (loaded.card.vocab_size, loaded.card.max_position_embeddings);
-    room::samples(&loaded.card.network, shape, (0, request.batch()), device)?;
+    room::samples(&loaded.card.network, shape, 0, (request.batch(), request.candidates()), device)?;
     let process = match &request.decode {
         Some(text) => decoding(text, &loaded)?.process(loaded.card.process()),
         None => loaded.card.process(),
@@ -262,7 +250,7 @@ fn entropy_stop(request: &Request) -> Option<EntropyStop> {
 }
 
 /// What `--decode` says: an order's name, or a table as a recipe has it.
-fn decoding(text: &str, loaded: &LoadedModel) -> Result<DecodeConfig> {
+fn decode_given(text: &str) -> Result<DecodeConfig> {
     #[derive(serde::Deserialize)]
     struct Given {
         decode: DecodeConfig,
@@ -276,15 +264,21 @@ fn decoding(text: &str, loaded: &LoadedModel) -> Result<DecodeConfig> {
         )
     })?;
     parsed.decode.validate("--decode")?;
+    Ok(parsed.decode)
+}
+
+/// What `--decode` says of a model of fewstep's own.
+fn decoding(text: &str, loaded: &LoadedModel) -> Result<DecodeConfig> {
+    let decode = decode_given(text)?;
     let network = &loaded.card.network;
-    if let (DecodeConfig::Gaussian(_), Objective::Embedding(_)) = (&parsed.decode, &loaded.card.objective) {
-        return Ok(parsed.decode);
+    if let (DecodeConfig::Gaussian(_), Objective::Embedding(_)) = (&decode, &loaded.card.objective) {
+        return Ok(decode);
     }
-    match parsed.decode.misfit(network.visibility, network.encoder_layers > 0) {
+    match decode.misfit(network.visibility, network.encoder_layers > 0) {
         Some(why) => Err(Error::usage(format!("`--decode {text}` does not fit `{}`", loaded.card.name))
             .cause(why)
             .hint(format!("its order is {}; leave `--decode` out", loaded.card.order.shown()))),
-        None => Ok(parsed.decode),
+        None => Ok(decode),
     }
 }
 

@@ -8,6 +8,12 @@ use crate::fs;
 /// The name of a finished model's directory in a run.
 pub const FINAL: &str = "final";
 
+/// The key of a finished model's manifest that says what it was trained on.
+pub const DEVICE: &str = "device";
+
+/// The device of a command that names none.
+pub const USUAL: &str = "flex";
+
 /// Run directory and model name of RUN/models/NAME/final.
 fn place(dir: &Path) -> Option<(PathBuf, String)> {
     let whole = std::path::absolute(dir).ok()?;
@@ -31,7 +37,16 @@ pub fn is_model(dir: &Path) -> bool {
 pub fn again(dir: &Path) -> Option<String> {
     let (run, name) = place(dir)?;
     let (recipe, out) = (run.join("recipe.toml").display().to_string(), run.display().to_string());
-    Some(format!("fewstep run {} --out {} --retrain {}", typed(&recipe), typed(&out), typed(&name)))
+    let on = device(&run, dir).map_or_else(String::new, |device| format!(" --device {}", typed(&device)));
+    Some(format!("fewstep run {} --out {}{on} --retrain {}", typed(&recipe), typed(&out), typed(&name)))
+}
+
+/// The device that the model in `dir` was trained on, if it is another than the usual one. A damaged model may not tell: then
+/// it is that of another model of the run.
+fn device(run: &Path, dir: &Path) -> Option<String> {
+    let of = |dir: &Path| Some(fs::read_manifest(dir).ok()?.extra[DEVICE].as_str()?.to_string());
+    let others = || std::fs::read_dir(run.join("models")).ok()?.flatten().find_map(|e| of(&e.path().join(FINAL)));
+    of(dir).or_else(others).filter(|device| device != USUAL)
 }
 
 /// Refuses a directory with a manifest whose files are not as it says, and a finished model of a run without one.
@@ -60,4 +75,29 @@ pub fn damaged(e: Error, dir: &Path) -> Error {
 /// What to do about a damaged model, with the command that trains it anew.
 pub fn hint(command: &str) -> String {
     format!("put the files back as they were, or train it anew: `{command}`")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn the_command_that_trains_a_damaged_model_anew_names_the_device_that_the_run_was_trained_on() {
+        let place = tempfile::tempdir().unwrap();
+        let run = place.path().join("run");
+        let model = |name: &str| run.join("models").join(name).join(FINAL);
+        for (name, device) in [("a", "cuda:1"), ("b", "cuda:1")] {
+            fs::create_dir(&model(name)).unwrap();
+            fs::write_manifest(&model(name), json!({ DEVICE: device })).unwrap();
+        }
+        let command = || again(&model("a")).unwrap();
+        assert!(command().contains(" --device cuda:1 --retrain a"), "{}", command());
+        fs::write_atomic(&model("a").join(fs::MANIFEST), b"{").unwrap();
+        assert!(command().contains(" --device cuda:1 --retrain a"), "{}", command());
+        fs::remove_dir(&model("b")).unwrap();
+        assert!(!command().contains("--device"), "{}", command());
+        fs::write_manifest(&model("a"), json!({ DEVICE: USUAL })).unwrap();
+        assert!(!command().contains("--device"), "{}", command());
+    }
 }

@@ -1,12 +1,10 @@
 //! A directory taken for work: locked, and left as it was found where nothing came of the work.
 
-use super::{RunLock, fault};
+use super::{LOCK, RunLock, fault, is_there};
 use crate::error::Result;
 use std::cell::Cell;
 use std::fs;
 use std::path::{Path, PathBuf};
-
-const LOCK: &str = ".lock";
 
 /// The sole right to work in a directory. Until [`Claim::keep`] is called what it put there is taken back when it ends:
 /// the lock's file, the directory of caches, and the directories that it made, as far as they are empty.
@@ -17,8 +15,6 @@ pub struct Claim {
     made: Option<PathBuf>,
     /// A directory of caches that was not there before.
     caches: Option<PathBuf>,
-    /// Whether the lock's file was not there before.
-    locks: bool,
     kept: Cell<bool>,
     lock: Option<RunLock>,
 }
@@ -28,12 +24,12 @@ impl Claim {
     ///
     /// Errors: as [`RunLock::acquire`].
     pub fn take(dir: &Path, caches: &Path) -> Result<Claim> {
-        let absent = |path: &Path| fs::symlink_metadata(path).is_err();
+        let absent = |path: &Path| !is_there(path);
         let above = dir.ancestors().take_while(|p| !p.as_os_str().is_empty() && absent(p));
         let made = above.last().map(Path::to_path_buf);
-        let (locks, caches) = (absent(&dir.join(LOCK)), Some(caches.to_path_buf()).filter(|p| absent(p)));
+        let caches = Some(caches.to_path_buf()).filter(|p| absent(p));
         let lock = RunLock::acquire(dir)?;
-        Ok(Claim { dir: dir.to_path_buf(), made, caches, locks, kept: Cell::new(false), lock: Some(lock) })
+        Ok(Claim { dir: dir.to_path_buf(), made, caches, kept: Cell::new(false), lock: Some(lock) })
     }
 
     /// Something in the directory is worth keeping from now on.
@@ -51,7 +47,7 @@ impl Drop for Claim {
         if let Some(caches) = &self.caches {
             let _ = fs::remove_dir_all(caches);
         }
-        if self.locks {
+        if self.lock.as_ref().is_some_and(RunLock::made) {
             let _ = fs::remove_file(self.dir.join(LOCK));
         }
         drop(self.lock.take());
@@ -104,5 +100,32 @@ mod tests {
         assert!(Claim::take(&dir, &dir.join("data")).is_err());
         drop(held);
         assert_eq!(names(&dir), ["data", "notes.txt"], "the one that was refused took nothing away");
+    }
+
+    /// Whoever finishes without a result takes the lock's file with it, and another may have opened that file just before.
+    #[test]
+    fn two_claims_never_hold_one_directory_however_their_ends_and_beginnings_meet() {
+        use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+        let place = tempfile::tempdir().unwrap();
+        let dir = place.path().join("a/b");
+        let (inside, taken) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        std::thread::scope(|threads| {
+            for _ in 0..4 {
+                threads.spawn(|| {
+                    for _ in 0..500 {
+                        match Claim::take(&dir, &dir.join("data")) {
+                            Ok(claim) => {
+                                assert_eq!(inside.fetch_add(1, SeqCst), 0, "two hold it");
+                                taken.fetch_add(1, SeqCst);
+                                inside.fetch_sub(1, SeqCst);
+                                drop(claim);
+                            }
+                            Err(e) => assert_eq!(e.kind, crate::error::Kind::Usage, "{e}"),
+                        }
+                    }
+                });
+            }
+        });
+        assert!(taken.load(SeqCst) > 0);
     }
 }

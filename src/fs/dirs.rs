@@ -1,14 +1,27 @@
 //! Directories that appear, are replaced and disappear by a rename, and never through a link.
 
 use super::leftovers::{self, delete};
-use super::{fault, parent_of, suffixed, sync_dir, sync_tree, temporary, verify_manifest};
+use super::{TRIES, fault, parent_of, suffixed, sync_dir, sync_tree, temporary, verify_manifest};
 use crate::error::{Error, Result, typed};
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 /// Creates the directory `path` and those above it; one that exists is no error.
 pub fn create_dir(path: &Path) -> Result<()> {
-    fault::point("dir.create").and_then(|()| fs::create_dir_all(path)).map_err(|e| Error::io("create", path, &e))
+    let create = || {
+        fault::point("dir.create")?;
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            match fs::create_dir_all(path) {
+                // Another process may take back an empty directory that it had made above.
+                Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::AlreadyExists) && tries < TRIES => {}
+                created => return created,
+            }
+        }
+    };
+    create().map_err(|e| Error::io("create", path, &e))
 }
 
 /// Removes the directory `path` and all in it; one that is absent is no error. A link of that name is removed, and what it
@@ -39,7 +52,7 @@ pub fn not_a_link(path: &Path) -> Result<()> {
 }
 
 /// Whether there is anything at `path`, be it a link that leads nowhere.
-pub(super) fn is_there(path: &Path) -> bool {
+pub fn is_there(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok()
 }
 

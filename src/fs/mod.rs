@@ -19,7 +19,7 @@ mod seal;
 
 pub use aside::set_aside;
 pub use claim::Claim;
-pub use dirs::{commit_dir, create_dir, is_free, new_dir, not_a_link, remove_dir};
+pub use dirs::{commit_dir, create_dir, is_free, is_there, new_dir, not_a_link, remove_dir};
 pub use leftovers::{remove_leftovers_of, remove_stale_tmp};
 pub use manifest::{FileEntry, MANIFEST, Manifest, read_manifest, verify_manifest, write_manifest};
 pub use partial::{Partial, link, lock_file};
@@ -32,6 +32,7 @@ use sha2::{Digest, Sha256};
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// Writes `bytes` to `path` so that a reader finds the old content or the new, never a mix; the mode follows the umask.
 /// A link at that place is replaced, and what it leads to is left alone.
@@ -72,21 +73,113 @@ pub fn write_atomic_from(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::R
     sync_dir(parent_of(path)).map_err(|e| Error::io("write", path, &e))
 }
 
-/// Writes a file that the user named: as [`write_atomic`], after what killed processes left of it is removed. What is
-/// there and no file, such as a pipe or `/dev/stdout`, is written to and stays.
+/// A file that the user named, asked for before what goes into it is computed. What is there and no file, such as a pipe or
+/// `/dev/stdout`, is written to and stays.
+#[derive(Debug)]
+pub struct Named {
+    path: PathBuf,
+    stream: Option<File>,
+}
+
+impl Named {
+    /// Opens what is there and no file; nothing is created yet.
+    ///
+    /// Errors (kind I/O): a pipe from which nobody reads, and what cannot be written to.
+    pub fn open(path: &Path) -> Result<Named> {
+        let open = || {
+            fault::point("stream.open")?;
+            stream(path)
+        };
+        Ok(Named { path: path.to_path_buf(), stream: open().map_err(|e| unopened(path, &e))? })
+    }
+
+    /// Writes all of it: a file as [`write_atomic`] does, after what killed processes left of it is removed.
+    pub fn write(self, bytes: &[u8]) -> Result<()> {
+        let Some(mut stream) = self.stream else {
+            remove_leftovers_of(&[&self.path])?;
+            return write_atomic(&self.path, bytes);
+        };
+        let written = fault::point("stream.write").and_then(|()| stream.write_all(bytes));
+        written.map_err(|e| refused("write", &self.path, bytes.len(), &e))
+    }
+}
+
+/// Writes a file that the user named: [`Named`] at once.
 pub fn write_named(path: &Path, bytes: &[u8]) -> Result<()> {
-    match fs::metadata(path) {
-        Ok(meta) if !meta.is_file() && !meta.is_dir() => {
-            let write = || {
-                fault::point("stream.write")?;
-                OpenOptions::new().write(true).open(path)?.write_all(bytes)
-            };
-            write().map_err(|e| refused("write", path, bytes.len(), &e))
+    Named::open(path)?.write(bytes)
+}
+
+/// What `path` names, open, if that is no file of its own: a pipe, a device, or a stream of this process.
+fn stream(path: &Path) -> io::Result<Option<File>> {
+    // A name in there is no place to put a file, even where it leads to one.
+    let system = ["/dev/fd", "/dev/stdout", "/dev/stderr", "/proc"].iter().any(|dir| path.starts_with(dir));
+    if !fs::metadata(path).is_ok_and(|meta| !meta.is_dir() && (system || !meta.is_file())) {
+        return Ok(None);
+    }
+    #[cfg(unix)]
+    if let Some(own) = own_stream(path)? {
+        return Ok(Some(own));
+    }
+    let began = Instant::now();
+    loop {
+        match open_without_waiting(OpenOptions::new().append(true), path) {
+            // A reader that was started together with this process may still be on its way.
+            Err(e) if is_unread(&e) && began.elapsed() < FOR_A_READER => std::thread::sleep(FOR_A_READER / 100),
+            opened => return opened.map(Some),
         }
-        _ => {
-            remove_leftovers_of(&[path])?;
-            write_atomic(path, bytes)
-        }
+    }
+}
+
+/// This process's stdout or stderr, if `path` names it: opened by that name, a file would be written to from its beginning.
+#[cfg(unix)]
+fn own_stream(path: &Path) -> io::Result<Option<File>> {
+    use std::os::fd::AsFd;
+    let named = |name: &str, fd: &str| {
+        ["/dev/", "/dev/fd/", "/proc/self/fd/"]
+            .iter()
+            .any(|dir| [name, fd].iter().any(|n| path == Path::new(dir).join(n)))
+    };
+    let own = match (named("stdout", "1"), named("stderr", "2")) {
+        (true, _) => io::stdout().as_fd().try_clone_to_owned()?,
+        (_, true) => io::stderr().as_fd().try_clone_to_owned()?,
+        _ => return Ok(None),
+    };
+    Ok(Some(own.into()))
+}
+
+/// Opens `path` to write to it. Opening a pipe waits for its reader, so it is opened without waiting, and written to as usual.
+#[cfg(unix)]
+fn open_without_waiting(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
+    use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+    std::os::unix::fs::OpenOptionsExt::custom_flags(options, libc::O_NONBLOCK);
+    let file = options.open(path)?;
+    fcntl_setfl(&file, fcntl_getfl(&file)? - OFlags::NONBLOCK)?;
+    Ok(file)
+}
+
+#[cfg(not(unix))]
+fn open_without_waiting(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
+    options.open(path)
+}
+
+/// How long a pipe is given for its reader.
+const FOR_A_READER: Duration = Duration::from_secs(2);
+
+/// Whether what could not be opened is a pipe without a reader.
+fn is_unread(cause: &io::Error) -> bool {
+    #[cfg(unix)]
+    return cause.raw_os_error() == Some(libc::ENXIO);
+    #[cfg(not(unix))]
+    return false;
+}
+
+/// The error of what could not be opened to be written to.
+fn unopened(path: &Path, cause: &io::Error) -> Error {
+    match is_unread(cause) {
+        true => Error::new(Kind::Io, format!("cannot write {}", path.display()))
+            .cause("it is a pipe from which nobody reads, or a socket")
+            .hint("start what reads from the pipe first, or name a file"),
+        false => Error::io("write", path, cause),
     }
 }
 
@@ -126,9 +219,9 @@ impl Appender {
     pub fn open(path: &Path) -> Result<Appender> {
         let open = || {
             fault::point("log.open")?;
-            OpenOptions::new().append(true).create(true).open(path)
+            open_without_waiting(OpenOptions::new().append(true).create(true), path)
         };
-        let file = open().map_err(|e| Error::io("write", path, &e))?;
+        let file = open().map_err(|e| unopened(path, &e))?;
         Ok(Appender { path: path.to_path_buf(), file })
     }
 
@@ -166,28 +259,44 @@ fn create_new(path: &Path) -> io::Result<File> {
 #[derive(Debug)]
 pub struct RunLock {
     _file: File,
+    /// Whether the lock's file was not there before.
+    made: bool,
 }
 
 impl RunLock {
     /// Locks `dir` (which is created where absent) through `dir/.lock`; kind usage if another process holds it.
     pub fn acquire(dir: &Path) -> Result<RunLock> {
-        create_dir(dir)?;
-        let path = dir.join(".lock");
-        not_a_link(&path)?;
-        let open = || {
+        let path = dir.join(LOCK);
+        let create = || {
             fault::point("lock.create")?;
-            OpenOptions::new().write(true).create(true).truncate(false).open(&path)
-        };
-        let file = open().map_err(|e| {
-            let (error, shown) = (Error::io("create", &path, &e), typed(&dir.display().to_string()));
-            match e.kind() {
-                ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => error
-                    .hint(format!("copy it to a place that you may write to (`cp -r {shown} COPY && chmod -R u+w COPY`), and name that")),
-                _ => error,
+            match OpenOptions::new().write(true).create_new(true).open(&path) {
+                Err(e) if e.kind() == ErrorKind::AlreadyExists => {
+                    Ok((OpenOptions::new().write(true).open(&path)?, false))
+                }
+                new => new.map(|file| (file, true)),
             }
-        })?;
-        held(dir, &path, file.try_lock())?;
-        Ok(RunLock { _file: file })
+        };
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            create_dir(dir)?;
+            not_a_link(&path)?;
+            let (file, made) = match create() {
+                // Another process took back what it had made here.
+                Err(e) if e.kind() == ErrorKind::NotFound && tries < TRIES => continue,
+                opened => opened.map_err(|e| no_lock(dir, &path, &e))?,
+            };
+            held(dir, &path, file.try_lock())?;
+            // A lock on a file that was removed since it was opened holds nobody off.
+            if is_at(&file, &path) || tries >= TRIES {
+                return Ok(RunLock { _file: file, made });
+            }
+        }
+    }
+
+    /// Whether the lock's file was made for it.
+    fn made(&self) -> bool {
+        self.made
     }
 
     /// The right to read `dir` while nobody works in it, shared with other readers. Nothing is written: where there is no
@@ -195,13 +304,51 @@ impl RunLock {
     ///
     /// Errors: a process that works in `dir` (usage).
     pub fn to_read(dir: &Path) -> Result<Option<RunLock>> {
-        let path = dir.join(".lock");
-        let Ok(file) = File::open(&path) else { return Ok(None) };
-        match file.try_lock_shared() {
-            // Some network file systems lock only files that may be written.
-            Err(TryLockError::Error(_)) => Ok(None),
-            locked => held(dir, &path, locked).map(|()| Some(RunLock { _file: file })),
+        let path = dir.join(LOCK);
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let Ok(file) = File::open(&path) else { return Ok(None) };
+            match file.try_lock_shared() {
+                // Some network file systems lock only files that may be written.
+                Err(TryLockError::Error(_)) => return Ok(None),
+                locked => held(dir, &path, locked)?,
+            }
+            if is_at(&file, &path) || tries >= TRIES {
+                return Ok(Some(RunLock { _file: file, made: false }));
+            }
         }
+    }
+}
+
+/// The file of a directory that is locked in its place.
+const LOCK: &str = ".lock";
+/// Times that something is tried again because another process took away what it was about to use. It is not for ever: some
+/// file systems number an open file otherwise than its name.
+const TRIES: usize = 1000;
+
+/// Whether the open `file` is the one that `path` names.
+#[cfg(unix)]
+fn is_at(file: &File, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let id = |meta: io::Result<fs::Metadata>| meta.ok().map(|meta| (meta.dev(), meta.ino()));
+    id(file.metadata()).is_some_and(|own| id(fs::symlink_metadata(path)) == Some(own))
+}
+
+/// Where an open file cannot be removed it stays the one of its name.
+#[cfg(not(unix))]
+fn is_at(_: &File, _: &Path) -> bool {
+    true
+}
+
+/// The error of a lock's file that cannot be opened.
+fn no_lock(dir: &Path, path: &Path, cause: &io::Error) -> Error {
+    let (error, shown) = (Error::io("create", path, cause), typed(&dir.display().to_string()));
+    match cause.kind() {
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => error.hint(format!(
+            "copy it to a place that you may write to (`cp -r {shown} COPY && chmod -R u+w COPY`), and name that"
+        )),
+        _ => error,
     }
 }
 

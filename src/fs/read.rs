@@ -4,7 +4,7 @@
 //! a pipe waits for its writer, so it is opened without waiting and refused by its type; what is read has a limit.
 
 use super::parent_of;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::room;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read};
@@ -74,10 +74,8 @@ pub fn read_limited(path: &Path, max_bytes: u64) -> Result<Vec<u8>> {
     if length >= LONG {
         room::need(length.into(), || format!("{shown} does not fit into memory"))?;
     }
-    let mut bytes = Vec::new();
     // Its length at once: growing step by step takes up to twice as much.
-    let room = bytes.try_reserve_exact(length as usize + 1);
-    room.map_err(|_| Error::new(Kind::Device, format!("{shown} does not fit into memory")))?;
+    let mut bytes = Vec::with_capacity(length as usize + 1);
     file.take(max_bytes.saturating_add(1)).read_to_end(&mut bytes).map_err(|e| Error::io("read", path, &e))?;
     if bytes.len() as u64 > max_bytes {
         return Err(Error::input(format!("{shown} is too long")).cause(format!("at most {max_bytes} bytes are read")));

@@ -11,7 +11,7 @@ use ureq::http::{HeaderMap, Uri};
 use super::cache::Folder;
 use super::client::{Client, Failure, header};
 use super::progress::Progress;
-use crate::fs::Partial;
+use crate::fs::{Partial, hex};
 use crate::term;
 
 /// Bytes of the description of a repository.
@@ -119,7 +119,6 @@ impl Check {
     }
 
     fn hash(self) -> String {
-        let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect();
         match self {
             Check::Sha256(hash) => hex(&hash.finalize()),
             Check::Git(hash) => hex(&hash.finalize()),

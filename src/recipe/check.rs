@@ -28,13 +28,7 @@ impl Recipe {
     /// Checks every component and the rules between them.
     pub fn check(&self) -> Result<()> {
         self.check_names()?;
-        match &self.data {
-            DataConfig::Story(s) => s.validate()?,
-            DataConfig::Pictures(p) => p.validate()?,
-            DataConfig::Pairs(p) => p.validate()?,
-            DataConfig::Text(t) => t.validate()?,
-        }
-        self.eval.validate()?;
+        self.check_evaluation()?;
         self.check_seeds()?;
         for (name, model) in &self.model {
             self.check_model(name, model)?;
@@ -44,6 +38,27 @@ impl Recipe {
         self.check_control()?;
         self.check_gate()?;
         self.check_exported()
+    }
+
+    /// Checks what must hold for a stored recipe to be read at all: names that can be those of files, and parents that are
+    /// models of it.
+    pub(super) fn check_structure(&self) -> Result<()> {
+        self.check_file_names()?;
+        for model in self.model.values() {
+            Self::parents(model).into_iter().try_for_each(|parent| self.model(parent).map(drop))?;
+        }
+        self.training_order().map(drop)
+    }
+
+    /// Checks what a finished run is still computed by: the data and the evaluation.
+    pub fn check_evaluation(&self) -> Result<()> {
+        match &self.data {
+            DataConfig::Story(s) => s.validate()?,
+            DataConfig::Pictures(p) => p.validate()?,
+            DataConfig::Pairs(p) => p.validate()?,
+            DataConfig::Text(t) => t.validate()?,
+        }
+        self.eval.validate()
     }
 
     /// Checks that the seeds differ, and that every compared model follows them.

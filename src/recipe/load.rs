@@ -18,6 +18,8 @@ pub struct Loaded {
     pub place: String,
     /// What the user wrote, so that errors found later name its place too.
     pub written: Written,
+    /// Whether it is of a run that is finished: what was trained stands, whatever rules were added since.
+    pub finished: bool,
 }
 
 /// A recipe as the user wrote it: a text, what it is called, and what was set on the command line.
@@ -39,6 +41,14 @@ impl Written {
 pub const BASE: &str = "base";
 
 impl Loaded {
+    /// Checks it by the rules of this version; errors name the place of the key at fault.
+    pub fn check(&self) -> Result<()> {
+        // What a rule says of seeds must be so under each of them.
+        let under = |seed: &u64| self.at_seed(*seed)?.recipe.check();
+        let all = self.recipe.check().and_then(|()| self.recipe.seeds.iter().try_for_each(under));
+        all.map_err(|e| self.written.located(e))
+    }
+
     /// The study of one of its `seeds` alone: its training seed, a sampling seed of its own (the same for all its models),
     /// and time measured under the first seed only, since it does not depend on weights.
     pub fn at_seed(&self, seed: u64) -> Result<Loaded> {
@@ -92,14 +102,49 @@ pub fn load(place: &str, sets: &[String]) -> Result<Loaded> {
 ///
 /// Errors: Usage, with the place of the key at fault.
 pub fn read(written: Written, base: PathBuf) -> Result<Loaded> {
-    let parsed = parse::parse::<Recipe>(&written.text, &written.place, &written.sets)?;
-    parsed.value.check().map_err(|e| written.located(e))?;
-    let place = written.place.clone();
-    let loaded = Loaded { recipe: parsed.value, text: parsed.resolved, base, place, written };
-    // What a rule says of seeds must be so under each of them.
-    let under = |seed: &u64| loaded.at_seed(*seed)?.recipe.check();
-    loaded.recipe.seeds.iter().try_for_each(under).map_err(|e| loaded.written.located(e))?;
+    let loaded = parsed(written, base)?;
+    loaded.check()?;
     Ok(loaded)
+}
+
+fn parsed(written: Written, base: PathBuf) -> Result<Loaded> {
+    let parsed = parse::parse::<Recipe>(&written.text, &written.place, &written.sets)?;
+    let place = written.place.clone();
+    Ok(Loaded { recipe: parsed.value, text: parsed.resolved, base, place, written, finished: false })
+}
+
+/// The recipe stored in the run directory `run`, read but not checked: an earlier version checked it by its own rules.
+///
+/// Errors name the file: one that this version cannot read, models without a name of their own or in a circle.
+pub fn stored(run: &Path) -> Result<Loaded> {
+    let path = run.join("recipe.toml");
+    let place = path.display().to_string();
+    let base = stored_base(&path, run).unwrap_or_else(|| run.to_path_buf());
+    let loaded = read_text(&path, MAX_FILE).and_then(|text| {
+        let loaded = parsed(Written { text, place, sets: Vec::new() }, base)?;
+        loaded.recipe.check_structure().map_err(|e| loaded.written.located(e))?;
+        Ok(loaded)
+    });
+    loaded.map_err(|e| match (&e.hint, finished_model(run)) {
+        (Some(_), _) => e,
+        (None, Some(model)) => e.hint(format!(
+            "put back the recipe that the run was made with, or name one of its models in place of the run: `{}`",
+            model.display()
+        )),
+        (None, None) => e.hint("put back the recipe that the run was made with"),
+    })
+}
+
+/// A finished model of the run in `run`, or of the run of one of its seeds.
+fn finished_model(run: &Path) -> Option<PathBuf> {
+    let entries = |dir: &str| {
+        let mut all: Vec<PathBuf> = std::fs::read_dir(run.join(dir)).ok()?.flatten().map(|e| e.path()).collect();
+        all.sort();
+        Some(all)
+    };
+    let models = entries("models").unwrap_or_default().into_iter().map(|model| model.join("final"));
+    let found = models.into_iter().find(|model| model.is_dir());
+    found.or_else(|| entries("seeds")?.iter().find_map(|seed| finished_model(seed)))
 }
 
 /// What the paths in the recipe of a run directory are looked up from: where they were when it ran.

@@ -37,7 +37,7 @@ use crate::sample::latent::Walk;
 use crate::sample::{DecodeConfig, LatentProcess};
 use crate::train::TrainConfig;
 use crate::weights::Storage;
-pub use load::{BASE, Loaded, Written, load, read};
+pub use load::{BASE, Loaded, Written, load, read, stored};
 pub use names::{ORACLE, slug};
 
 /// One study.

@@ -49,8 +49,8 @@ fn mended(name: &str) -> String {
 }
 
 impl Recipe {
-    /// Checks the names of the study and its models, and that no two results have one name.
-    pub(super) fn check_names(&self) -> Result<()> {
+    /// Checks that the study and its models have names that can be those of files.
+    pub(super) fn check_file_names(&self) -> Result<()> {
         if let Some(why) = fault(&self.name) {
             return Err(Error::usage("`name` cannot be the name of a run directory")
                 .cause(why)
@@ -59,19 +59,29 @@ impl Recipe {
         if self.model.is_empty() {
             return Err(Error::usage("a recipe needs at least one `model`").hint("add a table `[model.NAME]`"));
         }
+        let faulty = self.model.keys().find_map(|name| Some((name, fault(name)?)));
+        match faulty {
+            None => Ok(()),
+            Some((name, why)) => {
+                let key = super::parse::dotted_key(&["model", name]);
+                Err(Error::usage(format!("`{key}` cannot be the name of a model"))
+                    .cause(why)
+                    .hint(format!("call it `[model.{}]`", mended(name))))
+            }
+        }
+    }
+
+    /// Checks the names of the study and its models, and that no two results have one name.
+    pub(super) fn check_names(&self) -> Result<()> {
+        self.check_file_names()?;
         for (at, (name, model)) in self.model.iter().enumerate() {
             let key = super::parse::dotted_key(&["model", name]);
-            let rename = |to: &str| format!("call it `[model.{to}]`");
-            if let Some(why) = fault(name) {
-                return Err(Error::usage(format!("`{key}` cannot be the name of a model"))
-                    .cause(why)
-                    .hint(rename(&mended(name))));
-            }
             let same = |other: &&String| other.eq_ignore_ascii_case(name);
             if let Some(other) = self.model.keys().take(at).find(same) {
+                let free = format!("{}-2", &name[..name.len().min(LONGEST - 2)]);
                 return Err(Error::usage(format!("`{key}` and `model.{other}` differ only in capital letters"))
                     .cause("on some systems their directories are one")
-                    .hint(rename(&format!("{}-2", &name[..name.len().min(LONGEST - 2)]))));
+                    .hint(format!("call it `[model.{free}]`")));
             }
             if matches!(self.data, DataConfig::Story(_)) && self.eval.oracle && name.eq_ignore_ascii_case(ORACLE) {
                 return Err(Error::usage(format!("`{key}` has the name of the exact judge of `data.story`"))

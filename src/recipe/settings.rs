@@ -10,9 +10,19 @@ use super::{ModelConfig, Recipe, parse};
 use crate::error::Result;
 use crate::objective::Objective;
 
-/// Keys of a model that decide no number: how often to log and save, how much to keep, in which ways it is sampled; the
-/// steps, which may become more, and the hash that is asked of a checkpoint, are compared by themselves.
-const FREE: [&str; 6] = ["train.log_every", "train.save_every", "train.keep", "train.steps", "decode", "sha256"];
+/// Keys of a model that decide no number: how often to log and save, how much to keep, in which ways it is sampled, what is
+/// computed twice to save memory; the steps, which may become more, and the hash that is asked of a checkpoint, are compared
+/// by themselves.
+const FREE: [&str; 8] = [
+    "train.log_every",
+    "train.save_every",
+    "train.keep",
+    "train.steps",
+    "decode",
+    "sha256",
+    "checkpoint",
+    "network.checkpoint",
+];
 
 /// Places of files: their content is compared by its hash, wherever it lies.
 const PLACES: [&str; 7] = [
@@ -47,6 +57,10 @@ impl Recipe {
         decisive.decode.clear();
         decisive.seed = Some(self.seed(model));
         (decisive.train.log_every, decisive.train.save_every, decisive.train.keep) = (1, 0, 2);
+        decisive.checkpoint = None;
+        if let Some(network) = &mut decisive.network {
+            network.checkpoint = false;
+        }
         let mut text = format!("{}{}", toml_text(&self.data), toml_text(&decisive));
         for parent in Self::parents(model) {
             let what = if matches!(model.objective, Objective::Latent(_)) { "codec" } else { "teacher" };

@@ -73,6 +73,23 @@ fn fixture_samplers_in_blocks_take_steps_that_all_blocks_can_share_and_say_how_m
 }
 
 #[test]
+fn fixture_masked_checkpoints_are_sampled_in_phases_without_training() {
+    let strided = "{ order = { strided = 4 } }";
+    for family in ["llada", "mdlm", "dream", "sedd", "modernbert", "qwen3_mdlm", "sdtt"] {
+        let Some(dir) = shared(&format!("fixtures/{family}")) else { return };
+        let (place, dir) = (Place::new(), dir.display().to_string());
+        let base = ["sample", &dir, "--ids", "-n", "2", "--length", "12", "--decode", strided, "--trace"];
+        let ran = place.run(&[&base[..], &["--prompt", "5 6"]].concat()).ok();
+        assert!(ran.err.contains("4 steps"), "{family}: {}", ran.err);
+        place.run(&[&base[..], &["--block", "4"]].concat()).fails(2, &["`--block` and `--decode` both say"]);
+    }
+    let Some(dir) = shared("fixtures/gpt2") else { return };
+    let dir = dir.display().to_string();
+    let causal = ["sample", &dir, "--ids", "--prompt", "5", "-n", "1", "--decode", strided];
+    Place::new().run(&causal).fails(2, &["does not fit", "hint:"]);
+}
+
+#[test]
 fn many_texts_are_the_same_as_few_and_come_as_they_are_drawn() {
     let place = Place::new();
     place.run(&["run", "tiny", "--threads", "1"]).ok();

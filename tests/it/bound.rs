@@ -67,7 +67,7 @@ fn typed(place: &Place, line: &str) -> Ran {
 #[track_caller]
 fn hinted(ran: &Ran) -> String {
     let hint = ran.err.split("hint: ").nth(1).unwrap_or_else(|| panic!("no hint in {}", ran.err));
-    let commands = ["fewstep ", "rm ", "mv "];
+    let commands = ["fewstep ", "rm ", "mv ", "sed "];
     let mut quoted = hint.split('`').skip(1).step_by(2);
     let found = quoted.find(|q| commands.iter().any(|c| q.starts_with(c)));
     found.unwrap_or_else(|| panic!("no command in {hint}")).to_string()
@@ -449,6 +449,13 @@ fn a_first_run_that_fails_on_its_data_leaves_nothing_and_the_mended_recipe_runs(
         place.write("my.toml", TEXT);
         one(&place, &["run", "my.toml", "--only", "ar"]).ok();
     }
+    // What can be mended by a command is.
+    let place = Place::new();
+    place.write("text.txt", format!("\u{feff}{}", words()));
+    place.write("my.toml", TEXT);
+    let ran = one(&place, &["run", "my.toml", "--only", "ar"]).fails(3, &["begins with a byte order mark", "hint:"]);
+    typed(&place, &hinted(&ran)).ok();
+    one(&place, &["run", "my.toml", "--only", "ar"]).ok();
 }
 
 #[test]
@@ -494,6 +501,13 @@ fn a_longer_training_equals_one_that_was_as_long_from_the_start() {
     let ran = run(&place, "my.toml", &["--only", "ar"]).fails(2, &["has 34 steps", "`model.ar.train.steps` is 20"]);
     let ran = typed(&place, &format!("{} --only ar", hinted(&ran))).ok();
     assert!(ran.err.contains("r/replaced/ar-2"), "{}", ran.err);
+    // So are fewer than a training under way has.
+    std::fs::remove_dir_all(place.path("whole/models/ar/final")).unwrap();
+    let ran = one(&place, &["run", "my.toml", "--only", "ar", "--out", "whole"])
+        .fails(2, &["is at step 34", "give at least `model.ar.train.steps = 34`"]);
+    one(&place, &[&["run", "my.toml", "--only", "ar", "--out", "whole"][..], &longer].concat()).ok();
+    std::fs::remove_dir_all(place.path("whole/models/ar/final")).unwrap();
+    typed(&place, &format!("{} --only ar", hinted(&ran))).ok();
     // A learning rate that falls over all steps is no longer the same, which is said.
     let falling = ["--set", "model.ar.train.decay=cosine", "--only", "ar"];
     let out = |more: &[&str]| one(&place, &[&["run", "my.toml", "--out", "f"], &falling[..], more].concat());
@@ -658,6 +672,29 @@ fn models_that_seeds_share_are_one_model_or_refused() {
     typed(&place, &hinted(&ran)).ok();
     run(&place, "my.toml", &[]).ok();
     assert_eq!(weights("3"), weights("5"));
+    // So is damage under the first; and the command for all seeds mends it under whichever it is.
+    for seed in ["5", "3"] {
+        let path = last(seed, "judge").join("model.safetensors");
+        std::fs::write(&path, b"damaged").unwrap();
+        run(&place, "my.toml", &[]).fails(3, &[&format!("r/seeds/{seed}/models/judge/final is damaged"), "hint:"]);
+        run(&place, "my.toml", &["--retrain", "judge"]).ok();
+        assert_eq!(weights("3"), weights("5"));
+        run(&place, "my.toml", &[]).ok();
+        std::fs::write(last(seed, "judge").join(fewstep::fs::MANIFEST), b"{").unwrap();
+        run(&place, "my.toml", &["--retrain", "judge"]).ok();
+        run(&place, "my.toml", &[]).ok();
+    }
+    // One that is sound and another model is refused, and the hint has it copied.
+    let (one_seed, extra) = (last("5", "judge"), fewstep::fs::read_manifest(&last("5", "judge")).unwrap().extra);
+    let mut other = weights("5");
+    let at = other.len() - 3;
+    other[at] ^= 1;
+    std::fs::write(one_seed.join("model.safetensors"), other).unwrap();
+    fewstep::fs::write_manifest(&one_seed, extra).unwrap();
+    let ran = run(&place, "my.toml", &[]).fails(3, &["`judge` is another model in r/seeds/3 than in", "hint:"]);
+    typed(&place, &hinted(&ran)).ok();
+    run(&place, "my.toml", &["--retrain", "ar"]).ok();
+    assert_eq!(weights("3"), weights("5"));
     // Another text is refused under seeds too, and the hint does it for all of them.
     place.write("text.txt", words().replace('v', "V"));
     let ran = run(&place, "my.toml", &[]).fails(3, &["the data's tokens", "hint:"]);
@@ -714,4 +751,88 @@ fn fixture_a_base_checkpoint_whose_configuration_changed_is_refused_with_both_ha
     one(&place, &["sample", "r", "--model", "teacher", "-n", "1", "--steps", "2"]).ok();
     std::fs::write(&config, &good).unwrap();
     run(&place, "my.toml", &[]).fails(3, &["base config.json"]);
+}
+
+#[test]
+fn what_is_computed_twice_to_save_memory_may_change_within_a_training_and_decides_no_bit() {
+    let place = Place::new();
+    for (recipe, more) in [("fused", ""), ("composed", ", composed = true")] {
+        let text =
+            tiny().replace("network = { dim = 32, layers = 1", &format!("network = {{ dim = 32, layers = 2{more}"));
+        assert_eq!(text.matches("layers = 2").count(), 2, "{text}");
+        place.write(&format!("{recipe}.toml"), text);
+        let recipe = format!("{recipe}.toml");
+        let out = |dir: &str, more: &[&str]| {
+            one(&place, &[&["run", &recipe, "--only", "student", "--out", dir], more].concat()).ok()
+        };
+        let weights = |dir: &str, model: &str| {
+            std::fs::read(place.path(&format!("{dir}/models/{model}/final/model.safetensors"))).unwrap()
+        };
+        let (whole, cut) = (format!("{recipe}-whole"), format!("{recipe}-cut"));
+        out(&whole, &[]);
+        out(&cut, &[]);
+        for model in ["teacher", "student"] {
+            let dir = place.path(&format!("{cut}/models/{model}"));
+            std::fs::remove_dir_all(dir.join("final")).unwrap();
+            let mut steps: Vec<PathBuf> = std::fs::read_dir(&dir).unwrap().map(|e| e.unwrap().path()).collect();
+            steps.retain(|p| p.file_name().unwrap().to_string_lossy().starts_with("step-"));
+            steps.sort();
+            std::fs::remove_dir_all(steps.pop().unwrap()).unwrap();
+        }
+        let ran = out(&cut, &["--set", "model.teacher.network.checkpoint=true"]);
+        assert_eq!(ran.err.matches(": resumed at step ").count(), 2, "{}", ran.err);
+        for model in ["teacher", "student"] {
+            assert!(weights(&whole, model) == weights(&cut, model), "{recipe}: {model}");
+        }
+        // Nor is it a reason to refuse what is finished.
+        out(&whole, &["--set", "model.teacher.network.checkpoint=true"]);
+        out(&whole, &["--set", "model.student.checkpoint=true"]);
+    }
+}
+
+/// A run whose recipe breaks a rule that was made after it was finished.
+#[test]
+fn a_finished_run_of_an_earlier_version_is_read_although_its_recipe_breaks_a_rule_of_today() {
+    let place = Place::new();
+    place.write("my.toml", tiny());
+    run(&place, "my.toml", &[]).ok();
+    let stored = place.path("r/recipe.toml");
+    let text = std::fs::read_to_string(&stored).unwrap();
+    let broken = text.replacen("steps = 20,", "steps = 20, keep = 1,", 1);
+    assert_ne!(broken, text);
+    std::fs::write(&stored, &broken).unwrap();
+    let commands = [
+        &["sample", "r", "-n", "1"][..],
+        &["inspect", "r"],
+        &["export", "r", "--model", "ar", "--out", "e"],
+        &["eval", "r"],
+        &["report", "r"],
+    ];
+    for command in commands {
+        let ran = one(&place, command).ok();
+        let told = ran.err.contains("keep") && ran.err.contains("the run is finished and is read as it is");
+        assert_eq!(told, matches!(command[0], "export" | "eval"), "{}", ran.err);
+    }
+    // What is still to be trained is trained by the rules of today.
+    std::fs::remove_dir_all(place.path("r/models/student/final")).unwrap();
+    let words = ["r/recipe.toml:", "`model.ar.train.keep"];
+    one(&place, &["eval", "r"]).fails(2, &words);
+    run(&place, "r/recipe.toml", &[]).fails(2, &words);
+    std::fs::write(&stored, &text).unwrap();
+    run(&place, "my.toml", &[]).ok();
+
+    // What cannot be read is told with its place, and the hint leads round it.
+    for (bad, word) in [("name = \"tiny\"\nunknown = 1\n", "unknown"), ("x = [", "")] {
+        std::fs::write(&stored, bad).unwrap();
+        for command in [&["sample", "r", "-n", "1"][..], &["inspect", "r"], &["export", "r", "--out", "e2"]] {
+            one(&place, command).fails(2, &["r/recipe.toml:", word, "hint:"]);
+        }
+    }
+    std::fs::write(&stored, text.replace("[model.ar]", "[model.\"../x\"]")).unwrap();
+    one(&place, &["sample", "r", "-n", "1"]).fails(2, &["r/recipe.toml:", "cannot be the name of a model", "hint:"]);
+    std::fs::write(&stored, [0xff, 0xfe]).unwrap();
+    let ran = one(&place, &["sample", "r", "-n", "1"]).fails(3, &["r/recipe.toml is not UTF-8", "hint:"]);
+    let way = ran.err.split('`').find(|text| text.ends_with("/final")).unwrap().to_string();
+    one(&place, &["sample", &way, "-n", "1"]).ok();
+    one(&place, &["export", &way, "--out", "e3"]).ok();
 }

@@ -527,7 +527,12 @@ fn w10_weights_of_another_hash_than_the_recipes_are_refused() {
     study(&place, &format!("sha256 = \"{hash}\""), "abc ab a ");
     place.run(&check).ok();
     study(&place, "sha256 = \"abc\"", "abc ab a ");
-    place.run(&check).fails(2, &["model.teacher.sha256", "64"]);
+    let ran = place.run(&check).fails(2, &["model.teacher.sha256", "64", "`sha256sum FILE` prints them"]);
+    // What the command prints is what the key takes.
+    let printed = std::process::Command::new("sha256sum").arg(place.path("model/model.safetensors")).output();
+    if let Ok(printed) = printed {
+        assert!(String::from_utf8(printed.stdout).unwrap().starts_with(&hash), "{}", ran.err);
+    }
     study(&place, "sha256 = \"abc\"", "abc ab a ");
     let recipe = std::fs::read_to_string(place.path("study.toml")).unwrap().replace("from = \"model\"\n", "");
     place.write("study.toml", recipe);

@@ -4,7 +4,7 @@ use fewstep::data::tokenizer::Tokenizer;
 
 use super::binary::{Place, Ran};
 use super::hostile;
-use super::hub_server::{COMMIT, command};
+use super::hub_server::{COMMIT, Hub, command};
 
 fn recipe(data: &str) -> String {
     format!(
@@ -148,4 +148,64 @@ speed_repeats = 0
         assert!(base == name || (revision.is_none() && base.ends_with(name)), "{config}");
         assert_eq!(config["revision"].as_str(), revision, "{config}");
     }
+}
+
+#[test]
+fn an_emptied_cache_is_not_filled_again_to_compare_a_hash() {
+    let place = Place::new();
+    let model = format!("home/hub/models--tiny--mdlm/snapshots/{COMMIT}");
+    let fill = || {
+        place.write("home/hub/models--tiny--mdlm/refs/v1", COMMIT);
+        place.write(&format!("{model}/config.json"), hostile::CONFIG);
+        place.write(&format!("{model}/model.safetensors"), hostile::file(&hostile::tensors()));
+    };
+    fill();
+    place.write("text.txt", "abcdefghij\nbadcfehgji\n".repeat(60));
+    place.write(
+        "study.toml",
+        r#"
+name = "study"
+[data.text]
+path = "text.txt"
+tokenizer = "char"
+length = 8
+[model.judge]
+order = "left_to_right"
+objective.ar_nll = {}
+network = { dim = 16, layers = 1, heads = 2, visibility = "causal", shift = true }
+train = { steps = 2, batch = 2, lr = 1e-3 }
+[model.teacher]
+from = "hf://tiny/mdlm@v1"
+order = "parallel"
+objective.elbo = {}
+train = { steps = 0, batch = 2, lr = 1e-3 }
+[model.student]
+order = "parallel"
+objective.sdtt = { teacher = "teacher", teacher_steps = 4, rounds = 1 }
+train = { steps = 2, batch = 2, lr = 1e-4 }
+[eval]
+samples = 4
+batch = 4
+steps = [2]
+held_out = 4
+judge = "judge"
+speed_repeats = 0
+"#,
+    );
+    let hub = Hub::new(|_, out| out.head("404 Not Found", &[]));
+    let run = |args: &[&str]| Ran::from(command(&place, &hub.url(), args).output().unwrap(), args);
+    run(&["run", "study.toml"]).ok();
+    std::fs::remove_dir_all(place.path("home/hub")).unwrap();
+    // Nothing of these needs the checkpoint's weights.
+    run(&["run", "study.toml", "--only", "student"]).ok();
+    run(&["sample", "runs/study", "--model", "student", "-n", "1", "--steps", "2"]).ok();
+    assert!(hub.asked().is_empty(), "{:?}", hub.asked());
+    // An evaluation reads them: they are asked for, and what is missing is named.
+    run(&["run", "study.toml"]).fails(3, &["hf://tiny/mdlm@v1", "hint:"]);
+    assert!(!hub.asked().is_empty());
+    // Back in the cache, they are compared again.
+    fill();
+    run(&["run", "study.toml"]).ok();
+    place.write(&format!("{model}/config.json"), format!("{}\n", hostile::CONFIG));
+    run(&["run", "study.toml", "--only", "student"]).fails(3, &["base config.json: sha256 ", "hint:"]);
 }

@@ -285,6 +285,34 @@ fn a_verdict_goes_into_a_pipe_that_is_named_and_the_pipe_stays() {
     assert!(std::fs::metadata(&pipe).unwrap().file_type().is_fifo());
 }
 
+#[cfg(unix)]
+#[test]
+fn a_pipe_that_nobody_reads_is_refused_before_anything_is_judged() {
+    let place = Place::new();
+    let results = Path::new(env!("CARGO_MANIFEST_DIR")).join("reports/quickstart/results.json");
+    assert!(std::process::Command::new("mkfifo").arg(place.path("pipe")).status().unwrap().success());
+    let shown = results.display().to_string();
+    let words = ["cannot write pipe", "a pipe from which nobody reads", "hint: start what reads"];
+    // The results are not even looked for.
+    let ran = place.run(&["gate", "absent.json", "--baseline", &shown, "--junit", "pipe"]);
+    assert!(ran.fails(4, &words).out.is_empty());
+    let mut command = place.command(&["gate", &shown, "--baseline", &shown]);
+    let ran = command.env("GITHUB_STEP_SUMMARY", "pipe").output().unwrap();
+    Ran::from(ran, &["gate"]).fails(4, &words);
+    // A device that takes everything is written to, and stays.
+    place.run(&["gate", &shown, "--baseline", &shown, "--junit", "/dev/null"]).ok();
+    let ran = place.run(&["gate", &shown, "--baseline", &shown, "--junit", "/dev/stdout", "--quiet"]).ok();
+    assert!(ran.out.contains("<testsuite"), "{}", ran.out);
+    // A stream of the process is written to where it is, be it a file too.
+    let gate = format!("{} gate {shown} --baseline {shown}", env!("CARGO_BIN_EXE_fewstep"));
+    let line = format!("{gate} --junit /proc/self/fd/1 > both.txt && {gate} > text.txt");
+    let shell = std::process::Command::new("sh").args(["-c", &line]).current_dir(place.path("")).status().unwrap();
+    assert!(shell.success());
+    let read = |name: &str| std::fs::read_to_string(place.path(name)).unwrap();
+    let (both, text) = (read("both.txt"), read("text.txt"));
+    assert!(both.contains("</testsuite") && both.ends_with(&text) && both.len() > text.len(), "{both}");
+}
+
 /// What changes files when it is called from Rust's library, or writes the files that crates of ours are told to write.
 const WRITERS: [&str; 27] = [
     "fs::write(",

@@ -83,6 +83,52 @@ fn following_the_hint_removes_the_error() {
     limited(&place, room, &[&check[..], &set].concat()).ok();
 }
 
+/// A training under way is bound to its batch, so that no other is named but with the command that begins it anew.
+#[test]
+fn the_hint_of_a_training_that_goes_on_with_less_memory_names_what_may_change_in_its_directory() {
+    let place = Place::new();
+    let sets = ["batch=30000", "steps=2", "warmup=0", "save_every=1"].map(|set| format!("--set model.ar.train.{set}"));
+    let line = format!("run tiny --only ar --threads 1 --set model.ar.network.layers=4 {}", sets.join(" "));
+    let line: Vec<&str> = line.split(' ').collect();
+    place.run(&line).ok();
+    let dir = place.path("runs/tiny/models/ar");
+    let cut = || {
+        std::fs::remove_dir_all(dir.join("final")).unwrap();
+        std::fs::remove_dir_all(dir.join("step-000002")).unwrap();
+    };
+    let own = own_size(&place);
+    let (mut freely, mut anew) = (0, 0);
+    for more in [300_000, 600_000, 900_000, 1_200_000] {
+        if dir.join("final").exists() {
+            cut();
+        }
+        let ran = limited(&place, own + more, &line);
+        if ran.code == 0 {
+            continue;
+        }
+        let ran = ran.fails(6, &["training `ar` does not fit", "hint:"]);
+        let hint = ran.err.split("hint:").nth(1).unwrap();
+        let quoted = hint.split('`').nth(1).unwrap_or_else(|| panic!("{hint}")).to_string();
+        let words: Vec<&str> = quoted.split(' ').collect();
+        match words[0] {
+            "--set" => {
+                freely += 1;
+                assert!(!quoted.contains("batch"), "{hint}");
+                limited(&place, own + more, &[&line[..], &words].concat()).ok();
+            }
+            "fewstep" => {
+                anew += 1;
+                let (only, threads) = (&line[2..4], &line[4..6]);
+                limited(&place, own + more, &[&words[1..], only, threads].concat()).ok();
+                std::fs::remove_dir_all(place.path("runs")).unwrap();
+                place.run(&line).ok();
+            }
+            _ => panic!("{hint}"),
+        }
+    }
+    assert!(freely > 0 && anew > 0, "{freely} settings and {anew} commands were followed");
+}
+
 #[test]
 fn a_network_of_which_not_one_sequence_fits_is_made_smaller_by_the_hint() {
     let place = Place::new();
@@ -128,7 +174,8 @@ fn an_allocation_that_fails_ends_with_a_message_and_exit_code_6() {
 fn a_model_or_a_batch_that_does_not_fit_is_not_sampled_and_what_the_hint_names_fits() {
     let network = TransformerConfig::new(1024, 8, 8, Visibility::Full);
     let device = Device::flex();
-    let ask = |weights: u128, batch: usize| room::samples(&network, (50_000, 1024), (weights, batch), &device);
+    let shape = (50_000, 1024);
+    let ask = |weights: u128, batch: usize| room::samples(&network, shape, weights, (batch, 1), &device);
     assert!(ask(1 << 20, 1).is_ok());
     let e = ask(1 << 60, 1).unwrap_err();
     assert!(e.kind == Kind::Device && e.to_string().contains("left") && e.hint.unwrap().contains("smaller model"));
@@ -136,6 +183,19 @@ fn a_model_or_a_batch_that_does_not_fit_is_not_sampled_and_what_the_hint_names_f
     let hint = e.hint.unwrap();
     let n: usize = hint.trim_start_matches("`-n ").split('`').next().unwrap().parse().unwrap();
     assert!(n > 1 && ask(1 << 20, n).is_ok(), "{hint}");
+    // Each text may be one of several candidates, which are drawn too.
+    let (room, fits) = (n, |n: usize, candidates: usize| {
+        room::samples(&network, shape, 1 << 20, (n * candidates, candidates), &device)
+    });
+    for candidates in [2, room / 2, room, 2 * room] {
+        let hint = fits(100_000_000, candidates).unwrap_err().hint.unwrap();
+        let words: Vec<&str> = hint.trim_start_matches('`').split('`').next().unwrap().split(' ').collect();
+        match words[..] {
+            ["-n", n] => assert!(fits(n.parse().unwrap(), candidates).is_ok(), "{hint}"),
+            ["-n", "1", "--mbr", fewer] => assert!(fits(1, fewer.parse().unwrap()).is_ok(), "{hint}"),
+            _ => panic!("{hint}"),
+        }
+    }
 }
 
 #[test]

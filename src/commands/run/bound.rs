@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use super::seeds::seed_dir;
-use super::shape::checkpoint;
+use super::shape::{at_hand, checkpoint};
 use super::{Study, not_trained};
 use crate::error::{Error, Result, typed};
 use crate::eval::results::Results;
@@ -97,15 +97,23 @@ impl Study {
         format!("{}{flags}", self.command)
     }
 
+    /// The command that trains `name` anew, where its training is under way.
+    pub fn anew(&self, name: &str) -> Option<String> {
+        let goes_on = !self.retrain.borrow().contains(name) && state::newest_record(&self.model_dir(name)).is_some();
+        goes_on.then(|| self.again(&BTreeSet::from([name])))
+    }
+
     /// All that decides the numbers of a model, as the recipe, the data and the files are now.
     pub(super) fn fingerprint(&self, name: &str) -> Result<Fingerprint> {
         let model = self.recipe.model(name)?;
         let mut sources = self.sources.clone();
-        // One of the hub that cannot be had now is gone, as one whose directory is.
-        if let Network::From(from) = self.recipe.network(name)?
-            && let Ok(dir) = checkpoint(from, &self.base)
-        {
-            sources.extend(self.base_sources(&dir)?);
+        if let Network::From(from) = self.recipe.network(name)? {
+            // Nothing is fetched to compare its hash alone: one that is not at hand is gone, as one whose directory is.
+            let dir = match fs::is_there(&self.final_dir(name)) {
+                true => at_hand(from, &self.base),
+                false => checkpoint(from, &self.base).ok(),
+            };
+            sources.extend(dir.map(|dir| self.base_sources(&dir)).transpose()?.unwrap_or_default());
         }
         for parent in Recipe::parents(model) {
             let dir = self.final_dir(parent);
@@ -119,6 +127,16 @@ impl Study {
             steps: model.train.steps,
             before: self.recipe.settings_before(name)?,
         })
+    }
+
+    /// Fetches the checkpoint of the hub that the finished model `name` is a reference to, where it left the cache.
+    pub(super) fn fetch_base(&self, name: &str) -> Result<()> {
+        let dir = self.final_dir(name);
+        let gone = origin::of(&dir)?.is_some_and(|origin| !dir.join(&origin.base).exists());
+        match self.recipe.network(name)? {
+            Network::From(from) if gone => checkpoint(from, &self.base).map(drop),
+            _ => Ok(()),
+        }
     }
 
     /// The hashes of a public checkpoint; none where it is gone, which a model of its own weights survives.
@@ -139,7 +157,7 @@ impl Study {
     /// What a model is bound to, if it is trained or being trained.
     fn stored(&self, name: &str) -> Result<Option<Stored>> {
         let dir = self.final_dir(name);
-        match there(&dir) {
+        match fs::is_there(&dir) {
             true => {
                 let manifest = fs::read_manifest(&dir).map_err(|e| whole::damaged(e, &dir))?;
                 stored_in(&manifest, &dir).map(Some)
@@ -153,7 +171,7 @@ impl Study {
     /// Errors: a model that is not finished (usage), or damaged (input).
     pub(super) fn verified(&self, name: &str) -> Result<fs::Manifest> {
         let dir = self.final_dir(name);
-        if !there(&dir) {
+        if !fs::is_there(&dir) {
             return Err(not_trained(name, &self.dir));
         }
         fs::verify_manifest(&dir).map_err(|e| whole::damaged(e, &dir))
@@ -202,8 +220,13 @@ impl Study {
             refused.add(name, self.fingerprint(name)?.mismatch(&stored));
             for parent in Recipe::parents(self.recipe.model(name)?) {
                 let steps = self.recipe.model(parent)?.train.steps;
-                let before = self.stored(parent)?.and_then(|s| s.steps()).filter(|before| *before != steps);
-                if let Some(before) = before.filter(|_| there(&self.final_dir(parent))) {
+                let before = match self.stored(parent) {
+                    // Damage is what it is trained again for.
+                    Err(_) if self.retrain.borrow().contains(parent) => continue,
+                    before => before?,
+                };
+                let before = before.and_then(|s| s.steps()).filter(|before| *before != steps);
+                if let Some(before) = before.filter(|_| fs::is_there(&self.final_dir(parent))) {
                     let key = format!("model.{parent}.train.steps");
                     let lines = vec![format!("- {key} = {before}"), format!("+ {key} = {steps}")];
                     refused.add(name, Some(Mismatch::Settings(lines)));
@@ -218,7 +241,7 @@ impl Study {
     /// Errors: damage, another recipe or other data, more steps than asked for, or fewer with no checkpoint to go on from.
     pub(super) fn is_finished(&self, name: &str) -> Result<bool> {
         let dir = self.final_dir(name);
-        if !there(&dir) {
+        if !fs::is_there(&dir) {
             return Ok(false);
         }
         let manifest = self.verified(name)?;
@@ -250,7 +273,7 @@ impl Study {
             return Ok(());
         }
         let dir = self.model_dir(name);
-        if !there(&self.final_dir(name))
+        if !fs::is_there(&self.final_dir(name))
             && let Some(stored) = state::newest_sound(&dir)
             && self.fingerprint(name)?.mismatch(&stored).is_none()
         {
@@ -276,7 +299,7 @@ impl Study {
     /// Errors: the two runs have different ones.
     pub(super) fn take_finished(&self, name: &str, other: &Path) -> Result<()> {
         let (from, own) = (other.join("models").join(name).join(whole::FINAL), self.final_dir(name));
-        if !there(&from) {
+        if !fs::is_there(&from) {
             return Ok(());
         }
         let theirs = fs::read_manifest(&from).map_err(|e| whole::damaged(e, &from))?;
@@ -285,14 +308,22 @@ impl Study {
         if fingerprint.mismatch(&stored).is_some() || !same_steps {
             return Ok(());
         }
-        if there(&own) {
-            let ours = self.verified(name)?;
-            let (a, b) = (weights_of(&theirs, &from)?, weights_of(&ours, &own)?);
+        if fs::is_there(&own) {
+            let again = self.retrain.borrow().contains(name);
+            // What is to be replaced may be damaged: that is why it is.
+            let ours = match self.verified(name) {
+                Err(_) if again => None,
+                ours => Some(ours?),
+            };
+            let (a, b) = (
+                weights_of(&theirs, &from)?,
+                ours.map(|ours| weights_of(&ours, &own)).transpose()?.unwrap_or_default(),
+            );
             if a == b {
                 self.retrain.borrow_mut().remove(name);
                 return Ok(());
             }
-            if !self.retrain.borrow().contains(name) {
+            if !again {
                 let dir = self.model_dir(name).display().to_string();
                 return Err(Error::input(format!("`{name}` is another model in {} than in {dir}", other.display()))
                     .cause("it is the same under every seed")
@@ -329,7 +360,7 @@ pub fn of_this_run(results: &Results, dir: &Path) -> Result<()> {
         for model in &results.models {
             let name = model.name.split(": ").next().unwrap_or_default();
             let last = run.join("models").join(name).join(whole::FINAL);
-            if !there(&last) {
+            if !fs::is_there(&last) {
                 continue;
             }
             let manifest = fs::read_manifest(&last).map_err(|e| whole::damaged(e, &last))?;
@@ -346,11 +377,6 @@ pub fn of_this_run(results: &Results, dir: &Path) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// Whether something of that name exists, a link that leads nowhere too.
-pub(super) fn there(path: &Path) -> bool {
-    std::fs::symlink_metadata(path).is_ok()
 }
 
 /// The models that are bound to something else than what is at hand.

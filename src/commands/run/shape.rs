@@ -158,6 +158,14 @@ pub(super) fn checkpoint(from: &Path, base: &Path) -> Result<PathBuf> {
     }
 }
 
+/// The same where nothing has to be downloaded for it.
+pub(super) fn at_hand(from: &Path, base: &Path) -> Option<PathBuf> {
+    match crate::hub::reference(&from.to_string_lossy()).ok()? {
+        Some(model) => family::cached(&model),
+        None => Some(base.join(from)),
+    }
+}
+
 /// The shape of a model as its network is described, all blocks of it.
 fn whole(recipe: &Recipe, name: &str, data: &Data, base: &Path) -> Result<Shape> {
     let types = recipe.dtype(name)?;

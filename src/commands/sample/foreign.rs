@@ -21,7 +21,7 @@ use crate::model::{Denoise, Transformer};
 use crate::process::{Corruption, Order, Schedule};
 use crate::rng::{StepRng, Stream};
 use crate::sample::family::{Draws, Plan, Sampler, Settings, walk};
-use crate::sample::{Decode, Process, SampleSpec, Samples, beam, sample};
+use crate::sample::{Decode, DecodeConfig, Process, SampleSpec, Samples, beam, sample};
 use crate::term;
 use crate::weights::NonFinite;
 
@@ -134,7 +134,7 @@ pub fn run(request: &Request, dir: &Path, device: &Device) -> Result<()> {
         ..LoadOptions::default()
     };
     let weights = 4 * d.network.parameters(d.vocab, length.min(d.length));
-    room::samples(&d.network, (d.vocab, length), (weights, request.batch()), device)?;
+    room::samples(&d.network, (d.vocab, length), weights, (request.batch(), request.candidates()), device)?;
     let Loaded { model, .. } = family::load(dir, &load, device)?;
     let model = match d.special.mask {
         Some(mask) => model.with_mask(mask as usize),
@@ -155,12 +155,18 @@ pub fn run(request: &Request, dir: &Path, device: &Device) -> Result<()> {
     let answer = |ids: &[u32]| written(&d, ids, prompt, prompt).to_vec();
     if let Some(width) = request.beam {
         let search = beam::Search { ends: &d.ends, ..beam::Search::new(width, request.length_penalty) };
-        return beams(request, &model, &process(&d, length, None)?, &decode, &pinned, &search);
+        let process = decoded(request, &d, process(&d, length, None)?)?;
+        return beams(request, &model, &process, &decode, &pinned, &search);
     }
     // Of uniform noise no position is known to be noise, so the exact sampler does not apply.
     let uniform = d.special.mask.is_none() && d.family.prediction() != Prediction::NextToken;
     match (sampler, Sampler::published(d.family).filter(|_| uniform)) {
         (Some(sampler), _) | (None, Some(sampler)) => {
+            if request.decode.is_some() {
+                return Err(Error::usage(format!("`--decode` beside the sampler `{}`", sampler.name()))
+                    .cause("a published sampler has an order of its own")
+                    .hint("leave `--decode` out"));
+            }
             let plan = planned(request, (&d, &model), sampler, &pinned, length)?;
             let blocks = plan.blocks.len();
             let among = if blocks > 1 { format!(" in {blocks} blocks") } else { String::new() };
@@ -171,7 +177,7 @@ pub fn run(request: &Request, dir: &Path, device: &Device) -> Result<()> {
             show(request, d.family.name(), &how, &decode, &draw)
         }
         (None, None) => {
-            let process = process(&d, length, options.block)?;
+            let process = decoded(request, &d, process(&d, length, options.block)?)?;
             let steps = steps(request, &process, STEPS, model.over_blocks())?;
             let (filter, trace) = (request.filter, request.trace);
             let spec = SampleSpec { filter, pinned, trace, ..SampleSpec::new(steps, request.seed, request.batch()) };
@@ -255,6 +261,24 @@ fn process(d: &Description, length: usize, block: Option<usize>) -> Result<Proce
         cached,
         decode: Decode::Table,
     })
+}
+
+/// The process in the order of `--decode`, where a masked checkpoint that sees everything is asked for one.
+fn decoded(request: &Request, d: &Description, process: Process) -> Result<Process> {
+    let Some(text) = &request.decode else { return Ok(process) };
+    let decode = super::decode_given(text)?;
+    if request.public.block.is_some() {
+        return Err(Error::usage("`--block` and `--decode` both say in which order a text is written")
+            .hint("leave `--block` out"));
+    }
+    let masked = d.family.prediction() != Prediction::NextToken;
+    let ordered = matches!(decode, DecodeConfig::Order(_) | DecodeConfig::Mbr { .. });
+    match decode.misfit(d.network.visibility, d.network.encoder_layers > 0).filter(|_| ordered) {
+        None if ordered && masked => Ok(decode.process(process)),
+        why => Err(Error::usage(format!("`--decode {text}` does not fit {} models", d.family.name()))
+            .cause(why.unwrap_or("a public checkpoint is asked for an order: `{ order = .. }`"))
+            .hint("leave `--decode` out; a masked checkpoint that sees everything takes `--decode '{ order = { strided = 8 } }'`")),
+    }
 }
 
 /// How a published sampler writes the texts that are asked for.

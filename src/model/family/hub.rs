@@ -21,7 +21,7 @@ pub fn resolve(path: &Path) -> Result<PathBuf> {
 }
 
 /// The model's snapshot, if all of it is in the cache.
-fn cached(model: &Reference) -> Option<PathBuf> {
+pub fn cached(model: &Reference) -> Option<PathBuf> {
     let dir = model.cached("config.json")?.parent()?.to_path_buf();
     Store::open(&dir).is_ok().then_some(dir)
 }

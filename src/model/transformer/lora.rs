@@ -324,14 +324,3 @@ pub fn check_layers(keep: &[usize], config: &TransformerConfig, key: &str) -> Re
     }
     Ok(())
 }
-
-/// Named parameters of the blocks `keep` alone, under their new numbers, and everything outside of the blocks.
-pub fn kept_layers(named: Named, keep: &[usize]) -> Named {
-    let renumbered = |name: String| -> Option<String> {
-        let Some(rest) = name.strip_prefix("blocks.") else { return Some(name) };
-        let (number, rest) = rest.split_once('.')?;
-        let at = keep.iter().position(|k| number.parse() == Ok(*k))?;
-        Some(format!("blocks.{at}.{rest}"))
-    };
-    named.into_iter().filter_map(|(name, tensor)| Some((renumbered(name)?, tensor))).collect()
-}

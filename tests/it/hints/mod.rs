@@ -5,8 +5,8 @@
 //! * `complete`: every such hint in `src` is among the hints of the two tables.
 //!
 //! To add a hint: add a case with the recipe or the command that gives it to one of the tables. The case says the words of the
-//! hint; `complete` finds the literal in `src` by them. A hint that only names what somebody else has (a path of theirs, a
-//! GPU) goes to `complete::NAMED` with the reason.
+//! hint; `complete` finds the literal in `src` by them. A hint that a test elsewhere follows goes to `complete::NAMED` with that
+//! test, and one that only names what somebody else has (a path of theirs, a GPU) with the reason.
 
 mod commands;
 mod complete;

@@ -1,0 +1,60 @@
+//! The recipe of a run directory. An earlier version checked it by its own rules and trained by it, so a rule that was added
+//! since is no reason to refuse what is finished.
+
+use std::path::{Path, PathBuf};
+
+use super::run::seeds::seed_dir;
+use crate::error::{Error, Result};
+use crate::export::whole::FINAL;
+use crate::recipe::{self, Loaded};
+use crate::{fs, term};
+
+/// The recipe stored in `run`, to find a model by; its relative paths are looked up from where they were when it ran.
+///
+/// Errors: a directory without one, a recipe that cannot be read.
+pub fn read(run: &Path) -> Result<Loaded> {
+    if !run.join("recipe.toml").is_file() {
+        return Err(Error::input(format!("{} is not a run directory: it has no recipe.toml", run.display()))
+            .hint("`fewstep run quickstart` makes one in runs/quickstart"));
+    }
+    recipe::stored(run)
+}
+
+/// The recipe stored in `run`, to export or evaluate by. Of a run whose models are all finished, a rule that it breaks is
+/// told and passed over.
+///
+/// Errors: as [`read`]; a broken rule where something is still to be trained; data or an evaluation out of range.
+pub fn usable(run: &Path) -> Result<Loaded> {
+    let loaded = read(run)?;
+    let Err(broken) = loaded.check() else { return Ok(loaded) };
+    if !is_finished(run, &loaded) {
+        return Err(broken);
+    }
+    loaded.recipe.check_evaluation().map_err(|e| loaded.written.located(e))?;
+    passed_over(&broken);
+    Ok(Loaded { finished: true, ..loaded })
+}
+
+/// Says that a finished run breaks a rule of this version.
+pub fn passed_over(broken: &Error) {
+    term::warn(&format!("{}: the run is finished and is read as it is", broken.message));
+}
+
+/// The run directory of the first training seed of the study in `run`, where it has several.
+///
+/// Errors: a recipe.toml that cannot be read. What has none is not a run with several seeds.
+pub fn first_seed(run: &Path) -> Result<Option<PathBuf>> {
+    if !fs::is_there(&run.join("recipe.toml")) {
+        return Ok(None);
+    }
+    Ok(recipe::stored(run)?.recipe.seeds.first().map(|seed| seed_dir(run, *seed)))
+}
+
+fn is_finished(run: &Path, loaded: &Loaded) -> bool {
+    let runs = match &loaded.recipe.seeds[..] {
+        [] => vec![run.to_path_buf()],
+        seeds => seeds.iter().map(|seed| seed_dir(run, *seed)).collect(),
+    };
+    let has = |run: &PathBuf, name: &String| fs::is_there(&run.join("models").join(name).join(FINAL));
+    runs.iter().all(|run| loaded.recipe.model.keys().all(|name| has(run, name)))
+}
