@@ -49,10 +49,9 @@ pub struct Found {
 
 /// The known patterns of K phases in a period of P positions, by name.
 pub fn known(steps: usize, period: usize) -> Vec<(String, Vec<usize>)> {
-    let of = |pattern: Pattern| (0..period).map(|l| pattern.phase(l)).collect::<Vec<usize>>();
     let mut all = vec![
-        ("strided".to_string(), of(Pattern::Strided(steps))),
-        ("dilated".to_string(), of(Pattern::Dilated(steps))),
+        ("strided".to_string(), Pattern::Strided(steps).list(period)),
+        ("dilated".to_string(), Pattern::Dilated(steps).list(period)),
     ];
     all.extend(growing(steps, period).map(|list| ("growing".to_string(), list)));
     all
@@ -65,12 +64,11 @@ pub fn growing(steps: usize, period: usize) -> Option<Vec<usize>> {
         return None;
     }
     // Places in the order of halved gaps; the first 1, 1, 2, 4, .. of 2^(K-1) parts of it are the phases.
-    let halved = Pattern::Dilated(period);
-    let phase = |l: usize| {
-        let part = (halved.phase(l) << (steps - 1)) / period;
+    let phase = |place: usize| {
+        let part = (place << (steps - 1)) / period;
         (usize::BITS - part.leading_zeros()) as usize
     };
-    Some((0..period).map(phase).collect())
+    Some(Pattern::Dilated(period).list(period).into_iter().map(phase).collect())
 }
 
 /// Whether every phase below K has a position.

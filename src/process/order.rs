@@ -115,9 +115,8 @@ impl Order {
     pub fn phases(&self, length: usize, given: &[bool]) -> Option<Arc<Phases>> {
         let pattern = self.pattern?;
         assert!(!pattern.follows_steps(), "the number of phases is that of the steps");
-        // Blocks come one after the other, and no phase has a larger number than a block has positions or a list phases.
-        let stride = self.block.max(phases::MOST_LISTED);
-        let key = |l: usize| l / self.block * stride + pattern.phase(l % self.block);
+        // Blocks come one after the other.
+        let key = |l: usize| l / self.block * pattern.bound() + pattern.key(l % self.block);
         Some(Arc::new(Phases::new(length, given, key)))
     }
 

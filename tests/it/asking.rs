@@ -75,7 +75,7 @@ fn fixture_samplers_in_blocks_take_steps_that_all_blocks_can_share_and_say_how_m
 #[test]
 fn fixture_masked_checkpoints_are_sampled_in_phases_without_training() {
     let strided = "{ order = { strided = 4 } }";
-    for family in ["llada", "mdlm", "dream", "sedd", "modernbert", "qwen3_mdlm", "sdtt"] {
+    for family in ["llada", "mdlm", "dream", "sedd", "qwen3_mdlm", "sdtt"] {
         let Some(dir) = shared(&format!("fixtures/{family}")) else { return };
         let (place, dir) = (Place::new(), dir.display().to_string());
         let base = ["sample", &dir, "--ids", "-n", "2", "--length", "12", "--decode", strided, "--trace"];

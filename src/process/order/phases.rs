@@ -49,21 +49,31 @@ impl List {
     }
 }
 
-/// The place of residue `r` of `count` in the order of reversed bits.
-fn reversed(r: usize, count: usize) -> usize {
-    let bits = usize::BITS - count.saturating_sub(1).leading_zeros();
-    let key = |r: usize| if bits == 0 { 0 } else { r.reverse_bits() >> (usize::BITS - bits) };
-    (0..count).filter(|other| key(*other) < key(r)).count()
-}
-
 impl Pattern {
-    /// The phase of position `l`.
-    pub fn phase(&self, l: usize) -> usize {
+    /// A number that is the same in a phase, and larger in later ones, of position `l`; below [`Pattern::bound`].
+    pub fn key(&self, l: usize) -> usize {
         match self {
             Pattern::Strided(count) => l % (*count).max(1),
-            Pattern::Dilated(count) => reversed(l % (*count).max(1), (*count).max(1)),
+            Pattern::Dilated(count) => {
+                let bits = (*count).max(1).next_power_of_two().trailing_zeros();
+                (l % (*count).max(1)).reverse_bits().checked_shr(usize::BITS - bits).unwrap_or(0)
+            }
             Pattern::Listed(list) => usize::from(list.of[l % usize::from(list.length)]),
         }
+    }
+
+    /// What no key reaches.
+    pub fn bound(&self) -> usize {
+        match self {
+            Pattern::Strided(count) | Pattern::Dilated(count) => (*count).max(1).next_power_of_two(),
+            Pattern::Listed(_) => MOST_LISTED,
+        }
+    }
+
+    /// The phase of each of `length` positions, counted from 0 without gaps.
+    pub fn list(&self, length: usize) -> Vec<usize> {
+        let phases = Phases::new(length, &[], |l| self.key(l));
+        (0..length).map(|l| phases.phase(l).unwrap_or(0)).collect()
     }
 
     /// The same pattern in `steps` phases, where its number is that of the steps.
@@ -180,7 +190,7 @@ mod tests {
 
     #[test]
     fn strided_phases_are_residues_and_dilated_ones_halve_the_gaps() {
-        let phases = |pattern: Pattern| (0..9).map(|l| pattern.phase(l)).collect::<Vec<_>>();
+        let phases = |pattern: Pattern| pattern.list(9);
         assert_eq!(phases(Pattern::Strided(4)), [0, 1, 2, 3, 0, 1, 2, 3, 0]);
         assert_eq!(phases(Pattern::Dilated(8)), [0, 4, 2, 6, 1, 5, 3, 7, 0]);
         assert_eq!(phases(Pattern::Dilated(1)), [0; 9]);
@@ -207,7 +217,8 @@ mod tests {
         ) {
             let pattern = if dilated { Pattern::Dilated(count) } else { Pattern::Strided(count) };
             let given = &holes[..length];
-            let phases = Phases::new(length, given, |l| pattern.phase(l));
+            let phases = Phases::new(length, given, |l| pattern.key(l));
+            prop_assert!((0..length).all(|l| pattern.key(l) < pattern.bound()));
             prop_assert_eq!(phases.count(), count.min(length));
             let mut seen = phases.given();
             for n in 0..phases.count() {
