@@ -101,7 +101,8 @@ pub struct DataSummary {
     pub nll_name: String,
     /// What held-out data scores on each metric.
     pub reference: IndexMap<String, Estimate>,
-    /// Scores of the held-out data as a set; comparable with rows of as many samples.
+    /// Scores of the held-out data as a set; comparable with rows of as many samples, but for the likelihood of what is no
+    /// copy, which is a mean.
     pub corpus: IndexMap<String, f64>,
 }
 
@@ -350,13 +351,15 @@ pub enum Metric {
     #[serde(rename = "distinct_2")]
     Distinct2,
     Repetition,
+    /// Share of samples with 64 characters or more of the training text in them.
+    Copies,
     Latency,
     Throughput,
 }
 
 impl Metric {
     /// All metrics, in the order of a report's columns.
-    pub const ALL: [Metric; 10] = [
+    pub const ALL: [Metric; 11] = [
         Metric::Nll,
         Metric::Entropy,
         Metric::Valid,
@@ -365,6 +368,7 @@ impl Metric {
         Metric::Agreement,
         Metric::Distinct2,
         Metric::Repetition,
+        Metric::Copies,
         Metric::Latency,
         Metric::Throughput,
     ];
@@ -380,6 +384,7 @@ impl Metric {
             Metric::Entropy => "entropy",
             Metric::Distinct2 => "distinct_2",
             Metric::Repetition => "repetition",
+            Metric::Copies => super::copies::COPIES,
             Metric::Latency => "latency",
             Metric::Throughput => "throughput",
         }
@@ -396,6 +401,7 @@ impl Metric {
             Metric::Entropy => "entropy",
             Metric::Distinct2 => "distinct-2",
             Metric::Repetition => "repetition",
+            Metric::Copies => "copies ↓",
             Metric::Latency => "latency ms ↓",
             Metric::Throughput => "tok/s ↑",
         }
@@ -404,7 +410,7 @@ impl Metric {
     /// Which way is better.
     pub fn better(self) -> Direction {
         match self {
-            Metric::Nll | Metric::Latency => Direction::Lower,
+            Metric::Nll | Metric::Copies | Metric::Latency => Direction::Lower,
             Metric::Valid | Metric::CaptionValid | Metric::Clauses | Metric::Agreement | Metric::Throughput => {
                 Direction::Higher
             }

@@ -64,6 +64,9 @@ impl Recipe {
             Metric::Latency | Metric::Throughput => {
                 (timed && covered().any(|(shown, _)| shown != ORACLE), "`eval.speed_repeats = 0` measures no time")
             }
+            Metric::Copies => {
+                (matches!(self.data, DataConfig::Text(_)), "only a text has a training text to be copied")
+            }
             Metric::Nll | Metric::Entropy | Metric::Distinct2 | Metric::Repetition => (true, ""),
         };
         match measured || default {

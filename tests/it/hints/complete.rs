@@ -40,6 +40,10 @@ const NAMED: &[(&str, &str)] = &[
     ("go on with fewstep ", "names another version of the program"),
     ("choose another `--out`, or undo these changes", "`run` says it with the directory's name"),
     ("`data.text.tokenizer = {{ dir = {{ path = ", "names a directory of the user's"),
+    ("name the line between two documents: `", "followed in documents.rs"),
+    ("each row is a document with `", "followed in documents.rs"),
+    ("one that is trained on the text has it: `", "followed in documents.rs"),
+    ("take a longer text, or `data.text.tokenizer.train.bpe = ", "followed in documents.rs"),
 ];
 
 /// Whether a literal names a command, an option or a setting.
