@@ -45,6 +45,9 @@ pub struct ModelCard {
     /// Ids that are never predicted although they have text.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub excluded_token_ids: Vec<u32>,
+    /// Of documents, the token that ends one: what stands behind it is no text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub end_token_id: Option<u32>,
     pub max_position_embeddings: usize,
     pub network: TransformerConfig,
     pub order: OrderConfig,

@@ -11,6 +11,7 @@ mod render;
 pub use render::{job_summary, json, junit, summary, text};
 
 use crate::error::{Error, Result, nearest, whole_within, within};
+use crate::eval::copies::COPIES;
 use crate::eval::results::{DataKind, Direction, Metric, ModelResult, Results, Role, Row, Speed};
 use crate::eval::stats::{Change, Estimate, Pairing, RESAMPLES, Spread, change_interval, mean, seeds_change};
 use serde::{Deserialize, Serialize};
@@ -23,7 +24,7 @@ const MOST_RESAMPLES: usize = 100_000;
 #[serde(default, deny_unknown_fields)]
 pub struct GateConfig {
     /// Rules; of several that match a row and metric, the last one holds. Default: nll and sampler_nll may rise by 5 %, valid may drop by
-    /// 0.05, entropy may move by 2 % either way, latency may rise by 25 %.
+    /// 0.05, entropy may move by 2 % either way, the share of copies may rise by 0.1, latency may rise by 25 %.
     pub rules: Vec<GateRule>,
     /// Bootstrap resamples per comparison, 100 to 100,000; default 2000.
     pub resamples: usize,
@@ -52,8 +53,15 @@ pub struct GateRule {
 
 impl Default for GateConfig {
     fn default() -> Self {
-        let metrics =
-            [Metric::SamplerNll, Metric::Nll, Metric::Valid, Metric::Agreement, Metric::Entropy, Metric::Latency];
+        let metrics = [
+            Metric::SamplerNll,
+            Metric::Nll,
+            Metric::Valid,
+            Metric::Agreement,
+            Metric::Entropy,
+            Metric::Copies,
+            Metric::Latency,
+        ];
         GateConfig { rules: metrics.map(GateRule::of).to_vec(), resamples: RESAMPLES, seed: 0 }
     }
 }
@@ -72,6 +80,7 @@ impl GateRule {
             (None, None, Metric::Valid | Metric::CaptionValid | Metric::Clauses | Metric::Agreement) => {
                 Limit { change: Change::Absolute, size: 0.05 }
             }
+            (None, None, Metric::Copies) => Limit { change: Change::Absolute, size: 0.1 },
             (None, None, Metric::Repetition) => Limit { change: Change::Absolute, size: 0.02 },
             (None, None, Metric::Entropy) => Limit { change: Change::Relative, size: 0.02 },
             (None, None, Metric::Nll | Metric::SamplerNll | Metric::Distinct2) => {
@@ -238,6 +247,7 @@ pub fn judge(baseline: &Results, candidate: &Results, config: &GateConfig, allow
             format!("{unpaired} rows differ in n or sampling seed, so they are compared unpaired (wider intervals)");
         warnings.push(message);
     }
+    warnings.extend(copied(candidate));
     warnings.extend(not_judged(baseline, candidate));
     if findings.is_empty() {
         return Err(Error::usage("the gate has nothing to judge: no rule matches a score of the baseline")
@@ -566,6 +576,24 @@ fn machine_differences(baseline: &Results, candidate: &Results) -> Vec<String> {
     ];
     let line = |(name, a, b): (&str, String, String)| format!("{name} differs: baseline `{a}`, candidate `{b}`");
     fields.into_iter().filter(|(_, a, b)| a != b).map(line).collect()
+}
+
+/// Rows that copy the training text more than held-out text does, whatever the baseline did: their likelihood says less.
+fn copied(candidate: &Results) -> Vec<String> {
+    let Some(real) = candidate.data.reference.get(COPIES) else { return Vec::new() };
+    let rows = candidate.models.iter().flat_map(|m| m.rows.iter().map(move |row| (m, row)));
+    let above =
+        rows.filter_map(|(m, row)| Some((m, row, row.scores.get(COPIES).filter(|own| real.wholly_below(**own))?)));
+    let line = |(m, row, own): (&ModelResult, &Row, &Estimate)| {
+        format!(
+            "model `{}`, steps {}: {:.0} % of the samples copy 64 characters or more of the training text, of held-out text {:.0} %",
+            m.name,
+            row.steps,
+            100.0 * own.mean,
+            100.0 * real.mean
+        )
+    };
+    above.map(line).collect()
 }
 
 /// What only the candidate has.

@@ -11,6 +11,7 @@ use serde_json::json;
 use super::room::Ask;
 use super::run::{Shape, shape};
 use crate::data::Data;
+use crate::data::documents::Windows;
 use crate::error::{Error, Result};
 use crate::model::{Transformer, TransformerConfig, params};
 use crate::objective::{
@@ -77,6 +78,7 @@ pub fn check(place: &str, sets: &[String], device: &Device, as_json: bool) -> Re
     Data::check_start(&recipe.data, &loaded.base).map_err(located)?;
     let data = Data::prepare(&recipe.data, &loaded.base, None).map_err(located)?;
     say(format!("data     {}, vocabulary {}, length {}", data.kind(), data.vocab(), data.length()));
+    text_of(&data).into_iter().for_each(&say);
     recipe.check_with(&data, &loaded.base).map_err(located)?.iter().for_each(|note| term::warn(note));
     let ask = Ask { recipe, data: &data, base: &loaded.base, device, begun: None };
     // Under every seed the same is trained: it is tried under the first.
@@ -120,6 +122,24 @@ pub fn check(place: &str, sets: &[String], device: &Device, as_json: bool) -> Re
     let seeds = if times > 1 { format!(" under {times} seeds") } else { String::new() };
     say(format!("estimate {} of training{seeds}", clock(total)));
     Ok(())
+}
+
+/// How much text there is, of data that is a text.
+fn text_of(data: &Data) -> Option<String> {
+    /// Tokens that say how long one is.
+    const PROBE: usize = 1 << 16;
+    let Data::Text { corpus, tokenizer, .. } = data else { return None };
+    let (train, valid) = (&corpus.train, &corpus.valid);
+    let probe: Vec<u32> = train.iter().take(PROBE).filter(|id| data.end() != Some(*id)).collect();
+    let bytes = tokenizer.decode_bytes(&probe).len() as f64 / probe.len().max(1) as f64;
+    let parts = |windows: &Windows| format!(" in {} documents", windows.documents());
+    let documents = corpus.documents.as_ref();
+    let (a, b) = documents.map(|d| (parts(&d.train), parts(&d.valid))).unwrap_or_default();
+    Some(format!(
+        "text     {} tokens{a} to train on, {}{b} held out; {bytes:.2} bytes a token",
+        train.len(),
+        valid.len()
+    ))
 }
 
 /// Loss and gradients of one step of a model of tokens.

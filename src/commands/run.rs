@@ -366,6 +366,7 @@ impl Study {
             vocab_size: shape.vocab,
             mask_token_id: shape.mask as usize,
             excluded_token_ids: shape.excluded.clone(),
+            end_token_id: self.data.end(),
             max_position_embeddings: shape.length,
             network: shape.network.clone(),
             order: model.order.clone(),

@@ -14,6 +14,7 @@ use super::choice::main_model;
 use super::inspect::family::is_foreign;
 use super::{room, stored};
 use crate::cli;
+use crate::data::documents;
 use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
 use crate::export::{self, LoadedModel};
@@ -159,9 +160,10 @@ pub fn run(request: &Request, device: &Device) -> Result<()> {
     let words = matches!(tokenizer, Tokenizer::Words(_));
     let encode = |text: &str| tokenizer.encode(text.as_bytes());
     let picture = loaded.card.picture;
+    let end = loaded.card.end_token_id;
     let decode = |ids: &[u32]| match picture {
         Some(shape) => shape.lines(&tokenizer.decode(ids)).into_bytes(),
-        None => tokenizer.decode_bytes(ids),
+        None => tokenizer.decode_bytes(end.map_or(ids, |end| documents::told(ids, end))),
     };
     let mut request = request.clone();
     // What follows a whole caption is its picture, which begins at a fixed place.

@@ -1,21 +1,24 @@
-//! A text file as training and validation tokens, cached on disk, and the batch of a step as a pure function of it.
+//! A text as training and validation tokens, cached on disk, and the batch of a step as a pure function of it.
 //!
-//! The text itself is never in memory: it is read twice in pieces, for its hash (and its characters), and to be encoded.
+//! The text itself is never in memory: it is read in pieces, for its hash (and its characters), to be encoded, and where that
+//! is asked for, for its documents and for a tokenizer that is trained on it.
 //! An epoch is a permutation of windows that do not overlap, shifted by an offset of its own: no token is seen twice in
-//! an epoch, and over the epochs a text is cut at every place. B batch, L length of a window, W windows in an epoch.
+//! an epoch, and over the epochs a text is cut at every place. Of documents an epoch is a permutation of all starts of windows.
+//! B batch, L length of a window, W windows in an epoch.
 
+use super::documents::{self, Documents, Windows};
 use super::reading::Reading;
 use super::row_corpus;
-use super::text::Text;
+use super::text::{Misfit, Text};
+use super::text_config::{DocumentsConfig, Paths, TextConfig};
 use super::token_file::{Of, cached};
-use super::tokenizer::{Encoder, Tokenizer, TokenizerConfig};
+use super::tokenizer::{END_CHAR, Encoder, KEPT, Tokenizer, TokenizerConfig, Words, kept};
 use super::tokens::Tokens;
 use crate::error::{Error, Result};
 use crate::fs::{create_dir, hex, sha256_hex};
 use crate::hub;
 use crate::rng::{StepRng, Stream};
 use rand::RngCore;
-use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -26,30 +29,6 @@ const ROUNDS: usize = 128;
 /// Of the text, kept for validation.
 pub(super) const DEFAULT_VALID_FRACTION: f64 = 0.05;
 
-/// A corpus from a text file.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TextConfig {
-    /// The text: a file of text, or of rows (.jsonl, .parquet); relative to the recipe, or `hf://datasets/owner/name/path`.
-    pub path: PathBuf,
-    /// Of rows, the key or column of the text; "text" if it is not given.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub column: Option<String>,
-    /// Of rows, what stands behind each, as text of the tokenizer ("<|endoftext|>"); a line end if it is not given.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub separator: Option<String>,
-    /// How much of its end is kept for validation, above 0 and below 1; 0.05 if neither this nor `valid_path` is given.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub valid_fraction: Option<f64>,
-    /// Another text for validation, in place of a fraction.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub valid_path: Option<PathBuf>,
-    /// How text becomes tokens.
-    pub tokenizer: TokenizerConfig,
-    /// Tokens in a window (L).
-    pub length: usize,
-}
-
 /// The tokens of both splits; every id is below `vocab`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Corpus {
@@ -58,6 +37,8 @@ pub struct Corpus {
     pub vocab: usize,
     /// SHA-256 in hexadecimal over the token bytes of both splits.
     pub sha256: String,
+    /// Where it falls into documents, if it does.
+    pub documents: Option<Documents>,
 }
 
 impl Corpus {
@@ -75,27 +56,15 @@ impl Corpus {
         if config.valid_path.is_some() && config.valid_fraction.is_some() {
             return Err(Error::usage("`valid_path` and `valid_fraction` cannot both be given").hint("delete one"));
         }
-        let path = hub::file(base, &config.path)?;
-        let other = config.valid_path.as_ref().map(|other| hub::file(base, other)).transpose()?;
-        if row_corpus::is_rows(&path, other.as_deref()) {
-            return row_corpus::prepare(config, (&path, other.as_deref()), base, cache_dir);
+        let paths = files(base, &config.path)?;
+        let others = config.valid_path.as_ref().map(|others| files(base, others)).transpose()?;
+        if row_corpus::is_rows(&paths, others.as_deref()) {
+            return row_corpus::prepare(config, (&paths, others.as_deref()), base, cache_dir);
         }
-        if config.column.is_some() || config.separator.is_some() {
-            return Err(Error::usage(format!(
-                "`column` and `separator` are for files of rows, and {} is text",
-                path.display()
-            ))
-            .hint("a file of rows ends in .jsonl or .parquet"));
-        }
-        let text = Text::open(&path)?;
-        let other = other.as_ref().map(|other| Text::open(other)).transpose()?;
-        let (train, valid) = match &other {
-            Some(other) => ((&text, 0..text.bytes()), (other, 0..other.bytes())),
-            None => {
-                let cut = text.split(config.valid_fraction.unwrap_or(DEFAULT_VALID_FRACTION))?;
-                ((&text, 0..cut), (&text, cut..text.bytes()))
-            }
-        };
+        let text = Text::open(&paths)?;
+        let other = others.as_ref().map(|others| Text::open(others)).transpose()?;
+        for_rows_alone(config, text.path())?;
+        let (train, valid) = splits(config, &text, other.as_ref())?;
         let mut characters = (config.tokenizer == TokenizerConfig::Char).then(Characters::default);
         let train = Part::survey(train, &config.tokenizer, characters.as_mut())?;
         let valid = Part::survey(valid, &config.tokenizer, None)?;
@@ -103,10 +72,19 @@ impl Corpus {
             let same = format!("`path` and `valid_path` hold the same text: {}", other.path().display());
             return Err(Error::usage(same).hint("delete `valid_path` to keep the end of the text for validation"));
         }
-        let tokenizer = match characters {
-            Some(characters) => Tokenizer::Char { chars: characters.all().into_iter().collect() },
-            None => Tokenizer::build(&config.tokenizer, &[], base)?,
+        let tokenizer = match (characters, &config.tokenizer) {
+            (Some(mut characters), _) => {
+                config.documents.iter().for_each(|_| characters.add(END_CHAR));
+                Tokenizer::Char { chars: characters.all().into_iter().collect() }
+            }
+            (None, TokenizerConfig::Train { bpe }) => {
+                cache_dir.map_or(Ok(()), create_dir)?;
+                let path = cache_dir.map(|dir| dir.join(KEPT));
+                kept(path.as_deref(), (&train.sha256, *bpe), || train.words())?
+            }
+            (None, other) => Tokenizer::build(other, &[], base)?,
         };
+        let end = config.documents.as_ref().map(|_| tokenizer.end()).transpose()?;
         let tokenizer_sha256 = sha256_hex(tokenizer.to_json()?.as_bytes());
         cache_dir.map_or(Ok(()), create_dir)?;
         let tokens = |name: &str, part: &Part| {
@@ -117,19 +95,40 @@ impl Corpus {
                 tokenizer_sha256: &tokenizer_sha256,
             };
             let path = cache_dir.map(|dir| dir.join(name));
-            cached(path.as_deref(), of, || part.encode(&tokenizer))
+            cached(path.as_deref(), of, || part.encode(&tokenizer, end))
         };
-        let (train, a) = tokens("train.tok", &train)?;
-        let (valid, b) = tokens("valid.tok", &valid)?;
-        let vocab = tokenizer.vocab_size();
-        let corpus = Corpus { train, valid, vocab, sha256: sha256_hex(format!("{a}{b}").as_bytes()) };
-        corpus.check_length(config.length)?;
-        Ok((corpus, tokenizer))
+        let tokens = [tokens("train.tok", &train)?, tokens("valid.tok", &valid)?];
+        Ok((Corpus::of(tokens, (tokenizer.vocab_size(), end, config.length))?, tokenizer))
     }
 
-    pub(super) fn check_length(&self, length: usize) -> Result<()> {
+    /// The corpus of the tokens of both splits with their hashes, in windows of `length`; `end` is behind each document.
+    ///
+    /// Errors (usage): a split without a window.
+    pub(super) fn of(
+        [(train, a), (valid, b)]: [(Tokens, String); 2],
+        (vocab, end, length): (usize, Option<u32>, usize),
+    ) -> Result<Corpus> {
+        let documents = end.map(|end| Documents {
+            end,
+            train: Windows::of(&train, end, length),
+            valid: Windows::of(&valid, end, length),
+        });
+        let corpus = Corpus { train, valid, vocab, sha256: sha256_hex(format!("{a}{b}").as_bytes()), documents };
+        corpus.check_length(length)?;
+        Ok(corpus)
+    }
+
+    fn check_length(&self, length: usize) -> Result<()> {
         if length == 0 {
             return Err(Error::usage("`data.text.length` is 0, and a window has at least 1 token"));
+        }
+        // A document that is shorter than a window is filled up.
+        if let Some(documents) = &self.documents {
+            let splits = [("training", &documents.train), ("validation", &documents.valid)];
+            return match splits.into_iter().find(|(_, windows)| windows.documents() == 0) {
+                Some((split, _)) => Err(Error::usage(format!("the {split} text has no document"))),
+                None => Ok(()),
+            };
         }
         for (split, tokens) in [("training", self.train.len()), ("validation", self.valid.len())] {
             if tokens < length {
@@ -142,39 +141,65 @@ impl Corpus {
 
     /// The batch of `step`, row-major [B, L]: a pure function of its arguments and the training tokens.
     pub fn batch(&self, seed: u64, step: u64, batch: usize, length: usize) -> Vec<u32> {
-        let starts = (0..batch as u64).map(|row| self.start(seed, step, batch as u64, row, length));
-        starts.flat_map(|start| self.train.range(start..start + length)).collect()
+        let rows = 0..batch as u64;
+        match &self.documents {
+            Some(documents) => {
+                let starts = documents.train.starts();
+                let start = |row| {
+                    let (epoch, slot) = drawn((step, batch as u64, row), starts);
+                    permute(slot, starts, &mut StepRng::new(seed).at(epoch, Stream::Batch))
+                };
+                rows.flat_map(|row| documents.train.window(&self.train, start(row))).collect()
+            }
+            None => {
+                let starts = rows.map(|row| self.start(seed, step, batch as u64, row, length));
+                starts.flat_map(|start| self.train.range(start..start + length)).collect()
+            }
+        }
     }
 
     /// Where in the training tokens row `row` of the batch of `step` begins.
     fn start(&self, seed: u64, step: u64, batch: u64, row: u64, length: usize) -> usize {
         let windows = self.train_windows(length) as u64;
         assert!(windows > 0, "{} training tokens hold no window of {length}", self.train.len());
-        // The draws of all steps are one line, cut into epochs; u128, since step * batch need not fit 64 bits.
-        let draw = u128::from(step) * u128::from(batch) + u128::from(row);
-        let (epoch, slot) = ((draw / u128::from(windows)) as u64, (draw % u128::from(windows)) as u64);
+        let (epoch, slot) = drawn((step, batch, row), windows);
         let mut rng = StepRng::new(seed).at(epoch, Stream::Batch);
         let free = self.train.len() - windows as usize * length;
         let offset = (rng.next_u64() % (free.min(length - 1) as u64 + 1)) as usize;
         offset + permute(slot, windows, &mut rng) as usize * length
     }
 
-    /// Windows in an epoch (W): as many as fit whatever the epoch's offset below `length` is, but one at least.
+    /// Windows in an epoch (W): as many as fit whatever the epoch's offset below `length` is, but one at least. Of documents
+    /// those that do not overlap.
     pub fn train_windows(&self, length: usize) -> usize {
+        if let Some(documents) = &self.documents {
+            return documents.train.apart();
+        }
         let tokens = self.train.len();
         usize::max((tokens + 1).saturating_sub(length) / length, usize::from(tokens >= length))
     }
 
-    /// The number of validation windows of `length` tokens; they follow each other without overlap.
+    /// The number of validation windows of `length` tokens; they follow each other without overlap, or of documents are
+    /// spread as those of training are.
     pub fn valid_windows(&self, length: usize) -> usize {
-        self.valid.len() / length
+        self.documents.as_ref().map_or(self.valid.len() / length, |documents| documents.valid.apart())
     }
 
     /// Validation window `i` of `valid_windows(length)`: `length` ids.
     pub fn valid_window(&self, i: usize, length: usize) -> Vec<u32> {
         assert!(i < self.valid_windows(length), "validation window {i} of {}", self.valid_windows(length));
-        self.valid.range(i * length..(i + 1) * length).collect()
+        match &self.documents {
+            Some(documents) => documents.valid.spread(&self.valid, i),
+            None => self.valid.range(i * length..(i + 1) * length).collect(),
+        }
     }
+}
+
+/// The epoch of a draw, and which of the epoch's `windows` it is. The draws of all steps are one line, cut into epochs.
+fn drawn((step, batch, row): (u64, u64, u64), windows: u64) -> (u64, u64) {
+    // u128, since step * batch need not fit 64 bits.
+    let draw = u128::from(step) * u128::from(batch) + u128::from(row);
+    ((draw / u128::from(windows)) as u64, (draw % u128::from(windows)) as u64)
 }
 
 /// The place of `slot` in a random permutation of 0..`n`: the swap-or-not shuffle (Hoang, Morris, Rogaway 2012).
@@ -200,68 +225,170 @@ fn mix(mut x: u64) -> u64 {
     x ^ x >> 31
 }
 
-/// A part of a text file, and what identifies it.
+/// The files that `paths` name, below `base` or in the hub's cache.
+pub(super) fn files(base: &Path, paths: &Paths) -> Result<Vec<PathBuf>> {
+    paths.all().iter().map(|path| hub::file(base, path)).collect()
+}
+
+/// Refuses (usage) what only files of rows have.
+fn for_rows_alone(config: &TextConfig, path: &Path) -> Result<()> {
+    if config.column.is_some() || config.separator.is_some() {
+        return Err(Error::usage(format!(
+            "`column` and `separator` are for files of rows, and {} is text",
+            path.display()
+        ))
+        .hint("a file of rows ends in .jsonl or .parquet"));
+    }
+    match config.documents {
+        Some(DocumentsConfig::Rows) => Err(Error::usage(format!(
+            "`data.text.documents = true` is for files of rows, and {} is text",
+            path.display()
+        ))
+        .hint("name the line between two documents: `data.text.documents = \"<|endoftext|>\"`")),
+        _ => Ok(()),
+    }
+}
+
+/// A text, the parts of it that are read, and whether they are documents.
+type Parts<'a> = (&'a Text, Vec<Range<u64>>, bool);
+
+/// Both splits: of documents, each of them a part.
+fn splits<'a>(config: &TextConfig, text: &'a Text, other: Option<&'a Text>) -> Result<(Parts<'a>, Parts<'a>)> {
+    let fraction = config.valid_fraction.unwrap_or(DEFAULT_VALID_FRACTION);
+    let Some(DocumentsConfig::Line(line)) = &config.documents else {
+        return Ok(match other {
+            Some(other) => ((text, vec![0..text.bytes()], false), (other, vec![0..other.bytes()], false)),
+            None => {
+                let cut = text.split(fraction)?;
+                ((text, vec![0..cut], false), (text, vec![cut..text.bytes()], false))
+            }
+        });
+    };
+    let (mut all, parted) = documents::find(text, line)?;
+    if !parted {
+        return Err(Error::input(format!("{}: no line is the separator `{line}`", text.path().display())).hint(
+            "`data.text.documents` is the line that stands alone between two documents; without it the text is one",
+        ));
+    }
+    match other {
+        Some(other) => Ok(((text, all, true), (other, documents::find(other, line)?.0, true))),
+        None => {
+            let cut = (text.bytes() as f64 * (1.0 - fraction)).round() as u64;
+            // Both have one at least, where there are two.
+            let train = all.partition_point(|document| document.start < cut).min(all.len().saturating_sub(1)).max(1);
+            let valid = all.split_off(train.min(all.len()));
+            Ok(((text, all, true), (text, valid, true)))
+        }
+    }
+}
+
+/// Parts of a text, and what identifies them.
 struct Part<'a> {
     text: &'a Text,
-    range: Range<u64>,
+    ranges: Vec<Range<u64>>,
+    documents: bool,
     sha256: String,
 }
 
 impl<'a> Part<'a> {
     /// Reads it once: its hash, and the characters in it where they are asked for. Text that has to be UTF-8 is found to be.
     fn survey(
-        (text, range): (&'a Text, Range<u64>),
+        (text, ranges, documents): Parts<'a>,
         tokenizer: &TokenizerConfig,
-        characters: Option<&mut Characters>,
+        mut characters: Option<&mut Characters>,
     ) -> Result<Self> {
         let reading = Reading::begin("reading", text.path(), text.bytes());
-        let sha256 = match (characters, tokenizer) {
+        let mut hash = |range: &Range<u64>| match (&mut characters, tokenizer) {
             (Some(characters), _) => {
                 let mut add = |_: u64, text: &str| {
                     text.chars().for_each(|c| characters.add(c));
                     Ok(())
                 };
-                text.hashed(&range, &reading, Some(&mut add))
+                text.hashed(range, &reading, Some(&mut add))
             }
-            (None, TokenizerConfig::Bytes) => text.hashed(&range, &reading, None),
-            (None, _) => text.hashed(&range, &reading, Some(&mut |_, _| Ok(()))),
-        }?;
-        Ok(Part { text, range, sha256 })
+            (None, TokenizerConfig::Bytes) => text.hashed(range, &reading, None),
+            (None, _) => text.hashed(range, &reading, Some(&mut |_, _| Ok(()))),
+        };
+        let hashes = ranges.iter().map(&mut hash).collect::<Result<Vec<_>>>()?;
+        Ok(Part { text, ranges, documents, sha256: of_all(&hashes, documents) })
     }
 
-    /// Reads it again, into tokens.
-    fn encode(&self, tokenizer: &Tokenizer) -> Result<Tokens> {
+    /// Reads it again, for its words.
+    fn words(&self) -> Result<Words> {
+        let mut words = Words::new(self.ranges.iter().map(|range| range.end - range.start).sum());
+        let reading = Reading::begin("counting the words of", self.text.path(), self.text.bytes());
+        let again = |range: &Range<u64>| self.text.hashed(range, &reading, Some(&mut |_, text| words.add(text)));
+        let hashes = self.ranges.iter().map(again).collect::<Result<Vec<_>>>()?;
+        if of_all(&hashes, self.documents) == self.sha256 { Ok(words) } else { Err(self.text.changed()) }
+    }
+
+    /// Reads it again, into tokens; of documents `end` stands behind each part.
+    fn encode(&self, tokenizer: &Tokenizer, end: Option<u32>) -> Result<Tokens> {
         let reading = Reading::begin("encoding", self.text.path(), self.text.bytes());
         let mut tokens = Tokens::new(tokenizer.vocab_size());
-        let again = match tokenizer {
-            // A byte is its own id, and need not be text.
-            Tokenizer::Bytes => {
-                let mut hash = Sha256::new();
-                let mut at = self.range.start;
-                self.text.each(self.range.clone(), &mut |piece| {
-                    hash.update(piece);
-                    tokens.extend(piece.iter().map(|b| u32::from(*b)));
-                    at += piece.len() as u64;
-                    reading.at(at);
-                    Ok(())
-                })?;
-                hex(&hash.finalize())
+        let mut encoder = Encoder::new(tokenizer, 0);
+        let mut hashes = Vec::new();
+        for range in &self.ranges {
+            // The end token in a document would be taken for its end.
+            let mut ends_inside = false;
+            let mut out = |id: u32| {
+                ends_inside |= Some(id) == end;
+                tokens.push(id);
+            };
+            hashes.push(self.encode_part(range, &mut encoder, (&mut out, &reading))?);
+            if let Some(end) = end {
+                if ends_inside {
+                    return Err(self.text.misfit(end_inside(&tokenizer.decode(&[end]), range.start)));
+                }
+                tokens.push(end);
             }
-            _ => {
-                let misfit = |wrong| self.text.misfit(wrong);
-                let mut encoder = Encoder::new(tokenizer, self.range.start);
-                let mut out = |id: u32| tokens.push(id);
-                let mut add = |_: u64, text: &str| encoder.add(text, &mut out, &misfit);
-                let again = self.text.hashed(&self.range, &reading, Some(&mut add))?;
-                encoder.end(&mut out, &misfit)?;
-                again
-            }
-        };
-        if again != self.sha256 {
+        }
+        if of_all(&hashes, self.documents) != self.sha256 {
             return Err(self.text.changed());
         }
         Ok(tokens)
     }
+
+    /// Gives the tokens of a part to `out`; its hash.
+    fn encode_part(
+        &self,
+        range: &Range<u64>,
+        encoder: &mut Encoder,
+        (out, reading): (&mut dyn FnMut(u32), &Reading),
+    ) -> Result<String> {
+        if encoder.takes_any_bytes() {
+            // A byte is its own id, and need not be text.
+            let (mut hash, mut at) = (Sha256::new(), range.start);
+            self.text.each(range.clone(), &mut |piece| {
+                hash.update(piece);
+                piece.iter().for_each(|b| out(u32::from(*b)));
+                at += piece.len() as u64;
+                reading.at(at);
+                Ok(())
+            })?;
+            return Ok(hex(&hash.finalize()));
+        }
+        let misfit = |wrong| self.text.misfit(wrong);
+        encoder.begin(range.start);
+        let mut add = |_: u64, text: &str| encoder.add(text, &mut *out, &misfit);
+        let hash = self.text.hashed(range, reading, Some(&mut add))?;
+        encoder.end(out, &misfit)?;
+        Ok(hash)
+    }
+}
+
+/// The hash of all parts; of a text that is no documents, that of its one part.
+fn of_all(hashes: &[String], documents: bool) -> String {
+    match hashes {
+        [one] if !documents => one.clone(),
+        several => sha256_hex(format!("documents {}", several.join(" ")).as_bytes()),
+    }
+}
+
+/// A document that begins at the byte `at` holds the end token `name`.
+fn end_inside(name: &str, at: u64) -> Misfit {
+    let hint = "leave it out of the text; what parts two documents stands alone on its line";
+    Misfit { at, what: (format!("the end token {name:?} is part of the document that begins"), ""), hint }
 }
 
 /// The characters of a text; those of most texts are among the first.

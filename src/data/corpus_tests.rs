@@ -10,6 +10,7 @@ fn config(length: usize) -> TextConfig {
         path: "t.txt".into(),
         column: None,
         separator: None,
+        documents: None,
         valid_fraction: None,
         valid_path: None,
         tokenizer: TokenizerConfig::Bytes,
@@ -34,7 +35,7 @@ fn counting(tokens: usize) -> Corpus {
         all
     };
     let (train, valid) = (of(&mut (0..tokens as u32)), of(&mut std::iter::repeat_n(0, 10)));
-    Corpus { train, valid, vocab: tokens, sha256: String::new() }
+    Corpus { train, valid, vocab: tokens, sha256: String::new(), documents: None }
 }
 
 #[test]
@@ -225,4 +226,172 @@ fn rows_become_the_tokens_of_each_with_a_separator_and_the_last_rows_are_for_val
     }
     std::fs::write(dir.path().join("t.jsonl"), "{\"body\": \"only one row of text\"}").unwrap();
     assert!(prepare(dir.path(), &rows).unwrap_err().to_string().contains("has one row"));
+}
+
+const PARTED: &str = "<|endoftext|>";
+
+/// A text of these documents, in which the n-th has a sentence n times.
+fn stories(n: usize) -> String {
+    let story = |i: usize| format!("story {i} {}.\n", "tells of a small red fox and a lake ".repeat(1 + i % 7));
+    (0..n).map(story).collect::<Vec<_>>().join(&format!("{PARTED}\n"))
+}
+
+fn parted(tokenizer: TokenizerConfig, length: usize) -> TextConfig {
+    TextConfig { documents: Some(DocumentsConfig::Line(PARTED.into())), tokenizer, ..config(length) }
+}
+
+#[test]
+fn no_window_of_documents_holds_two_of_them_whatever_the_tokenizer() {
+    let dir = folder(stories(60).as_bytes());
+    for tokenizer in [TokenizerConfig::Bytes, TokenizerConfig::Char, TokenizerConfig::Train { bpe: 280 }] {
+        let config = parted(tokenizer, 64);
+        let (corpus, tokenizer) = Corpus::prepare(&config, dir.path(), None).unwrap();
+        let documents = corpus.documents.as_ref().unwrap();
+        assert_eq!((documents.train.documents(), documents.valid.documents()), (56, 4));
+        let text = |window: &[u32]| tokenizer.decode(documents::told(window, documents.end));
+        let train = corpus.batch(1, 0, 200, 64);
+        let valid = (0..corpus.valid_windows(64)).map(|i| corpus.valid_window(i, 64));
+        for window in train.chunks(64).map(<[u32]>::to_vec).chain(valid) {
+            let told = text(&window);
+            assert!(told.matches("story").count() <= 1 && !told.contains(PARTED) && !told.ends_with('\n'), "{told:?}");
+            assert!(window.len() == 64 && documents::told(&window, documents.end).len() > 4, "{told:?}");
+            // What is behind the end is the end.
+            assert!(window.iter().skip_while(|id| **id != documents.end).all(|id| *id == documents.end));
+        }
+    }
+}
+
+#[test]
+fn windows_of_documents_start_with_equal_chance_wherever_they_can() {
+    let dir = folder(format!("ab\n{PARTED}\nabcdefgh\n{PARTED}\nxyz").as_bytes());
+    let config = TextConfig { valid_path: Some("v.txt".into()), ..parted(TokenizerConfig::Bytes, 4) };
+    std::fs::write(dir.path().join("v.txt"), "one document without a separator").unwrap();
+    let corpus = prepare(dir.path(), &config).unwrap();
+    let mut counts = BTreeMap::new();
+    for seed in 0..8000 {
+        *counts.entry(corpus.batch(seed, 0, 1, 4)).or_insert(0.0) += 1.0f64;
+    }
+    // One start of `ab`, six of the second document with its end, one of `xyz`.
+    assert_eq!(counts.len(), 8);
+    let chi: f64 = counts.values().map(|c| (c - 1000.0).powi(2) / 1000.0).sum();
+    // 7 degrees of freedom: 24.3 has probability 1e-3, and the seeds are fixed.
+    assert!(chi < 24.3, "chi-square {chi}");
+    // An epoch has each start once.
+    let epoch: BTreeSet<Vec<u32>> = (0..8).map(|step| corpus.batch(5, step, 1, 4)).collect();
+    assert_eq!(epoch.len(), 8);
+    assert_eq!(corpus.documents.unwrap().valid.documents(), 1);
+}
+
+#[test]
+fn the_split_of_documents_is_between_two_and_both_splits_have_one() {
+    let dir = folder(format!("first\n{PARTED}\nsecond, which is a great deal longer than the first\n").as_bytes());
+    for fraction in [0.001, 0.5, 0.999] {
+        let config = TextConfig { valid_fraction: Some(fraction), ..parted(TokenizerConfig::Bytes, 4) };
+        let documents = prepare(dir.path(), &config).unwrap().documents.unwrap();
+        assert_eq!((documents.train.documents(), documents.valid.documents()), (1, 1));
+    }
+}
+
+#[test]
+fn a_text_that_is_no_documents_is_refused_with_the_separator_and_the_place() {
+    let parted = |tokenizer| parted(tokenizer, 4);
+    let one = format!("only one\n{PARTED}\n");
+    let inside = format!("first\n{PARTED}\nx {PARTED} y\n{PARTED}\nz");
+    let control = format!("first\n{PARTED}\nx\u{3}\n{PARTED}\nz");
+    let cases: [(&str, TextConfig, Kind, &str); 6] = [
+        (
+            "no such line\n",
+            parted(TokenizerConfig::Bytes),
+            Kind::Input,
+            "t.txt: no line is the separator `<|endoftext|>`",
+        ),
+        (&one, parted(TokenizerConfig::Bytes), Kind::Usage, "the validation text has no document"),
+        (&inside, parted(TokenizerConfig::Train { bpe: 257 }), Kind::Input, "at byte 20 (line 3, column 1)"),
+        (&control, parted(TokenizerConfig::Bytes), Kind::Input, "the end token \"\\u{3}\" is part of the document"),
+        (&control, parted(TokenizerConfig::Char), Kind::Input, "the end token \"\\u{3}\" is part of the document"),
+        (&one, TextConfig { documents: Some(DocumentsConfig::Rows), ..config(4) }, Kind::Usage, "is for files of rows"),
+    ];
+    for (text, config, kind, words) in cases {
+        let e = prepare(folder(text.as_bytes()).path(), &config).unwrap_err();
+        assert!(e.kind == kind && e.message.contains(words), "`{words}` is not in: {e}");
+    }
+}
+
+#[test]
+fn several_files_are_one_text_and_each_is_part_of_its_hash() {
+    let dir = folder(&b"the first file\n".repeat(20));
+    std::fs::write(dir.path().join("u.txt"), b"and a second\n".repeat(20)).unwrap();
+    let both: Paths =
+        toml::from_str::<BTreeMap<String, Paths>>("p = [\"t.txt\", \"u.txt\"]").unwrap().remove("p").unwrap();
+    let with = |path: &Paths| TextConfig { path: path.clone(), ..config(8) };
+    let one = prepare(dir.path(), &with(&"t.txt".into())).unwrap();
+    let two = prepare(dir.path(), &with(&both)).unwrap();
+    assert_eq!((one.train.len() + one.valid.len(), two.train.len() + two.valid.len()), (300, 560));
+    std::fs::write(dir.path().join("u.txt"), b"and a 2nd..\n".repeat(20)).unwrap();
+    assert_ne!(prepare(dir.path(), &with(&both)).unwrap().sha256, two.sha256);
+    // A document ends with its file.
+    let documents = TextConfig { path: both, ..parted(TokenizerConfig::Bytes, 4) };
+    std::fs::write(dir.path().join("t.txt"), format!("a b c d\n{PARTED}\ne f g h")).unwrap();
+    std::fs::write(dir.path().join("u.txt"), "i j k l").unwrap();
+    let corpus = prepare(dir.path(), &documents).unwrap().documents.unwrap();
+    assert_eq!(corpus.train.documents() + corpus.valid.documents(), 3);
+}
+
+#[test]
+fn a_tokenizer_is_trained_on_the_training_split_alone_and_kept_with_its_tokens() {
+    let text = stories(60);
+    let dir = folder(text.as_bytes());
+    let config = parted(TokenizerConfig::Train { bpe: 280 }, 16);
+    let first = prepare(dir.path(), &config).unwrap();
+    let kept = std::fs::read(dir.path().join("cache/bpe.json")).unwrap();
+    assert_eq!(prepare(dir.path(), &config).unwrap(), first);
+    // Another validation text is no other tokenizer.
+    let end = text.rfind(PARTED).unwrap();
+    std::fs::write(dir.path().join("t.txt"), text[..end].to_string() + &text[end..].replace("fox", "owl")).unwrap();
+    let other = prepare(dir.path(), &config).unwrap();
+    assert_eq!((&other.train, std::fs::read(dir.path().join("cache/bpe.json")).unwrap()), (&first.train, kept.clone()));
+    assert_ne!(other.sha256, first.sha256);
+    std::fs::write(dir.path().join("t.txt"), text.replacen("fox", "owl", 9)).unwrap();
+    prepare(dir.path(), &config).unwrap();
+    assert_ne!(std::fs::read(dir.path().join("cache/bpe.json")).unwrap(), kept);
+    // Tokens of documents are not those of a text that is one, although their words are the same.
+    let whole = TextConfig { documents: None, ..config };
+    assert!(prepare(dir.path(), &whole).unwrap().documents.is_none());
+}
+
+#[test]
+fn rows_are_documents_where_that_is_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let lines: String = (0..40).map(|i| format!("{{\"text\": \"row {i} is a text of its own\"}}\n")).collect();
+    for name in ["a.jsonl", "b.jsonl"] {
+        std::fs::write(dir.path().join(name), lines.replace("text of", &format!("text of {name} of"))).unwrap();
+    }
+    let both: Paths = serde_json::from_str("[\"a.jsonl\", \"b.jsonl\"]").unwrap();
+    for tokenizer in [TokenizerConfig::Bytes, TokenizerConfig::Char, TokenizerConfig::Train { bpe: 280 }] {
+        let documents = Some(DocumentsConfig::Rows);
+        let rows = TextConfig { path: both.clone(), documents, tokenizer, ..config(64) };
+        let (corpus, tokenizer) = Corpus::prepare(&rows, dir.path(), None).unwrap();
+        let documents = corpus.documents.as_ref().unwrap();
+        assert_eq!((documents.train.documents(), documents.valid.documents()), (77, 3));
+        for window in corpus.batch(1, 3, 100, 64).chunks(64) {
+            let told = tokenizer.decode(documents::told(window, documents.end));
+            assert!(told.starts_with("row ") && told.ends_with("its own"), "{told}");
+        }
+    }
+    let line = TextConfig { path: both, ..parted(TokenizerConfig::Bytes, 8) };
+    assert!(prepare(dir.path(), &line).unwrap_err().hint.unwrap().contains("`data.text.documents = true`"));
+}
+
+#[test]
+fn a_tokenizer_without_an_end_token_has_no_documents() {
+    let dir = folder(stories(20).as_bytes());
+    let words = r#"{"version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
+        "pre_tokenizer": {"type": "Whitespace"}, "post_processor": null, "decoder": null,
+        "model": {"type": "WordLevel", "vocab": {"a": 0, "<unk>": 1}, "unk_token": "<unk>"}}"#;
+    std::fs::write(dir.path().join("words.json"), words).unwrap();
+    let config = parted(TokenizerConfig::Json { path: "words.json".into() }, 4);
+    let e = prepare(dir.path(), &config).unwrap_err();
+    assert!(e.message.contains("the tokenizer has none") && e.causes[0].contains("`<|endoftext|>`"), "{e}");
+    std::fs::write(dir.path().join("words.json"), words.replace("\"a\"", "\"</s>\"")).unwrap();
+    assert_eq!(prepare(dir.path(), &config).unwrap().documents.unwrap().end, 0);
 }

@@ -4,6 +4,7 @@
 
 pub mod chain;
 pub mod corpus;
+pub mod documents;
 pub mod pairs;
 pub mod picture;
 mod reading;
@@ -12,7 +13,7 @@ pub mod rows;
 mod start;
 pub mod story;
 mod text;
-mod text_config;
+pub mod text_config;
 mod token_file;
 pub mod tokenizer;
 pub mod tokens;
@@ -25,10 +26,11 @@ use serde::{Deserialize, Serialize};
 use crate::error::Result;
 use crate::fs;
 use crate::rng::{StepRng, Stream};
-use corpus::{Corpus, TextConfig};
+use corpus::Corpus;
 use pairs::{Pairs, PairsConfig};
 use picture::{Pictures, PicturesConfig};
 use story::{Story, StoryConfig};
+use text_config::TextConfig;
 pub use tokenizer::Tokenizer;
 
 /// Where the training text comes from.
@@ -166,14 +168,27 @@ impl Data {
         counts
     }
 
-    /// Text of token ids; the mask prints as `·`.
+    /// Text of token ids, of documents up to the first end token; the mask prints as `·`.
     pub fn decode(&self, tokens: &[u32]) -> String {
         match self {
             Data::Story(s) => s.decode(tokens),
             Data::Pictures(p) => p.decode(tokens),
             Data::Pairs(p) => p.decode(tokens),
-            Data::Text { tokenizer, .. } => tokenizer.decode(tokens),
+            Data::Text { tokenizer, .. } => tokenizer.decode(self.told(tokens)),
         }
+    }
+
+    /// The id that ends a text, of data that is documents; what stands behind it is no part of the text.
+    pub fn end(&self) -> Option<u32> {
+        match self {
+            Data::Text { corpus, .. } => corpus.documents.as_ref().map(|documents| documents.end),
+            Data::Story(_) | Data::Pictures(_) | Data::Pairs(_) => None,
+        }
+    }
+
+    /// What of the ids has text: all, or of documents what stands in front of the end.
+    fn told<'t>(&self, tokens: &'t [u32]) -> &'t [u32] {
+        self.end().map_or(tokens, |end| documents::told(tokens, end))
     }
 
     /// Its name in messages.

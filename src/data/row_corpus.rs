@@ -1,14 +1,16 @@
-//! A corpus from files of rows (JSONL, Parquet): each row is encoded by itself, with a separator behind it.
+//! A corpus from files of rows (JSONL, Parquet): each row is encoded by itself, with a separator behind it, or as a document
+//! with the end token.
 //!
-//! The file is streamed once for its length and hash, and again for each split that has to be encoded (and once more for
-//! a vocabulary of characters), so that beside the tokens only a row is in memory. A split by a fraction falls between two
+//! The files are streamed once for their length and hash, and again for each split that has to be encoded (and once more for
+//! a vocabulary of their own), so that beside the tokens only a row is in memory. A split by a fraction falls between two
 //! rows: training has the rows that begin before the (1 - fraction)-th part of all bytes.
 
-use super::corpus::{Corpus, DEFAULT_VALID_FRACTION, TextConfig};
+use super::corpus::{Corpus, DEFAULT_VALID_FRACTION};
 use super::reading::Reading;
 use super::rows::{Format, each};
+use super::text_config::{DocumentsConfig, TextConfig};
 use super::token_file::{Of, cached};
-use super::tokenizer::{Tokenizer, TokenizerConfig};
+use super::tokenizer::{END_CHAR, KEPT, Tokenizer, TokenizerConfig, Words, kept};
 use super::tokens::Tokens;
 use crate::error::{Error, Result};
 use crate::fs::{self, create_dir, sha256_hex};
@@ -16,18 +18,19 @@ use crate::term;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The column that is read where a recipe names none.
 const COLUMN: &str = "text";
 const SEPARATOR: &str = "\n";
 
-/// A file with its column, and what is behind each row.
+/// Files with their column, and what is behind each row.
 #[derive(Clone, Copy)]
 struct Source<'a> {
-    path: &'a Path,
+    paths: &'a [PathBuf],
     column: &'a str,
-    separator: &'a str,
+    /// None where the end token is.
+    separator: Option<&'a str>,
 }
 
 /// Bytes of all rows, and what identifies them.
@@ -38,33 +41,40 @@ struct Survey {
 }
 
 /// Whether one of the files holds rows.
-pub fn is_rows(path: &Path, valid: Option<&Path>) -> bool {
-    [Some(path), valid].into_iter().flatten().any(|p| Format::of(p) != Format::Text)
+pub fn is_rows(paths: &[PathBuf], valid: Option<&[PathBuf]>) -> bool {
+    paths.iter().chain(valid.into_iter().flatten()).any(|p| Format::of(p) != Format::Text)
 }
 
-/// Reads and encodes the rows of the first file and perhaps, for validation, of the second, or takes the tokens from
+/// Reads and encodes the rows of the first files and perhaps, for validation, of the others, or takes the tokens from
 /// `cache_dir`.
 ///
 /// Errors: as [`Corpus::prepare`]; rows that are not what they should be, with their number.
 pub fn prepare(
     config: &TextConfig,
-    (path, valid): (&Path, Option<&Path>),
+    (paths, valid): (&[PathBuf], Option<&[PathBuf]>),
     base: &Path,
     cache_dir: Option<&Path>,
 ) -> Result<(Corpus, Tokenizer)> {
-    let source = |path| Source {
-        path,
-        column: config.column.as_deref().unwrap_or(COLUMN),
-        separator: config.separator.as_deref().unwrap_or(SEPARATOR),
+    if let Some(DocumentsConfig::Line(line)) = &config.documents {
+        return Err(Error::usage(format!(
+            "`data.text.documents = {line:?}` parts a text, and these are files of rows"
+        ))
+        .hint("each row is a document with `data.text.documents = true`"));
+    }
+    let separator = match config.documents {
+        Some(_) => None,
+        None => Some(config.separator.as_deref().unwrap_or(SEPARATOR)),
     };
-    let train = source(path);
+    let column = config.column.as_deref().unwrap_or(COLUMN);
+    let source = |paths| Source { paths, column, separator };
+    let train = source(paths);
     let survey = train.survey()?;
     let ((train_part, train_sha), (other, valid_part, valid_sha)) = match valid {
         Some(valid) => {
             let other = source(valid);
             let theirs = other.survey()?;
             if theirs.sha256 == survey.sha256 {
-                let same = format!("`path` and `valid_path` hold the same rows: {}", valid.display());
+                let same = format!("`path` and `valid_path` hold the same rows: {}", valid[0].display());
                 return Err(Error::usage(same).hint("delete `valid_path` to keep the last rows for validation"));
             }
             ((0..u64::MAX, survey.sha256), (other, 0..u64::MAX, theirs.sha256))
@@ -76,7 +86,7 @@ pub fn prepare(
                 return Err(Error::usage(what));
             }
             if survey.rows < 2 {
-                let what = format!("{} has one row, and both training and validation need one", path.display());
+                let what = format!("{} has one row, and both training and validation need one", paths[0].display());
                 return Err(Error::usage(what).hint("give `valid_path`, another file"));
             }
             let cut = (survey.bytes as f64 * (1.0 - fraction)).round() as u64;
@@ -86,86 +96,116 @@ pub fn prepare(
     };
     let tokenizer = match config.tokenizer {
         TokenizerConfig::Char => {
-            let mut chars: BTreeSet<char> = train.separator.chars().collect();
+            let mut chars: BTreeSet<char> =
+                train.separator.unwrap_or(END_CHAR.encode_utf8(&mut [0; 4])).chars().collect();
             train.each("reading", &train_part, &mut |_, text| {
                 chars.extend(text.chars());
                 Ok(())
             })?;
             Tokenizer::Char { chars: chars.into_iter().collect() }
         }
+        TokenizerConfig::Train { bpe } => {
+            cache_dir.map_or(Ok(()), create_dir)?;
+            let path = cache_dir.map(|dir| dir.join(KEPT));
+            kept(path.as_deref(), (&train_sha, bpe), || {
+                let mut words = Words::new(survey.bytes);
+                train.each("counting the words of", &train_part, &mut |_, text| words.add(text))?;
+                Ok(words)
+            })?
+        }
         ref other => Tokenizer::build(other, &[], base)?,
     };
+    let end = config.documents.as_ref().map(|_| tokenizer.end()).transpose()?;
     let tokenizer_sha = sha256_hex(tokenizer.to_json()?.as_bytes());
     cache_dir.map_or(Ok(()), create_dir)?;
     let tokens = |name: &str, source: Source, part: Range<u64>, sha: &str| {
         let of = Of {
-            text: source.path,
+            text: &source.paths[0],
             vocab: tokenizer.vocab_size(),
             source_sha256: sha,
             tokenizer_sha256: &tokenizer_sha,
         };
         let path = cache_dir.map(|dir| dir.join(name));
-        cached(path.as_deref(), of, || source.encode(&tokenizer, &part))
+        cached(path.as_deref(), of, || source.encode(&tokenizer, &part, end))
     };
-    let (train, a) = tokens("train.tok", train, train_part, &train_sha)?;
-    let (valid, b) = tokens("valid.tok", other, valid_part, &valid_sha)?;
-    let vocab = tokenizer.vocab_size();
-    let corpus = Corpus { train, valid, vocab, sha256: sha256_hex(format!("{a}{b}").as_bytes()) };
-    corpus.check_length(config.length)?;
-    Ok((corpus, tokenizer))
+    let tokens =
+        [tokens("train.tok", train, train_part, &train_sha)?, tokens("valid.tok", other, valid_part, &valid_sha)?];
+    Ok((Corpus::of(tokens, (tokenizer.vocab_size(), end, config.length))?, tokenizer))
 }
 
 impl Source<'_> {
     /// Reads all rows once.
     fn survey(&self) -> Result<Survey> {
         let (mut bytes, mut rows, mut hash) = (0, 0, Sha256::new());
-        hash.update((self.separator.len() as u64).to_le_bytes());
-        hash.update(self.separator);
-        let without = each((self.path, self.column), &self.reading("reading")?, &mut |_, text| {
-            bytes += text.len() as u64;
-            rows += 1;
-            hash.update((text.len() as u64).to_le_bytes());
-            hash.update(text);
-            Ok(())
-        })?;
-        let shown = self.path.display();
-        if bytes == 0 {
-            return Err(Error::input(format!("{shown}: no row has any text in `{}`", self.column)));
-        }
-        if without > 0 {
-            term::warn(&format!("{shown}: {without} of {} rows have no `{}` (null)", rows + without, self.column));
+        // No separator has so many bytes as stand for the end token.
+        hash.update(self.separator.map_or(u64::MAX, |separator| separator.len() as u64).to_le_bytes());
+        hash.update(self.separator.unwrap_or_default());
+        for path in self.paths {
+            let (before, column) = (rows, self.column);
+            let mut has_text = false;
+            let without = each((path, column), &reading("reading", path)?, &mut |_, text| {
+                bytes += text.len() as u64;
+                rows += 1;
+                has_text |= !text.is_empty();
+                hash.update((text.len() as u64).to_le_bytes());
+                hash.update(text);
+                Ok(())
+            })?;
+            let shown = path.display();
+            if !has_text {
+                return Err(Error::input(format!("{shown}: no row has any text in `{column}`")));
+            }
+            if without > 0 {
+                let all = rows - before + without;
+                term::warn(&format!("{shown}: {without} of {all} rows have no `{column}` (null)"));
+            }
         }
         Ok(Survey { bytes, rows, sha256: sha256_hex(&hash.finalize()) })
     }
 
-    /// Gives the rows that begin in `part` of all bytes to `f`.
-    fn each(&self, doing: &str, part: &Range<u64>, f: &mut dyn FnMut(u64, &str) -> Result<()>) -> Result<()> {
+    /// Gives the rows that begin in `part` of all bytes to `f`, each with what an error calls it.
+    fn each(&self, doing: &str, part: &Range<u64>, f: &mut dyn FnMut((&Path, u64), &str) -> Result<()>) -> Result<()> {
         let mut at = 0;
-        each((self.path, self.column), &self.reading(doing)?, &mut |row, text| {
-            let begin = at;
-            at += text.len() as u64;
-            if part.contains(&begin) && !text.is_empty() { f(row, text) } else { Ok(()) }
-        })
-        .map(|_| ())
+        for path in self.paths {
+            each((path, self.column), &reading(doing, path)?, &mut |row, text| {
+                let begin = at;
+                at += text.len() as u64;
+                if part.contains(&begin) && !text.is_empty() { f((path, row), text) } else { Ok(()) }
+            })?;
+        }
+        Ok(())
     }
 
-    /// A pass over the file.
-    fn reading<'r>(&'r self, doing: &'r str) -> Result<Reading<'r>> {
-        let (_, bytes) = fs::open(self.path)?;
-        Ok(Reading::begin(doing, self.path, bytes))
-    }
-
-    fn encode(&self, tokenizer: &Tokenizer, part: &Range<u64>) -> Result<Tokens> {
-        let separator = tokenizer
-            .encode(self.separator.as_bytes())
-            .map_err(|e| Error { message: format!("`separator`: {}", e.message), ..e })?;
+    fn encode(&self, tokenizer: &Tokenizer, part: &Range<u64>, end: Option<u32>) -> Result<Tokens> {
+        let behind = match (self.separator, end) {
+            (Some(separator), None) => tokenizer
+                .encode(separator.as_bytes())
+                .map_err(|e| Error { message: format!("`separator`: {}", e.message), ..e })?,
+            (_, end) => end.into_iter().collect(),
+        };
         let mut tokens = Tokens::new(tokenizer.vocab_size());
-        self.each("encoding", part, &mut |row, text| {
-            let place = |e: Error| Error { message: format!("{} row {row}: {}", self.path.display(), e.message), ..e };
-            tokens.extend(tokenizer.encode(text.as_bytes()).map_err(place)?);
-            tokens.extend(separator.iter().copied());
+        self.each("encoding", part, &mut |(path, row), text| {
+            let place = |e: Error| Error { message: format!("{} row {row}: {}", path.display(), e.message), ..e };
+            let ids = tokenizer.encode(text.as_bytes()).map_err(place)?;
+            if let Some(end) = end.filter(|end| ids.contains(end)) {
+                let inside = format!("the end token {:?} is part of the document", tokenizer.decode(&[end]));
+                return Err(place(
+                    Error::input(inside).hint("leave it out of the text; the end of a row is put there"),
+                ));
+            }
+            // What the tokenizer has nothing for is no document.
+            if end.is_none() || !ids.is_empty() {
+                tokens.extend(ids);
+                tokens.extend(behind.iter().copied());
+            }
             Ok(())
         })?;
         Ok(tokens)
     }
+}
+
+/// A pass over a file.
+fn reading<'r>(doing: &'r str, path: &'r Path) -> Result<Reading<'r>> {
+    let (_, bytes) = fs::open(path)?;
+    Ok(Reading::begin(doing, path, bytes))
 }

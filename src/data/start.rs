@@ -4,12 +4,12 @@
 use std::io::Read;
 use std::path::Path;
 
-use super::corpus::{DEFAULT_VALID_FRACTION, TextConfig};
+use super::corpus::{DEFAULT_VALID_FRACTION, files};
 use super::rows::Format;
+use super::text_config::{Paths, TextConfig};
 use super::tokenizer::TokenizerConfig;
 use crate::error::{Error, Result, typed};
 use crate::fs::open;
-use crate::hub;
 
 /// First bytes of compressed files, what they are called, and what unpacks them.
 const PACKED: [(&[u8], &str, &str); 4] = [
@@ -26,15 +26,13 @@ const MARK: &[u8] = "\u{feff}".as_bytes();
 /// Errors: a compressed file or a byte order mark (kind input), a text that is shorter than a window (usage).
 pub fn check(config: &TextConfig, base: &Path) -> Result<()> {
     let raw = config.tokenizer == TokenizerConfig::Bytes;
-    let path = hub::file(base, &config.path)?;
-    let bytes = file(&path, raw)?;
-    let other = match &config.valid_path {
-        Some(valid) => Some(file(&hub::file(base, valid)?, raw)?),
-        None => None,
-    };
-    // Only there a token is at least a byte.
-    let counts = raw || config.tokenizer == TokenizerConfig::Char;
-    let (Some(bytes), true) = (bytes, counts && Format::of(&path) == Format::Text) else { return Ok(()) };
+    let paths = files(base, &config.path)?;
+    let bytes = all(base, &config.path, raw)?;
+    let other = config.valid_path.as_ref().map(|valid| all(base, valid, raw)).transpose()?;
+    // Only there a token is at least a byte. A document that is shorter than a window is filled up.
+    let counts = (raw || config.tokenizer == TokenizerConfig::Char) && config.documents.is_none();
+    let text = paths.iter().all(|path| Format::of(path) == Format::Text);
+    let (Some(bytes), true) = (bytes, counts && text) else { return Ok(()) };
     let parts = match other {
         Some(valid) => [("training", bytes), ("validation", valid.unwrap_or(u64::MAX))],
         None => {
@@ -45,7 +43,7 @@ pub fn check(config: &TextConfig, base: &Path) -> Result<()> {
     match parts.into_iter().find(|(_, n)| *n < config.length as u64) {
         Some((split, n)) => Err(too_short(
             split,
-            &format!("at most {n} of the {bytes} bytes in {}", path.display()),
+            &format!("at most {n} of the {bytes} bytes in {}", paths[0].display()),
             {
                 // Half of the validation text may be given up for a clean start.
                 parts.iter().map(|(_, n)| n / 2).min().unwrap_or(0) as usize
@@ -64,6 +62,11 @@ pub fn too_short(split: &str, has: &str, fits: usize, length: usize) -> Error {
         0 | 1 => error.hint("take a longer text"),
         _ => error.hint(format!("take a longer text, or `data.text.length = {fits}`")),
     }
+}
+
+/// Bytes of all files, if each is there.
+fn all(base: &Path, paths: &Paths, raw: bool) -> Result<Option<u64>> {
+    files(base, paths)?.iter().try_fold(Some(0), |sum, path| Ok(sum.zip(file(path, raw)?).map(|(a, b)| a + b)))
 }
 
 /// Bytes of the file, if it is there and a file; `raw` says that any bytes may be text.

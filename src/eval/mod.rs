@@ -5,6 +5,7 @@
 pub mod change;
 pub mod context;
 pub mod control;
+pub mod copies;
 pub mod flexibility;
 pub mod judge;
 pub mod matched;
@@ -25,8 +26,8 @@ use indexmap::IndexMap;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::data::Data;
 use crate::data::pairs::Pairs;
+use crate::data::{Data, documents};
 use crate::error::{Error, Result, number, whole_within};
 use crate::model::{Denoise, Transformer};
 use crate::objective::{self, Objective};
@@ -168,6 +169,8 @@ pub enum Scorer<'a> {
     Pictures(&'a crate::data::picture::Pictures),
     /// A held-out autoregressive model.
     Judge(&'a Transformer),
+    /// The same of documents, with their end token: it scores the text up to its end, and not what fills it up.
+    Documents(&'a Transformer, u32),
     /// A held-out autoregressive model of sentences behind conditions: it scores the sentence with its end alone.
     Sentences(&'a Transformer, &'a Pairs),
     /// A public autoregressive model with a tokenizer of its own.
@@ -179,7 +182,7 @@ impl Scorer<'_> {
     pub fn name(&self) -> &'static str {
         match self {
             Scorer::Story(_) | Scorer::Pictures(_) => "oracle_nll",
-            Scorer::Judge(_) | Scorer::Sentences(..) => "judge_nll",
+            Scorer::Judge(_) | Scorer::Documents(..) | Scorer::Sentences(..) => "judge_nll",
             Scorer::Text(_) => "judge_nll_per_character",
         }
     }
@@ -190,6 +193,7 @@ impl Scorer<'_> {
             Scorer::Story(s) => texts.par_iter().map(|t| -s.chain().log_likelihood(t) / t.len() as f64).collect(),
             Scorer::Pictures(p) => texts.par_iter().map(|t| -p.log_likelihood(t) / t.len() as f64).collect(),
             Scorer::Judge(judge) => ar_nll(*judge, texts),
+            Scorer::Documents(judge, end) => ended_nll(judge, texts, *end),
             Scorer::Sentences(judge, pairs) => {
                 control::fluency(judge, pairs, &texts.iter().map(|t| pairs.sentence(t)).collect::<Vec<_>>())
             }
@@ -197,12 +201,15 @@ impl Scorer<'_> {
         }
     }
 
-    /// What of a sequence [L] is scored: all of it; where it is a sentence behind a condition, the sentence.
+    /// What of a sequence [L] is scored: all of it; of documents what comes before the end, with it; where it is a sentence
+    /// behind a condition, the sentence.
     ///
     /// A condition and padding repeat themselves, and would make samples of equal sentences look alike.
     pub fn scored<'t>(&self, tokens: &'t [u32]) -> &'t [u32] {
         match self {
             Scorer::Sentences(_, pairs) => pairs.sentence(tokens),
+            Scorer::Documents(_, end) => documents::ended(tokens, *end),
+            Scorer::Text(judge) => judge.data.end().map_or(tokens, |end| documents::ended(tokens, end)),
             _ => tokens,
         }
     }
@@ -210,12 +217,23 @@ impl Scorer<'_> {
 
 /// Exact NLL per token of each text under an autoregressive network, nats.
 pub fn ar_nll(model: &dyn Denoise, texts: &[Vec<u32>]) -> Vec<f64> {
+    ar_losses(model, texts).iter().map(|losses| stats::mean(losses)).collect()
+}
+
+/// The same of each text up to its first end token: what stands behind is no text.
+fn ended_nll(model: &Transformer, texts: &[Vec<u32>], end: u32) -> Vec<f64> {
+    let all = ar_losses(model, texts).into_iter().zip(texts);
+    all.map(|(losses, text)| stats::mean(&losses[..documents::ended(text, end).len()])).collect()
+}
+
+/// The NLL of each token of each text [L], nats.
+fn ar_losses(model: &dyn Denoise, texts: &[Vec<u32>]) -> Vec<Vec<f64>> {
     let mut out = Vec::with_capacity(texts.len());
     for group in texts.chunks(16) {
         let length = group[0].len();
         let rows = objective::ar_nll(&group.concat(), length);
         let (_, losses) = objective::evaluate(model, &rows);
-        out.extend(losses.chunks(length).map(stats::mean));
+        out.extend(losses.chunks(length).map(<[f64]>::to_vec));
     }
     out
 }
@@ -371,9 +389,16 @@ pub fn sweep_row(
 
 /// What real data scores, and what identifies it.
 ///
-/// Errors: a tokenizer that cannot be written.
+/// Errors: a tokenizer that cannot be written; no memory to look for copies.
 pub fn data_summary(data: &Data, scorer: &Scorer, held_out: &[Vec<u32>]) -> Result<DataSummary> {
-    let reference = estimates(&scores(held_out, scorer));
+    let mut all = scores(held_out, scorer);
+    let mut corpus = between(&held_out.iter().map(|t| scorer.scored(t)).collect::<Vec<_>>());
+    // What real text has in common with the training text, in windows of the same length.
+    if let Some(found) = copies::longest(data, &held_out.iter().map(Vec::as_slice).collect::<Vec<_>>())? {
+        all.extend(copies::scores(&found));
+        corpus.extend(copies::without(&all[scorer.name()], &all[copies::COPIES]));
+    }
+    let reference = estimates(&all);
     let (kind, entropy_rate) = match data {
         // The rate that samples are compared with is the noisy chain's own, estimated on many texts.
         Data::Story(s) => {
@@ -404,7 +429,7 @@ pub fn data_summary(data: &Data, scorer: &Scorer, held_out: &[Vec<u32>]) -> Resu
         entropy_rate,
         nll_name: scorer.name().to_string(),
         reference,
-        corpus: between(&held_out.iter().map(|t| scorer.scored(t)).collect::<Vec<_>>()),
+        corpus,
     })
 }
 

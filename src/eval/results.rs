@@ -102,7 +102,8 @@ pub struct DataSummary {
     pub nll_name: String,
     /// What held-out data scores on each metric.
     pub reference: IndexMap<String, Estimate>,
-    /// Scores of the held-out data as a set; comparable with rows of as many samples.
+    /// Scores of the held-out data as a set; comparable with rows of as many samples, but for the likelihood of what is no
+    /// copy, which is a mean.
     pub corpus: IndexMap<String, f64>,
 }
 
@@ -354,6 +355,8 @@ pub enum Metric {
     #[serde(rename = "distinct_2")]
     Distinct2,
     Repetition,
+    /// Share of samples with 64 characters or more of the training text in them.
+    Copies,
     Latency,
     Throughput,
     /// The sampler's own likelihood of held-out text.
@@ -362,7 +365,7 @@ pub enum Metric {
 
 impl Metric {
     /// All metrics, in the order of a report's columns.
-    pub const ALL: [Metric; 11] = [
+    pub const ALL: [Metric; 12] = [
         Metric::SamplerNll,
         Metric::Nll,
         Metric::Entropy,
@@ -372,6 +375,7 @@ impl Metric {
         Metric::Agreement,
         Metric::Distinct2,
         Metric::Repetition,
+        Metric::Copies,
         Metric::Latency,
         Metric::Throughput,
     ];
@@ -387,6 +391,7 @@ impl Metric {
             Metric::Entropy => "entropy",
             Metric::Distinct2 => "distinct_2",
             Metric::Repetition => "repetition",
+            Metric::Copies => super::copies::COPIES,
             Metric::Latency => "latency",
             Metric::Throughput => "throughput",
             Metric::SamplerNll => "sampler_nll",
@@ -404,6 +409,7 @@ impl Metric {
             Metric::Entropy => "entropy",
             Metric::Distinct2 => "distinct-2",
             Metric::Repetition => "repetition",
+            Metric::Copies => "copies ↓",
             Metric::Latency => "latency ms ↓",
             Metric::Throughput => "tok/s ↑",
             Metric::SamplerNll => "sampler nll ↓",
@@ -413,7 +419,7 @@ impl Metric {
     /// Which way is better.
     pub fn better(self) -> Direction {
         match self {
-            Metric::Nll | Metric::SamplerNll | Metric::Latency => Direction::Lower,
+            Metric::Nll | Metric::SamplerNll | Metric::Copies | Metric::Latency => Direction::Lower,
             Metric::Valid | Metric::CaptionValid | Metric::Clauses | Metric::Agreement | Metric::Throughput => {
                 Direction::Higher
             }

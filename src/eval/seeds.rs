@@ -20,13 +20,14 @@ use crate::error::{Error, Result};
 use crate::fs::sha256_hex;
 
 /// Scores that are shares, so that an interval ends at 0 and 1.
-const SHARES: [&str; 10] = [
+const SHARES: [&str; 11] = [
     "valid",
     "caption_valid",
     "clauses",
     "agreement",
     "distinct_2",
     "repetition",
+    "copies",
     "attribute",
     "length",
     "both",

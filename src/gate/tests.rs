@@ -3,6 +3,7 @@
 use super::*;
 use crate::error::Kind;
 use crate::eval::results::fixture::{self, Level};
+use crate::eval::stats::mean_interval;
 use crate::rng::{StepRng, Stream};
 use crate::shown;
 use indexmap::IndexMap;
@@ -414,4 +415,32 @@ fn several_training_seeds_are_judged_by_their_spread_and_not_by_the_number_of_sa
     assert_eq!(of(&gate(&base, &all), "student", 8, "oracle_nll").outcome, Outcome::Fail);
     let verdict = gate(&base, &fixture::several(&[4, 5, 6]));
     assert_eq!(of(&verdict, "student", 8, "oracle_nll").pairing, Some(Pairing::Unpaired));
+}
+
+/// The text study with this share of copies in the student's first row, of 64 samples, and in held-out text.
+fn copying(share: f64, real: f64) -> Results {
+    let mut results = fixture::text(1);
+    let flags = |share: f64| (0..64).map(|i| f64::from(u8::from(f64::from(i) < 64.0 * share))).collect::<Vec<f64>>();
+    results.data.reference.insert("copies".into(), mean_interval(&flags(real), 0));
+    let row = &mut results.models[2].rows[0];
+    row.scores.insert("copies".into(), mean_interval(&flags(share), 0));
+    row.samples.insert("copies".into(), flags(share));
+    results
+}
+
+#[test]
+fn a_student_that_copies_more_than_before_fails_and_one_that_copies_more_than_real_text_is_warned_of() {
+    let copies =
+        |verdict: &Verdict| verdict.findings.iter().find(|f| f.metric == Some(Metric::Copies)).map(|f| f.outcome);
+    let verdict = gate(&copying(0.0, 0.05), &copying(0.5, 0.05));
+    assert_eq!(copies(&verdict), Some(Outcome::Fail));
+    assert!(
+        verdict.warnings.iter().any(|w| w.contains("`student`, steps 1: 50 % of the samples copy")),
+        "{:?}",
+        verdict.warnings
+    );
+    let verdict = gate(&copying(0.05, 0.05), &copying(0.0, 0.05));
+    assert_eq!((copies(&verdict), verdict.warnings.len()), (Some(Outcome::Pass), 0));
+    // Results of before have no such score: it is not asked for.
+    assert_eq!(copies(&gate(&fixture::text(1), &copying(0.5, 0.5))), None);
 }

@@ -65,6 +65,9 @@ impl Recipe {
                 (timed && covered().any(|(shown, _)| shown != ORACLE), "`eval.speed_repeats = 0` measures no time")
             }
             Metric::SamplerNll => (self.eval.sampler.texts > 0, "`eval.sampler.texts = 0` measures none"),
+            Metric::Copies => {
+                (matches!(self.data, DataConfig::Text(_)), "only a text has a training text to be copied")
+            }
             Metric::Nll | Metric::Entropy | Metric::Distinct2 | Metric::Repetition => (true, ""),
         };
         match measured || default {

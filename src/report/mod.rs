@@ -6,6 +6,7 @@ mod autoencoder;
 mod budget;
 mod by_seed;
 pub mod control;
+mod copies;
 pub mod figure;
 pub mod flexibility;
 pub mod html;
@@ -208,6 +209,7 @@ fn reading(results: &Results) -> Vec<String> {
     lines.extend(budget::reading(results));
     lines.extend(autoencoder::reading(results));
     lines.extend(control::reading(results));
+    lines.extend(copies::reading(results));
     lines.extend(flexibility::reading(results).into_iter().chain(survey::reading(results)));
     if results.models.iter().any(|m| !m.sweep.is_empty()) {
         lines.insert(

@@ -1,9 +1,9 @@
 //! The tables of a report as text cells, for Markdown and HTML alike.
 
 use super::figure::several_orders;
-use crate::eval::matched;
 use crate::eval::results::{Bound, DataKind, Metric, ModelResult, Results, Role, Row};
 use crate::eval::stats::{Estimate, Spread};
+use crate::eval::{copies, matched};
 use std::fmt::Display;
 
 /// A table: a heading, column names and rows of text.
@@ -61,7 +61,14 @@ pub fn collapsed(results: &Results, model: &ModelResult, row: &Row) -> bool {
 
 /// All tables of the report.
 pub fn tables(results: &Results) -> Vec<Table> {
-    let all = [Some(quality(results)), matched(results), gap(results), Some(reference(results)), corpus(results)];
+    let all = [
+        Some(quality(results)),
+        matched(results),
+        gap(results),
+        Some(reference(results)),
+        super::copies::table(results),
+        corpus(results),
+    ];
     let flexible = super::control::table(results)
         .into_iter()
         .chain(super::flexibility::tables(results))
@@ -106,8 +113,10 @@ fn quality(results: &Results) -> Table {
     }
     header.extend(names([Metric::Nll.label(), Metric::Entropy.label(), "ELBO/NLL ↓"]));
     header.extend(exact.iter().map(|m| m.label().to_string()));
-    let tail = [Metric::Distinct2, Metric::Repetition, Metric::Latency, Metric::Throughput];
-    header.extend(tail.map(|m| m.label().to_string()));
+    let copied = super::copies::measured(results);
+    let variety = [Metric::Distinct2, Metric::Repetition, Metric::Copies];
+    let variety = &variety[..if copied { 3 } else { 2 }];
+    header.extend(variety.iter().chain(&[Metric::Latency, Metric::Throughput]).map(|m| m.label().to_string()));
     header.push("n".into());
 
     let mut rows = Vec::new();
@@ -135,7 +144,7 @@ fn quality(results: &Results) -> Table {
             }
             cells.extend([score(Metric::Nll), score(Metric::Entropy), likelihood(model)]);
             cells.extend(exact.iter().map(|m| score(*m)));
-            cells.extend([score(Metric::Distinct2), score(Metric::Repetition)]);
+            cells.extend(variety.iter().map(|m| score(*m)));
             cells.push(row.speed.map_or(NOTHING.into(), |s| spread(s.latency_ms)));
             cells.push(
                 row.speed.map_or(NOTHING.into(), |s| format!("{} (batch {})", measured(s.tokens_per_s), s.batch)),
@@ -220,7 +229,8 @@ fn corpus(results: &Results) -> Option<Table> {
     let models = shown(results);
     let mut keys: Vec<&String> = Vec::new();
     for key in models.iter().flat_map(|m| &m.rows).flat_map(|r| r.corpus.keys()) {
-        if !keys.contains(&key) {
+        // A mean over samples, which has a table of its own.
+        if !keys.contains(&key) && key != copies::WITHOUT {
             keys.push(key);
         }
     }

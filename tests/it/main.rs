@@ -8,6 +8,7 @@ mod binary;
 mod bound;
 mod checking;
 mod consistency;
+mod documents;
 mod downloads;
 mod embedding;
 mod exporting;

@@ -9,7 +9,7 @@ use crate::eval::control::{self, Control};
 use crate::eval::flexibility::{self, Flexibility};
 use crate::eval::judge::TextJudge;
 use crate::eval::results::{Environment, ModelResult, Results, Role, Row};
-use crate::eval::{self, Scorer, reconstruction};
+use crate::eval::{self, Scorer, copies, reconstruction};
 use crate::export::{self, LoadedModel};
 use crate::model::{Denoise, Oracle, params};
 use crate::objective::{self, Objective};
@@ -46,7 +46,10 @@ impl Study {
                 }),
                 _ => match data {
                     Data::Pairs(pairs) => Scorer::Sentences(&judge.model, pairs),
-                    _ => Scorer::Judge(&judge.model),
+                    data => match data.end() {
+                        Some(end) => Scorer::Documents(&judge.model, end),
+                        None => Scorer::Judge(&judge.model),
+                    },
                 },
             },
             (data, None) => {
@@ -297,7 +300,7 @@ impl Study {
         scorer: &Scorer,
         timed: bool,
     ) -> Result<Vec<Row>> {
-        let mut rows = Vec::new();
+        let (mut rows, mut drawn) = (Vec::new(), Vec::new());
         let mut texts = String::new();
         for k in steps {
             self.not_stopped(name)?;
@@ -316,6 +319,16 @@ impl Study {
                 .take(5)
                 .for_each(|t| texts.push_str(&format!("{}\n----\n", shown::text(&self.data.decode(t)))));
             rows.push(row);
+            drawn.push(tokens);
+        }
+        // All rows at once: the training text is long.
+        copies::add(&mut rows, &drawn, &self.data, scorer.name())?;
+        for row in rows.iter().filter(|row| row.scores.contains_key(copies::COPIES)) {
+            let (copied, share) = (row.scores[copies::COPIED].mean, 100.0 * row.scores[copies::COPIES].mean);
+            let k = row.steps;
+            term::note(&format!(
+                "eval {shown:<10} {k:>5} steps  longest copy {copied:.1} characters  copies {share:.1} %"
+            ));
         }
         let dir = self.model_dir(name);
         fs::create_dir(&dir)?;

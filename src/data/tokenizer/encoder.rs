@@ -44,11 +44,25 @@ impl<'a> Encoder<'a> {
     }
 
     /// The ids of what is left, at the end of the text.
-    pub fn end(mut self, out: Out, misfit: &dyn Fn(Misfit) -> Error) -> Result<()> {
+    pub fn end(&mut self, out: Out, misfit: &dyn Fn(Misfit) -> Error) -> Result<()> {
         match self.tokenizer {
-            Tokenizer::Hf(tokenizer) => hf::encode_front(tokenizer, &self.rest, true, out).map(|_| ()),
+            Tokenizer::Hf(tokenizer) => {
+                let all = hf::encode_front(tokenizer, &self.rest, true, out)?;
+                self.take(all);
+                Ok(())
+            }
             _ => self.whole("", out, misfit, |rest| Some(rest.len())),
         }
+    }
+
+    /// Begins another text, at its byte `at`; the one before has ended.
+    pub fn begin(&mut self, at: u64) {
+        self.at = at;
+    }
+
+    /// Whether what it encodes need not be text.
+    pub fn takes_any_bytes(&self) -> bool {
+        matches!(self.tokenizer, Tokenizer::Bytes)
     }
 
     /// Encodes the words of `rest` and `text` up to where `cut` says.

@@ -2,7 +2,7 @@
 //! `catch_unwind`, and our own kinds written as `tokenizer.json`.
 
 use super::encoder::Out;
-use super::{MAX_FILE, Tokenizer, UNKNOWN, component};
+use super::{END, MAX_FILE, Tokenizer, UNKNOWN, component};
 use crate::error::{Error, Result};
 use crate::fs::read_limited;
 use serde::Deserialize;
@@ -26,7 +26,7 @@ const WINDOW: usize = 4 * PIECE;
 pub(super) const LIBRARY: &str = "tokenizers 0.23.2";
 
 /// Runs `work` of the library on data that may be crafted to make it panic.
-fn guarded<T>(what: &str, work: impl FnOnce() -> tokenizers::Result<T>) -> Result<T> {
+pub(super) fn guarded<T>(what: &str, work: impl FnOnce() -> tokenizers::Result<T>) -> Result<T> {
     match catch_unwind(AssertUnwindSafe(work)) {
         Ok(done) => done.map_err(|e| Error::input(what.to_string()).cause(e.to_string())),
         Err(_) => Err(Error::input(what.to_string()).cause("the tokenizers library failed on it")),
@@ -142,12 +142,17 @@ fn bpe_model(vocab: &BTreeMap<String, u32>, merges: Vec<Value>) -> Value {
 /// The byte-level BPE of GPT-2 from `vocab.json` and `merges.txt`.
 pub fn gpt2(vocab_path: &Path, merges_path: &Path) -> Result<Tokenizer> {
     let (vocab, merges) = bpe_files(vocab_path, merges_path)?;
-    let end = "<|endoftext|>";
-    let added: Vec<Value> = vocab.get(end).map(|id| added_token(*id, end)).into_iter().collect();
+    byte_level(&vocab, merges, &format!("{} with {}", vocab_path.display(), merges_path.display()))
+}
+
+/// A byte-level BPE that cuts words as GPT-2 does; `file` is what messages call it. The end token, if it has one, is none that
+/// text is merged to.
+pub(super) fn byte_level(vocab: &BTreeMap<String, u32>, merges: Vec<Value>, file: &str) -> Result<Tokenizer> {
+    let added: Vec<Value> = vocab.get(END).map(|id| added_token(*id, END)).into_iter().collect();
     let byte_level = json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true });
-    let mut value = document(byte_level.clone(), byte_level, bpe_model(&vocab, merges));
+    let mut value = document(byte_level.clone(), byte_level, bpe_model(vocab, merges));
     value["added_tokens"] = json!(added);
-    from_value(value, &format!("{} with {}", vocab_path.display(), merges_path.display()))
+    from_value(value, file)
 }
 
 /// How Qwen2 cuts text into words: contractions, letters behind one sign, single digits, signs, line ends, spaces.
@@ -343,7 +348,7 @@ pub fn bytes_json() -> Value {
 }
 
 /// The character of each byte 0..=255: itself where printable, else the next free one from U+0100 on.
-fn byte_chars() -> impl Iterator<Item = char> {
+pub(super) fn byte_chars() -> impl Iterator<Item = char> {
     let mut free = '\u{100}'..;
     (0..=255u8).map(move |b| match b {
         b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff => char::from(b),

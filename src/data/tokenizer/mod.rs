@@ -1,4 +1,5 @@
-//! Text to token ids and back: bytes, characters, words, or any Hugging Face tokenizer; all kept as `tokenizer.json`.
+//! Text to token ids and back: bytes, characters, words, any Hugging Face tokenizer, or one that is trained on the text; all
+//! kept as `tokenizer.json`.
 //!
 //! The three kinds of our own are written as Hugging Face files too, so that other programs can read them; when such a
 //! file is loaded the kind is recognised by comparing it with what we would have written. The mask has no text: its id
@@ -7,6 +8,7 @@
 mod component;
 mod encoder;
 mod hf;
+mod train;
 
 use super::text::Misfit;
 use crate::error::{Error, Result};
@@ -15,7 +17,9 @@ use crate::hub;
 pub use encoder::Encoder;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+pub use train::{KEPT, Words, kept};
 
 /// The file of a tokenizer in a model's directory.
 pub const FILE: &str = "tokenizer.json";
@@ -27,8 +31,17 @@ const MAX_FILE: u64 = 128 << 20;
 /// What helps where a tokenizer's file is not what it should be.
 const AGAIN: &str = "copy the tokenizer's files again from the model that they came with; `bytes` and `char` need none";
 
-/// Which tokenizer a recipe asks for: `"bytes"`, `"char"`, `json = { path = ".." }`, `dir = { path = ".." }` or
-/// `bpe = { vocab = "..", merges = ".." }`; each path may be `hf://owner/name/file`, and that of `dir` `hf://owner/name`.
+/// The sizes that a trained vocabulary can have: the end token and the bytes are in each.
+pub const TRAINED: RangeInclusive<usize> = 257..=1 << 16;
+/// The end token of most tokenizers, and of those that are trained here.
+pub const END: &str = "<|endoftext|>";
+/// What end tokens are called.
+const ENDS: [&str; 6] = [END, "<|end_of_text|>", "</s>", "<eos>", "[EOS]", "[SEP]"];
+/// The end token of bytes and characters: the control character END OF TEXT, which stands in no ordinary text.
+pub const END_CHAR: char = '\u{3}';
+
+/// Which tokenizer a recipe asks for: `"bytes"`, `"char"`, `train = { bpe = 2048 }`, `json = { path = ".." }`,
+/// `dir = { path = ".." }` or `bpe = { vocab = "..", merges = ".." }`; each path may be `hf://owner/name/file`, and that of `dir` `hf://owner/name`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum TokenizerConfig {
@@ -36,6 +49,8 @@ pub enum TokenizerConfig {
     Bytes,
     /// One token per character of the training text.
     Char,
+    /// A byte-level BPE that is trained on the training text, of so many tokens.
+    Train { bpe: usize },
     /// A Hugging Face `tokenizer.json`.
     Json { path: PathBuf },
     /// The tokenizer beside a model in its directory.
@@ -58,13 +73,18 @@ pub enum Tokenizer {
 }
 
 impl Tokenizer {
-    /// The tokenizer of `config`: `char` takes its vocabulary from `training`; paths are relative to `base`.
+    /// The tokenizer of `config`: `char` and `train` take their vocabulary from `training`; paths are relative to `base`.
     pub fn build(config: &TokenizerConfig, training: &[u8], base: &Path) -> Result<Tokenizer> {
         match config {
             TokenizerConfig::Bytes => Ok(Tokenizer::Bytes),
             TokenizerConfig::Char => {
                 let chars: BTreeSet<char> = utf8(training)?.chars().collect();
                 Ok(Tokenizer::Char { chars: chars.into_iter().collect() })
+            }
+            TokenizerConfig::Train { bpe } => {
+                let mut words = Words::new(training.len() as u64);
+                words.add(utf8(training)?)?;
+                train::bpe(*bpe, words)
             }
             TokenizerConfig::Json { path } => Self::load_file(&hub::file(base, path)?),
             TokenizerConfig::Dir { path } => {
@@ -149,6 +169,22 @@ impl Tokenizer {
             Tokenizer::Words(words) => words.iter().position(|w| w == name).map(|i| i as u32),
             Tokenizer::Hf(tokenizer) => tokenizer.token_to_id(name),
         }
+    }
+
+    /// The id that may stand behind a document.
+    ///
+    /// Errors (usage): a tokenizer that has no end token.
+    pub fn end(&self) -> Result<u32> {
+        let found = match self {
+            Tokenizer::Bytes => Some(END_CHAR as u32),
+            Tokenizer::Char { .. } => self.id(END_CHAR.encode_utf8(&mut [0; 4])),
+            Tokenizer::Words(_) | Tokenizer::Hf(_) => ENDS.iter().find_map(|name| self.id(name)),
+        };
+        found.ok_or_else(|| {
+            Error::usage("`data.text.documents` needs an end token, and the tokenizer has none")
+                .cause(format!("none of its tokens is called {}", ENDS.map(|name| format!("`{name}`")).join(", ")))
+                .hint("one that is trained on the text has it: `data.text.tokenizer = { train = { bpe = 2048 } }`")
+        })
     }
 
     /// The ids below [`Tokenizer::vocab_size`] that are no token's: gaps in a file's numbering.

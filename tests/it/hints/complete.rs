@@ -162,6 +162,22 @@ const NAMED: &[(&str, Why)] = &[
         Why::Untested("names a directory of the user's"),
     ),
     ("`data.text.tokenizer = {{ dir = {{ path = \"{place}\" }} }}`", Why::Untested("names a directory of the user's")),
+    (
+        "name the line between two documents: `data.text.documents = \"<|endoftext|>\"`",
+        Why::Test("documents::settings_of_documents_that_do_not_fit_the_text_are_told_with_their_place"),
+    ),
+    (
+        "each row is a document with `data.text.documents = true`",
+        Why::Test("documents::settings_of_documents_that_do_not_fit_the_text_are_told_with_their_place"),
+    ),
+    (
+        "one that is trained on the text has it: `data.text.tokenizer = { train = { bpe = 2048 } }`",
+        Why::Test("documents::settings_of_documents_that_do_not_fit_the_text_are_told_with_their_place"),
+    ),
+    (
+        "take a longer text, or `data.text.tokenizer.train.bpe = {}`",
+        Why::Test("documents::settings_of_documents_that_do_not_fit_the_text_are_told_with_their_place"),
+    ),
 ];
 
 /// Whether a literal names a command, an option or a setting.

@@ -265,7 +265,18 @@ pub const CASES: &[Case] = &[
     // Data.
     Case("shakespeare", &["data.text.valid_fraction=2.0"], "for instance `data.text.valid_fraction = 0.05`"),
     Case("shakespeare", &["data.text.path=\"\""], "name a text file: `data.text.path = \"my.txt\"`"),
+    Case("shakespeare", &["data.text.path=[]"], "name a text file: `data.text.path = \"my.txt\"`"),
     Case("shakespeare", &["data.text.length=1"], "`data.text.length = 2`"),
+    Case(
+        "shakespeare",
+        &["data.text.tokenizer={train={bpe=256}}"],
+        "the nearest allowed value: `data.text.tokenizer.train.bpe = 257`",
+    ),
+    Case(
+        "shakespeare",
+        &["data.text.documents=\" \""],
+        "the line between two documents, such as `data.text.documents = \"<|endoftext|>\"`",
+    ),
     Case("control", &["data.pairs.length_classes=1"], "none: `data.pairs.length_classes = 0`"),
     Case("control", &["data.pairs.valid_fraction=0.7"], "for instance `data.pairs.valid_fraction = 0.05`"),
     Case("control", &["data.pairs.unconditional=1.0"], "none: `data.pairs.unconditional = 0.0`"),
