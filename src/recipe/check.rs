@@ -154,7 +154,7 @@ impl Recipe {
             return match network.uniforms {
                 true => Err(Error::usage(format!("`{net} = true` needs `{at}`"))
                     .cause("nothing else tells the network uniforms while it trains")
-                    .hint(format!("`{at} = {{ finer = \"NAME\" }}`, or leave `uniforms` out"))),
+                    .hint(format!("give it one, `{at} = {{ finer = .. }}`, or leave `uniforms` out"))),
                 false => Ok(()),
             };
         };
@@ -183,7 +183,7 @@ impl Recipe {
                 finer.order.shown()
             ))
             .cause("a step reveals several phases of the finer model, one behind the other in its order")
-            .hint("behind `{ strided = 16 }` two at a time: `{ phases = [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7] }`")),
+            .hint("name a model in finer phases: of sixteen, two at a time are `{ phases = [0, 0, 1, 1, .., 7, 7] }`")),
         }
     }
 

@@ -563,43 +563,95 @@ fn a_study_of_students_in_phases_runs_resumes_and_says_what_held_out_text_costs(
     assert!(wrong.code == 2 && wrong.err.contains("--period 128"), "{}", wrong.err);
 }
 
+/// What stands between accents in a hint.
+fn ticked(err: &str) -> Vec<&str> {
+    err[err.find("hint:").unwrap()..].split('`').skip(1).step_by(2).collect()
+}
+
 #[test]
 fn phases_that_cannot_be_trained_or_read_are_refused_with_a_hint_that_works() {
     let place = Place::new();
-    for (from, to, says) in [
+    let check = |text: &str, more: &[&str]| {
+        place.write("phases.toml", text);
+        place.run(&[&["recipe", "check", "phases.toml"], more].concat())
+    };
+    let network = "network = { dim = 32, layers = 1, heads = 2, visibility = \"order\", learned_positions = true }";
+    // What is written, what it becomes, what is said of it, and how the hint is followed: as a setting, or in its place.
+    enum Follow {
+        Set,
+        Write(&'static str),
+        Words,
+    }
+    for (from, to, says, follow) in [
         (
             "order = { strided = 4 }\nobjective.sdtt",
             "order = { strided = 0 }\nobjective.sdtt",
             "as many phases as there are steps",
+            Follow::Write("order = { strided = 8 }\nobjective.sdtt"),
         ),
-        ("rounds = 1", "rounds = 2", "the number of phases stays the same"),
-        ("shared = { finer = \"mixed\" }", "shared = { finer = \"teacher\" }", "are not made of whole ones"),
-        ("phases = [0, 0, 1, 1, 2, 2, 3, 3]", "strided = 4", ""),
+        ("rounds = 1", "rounds = 2", "the number of phases stays the same", Follow::Set),
+        ("finer = \"mixed\"", "finer = \"teacher\"", "are not made of whole ones", Follow::Words),
         (
             "learned_positions = true, uniforms = true",
             "learned_positions = true",
             "reads the uniforms that it learns to follow",
+            Follow::Set,
         ),
-        ("start = \"mixed\"", "start = \"alpha\"", "names the model itself"),
-        ("start = \"mixed\"", "start = \"mixt\"", "did you mean `mixed`"),
+        (
+            network,
+            "network = { dim = 32, layers = 1, heads = 2, visibility = \"order\", learned_positions = true, uniforms = true }",
+            "nothing else tells the network uniforms",
+            Follow::Words,
+        ),
+        (
+            "visibility = \"order\", learned_positions = true, uniforms = true",
+            "visibility = \"full\", learned_positions = true, uniforms = true",
+            "shared by the positions",
+            Follow::Set,
+        ),
+        (
+            network,
+            "network = { dim = 32, layers = 2, heads = 2, visibility = \"order\", learned_positions = true, encoder_layers = 1 }",
+            "",
+            Follow::Words,
+        ),
+        ("start = \"mixed\"", "start = \"alpha\"", "names the model itself", Follow::Words),
+        ("start = \"mixed\"", "start = \"mixt\"", "did you mean `mixed`", Follow::Words),
         (
             "{ order = { dilated = 4 } }",
             "{ order = { within = { block = 4, order = { blocks = 2 } } } }",
             "has an order inside",
+            Follow::Write("{ order = { within = { block = 32, order = { strided = 4 } } } }"),
         ),
-        ("alpha = { group = 2", "alpha = { group = 1", "must be"),
+        (
+            "{ order = { dilated = 4 } }",
+            "{ order = { phases = [] } }",
+            "needs 1 to 128 phases",
+            Follow::Write("{ order = { phases = [0, 2, 1, 2] } }"),
+        ),
+        ("alpha = { group = 2", "alpha = { group = 1", "between 2 and 64", Follow::Words),
     ] {
-        let (from, to) = (from.replace("\n", "\n"), to.replace("\n", "\n"));
-        let text = STUDY.replacen(&from, &to, 1);
+        let text = STUDY.replacen(from, to, 1);
         assert_ne!(text, STUDY, "{from}");
-        place.write("phases.toml", &text);
-        let ran = place.run(&["recipe", "check", "phases.toml"]);
-        match says.is_empty() {
-            true => assert_eq!(ran.code, 0, "{}", ran.err),
-            false => {
-                assert!(ran.code == 2 && ran.err.contains(says), "{to}: {}", ran.err);
-                assert!(ran.err.contains("hint:") && ran.err.contains("phases.toml"), "{to}: {}", ran.err);
+        let ran = check(&text, &[]);
+        assert!(ran.code == 2 && ran.err.contains(says), "{to}: {}", ran.err);
+        assert!(ran.err.contains("hint:") && ran.err.contains("phases.toml"), "{to}: {}", ran.err);
+        let hint = ticked(&ran.err);
+        match follow {
+            Follow::Words => {}
+            Follow::Set => drop(check(&text, &["--set", hint[0]]).ok()),
+            Follow::Write(mended) => {
+                assert!(mended.contains(hint[0]), "{hint:?} in {mended}");
+                check(&STUDY.replacen(from, mended, 1), &[]).ok();
             }
         }
     }
+    // A network that predicts otherwise than it reads.
+    let text = STUDY.replacen(network, &network.replace(" }", ", shift_output = true }"), 1).replacen(
+        "visibility = \"full\"",
+        "visibility = \"full\", shift_output = true",
+        1,
+    );
+    let ran = check(&text, &[]);
+    assert!(ran.code == 2, "{}", ran.err);
 }
