@@ -404,8 +404,7 @@ fn fits_objective(card: &ModelCard) -> std::result::Result<(), String> {
         return Err("`network.vectors` contradicts the objective or `network.visibility`".into());
     }
     let network = &card.network;
-    let plain = network.encoder_layers == 0 && !network.shift && !network.shift_output;
-    if phased && (!by_order || !plain || card.order.follows_steps()) {
+    if phased && (!network.reads_phases() || card.order.follows_steps()) {
         return Err("`order` has phases that the network does not read".into());
     }
     if network.uniforms && (!phased || card.objective.shared().is_none()) {

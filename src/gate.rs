@@ -307,7 +307,16 @@ impl Pair<'_> {
             Metric::SamplerNll => {
                 let (own, other) = (self.model.text_groups(self.row), self.other_model.text_groups(self.other_row));
                 finding.n = base.len().min(cand.len());
-                let alike = own == other;
+                let texts = |row: &Row| row.sampler_nll.as_ref().map(|s| s.texts_sha256.clone());
+                let alike = own == other
+                    && self.model.seeds() == self.other_model.seeds()
+                    && texts(self.row) == texts(self.other_row);
+                let kind = |row: &Row| row.sampler_nll.as_ref().map(|s| s.kind);
+                if kind(self.row) != kind(self.other_row) {
+                    finding.candidate = Some(mean(cand));
+                    finding.note = Some("one is the likelihood and the other a bound of it".into());
+                    return;
+                }
                 (own, other, alike)
             }
             _ => {

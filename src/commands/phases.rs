@@ -1,7 +1,7 @@
 //! `fewstep phases`: searches an order with fixed phases for a model of a run, and prints how the known ones compare.
 
 use super::run::Study;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, whole_within};
 use crate::eval::phases::{Found, Search, known, search};
 use crate::model::Denoise;
 use crate::process::order::phases::MOST_LISTED;
@@ -27,11 +27,14 @@ const SEARCHED: u64 = 1 << 60;
 /// Errors: a model that is not trained, or that cannot be sampled in any phases; numbers out of range.
 pub fn run(study: &Study, request: &Request) -> Result<()> {
     let (steps, period) = (request.steps, request.period);
-    if !(2..=period).contains(&steps) || period > MOST_LISTED {
+    whole_within("--texts", request.texts, 2..=1 << 20)?;
+    whole_within("--tries", request.tries, 0..=1 << 30)?;
+    let longest = MOST_LISTED.min(study.data().length());
+    if !(2..=period).contains(&steps) || period > longest {
         return Err(Error::usage(format!(
-            "`--steps {steps}` and `--period {period}`: 2 <= steps <= period <= {MOST_LISTED}"
+            "`--steps {steps}` and `--period {period}`: 2 <= steps <= period <= {longest}"
         ))
-        .hint(format!("for instance `--steps 8 --period {}`", (4 * steps).clamp(8, MOST_LISTED))));
+        .hint(format!("for instance `--steps {} --period {longest}`", steps.clamp(2, longest))));
     }
     let done = study.finished(request.model)?;
     let process = done.card.process();
@@ -40,7 +43,7 @@ pub fn run(study: &Study, request: &Request) -> Result<()> {
     if !tokens || !whole || !process.corruption.absorbs() || done.model.matrices().is_some() {
         return Err(Error::usage(format!("`{}` is not a masked model that sees everything", request.model))
             .cause("only such a model can be asked in any phases without training")
-            .hint("name the teacher that students in phases are made from: `--model teacher`"));
+            .hint("name a model with `visibility = \"full\"`, such as the one that students in phases start as"));
     }
     let texts: Vec<Vec<u32>> = {
         let seed = study.recipe.seed(study.recipe.model(request.model)?);

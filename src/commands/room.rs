@@ -87,7 +87,9 @@ impl Ask<'_> {
             Some(plan) => (plan.parameters(), shape.dtype.bytes() as u128 * whole),
             None => (whole, 0),
         };
-        let copies = 4 + u128::from(model.train.ema.is_some()) + u128::from(model.objective.distils());
+        let copies = 4
+            + u128::from(model.train.ema.is_some())
+            + u128::from(model.objective.distils() || model.objective.shared().is_some());
         let positions = match &network.vectors {
             Some(vectors) => vectors.count + vectors.condition,
             // Finished blocks are read beside the noise.

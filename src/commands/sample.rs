@@ -21,6 +21,7 @@ use crate::export::{self, LoadedModel};
 use crate::model::draw::Filter;
 use crate::model::{Denoise, Transformer, family};
 use crate::objective::Objective;
+use crate::process::order::OrderConfig;
 use crate::sample::family::{EntropyStop, STOP_WINDOW};
 use crate::sample::{DecodeConfig, Process, SampleSpec, Samples, beam, beyond, mbr};
 use crate::term;
@@ -151,7 +152,7 @@ pub fn run(request: &Request, device: &Device) -> Result<()> {
     room::samples(&loaded.card.network, shape, 0, (request.batch(), request.candidates()), device)?;
     let process = match &request.decode {
         Some(text) => decoding(text, &loaded)?.process(loaded.card.process()),
-        None => loaded.card.process(),
+        None => as_many_phases(&loaded, request.steps),
     };
     let Some(tokenizer) = &loaded.tokenizer else {
         return Err(Error::input(format!("{} has no tokenizer.json", dir.display()))
@@ -251,6 +252,17 @@ fn entropy_stop(request: &Request) -> Option<EntropyStop> {
     request.public.stop_entropy.map(|nats| EntropyStop { nats, window })
 }
 
+/// The process of a model; of one that was trained in several numbers of phases, that of as many as there are steps.
+fn as_many_phases(loaded: &LoadedModel, steps: Option<usize>) -> Process {
+    let process = loaded.card.process();
+    let (Some(steps), OrderConfig::Mixture(all)) = (steps, &loaded.card.order) else { return process };
+    let orders = all.iter().filter(|order| order.phased()).map(|order| order.order(process.length));
+    match orders.into_iter().find(|order| order.blocks(process.length) == steps) {
+        Some(order) => Process { order, ..process },
+        None => process,
+    }
+}
+
 /// What `--decode` says: an order's name, or a table as a recipe has it.
 fn decode_given(text: &str) -> Result<DecodeConfig> {
     #[derive(serde::Deserialize)]
@@ -276,7 +288,7 @@ fn decoding(text: &str, loaded: &LoadedModel) -> Result<DecodeConfig> {
     if let (DecodeConfig::Gaussian(_), Objective::Embedding(_)) = (&decode, &loaded.card.objective) {
         return Ok(decode);
     }
-    match decode.misfit(network.visibility, network.encoder_layers > 0) {
+    match decode.misfit(network) {
         Some(why) => Err(Error::usage(format!("`--decode {text}` does not fit `{}`", loaded.card.name))
             .cause(why)
             .hint(format!("its order is {}; leave `--decode` out", loaded.card.order.shown()))),

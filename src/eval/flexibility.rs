@@ -202,6 +202,8 @@ pub fn measure(
 pub fn sees(model: &dyn Denoise, process: &Process) -> Sees {
     match (process.cached, model.over_blocks()) {
         (true, false) => Sees::Left,
+        // In phases what is given stands in front of all.
+        (_, true) if process.order.pattern.is_some() && process.order.block >= process.length => Sees::Whole,
         (_, true) if process.order.blocks(process.length) > 1 => Sees::Blocks,
         _ => Sees::Whole,
     }

@@ -201,6 +201,13 @@ impl Scorer<'_> {
         }
     }
 
+    /// The positions of a sequence [L] that are scored.
+    pub fn counted(&self, tokens: &[u32]) -> std::ops::Range<usize> {
+        let own = self.scored(tokens);
+        let from = (own.as_ptr() as usize - tokens.as_ptr() as usize) / size_of::<u32>();
+        from..from + own.len()
+    }
+
     /// What of a sequence [L] is scored: all of it; of documents what comes before the end, with it; where it is a sentence
     /// behind a condition, the sentence.
     ///
@@ -227,7 +234,7 @@ fn ended_nll(model: &Transformer, texts: &[Vec<u32>], end: u32) -> Vec<f64> {
 }
 
 /// The NLL of each token of each text [L], nats.
-fn ar_losses(model: &dyn Denoise, texts: &[Vec<u32>]) -> Vec<Vec<f64>> {
+pub fn ar_losses(model: &dyn Denoise, texts: &[Vec<u32>]) -> Vec<Vec<f64>> {
     let mut out = Vec::with_capacity(texts.len());
     for group in texts.chunks(16) {
         let length = group[0].len();

@@ -60,7 +60,7 @@ pub fn known(steps: usize, period: usize) -> Vec<(String, Vec<usize>)> {
 /// Phases that grow: each has about as many positions as all before it, in the middle of the gaps that those left. Early phases of
 /// few positions, far apart, cost steps and save independence. None where K phases cannot grow so in P positions.
 pub fn growing(steps: usize, period: usize) -> Option<Vec<usize>> {
-    if steps < 2 || period < 1 << (steps - 1) {
+    if !(2..=32).contains(&steps) || period >> (steps - 1) == 0 {
         return None;
     }
     // Places in the order of halved gaps; the first 1, 1, 2, 4, .. of 2^(K-1) parts of it are the phases.
@@ -102,6 +102,7 @@ pub fn search(
         let Some(phases) = List::new(list) else { panic!("a period is within what a list may hold") };
         let process = Process { order: Order::in_phases(Pattern::Listed(phases), process.length), ..*process };
         let steps = process.order.blocks(process.length);
+        let texts = sampler::Texts { tokens: texts, counted: &sampler::whole, batch: 16 };
         Ok(sampler::nll(model, &process, steps, texts, 2)?.map_or_else(Vec::new, |s| s.texts))
     };
     let mean = |list: &[usize]| cost(list, texts).map(|values| super::stats::mean(&values));
@@ -158,7 +159,7 @@ mod tests {
         let list = growing(5, 32).unwrap();
         assert_eq!((0..5).map(|k| sizes(&list, k)).collect::<Vec<_>>(), [2, 2, 4, 8, 16]);
         assert!(list[0] == 0 && list[16] == 0 && list[8] == 1 && list[24] == 1);
-        assert_eq!((growing(5, 15), growing(1, 8)), (None, None));
+        assert_eq!((growing(5, 15), growing(1, 8), growing(65, 128)), (None, None, None));
         for (steps, period) in [(2, 2), (4, 8), (8, 32), (8, 128), (3, 7)] {
             assert!(known(steps, period).iter().all(|(_, list)| list.len() == period && whole(list, steps)));
         }

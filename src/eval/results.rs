@@ -526,7 +526,10 @@ impl Results {
                     let count = scores.len();
                     return Err(Error::input(format!("{place}: n is {}, but `{key}` has {count} scores", row.n)));
                 }
-                if let Some(own) = row.sampler_nll.as_ref().filter(|own| own.texts.len() != own.n) {
+                let shared = |n: usize| {
+                    n > 0 && (row.by_seed.is_empty() || !model.varies() || n.is_multiple_of(row.by_seed.len()))
+                };
+                if let Some(own) = row.sampler_nll.as_ref().filter(|own| own.texts.len() != own.n || !shared(own.n)) {
                     let (n, count) = (own.n, own.texts.len());
                     return Err(Error::input(format!("{place}: `sampler_nll` has n = {n}, and {count} texts")));
                 }

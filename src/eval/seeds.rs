@@ -143,6 +143,10 @@ fn join_row(parts: &[(u64, &Row)], varies: bool, sampling: u64) -> Row {
 /// The sampler's likelihood of the same texts under each seed's weights, text after text and seed after seed.
 fn join_sampler(parts: &[Option<&SamplerNll>], varies: bool) -> Option<SamplerNll> {
     let all: Vec<&SamplerNll> = parts.iter().copied().collect::<Option<_>>()?;
+    // The same weights say the same of the same texts.
+    if !varies || all.iter().any(|s| s.texts_sha256 != all[0].texts_sha256) {
+        return Some(all[0].clone()).filter(|_| !varies);
+    }
     let texts: Vec<f64> = all.iter().flat_map(|s| s.texts.iter().copied()).collect();
     let spread: Option<Vec<f64>> = all.iter().map(|s| s.spread).collect();
     Some(SamplerNll {
@@ -150,6 +154,7 @@ fn join_sampler(parts: &[Option<&SamplerNll>], varies: bool) -> Option<SamplerNl
         kind: all[0].kind,
         n: texts.len(),
         texts,
+        texts_sha256: all[0].texts_sha256.clone(),
         spread: spread.map(|s| mean(&s)),
     })
 }
@@ -281,6 +286,35 @@ mod tests {
         let back: Results = serde_json::from_str(&serde_json::to_string(&results).unwrap()).unwrap();
         assert_eq!(back, results);
         assert_eq!(results.seeds(), [1, 2, 3]);
+    }
+
+    #[test]
+    fn the_samplers_likelihood_is_joined_by_seed_and_the_same_weights_say_it_once() {
+        let with = |seed: u64, name: &str, sha: &str| {
+            let mut one = fixture::story(seed);
+            for model in one.models.iter_mut().filter(|m| m.name == name) {
+                for row in &mut model.rows {
+                    let texts = vec![1.0 + seed as f64, 2.0 + seed as f64];
+                    let estimate = mean_interval(&texts, 0);
+                    let kind = crate::eval::results::Bound::Exact;
+                    let texts_sha256 = sha.to_string();
+                    row.sampler_nll = Some(SamplerNll { estimate, kind, n: 2, texts, texts_sha256, spread: None });
+                }
+            }
+            (seed, one)
+        };
+        let joined = join("", 0, &[with(1, "student", "a"), with(2, "student", "a"), with(3, "student", "a")]).unwrap();
+        joined.check().unwrap();
+        let model = joined.model("student").unwrap();
+        let own = model.row(8).unwrap().sampler_nll.as_ref().unwrap();
+        assert_eq!((own.n, &own.texts[..]), (6, &[2.0, 3.0, 3.0, 4.0, 4.0, 5.0][..]));
+        assert_eq!((own.estimate.mean, model.text_groups(model.row(8).unwrap())), (3.5, vec![2, 2, 2]));
+        let tables = crate::eval::results::Metric::SamplerNll;
+        assert_eq!(joined.score(model.row(8).unwrap(), tables).unwrap(), own.estimate);
+        let oracle = join("", 0, &[with(1, "oracle", "a"), with(2, "oracle", "a")]).unwrap();
+        assert_eq!(oracle.model("oracle").unwrap().row(8).unwrap().sampler_nll.as_ref().unwrap().n, 2);
+        let other = join("", 0, &[with(1, "student", "a"), with(2, "student", "b")]).unwrap();
+        assert!(other.model("student").unwrap().row(8).unwrap().sampler_nll.is_none(), "other texts are not joined");
     }
 
     #[test]

@@ -305,6 +305,13 @@ impl TransformerConfig {
         }
     }
 
+    /// Whether it reads positions sorted by phase: it sees what its order says, describes the token that it reads, and no block of it
+    /// looks at near places alone.
+    pub fn reads_phases(&self) -> bool {
+        let plain = self.encoder_layers == 0 && !self.shift && !self.shift_output && self.local.is_none();
+        self.visibility == Visibility::Order && plain
+    }
+
     /// Width of the feed-forward half.
     pub fn hidden(&self) -> usize {
         self.hidden.unwrap_or(match self.activation.gated() {

@@ -50,7 +50,8 @@ pub struct SdttConfig {
     /// forward_kl | reverse_kl | jensen_shannon | total_variation | log_mse
     #[serde(default = "default_divergence")]
     pub divergence: Divergence,
-    /// Number of steps of the first round's teacher: its dt is 1 / steps.
+    /// Number of steps of the first round's teacher: its dt is 1 / steps. Left out with fixed phases, which have no dt.
+    #[serde(default, skip_serializing_if = "is_none")]
     pub teacher_steps: usize,
     /// Teacher steps k that one student step learns; also the growth of dt from round to round.
     #[serde(default = "default_k")]
@@ -68,6 +69,9 @@ pub struct SdttConfig {
     pub data: f64,
 }
 
+fn is_none(steps: &usize) -> bool {
+    *steps == 0
+}
 fn is_zero(value: &f64) -> bool {
     *value == 0.0
 }

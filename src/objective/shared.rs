@@ -32,16 +32,17 @@ pub struct SharedConfig {
     pub finer: String,
 }
 
-/// The first of the `finer` orders each of whose phases lies inside one of `coarse`, none before an earlier one of that.
+/// The finest of the `finer` orders that has more phases than `coarse`, each of them inside one of `coarse` and none before an earlier
+/// one of that.
 pub fn finer(coarse: Order, finer: &[Order], length: usize) -> Option<Order> {
     let whole = coarse.phases(length, &[])?;
     let nests = |order: &&Order| {
         let Some(parts) = order.phases(length, &[]) else { return false };
         let phase = |rank: usize| whole.phase(parts.place(rank));
         let inside = (0..parts.count()).all(|n| parts.ranks_of(n).all(|r| phase(r) == phase(parts.ranks_of(n).start)));
-        inside && (1..length).all(|rank| phase(rank - 1) <= phase(rank))
+        parts.count() > whole.count() && inside && (1..length).all(|rank| phase(rank - 1) <= phase(rank))
     };
-    finer.iter().find(nests).copied()
+    finer.iter().filter(nests).max_by_key(|order| order.blocks(length)).copied()
 }
 
 /// The uniform that draws `token` from a distribution given by its scores [V] (log-probabilities up to a constant); `within` in
@@ -92,7 +93,12 @@ mod tests {
         let pairs = Order::in_phases(Pattern::Listed(List::new(&[0, 0, 1, 1, 2, 2, 3, 3]).unwrap()), l);
         assert_eq!(finer(pairs, &[strided(4), strided(8)], l), Some(strided(8)));
         assert_eq!(finer(strided(4), &[strided(8)], l), None, "every second phase of eight is none of a run");
-        assert_eq!(finer(strided(4), &[strided(4)], l), Some(strided(4)));
+        assert_eq!(finer(strided(4), &[strided(4)], l), None, "there is nothing to share");
+        assert_eq!(
+            finer(pairs, &[strided(8), strided(32)], l),
+            Some(strided(8)),
+            "thirty-two are no runs of four pairs"
+        );
         assert_eq!(finer(Order::parallel(l), &[strided(4)], l), None);
     }
 

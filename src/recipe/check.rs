@@ -9,7 +9,7 @@ use crate::model::TransformerConfig;
 use crate::model::config::{TimeInput, Visibility};
 use crate::model::family::Vocabulary;
 use crate::objective::distill::{Orders, Refresh};
-use crate::objective::{Objective, SdttConfig, SharedConfig, shared};
+use crate::objective::{Objective, SdttConfig, shared};
 use crate::process::Order;
 use crate::process::order::OrderConfig;
 use crate::train::TrainConfig;
@@ -141,48 +141,59 @@ impl Recipe {
     }
 
     /// Checks that shared uniforms are recovered from a model of finer phases, and read.
-    fn check_shared(
-        &self,
-        name: &str,
-        model: &ModelConfig,
-        network: &TransformerConfig,
-        shared: Option<&SharedConfig>,
-    ) -> Result<()> {
+    fn check_shared(&self, name: &str, model: &ModelConfig, network: &TransformerConfig) -> Result<()> {
         let at = format!("model.{name}.objective.elbo.shared");
-        let net = format!("{}.uniforms", self.network_place(name));
-        let Some(shared) = shared else {
+        let net = format!("model.{name}.network.uniforms");
+        let Some(shared) = model.objective.shared() else {
             return match network.uniforms {
-                true => Err(Error::usage(format!("`{net} = true` needs `{at}`"))
+                true => Err(Error::usage(format!("`{}.uniforms = true` needs `{at}`", self.network_place(name)))
                     .cause("nothing else tells the network uniforms while it trains")
                     .hint(format!("give it one, `{at} = {{ finer = .. }}`, or leave `uniforms` out"))),
                 false => Ok(()),
             };
         };
+        if !model.objective.corruption().absorbs() {
+            return Err(contradiction(&at, "..", &format!("model.{name}.objective.elbo.corruption"), "\"absorb\""));
+        }
         if !network.uniforms {
-            return Err(Error::usage(format!("`{at}` needs `{net} = true`"))
-                .cause("the network reads the uniforms that it learns to follow")
-                .hint(format!("`{net} = true`")));
+            let error = Error::usage(format!("`{at}` needs `{net} = true`"))
+                .cause("the network reads the uniforms that it learns to follow");
+            return Err(match &model.network {
+                Some(_) => error.hint(format!("`{net} = true`")),
+                None => error.hint(format!(
+                    "give it a table `[model.{name}.network]` of its own: that of `{}` with `uniforms = true`",
+                    self.network_place(name)
+                )),
+            });
         }
         let finer = self.model(&shared.finer)?;
-        let reads = match self.network(&shared.finer)? {
-            Network::Given(network) => network.uniforms,
-            Network::From(_) => false,
+        let theirs = match self.network(&shared.finer)? {
+            Network::Given(network) => Some(network),
+            Network::From(_) => None,
         };
+        let of = format!("`model.{}`, the finer model of `{at}`,", shared.finer);
+        if !matches!(finer.objective, Objective::Elbo { .. } | Objective::Sdtt(_)) || theirs.is_some_and(|n| n.uniforms)
+        {
+            return Err(Error::usage(format!("{of} is not a masked model whose predictions stand by themselves"))
+                .cause("its predictions behind each of its phases are what the uniforms are recovered from")
+                .hint("name a model that is trained by `objective.elbo` or `objective.sdtt`, without uniforms"));
+        }
         let length = self.length().unwrap_or(1 << 10);
-        let theirs: Vec<Order> = match finer.order.phased() && !finer.order.follows_steps() && !reads {
-            true => finer.order.all(length),
-            false => Vec::new(),
-        };
+        if !finer.order.only_phased() || finer.order.follows_steps() {
+            return Err(Error::usage(format!("{of} has no fixed phases: its order is {}", finer.order.shown()))
+                .hint("name a model in `strided` phases, more than this one has"));
+        }
+        let theirs: Vec<Order> = finer.order.all(length);
         let nests = |order: Order| order.pattern.is_some() && shared::finer(order, &theirs, length).is_some();
         match model.order.all(length).into_iter().all(nests) {
             true => Ok(()),
             false => Err(Error::usage(format!(
-                "the phases of `model.{name}.order = {}` are not made of whole ones of `model.{}.order = {}`",
+                "the phases of `model.{name}.order = {}` are not made of several whole ones of `model.{}.order = {}`",
                 model.order.shown(),
                 shared.finer,
                 finer.order.shown()
             ))
-            .cause("a step reveals several phases of the finer model, one behind the other in its order")
+            .cause("a step reveals phases of the finer model that follow each other there")
             .hint("name a model in finer phases: of sixteen, two at a time are `{ phases = [0, 0, 1, 1, .., 7, 7] }`")),
         }
     }
@@ -198,10 +209,19 @@ impl Recipe {
                     .hint("name the model whose weights it starts with, or leave the key out"));
             }
         }
+        if let (Some(start), Objective::LatentDistill(_)) = (&model.start, &model.objective) {
+            return Err(Error::usage(format!("`{} = \"{start}\"` is not for a student of latents", key("start")))
+                .cause("its critic and its rounds begin as its teacher")
+                .hint(format!("leave `{}` out", key("start"))));
+        }
         let (Some(own), Some(source)) = (&model.network, Self::source(model)) else { return Ok(()) };
         if model.start.is_none() && !model.order.phased() {
             return Ok(());
         }
+        let kept = |network: &TransformerConfig| -> Result<TransformerConfig> {
+            let kept = self.lineage(source)?.into_iter().rev().filter_map(|m| m.keep_layers.as_ref());
+            Ok(kept.fold(network.clone(), |network, keep| TransformerConfig { layers: keep.len(), ..network }))
+        };
         let Ok(Network::Given(theirs)) = self.network(source) else {
             return Err(Error::usage(format!("`{}` stands beside weights of a checkpoint", key("network")))
                 .hint("leave the table out: the network is the checkpoint's"));
@@ -215,6 +235,7 @@ impl Recipe {
             uniforms: n.uniforms && theirs.uniforms,
             ..n.clone()
         };
+        let theirs = &kept(theirs)?;
         match weights(own) == weights(theirs) {
             true => Ok(()),
             false => Err(Error::usage(format!(
@@ -264,6 +285,7 @@ impl Recipe {
         let place = self.network_place(name);
         let net = |k: &str| format!("{place}.{k}");
         let (order, visibility) = (&model.order, network.visibility);
+        self.check_shared(name, model, network)?;
         if !matches!(model.objective, Objective::Embedding(_)) {
             self.check_decode(name, model, network)?;
         }
@@ -302,8 +324,7 @@ impl Recipe {
                         .cause("without it position l reads the token it is asked for"));
                 }
             }
-            Objective::Elbo { corruption, schedule, clip, alpha, shared } => {
-                self.check_shared(name, model, network, shared.as_ref())?;
+            Objective::Elbo { corruption, schedule, clip, alpha, .. } => {
                 if let Some(alpha) = alpha {
                     alpha.validate(&key("objective.elbo.alpha"))?;
                     if !order.phased() {
@@ -397,7 +418,9 @@ impl Recipe {
         let k = c.steps_per_step;
         whole_within(&at("steps_per_step"), k, 1..=64)?;
         whole_within(&at("rounds"), c.rounds, 1..=32)?;
-        whole_within(&at("teacher_steps"), c.teacher_steps, 1..=1 << 20)?;
+        if !model.order.phased() {
+            whole_within(&at("teacher_steps"), c.teacher_steps, 1..=1 << 20)?;
+        }
         // One teacher step is its own prediction of what the student reads.
         if k == 1 && c.rounds > 1 {
             return Err(contradiction(&at("steps_per_step"), "1", &at("rounds"), "1")
@@ -430,7 +453,7 @@ impl Recipe {
     fn check_phase_steps(&self, name: &str, model: &ModelConfig, c: &SdttConfig) -> Result<()> {
         let at = |k: &str| format!("model.{name}.objective.sdtt.{k}");
         within(&at("data"), c.data, 0.0..=1.0)?;
-        if !model.order.phased() {
+        if !model.order.only_phased() {
             return match c.data {
                 0.0 => Ok(()),
                 _ => Err(contradiction(
@@ -441,6 +464,23 @@ impl Recipe {
                 )
                 .cause("the data's tokens are the target where phases are fixed")),
             };
+        }
+        let theirs = match self.network(&c.teacher)? {
+            Network::Given(network) => network.visibility == Visibility::Full && network.vectors.is_none(),
+            Network::From(_) => true,
+        };
+        let teacher = self.model(&c.teacher)?;
+        let taught = teacher.order.all(1 << 10);
+        let same = c.steps_per_step == 1 && model.order.all(1 << 10).iter().all(|order| taught.contains(order));
+        if !theirs && !same {
+            return Err(Error::usage(format!("`{}` does not see what its student in phases sees", at("teacher")))
+                .cause("it has not learnt to predict behind these phases")
+                .hint("name a masked model with `visibility = \"full\"`, or one of the same phases with `steps_per_step = 1`"));
+        }
+        if c.teacher_steps != 0 {
+            return Err(Error::usage(format!("`{} = {}` with fixed phases", at("teacher_steps"), c.teacher_steps))
+                .cause("the teacher takes `steps_per_step` steps for each phase")
+                .hint(format!("leave `{}` out", at("teacher_steps"))));
         }
         match c.rounds {
             1 => Ok(()),
@@ -508,9 +548,18 @@ impl Recipe {
             (
                 OrderConfig::Strided(_) | OrderConfig::Dilated(_) | OrderConfig::Phases(_) | OrderConfig::Within { .. },
                 _,
-            ) => Err(sees("\"order\"")
-                .cause("phases are trained beside the finished text")
-                .hint("a model that sees everything is sampled in phases without training: `decode`")),
+            ) => {
+                let error =
+                    Error::usage(format!("`{} = {shown}` needs a network with `visibility = \"order\"`", key("order")))
+                        .cause("phases are trained beside the finished text");
+                Err(match &model.network {
+                    Some(_) => error.hint(format!("`{}`", format_args!("{net}.visibility = \"order\""))),
+                    None => error.hint(format!(
+                        "give it a table `[{}]` of its own: that of `{net}` with `visibility = \"order\"`",
+                        key("network")
+                    )),
+                })
+            }
         }
     }
 
@@ -531,6 +580,11 @@ impl Recipe {
             ("shift", network.shift, "false"),
             ("shift_output", network.shift_output, "false"),
         ];
+        if network.local.is_some() {
+            return Err(Error::usage(format!("`{key} = {shown}` is not for a network with `{net}.local`"))
+                .cause("its windows are of places in the text, and phases are read one after the other")
+                .hint("give it an order in `{ blocks = N }`"));
+        }
         match unread.iter().find(|(_, set, _)| *set) {
             Some((other, _, value)) => Err(Error::usage(format!("`{key} = {shown}` needs `{net}.{other} = {value}`"))
                 .cause("each position of a phase describes the token that it reads")
@@ -566,7 +620,7 @@ impl Recipe {
         for (i, decode) in model.decode.iter().enumerate() {
             let key = format!("model.{name}.decode[{i}]");
             decode.validate(&key)?;
-            if let Some(why) = decode.misfit(network.visibility, network.encoder_layers > 0) {
+            if let Some(why) = decode.misfit(network) {
                 let other = format!("{}.visibility", self.network_place(name));
                 let error = contradiction(&key, &decode.name(), &other, "\"order\"").cause(why);
                 let out = format!("take this way out of `model.{name}.decode`");

@@ -36,10 +36,17 @@ impl Recipe {
         };
         let mut positions = passes * network.map_or(length, |n| n.places(length)) as f64;
         // Finished text is read beside the noise.
-        let orders = model.order.all(length.max(1));
-        let both = orders.iter().filter(|order| beside(**order, length)).count() as f64 / orders.len().max(1) as f64;
-        if matches!(model.objective, Objective::Elbo { .. }) {
-            positions += both * length as f64;
+        let length_of_order = network.map_or(length, |n| n.places(length)).max(1);
+        let orders = model.order.all(length_of_order);
+        let both =
+            orders.iter().filter(|order| beside(**order, length_of_order)).count() as f64 / orders.len().max(1) as f64;
+        let reads_both = match &model.objective {
+            Objective::Sdtt(_) => !model.order.phased(),
+            Objective::Elbo { .. } | Objective::Latent(_) => true,
+            _ => false,
+        };
+        if reads_both {
+            positions *= 1.0 + both;
         }
         if let Some(bottleneck) = network.and_then(|n| n.bottleneck.as_ref()) {
             positions += 2.0 * bottleneck.latents as f64 + length as f64;

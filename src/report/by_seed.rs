@@ -2,7 +2,7 @@
 
 use super::table::{NOTHING, Table, fixed, interval, names, shown};
 use crate::eval::results::{DataKind, Metric, ModelResult, Results, Row};
-use crate::eval::stats::{Change, Estimate, Pairing, seeds_change};
+use crate::eval::stats::{Change, Estimate, Pairing, mean, seeds_change};
 
 /// One table for each score that a study is judged by; none for a study of one seed.
 pub fn tables(results: &Results) -> Vec<Table> {
@@ -14,7 +14,9 @@ pub fn tables(results: &Results) -> Vec<Table> {
     if results.seeds().is_empty() {
         return Vec::new();
     }
-    [Metric::Nll, Metric::Entropy].into_iter().chain(exact).map(|metric| table(results, metric)).collect()
+    let own = results.models.iter().flat_map(|m| &m.rows).any(|r| r.sampler_nll.is_some());
+    let own = own.then_some(Metric::SamplerNll);
+    own.into_iter().chain([Metric::Nll, Metric::Entropy]).chain(exact).map(|metric| table(results, metric)).collect()
 }
 
 fn table(results: &Results, metric: Metric) -> Table {
@@ -25,7 +27,7 @@ fn table(results: &Results, metric: Metric) -> Table {
     let mut rows = Vec::new();
     for model in shown(results).into_iter().filter(|m| m.varies()) {
         for row in model.rows.iter().filter(|r| !r.by_seed.is_empty()) {
-            let Some(all) = values(row, key) else { continue };
+            let Some(all) = values(model, row, key) else { continue };
             let low = all.iter().copied().fold(f64::MAX, f64::min);
             let high = all.iter().copied().fold(f64::MIN, f64::max);
             let mut cells = vec![model.name.clone(), row.steps.to_string()];
@@ -40,14 +42,22 @@ fn table(results: &Results, metric: Metric) -> Table {
 }
 
 /// The mean score of each seed.
-fn values(row: &Row, key: &str) -> Option<Vec<f64>> {
+fn values(model: &ModelResult, row: &Row, key: &str) -> Option<Vec<f64>> {
+    if key == Metric::SamplerNll.key("") {
+        let (own, mut from) = (row.sampler_nll.as_ref()?, 0);
+        let part = |n: usize| {
+            from += n;
+            Some(mean(own.texts.get(from - n..from)?))
+        };
+        return model.text_groups(row).into_iter().map(part).collect();
+    }
     row.by_seed.iter().map(|s| s.scores.get(key).copied()).collect()
 }
 
 /// A student minus its teacher, seed by seed.
 fn change(results: &Results, model: &ModelResult, row: &Row, key: &str) -> Option<Estimate> {
     let teacher = results.model(model.teacher.as_deref()?)?;
-    let (own, theirs) = (values(row, key)?, values(teacher.row(row.steps)?, key)?);
+    let (own, theirs) = (values(model, row, key)?, values(teacher, teacher.row(row.steps)?, key)?);
     (own.len() == theirs.len()).then(|| seeds_change(&theirs, &own, Change::Absolute, Pairing::Paired))
 }
 

@@ -310,9 +310,10 @@ impl Place<'_> {
                 None => self.results.score(self.row, metric),
                 Some(seed) => {
                     let own = self.row.sampler_nll.as_ref()?;
-                    let (at, of) = (self.row.by_seed.iter().position(|s| s.seed == seed.seed)?, self.row.by_seed.len());
-                    let texts = own.texts.chunks(own.texts.len() / of).nth(at)?;
-                    Some(Estimate::exact(mean(texts)))
+                    let groups = self.model.text_groups(self.row);
+                    let at = self.row.by_seed.iter().position(|s| s.seed == seed.seed)?;
+                    let from = groups.iter().take(at).sum::<usize>();
+                    Some(Estimate::exact(mean(own.texts.get(from..from + groups.get(at)?)?)))
                 }
             };
         }

@@ -205,6 +205,14 @@ fn reading(results: &Results) -> Vec<String> {
          does; two intervals that overlap here may still differ in pairs."
             .into(),
     ];
+    if results.models.iter().flat_map(|m| &m.rows).any(|r| r.sampler_nll.is_some()) {
+        lines.push(
+            "`sampler_nll` is what held-out text costs under the sampler itself in that many steps, in nats per token, the same texts for \
+             every model. `exact` is the likelihood: every position has a step of its own. `≤` is an upper bound, the mean over partitions \
+             drawn as the sampler draws them, with the standard deviation over partitions of one text. No judge is needed."
+                .into(),
+        );
+    }
     lines.extend(by_seed::reading(results));
     lines.extend(budget::reading(results));
     lines.extend(autoencoder::reading(results));

@@ -1,6 +1,6 @@
 //! The short forms of a study's results: a table for the terminal, and the rows of one model for its model card.
 
-use crate::eval::results::{DataKind, Metric, ModelResult, Results, Row};
+use crate::eval::results::{Bound, DataKind, Metric, ModelResult, Results, Row};
 use crate::shown;
 
 /// The scores shown, in order: key and heading.
@@ -20,8 +20,10 @@ fn columns(results: &Results) -> Vec<(String, &'static str)> {
 
 fn cell(row: &Row, key: &str) -> String {
     let own = row.sampler_nll.as_ref().filter(|_| key == Metric::SamplerNll.key("")).map(|s| &s.estimate);
+    let bound = own.is_some() && row.sampler_nll.as_ref().is_some_and(|s| s.kind != Bound::Exact);
+    let mark = if bound { "≤ " } else { "" };
     match own.or_else(|| row.scores.get(key)) {
-        Some(e) => format!("{:.3} [{:.3}, {:.3}]", e.mean, e.low, e.high),
+        Some(e) => format!("{mark}{:.3} [{:.3}, {:.3}]", e.mean, e.low, e.high),
         None => "-".to_string(),
     }
 }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Process;
 use crate::error::{self, Result, whole_within};
+use crate::model::TransformerConfig;
 use crate::model::config::Visibility;
 use crate::process::Layout;
 use crate::process::ddpm::Sampler;
@@ -135,9 +136,9 @@ impl DecodeConfig {
         }
     }
 
-    /// Why a network of this visibility cannot be sampled in this way, if it cannot; `encodes` says that some of its layers
-    /// read finished text only.
-    pub fn misfit(&self, visibility: Visibility, encodes: bool) -> Option<&'static str> {
+    /// Why a network cannot be sampled in this way, if it cannot.
+    pub fn misfit(&self, network: &TransformerConfig) -> Option<&'static str> {
+        let (visibility, encodes) = (network.visibility, network.encoder_layers > 0);
         let order = match self {
             DecodeConfig::Gaussian(_) => return Some("`gaussian` is for models of embeddings"),
             DecodeConfig::Order(order) | DecodeConfig::GreedyTail(order) | DecodeConfig::Mbr { order, .. } => {
@@ -163,9 +164,14 @@ impl DecodeConfig {
         if !fits {
             return Some("a network of another visibility is sampled in its own blocks alone");
         }
+        if network.uniforms && !matches!(self, DecodeConfig::Order(_) | DecodeConfig::Mbr { .. }) {
+            return Some("what picks its tokens is drawn for the steps of an order");
+        }
         match encodes {
             true if order.noisy() => Some("under this order noise sees blocks that are not finished"),
-            true if order.phased() => Some("layers of finished text alone go with blocks"),
+            _ if order.phased() && visibility == Visibility::Order && !network.reads_phases() => Some(
+                "phases are read by a network that describes the token it reads, without `encoder_layers` and `local`",
+            ),
             _ => None,
         }
     }

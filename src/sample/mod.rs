@@ -181,6 +181,14 @@ pub fn sample(model: &dyn Denoise, process: &Process, spec: &SampleSpec, n: usiz
             return Err(Error::usage("tokens have no Gaussian noise").hint("`gaussian` is for models of embeddings"));
         }
     }
+    // A phase is one step: in more of them no network was trained.
+    let phases = process.order.in_steps(l, spec.steps);
+    if phases.pattern.is_some() && phases.blocks(l) != spec.steps {
+        let n = phases.blocks(l);
+        return Err(Error::usage(format!("{} steps, and the order has {n} phases of one step each", spec.steps)).hint(
+            format!("take {n} steps, or an order of as many phases: `{{ order = {{ strided = {} }} }}`", spec.steps),
+        ));
+    }
     // A filter that sorts is made for the host.
     let draws_there = spec.filter.top_k.is_none() && spec.filter.top_p.is_none();
     sample_at(model, process, spec, n, draws_there && !shares_host(&model.device()))
@@ -518,11 +526,23 @@ mod tests {
     #[test]
     fn blocks_behind_a_cache_are_drawn_on_the_device_as_on_the_host() {
         use crate::model::config::Visibility;
-        for (encoder_layers, order) in [(0, Order::in_blocks(4)), (1, Order::in_blocks(4)), (0, Order::in_blocks(1))] {
-            let config = TransformerConfig { encoder_layers, ..TransformerConfig::new(16, 2, 2, Visibility::Order) };
+        let strided = |k: usize| Order::in_phases(crate::process::Pattern::Strided(k), 12);
+        for (encoder_layers, uniforms, order, steps) in [
+            (0, false, Order::in_blocks(4), 12),
+            (1, false, Order::in_blocks(4), 12),
+            (0, false, Order::in_blocks(1), 12),
+            (0, false, strided(4), 4),
+            (0, true, strided(3), 3),
+        ] {
+            let config =
+                TransformerConfig { encoder_layers, uniforms, ..TransformerConfig::new(16, 2, 2, Visibility::Order) };
             let model = Transformer::init(&config, 11, 12, 3, &Device::flex());
+            let mut named = crate::model::params::export(&model);
+            let told = named.get_mut("uniforms.weight").into_iter().flat_map(|w| w.data.iter_mut().enumerate());
+            told.for_each(|(i, w)| *w = (i % 7) as f32 / 10.0 - 0.3);
+            let model = crate::model::params::import(model, &named, &Device::flex());
             let filter = Filter { temperature: 0.0, ..Filter::default() };
-            let spec = SampleSpec { filter, trace: true, pinned: pinned(), ..SampleSpec::new(12, 7, 3) };
+            let spec = SampleSpec { filter, trace: true, pinned: pinned(), ..SampleSpec::new(steps, 7, 3) };
             for cached in [false, true] {
                 let process = Process { order, cached, ..process(false) };
                 let host = sample_at(&model, &process, &spec, 5, false).unwrap();

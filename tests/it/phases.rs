@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use burn::prelude::*;
 use fewstep::eval::results::Bound;
-use fewstep::eval::sampler;
+use fewstep::eval::sampler::{self, SamplerNll, Texts};
 use fewstep::eval::stats::mean;
 use fewstep::model::config::Visibility;
 use fewstep::model::{Cache, Denoise, Noised, Transformer, TransformerConfig, params};
@@ -65,6 +65,17 @@ fn texts(n: usize) -> Vec<Vec<u32>> {
 fn elbo(x0: &[u32], mask: u32, order: Order) -> RowLoss<'static> {
     let draws = || StepRng::new(1).at(0, Stream::Times);
     objective::elbo(x0, L, mask, order, Schedule::LogLinear, (draws(), draws()))
+}
+
+/// The sampler's likelihood of whole texts.
+fn nll(
+    model: &dyn Denoise,
+    process: &Process,
+    steps: usize,
+    tokens: &[Vec<u32>],
+    partitions: usize,
+) -> fewstep::error::Result<Option<SamplerNll>> {
+    sampler::nll(model, process, steps, Texts { tokens, counted: &sampler::whole, batch: 8 }, partitions)
 }
 
 /// A language of 3 tokens and 5 positions, in f64: the probability of each of its texts.
@@ -167,7 +178,7 @@ fn the_samplers_likelihood_in_phases_is_that_of_an_enumeration_of_all_it_may_wri
     for (order, groups) in small() {
         let want = table.enumerated(&groups);
         assert!((want.iter().sum::<f64>() - 1.0).abs() < 1e-12);
-        let got = sampler::nll(&table, &process(order, false, LENGTH), groups.len(), &all, 2).unwrap().unwrap();
+        let got = nll(&table, &process(order, false, LENGTH), groups.len(), &all, 2).unwrap().unwrap();
         assert_eq!((got.kind, got.n, got.spread), (Bound::Exact, all.len(), None));
         for (nll, p) in got.texts.iter().zip(&want) {
             assert!((nll * LENGTH as f64 + p.ln()).abs() < 1e-9, "{order:?}: {nll} for {}", -p.ln() / LENGTH as f64);
@@ -206,7 +217,7 @@ fn a_drawn_partition_gives_a_bound_of_the_likelihood_with_its_spread() {
     let table = Table::new();
     let all: Vec<Vec<u32>> = (0..table.joint.len()).map(Table::text).collect();
     let parallel = process(Order::parallel(LENGTH), false, LENGTH);
-    let got = sampler::nll(&table, &parallel, 2, &all, 400).unwrap().unwrap();
+    let got = nll(&table, &parallel, 2, &all, 400).unwrap().unwrap();
     assert_eq!(got.kind, Bound::Elbo);
     assert!(got.spread.is_some_and(|s| s > 0.01));
     // Every partition in two steps, as likely as one coin a position.
@@ -254,7 +265,7 @@ fn the_loss_over_both_streams_is_the_sum_over_the_phases_of_the_same_weights() {
         }
         assert!((loss - want).abs() < 1e-5, "{order:?}: {loss} for {want}");
         // And the sampler's likelihood is both.
-        let own = sampler::nll(&model, &process(order, true, L), count, &texts(3), 2).unwrap().unwrap();
+        let own = nll(&model, &process(order, true, L), count, &texts(3), 2).unwrap().unwrap();
         assert!((own.estimate.mean - want).abs() < 1e-5 && own.kind == Bound::Exact, "{order:?}");
     }
 }
@@ -336,7 +347,7 @@ fn a_network_that_sees_everything_is_sampled_in_phases_without_training() {
                 assert!((0..L).all(|l| (x[l] == model.mask()) == (phases.phase(l).unwrap() >= k)), "{order:?}, {k}");
             }
         }
-        let own = sampler::nll(&model, &process(order, false, L), count, &texts(3), 2).unwrap().unwrap();
+        let own = nll(&model, &process(order, false, L), count, &texts(3), 2).unwrap().unwrap();
         assert!(own.kind == Bound::Exact && own.estimate.mean > 0.0);
     }
 }
@@ -348,8 +359,8 @@ fn as_many_phases_as_steps_are_sampled_where_the_number_is_left_open() {
         |order, steps: usize| sample(&model, &process(order, false, L), &SampleSpec::new(steps, 9, 3), 4).unwrap();
     for k in [2, 3, 6] {
         assert_eq!(draw(strided(0), k).tokens, draw(strided(k), k).tokens);
-        let open = sampler::nll(&model, &process(strided(0), false, L), k, &texts(2), 2).unwrap().unwrap();
-        let fixed = sampler::nll(&model, &process(strided(k), false, L), k, &texts(2), 2).unwrap().unwrap();
+        let open = nll(&model, &process(strided(0), false, L), k, &texts(2), 2).unwrap().unwrap();
+        let fixed = nll(&model, &process(strided(k), false, L), k, &texts(2), 2).unwrap().unwrap();
         assert_eq!(open, fixed);
     }
     let few = strided(6).grid(L, 4).unwrap_err().to_string();
@@ -429,13 +440,12 @@ fn uniforms_that_are_shared_reach_every_position_of_a_step_and_change_nothing_be
     let (none, same, later) = (predicted(L), predicted(8), predicted(5));
     let far = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
     assert!(far(&none, &same) > 1e-4 && far(&none, &later) == 0.0);
-    assert!(sampler::nll(&told, &process(order, true, L), 4, &texts(2), 2).unwrap().is_none());
+    assert!(nll(&told, &process(order, true, L), 4, &texts(2), 2).unwrap().is_none());
 }
 
 #[test]
-fn a_student_of_shared_uniforms_learns_what_the_finer_model_would_have_drawn() {
+fn uniforms_that_are_recovered_lie_between_the_borders_of_their_tokens_in_the_finer_model() {
     use fewstep::objective::shared;
-    // A finer model that knows nothing but that position l + 1 repeats position l, as sure as a table: its uniforms tell the pair.
     let finer = network(Visibility::Order);
     let x0: Vec<u32> = texts(4).concat();
     let coarse =
@@ -453,6 +463,119 @@ fn a_student_of_shared_uniforms_learns_what_the_finer_model_would_have_drawn() {
         assert!(*u > below - 1e-5 && *u < below + own + 1e-5, "{u} outside of {below} + {own}");
     }
     assert_eq!((loss.rows.len(), loss.weights[0]), (x0.len(), 1.0 / x0.len() as f64));
+}
+
+/// Texts of pairs: an even position holds any token, and the next one the same.
+fn pairs(seed: u64, n: usize) -> Vec<u32> {
+    use rand::Rng;
+    let mut rng = StepRng::new(seed).at(0, Stream::Batch);
+    (0..n * L / 2).flat_map(|_| [rng.random_range(0..V as u32); 2]).collect()
+}
+
+/// A network trained for `steps` steps on the rows that `rows` makes of a batch.
+fn trained(
+    model: Transformer,
+    steps: usize,
+    rows: impl Fn(&Transformer, &[u32], u64) -> RowLoss<'static>,
+) -> Transformer {
+    use fewstep::train::{TrainConfig, optim::Optimizer};
+    let config: TrainConfig = toml::from_str(&format!("steps = {steps}\nbatch = 16\nlr = 5e-3\nwarmup = 5")).unwrap();
+    let (mut model, mut optimizer) = (model.clone(), Optimizer::new(&model, false));
+    for step in 0..steps {
+        let (_, grads) = objective::backward(&model, &rows(&model, &pairs(step as u64, 16), step as u64));
+        model = optimizer.step(model, grads, &config, step, 1.0);
+    }
+    model
+}
+
+#[test]
+fn positions_of_one_step_that_share_their_uniforms_agree_where_independent_ones_do_not() {
+    use fewstep::objective::shared;
+    let network = |uniforms: bool| {
+        let config = TransformerConfig {
+            learned_positions: true,
+            uniforms,
+            ..TransformerConfig::new(32, 2, 2, Visibility::Order)
+        };
+        Transformer::init(&config, V, L, 3, &Device::flex().autodiff())
+    };
+    // In two phases the second position of a pair sees the first; in one step both are drawn at once.
+    let (fine, coarse) = (strided(2), strided(1));
+    let finer = trained(network(false), 150, |model, x0, _| elbo(x0, model.mask(), fine)).valid();
+    let plain = trained(network(false), 60, |model, x0, _| elbo(x0, model.mask(), coarse)).valid();
+    let told = trained(network(true), 400, |_, x0, step| {
+        shared::rows(&finer, (fine, coarse), x0, L, Schedule::LogLinear, (StepRng::new(1), step)).unwrap()
+    })
+    .valid();
+    let agree = |model: &Transformer, order: Order, steps: usize| {
+        let drawn = sample(model, &process(order, true, L), &SampleSpec::new(steps, 5, 32), 128).unwrap().tokens;
+        let same = drawn.iter().flat_map(|text| text.chunks(2)).filter(|pair| pair[0] == pair[1]).count();
+        same as f64 / (128 * L / 2) as f64
+    };
+    let (two, one, shared) = (agree(&finer, fine, 2), agree(&plain, coarse, 1), agree(&told, coarse, 1));
+    assert!(two > 0.95 && one < 0.3, "two steps {two}, one step {one}");
+    assert!(shared > 0.6, "one step with shared uniforms {shared}, without {one}");
+}
+
+#[test]
+fn a_network_that_is_told_the_time_reads_phases_by_place_and_by_share() {
+    use fewstep::model::config::TimeInput;
+    // Over phases each position has its own time: noise 1 and text 0, wherever it stands.
+    let by_place = TransformerConfig {
+        learned_positions: true,
+        time: TimeInput::Position,
+        ..TransformerConfig::new(16, 3, 2, Visibility::Order)
+    };
+    let mut named = params::export(&Transformer::init(&by_place, V, L, 3, &Device::flex()));
+    for (name, tensor) in named.iter_mut().filter(|(name, _)| name.contains("modulation")) {
+        let from = name.len();
+        tensor.data.iter_mut().enumerate().for_each(|(i, w)| *w = ((i * 31 + from) % 13) as f32 / 60.0 - 0.1);
+    }
+    let timed = params::import(Transformer::init(&by_place, V, L, 3, &Device::flex()), &named, &Device::flex());
+    for (order, count) in orders() {
+        let spec = SampleSpec { trace: true, ..SampleSpec::new(count, 9, 3) };
+        let draw = |cached| sample(&timed, &process(order, cached, L), &spec, 4).unwrap();
+        assert_eq!(drawn(&draw(true)), drawn(&draw(false)), "{order:?}");
+        let own = nll(&timed, &process(order, true, L), count, &texts(2), 2).unwrap().unwrap();
+        let both = objective::evaluate(&timed, &elbo(&texts(2).concat(), timed.mask(), order)).0;
+        assert!((own.estimate.mean - both).abs() < 1e-5, "{order:?}");
+    }
+    // One that sees everything is told the time at which as many positions are masked, and the same for all.
+    let whole = network(Visibility::Full);
+    let process = Process { schedule: Schedule::Cosine, ..process(strided(4), false, L) };
+    let grid = process.order.grid(L, 4).unwrap();
+    for (k, left) in [(0, 1.0), (1, 0.75), (3, 0.25)] {
+        let told = fewstep::sample::evened(&whole, &process, &grid.row(k), &grid).unwrap();
+        assert!(told.iter().all(|t| (Schedule::Cosine.alpha(*t) - (1.0 - left)).abs() < 1e-9), "{k}: {told:?}");
+    }
+}
+
+#[test]
+fn a_model_that_sees_everything_has_the_likelihood_of_token_by_token_too() {
+    let model = network(Visibility::Full);
+    let own = nll(&model, &process(Order::left_to_right(), false, L), L, &texts(2), 2).unwrap().unwrap();
+    let mut want = 0.0;
+    for text in texts(2) {
+        for l in 0..L {
+            let x: Vec<u32> = (0..L).map(|p| if p < l { text[p] } else { model.mask() }).collect();
+            let input = Noised::tokens(&x, &vec![1.0; L], L);
+            want -= f64::from(params::floats(model.predict(model.features_at(&input, &[l])))[text[l] as usize]);
+        }
+    }
+    assert!((own.estimate.mean - want / (2 * L) as f64).abs() < 1e-5 && own.kind == Bound::Exact);
+    // What stands behind a text's end does not count.
+    let counted = |text: &[u32]| 0..text.len() / 2;
+    for (model, order, cached) in [(&model, strided(4), false), (&network(Visibility::Order), strided(4), true)] {
+        let process = process(order, cached, L);
+        let of = |counted: &dyn Fn(&[u32]) -> std::ops::Range<usize>| {
+            sampler::nll(model, &process, 4, Texts { tokens: &texts(2), counted, batch: 8 }, 2).unwrap().unwrap()
+        };
+        let (half, whole) = (of(&counted), of(&sampler::whole));
+        let other = of(&|text: &[u32]| text.len() / 2..text.len());
+        for i in 0..2 {
+            assert!((half.texts[i] + other.texts[i] - 2.0 * whole.texts[i]).abs() < 1e-5);
+        }
+    }
 }
 
 /// Every kind of student with phases, in one study of seconds.
@@ -483,7 +606,7 @@ network = { dim = 32, layers = 1, heads = 2, visibility = "order", learned_posit
 train = { steps = 12, batch = 8, lr = 5e-3, ema = 0.9, save_every = 5 }
 [model.taught]
 order = { strided = 4 }
-objective.sdtt = { teacher = "teacher", teacher_steps = 8, rounds = 1, divergence = "forward_kl", data = 0.5 }
+objective.sdtt = { teacher = "teacher", rounds = 1, divergence = "forward_kl", data = 0.5 }
 network = { dim = 32, layers = 1, heads = 2, visibility = "order", learned_positions = true }
 train = { steps = 12, batch = 8, lr = 5e-3, save_every = 5 }
 [model.pairs]
@@ -558,9 +681,18 @@ fn a_study_of_students_in_phases_runs_resumes_and_says_what_held_out_text_costs(
     let found = place.run(&searched).ok();
     assert!(found.out.contains("searched") && found.out.contains("order = { phases = [0, 1, 2, 0] }"), "{}", found.out);
     let wrong = place.run(&["phases", "whole", "--model", "mixed", "--steps", "3"]);
-    assert!(wrong.code == 2 && wrong.err.contains("`--model teacher`"), "{}", wrong.err);
-    let wrong = place.run(&["phases", "whole", "--model", "teacher", "--steps", "33"]);
-    assert!(wrong.code == 2 && wrong.err.contains("--period 128"), "{}", wrong.err);
+    assert!(wrong.code == 2 && wrong.err.contains("such as the one that students in phases start as"), "{}", wrong.err);
+    // What the hint says is walked; only no change is tried, to be quick.
+    let wrong = place.run(&["phases", "whole", "--model", "teacher", "--steps", "33", "--texts", "2", "--tries", "0"]);
+    let hint = wrong.err.split("for instance `").nth(1).unwrap().split('`').next().unwrap();
+    let follow = ["phases", "whole", "--model", "teacher", "--texts", "2", "--tries", "0"];
+    assert_eq!(wrong.code, 2);
+    place.run(&[&follow[..], &hint.split(' ').collect::<Vec<_>>()[..]].concat()).ok();
+    place.run(&["phases", "whole", "--model", "teacher", "--steps", "3", "--texts", "0"]).fails(2, &["--texts"]);
+    // Of a mixture the order with as many phases as steps is taken; as many steps as no order has phases are refused.
+    let drawn = place.run(&["sample", "whole", "--model", "mixed", "-n", "1", "--steps", "8"]).ok();
+    assert!(drawn.err.contains("8 steps, 8.0 passes"), "{}", drawn.err);
+    place.run(&["sample", "whole", "--model", "mixed", "-n", "1", "--steps", "16"]).fails(2, &["16 steps", "2 phases"]);
 }
 
 /// What stands between accents in a hint.
@@ -590,7 +722,7 @@ fn phases_that_cannot_be_trained_or_read_are_refused_with_a_hint_that_works() {
             Follow::Write("order = { strided = 8 }\nobjective.sdtt"),
         ),
         ("rounds = 1", "rounds = 2", "the number of phases stays the same", Follow::Set),
-        ("finer = \"mixed\"", "finer = \"teacher\"", "are not made of whole ones", Follow::Words),
+        ("finer = \"mixed\"", "finer = \"teacher\"", "has no fixed phases", Follow::Words),
         (
             "learned_positions = true, uniforms = true",
             "learned_positions = true",

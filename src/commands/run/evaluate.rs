@@ -92,8 +92,11 @@ impl Study {
                         !follows && (done.model.over_blocks() || !objective::beside(process.order, process.length));
                     let ar = matches!(model.objective, Objective::ArNll {});
                     let tokens = done.codec.is_none() && done.model.vectors().is_none() && role != Role::Codec;
-                    let likely =
-                        tokens && (role != Role::Judge || !public) && process.decode == Decode::Table && (seen || ar);
+                    let likely = tokens
+                        && !done.model.reads_uniforms()
+                        && (role != Role::Judge || !public)
+                        && process.decode == Decode::Table
+                        && (seen || ar);
                     let likelihood =
                         likely.then(|| eval::likelihood(&done.model, &model.objective, &process, &held_out));
                     let (rows, sweep) = match role {
@@ -107,7 +110,7 @@ impl Study {
                             let rows = self.rows((name, &shown, &file), &generator, &steps, &scorer, true)?;
                             (
                                 match tokens {
-                                    true => self.with_sampler_nll(rows, &done.model, &process, &held_out)?,
+                                    true => self.with_sampler_nll(rows, &done.model, &process, &scorer)?,
                                     false => rows,
                                 },
                                 self.sweep(&shown, &generator, &steps, &scorer)?,
@@ -117,7 +120,7 @@ impl Study {
                     // Gaps in a text are no gaps among its latents.
                     let flexibility = match role {
                         Role::Judge => None,
-                        _ if !tokens => None,
+                        _ if !tokens || done.model.reads_uniforms() => None,
                         _ => self.flexibility(&shown, &done.model, &process)?,
                     };
                     let control = match role {
@@ -195,7 +198,7 @@ impl Study {
                         let generator = Generator::Tokens(&oracle, process);
                         let rows =
                             self.rows(("oracle", "oracle", "eval"), &generator, &config.steps, &scorer, false)?;
-                        self.with_sampler_nll(rows, &oracle, &process, &held_out)?
+                        self.with_sampler_nll(rows, &oracle, &process, &scorer)?
                     },
                     sweep: self.sweep("oracle", &Generator::Tokens(&oracle, process), &config.steps, &scorer)?,
                     flexibility: self.flexibility("oracle", &oracle, &process)?,
@@ -220,14 +223,18 @@ impl Study {
         Ok(results)
     }
 
-    /// What a model's teacher is called in results: of one that is sampled in several ways the same way, or all at once, or
-    /// the first.
+    /// What a model's teacher is called in results, or what it starts as: of one that is sampled in several ways the same way, the
+    /// same phases in as many steps, all at once, or the first.
     fn teacher_shown(&self, model: &ModelConfig, label: &str) -> Result<Option<String>> {
-        let Some(name) = Recipe::source(model) else { return Ok(None) };
+        let Some(name) = Recipe::teacher(model).or(Recipe::source(model)) else { return Ok(None) };
         let ways = Recipe::decodings(self.recipe.model(name)?);
         let own = if label.is_empty() { model.order.name() } else { label.to_string() };
         let of = |wanted: &str| ways.iter().find(|(label, _)| label == wanted);
-        let way = of(&own).or_else(|| of("parallel")).or(ways.first());
+        let kind = own.split(' ').next().unwrap_or_default().to_string();
+        let order = model.order.order(self.data.length());
+        let phases = order.pattern.map(|_| order.blocks(self.data.length())).unwrap_or_default();
+        let as_many = || of(&format!("strided {phases}"));
+        let way = of(&own).or_else(|| of(&kind)).or_else(as_many).or_else(|| of("parallel")).or(ways.first());
         Ok(way.map(|(label, _)| if label.is_empty() { name.to_string() } else { format!("{name}: {label}") }))
     }
 
@@ -282,11 +289,15 @@ impl Study {
         mut rows: Vec<Row>,
         model: &dyn Denoise,
         process: &Process,
-        held_out: &[Vec<u32>],
+        scorer: &Scorer,
     ) -> Result<Vec<Row>> {
         let config = &self.recipe.eval.sampler;
-        let texts = &held_out[..held_out.len().min(config.texts)];
+        // As few as they are, they are spread over the whole split.
+        let tokens = &self.data.held_out(config.texts.min(self.recipe.eval.held_out));
+        let counted = |text: &[u32]| scorer.counted(text);
+        let texts = eval::sampler::Texts { tokens, counted: &counted, batch: self.recipe.eval.drawn_together() };
         for row in &mut rows {
+            self.not_stopped("the sampler's likelihood")?;
             row.sampler_nll = eval::sampler::nll(model, process, row.steps, texts, config.partitions)?;
         }
         Ok(rows)

@@ -273,7 +273,7 @@ fn decoded(request: &Request, d: &Description, process: Process) -> Result<Proce
     }
     let masked = d.family.prediction() != Prediction::NextToken;
     let ordered = matches!(decode, DecodeConfig::Order(_) | DecodeConfig::Mbr { .. });
-    match decode.misfit(d.network.visibility, d.network.encoder_layers > 0).filter(|_| ordered) {
+    match decode.misfit(&d.network).filter(|_| ordered) {
         None if ordered && masked => Ok(decode.process(process)),
         why => Err(Error::usage(format!("`--decode {text}` does not fit {} models", d.family.name()))
             .cause(why.unwrap_or("a public checkpoint is asked for an order: `{ order = .. }`"))

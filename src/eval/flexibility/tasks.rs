@@ -88,7 +88,7 @@ pub(super) fn leave_one_out(model: &dyn Denoise, process: &Process, text: &[u32]
             for p in (first..l).step_by(looks) {
                 rows.push(b * l + p);
                 // The share of a text that is masked is its time in a linear schedule.
-                (x[b * l + p], t[b * l + p]) = (model.mask(), 1.0 / looks as f64);
+                (x[b * l + p], t[b * l + p]) = (model.mask(), if phased { 1.0 } else { 1.0 / looks as f64 });
             }
         }
         // A network over blocks reads finished text before each of them, as it does when it samples.

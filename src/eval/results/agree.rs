@@ -16,6 +16,8 @@ pub fn check(results: &Results) -> Result<()> {
         for row in &model.rows {
             let place = format!("model `{}`, steps {}", model.name, row.steps);
             means(&place, &row.scores, &row.samples)?;
+            let own = row.sampler_nll.as_ref();
+            own.map_or(Ok(()), |own| agrees(&place, "sampler_nll", own.estimate.mean, &own.texts))?;
             let mut from = 0;
             for part in &row.by_seed {
                 let place = format!("{place}, seed {}", part.seed);

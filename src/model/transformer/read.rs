@@ -87,8 +87,10 @@ impl Transformer {
     /// a text from left to right, whatever its phases.
     pub(super) fn phases(&self, input: &Noised) -> Option<Arc<Phases>> {
         let phases = input.phases.clone().filter(|_| self.config.visibility == Visibility::Order);
-        let plain = self.config.encoder_layers == 0 && !self.config.shift && !self.config.shift_output;
-        assert!(phases.is_none() || plain, "phases are read by a network that describes the token it reads");
+        assert!(
+            phases.is_none() || self.config.reads_phases(),
+            "phases are read by a network that describes the token it reads"
+        );
         phases
     }
 

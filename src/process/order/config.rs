@@ -7,7 +7,10 @@ use serde::{Deserialize, Serialize};
 use super::phases::{List, MOST_LISTED};
 use super::{Context, Order, Pattern};
 use crate::error::{Error, Result};
+use crate::fs::sha256_hex;
 
+/// The longest list that names spell out.
+const SHOWN: usize = 16;
 /// The largest number that an order may have, as the longest sequence: what is above it is no length.
 const MOST: usize = 1 << 20;
 
@@ -99,6 +102,14 @@ impl OrderConfig {
         match self {
             OrderConfig::Mixture(all) => all.iter().flat_map(|order| order.all(length)).collect(),
             one => vec![one.order(length)],
+        }
+    }
+
+    /// Whether every one of its orders has fixed phases.
+    pub fn only_phased(&self) -> bool {
+        match self {
+            OrderConfig::Mixture(all) => !all.is_empty() && all.iter().all(OrderConfig::only_phased),
+            one => one.phased(),
         }
     }
 
@@ -196,6 +207,11 @@ impl OrderConfig {
             OrderConfig::Dilated(0) => "dilated".into(),
             OrderConfig::Strided(count) => format!("strided {count}"),
             OrderConfig::Dilated(count) => format!("dilated {count}"),
+            OrderConfig::Phases(phases) if phases.len() > SHOWN => {
+                let count = phases.iter().collect::<std::collections::HashSet<_>>().len();
+                let hash = sha256_hex(format!("{phases:?}").as_bytes());
+                format!("phases {count} of {}, {}", phases.len(), &hash[..8])
+            }
             OrderConfig::Phases(phases) => {
                 format!("phases {}", phases.iter().map(usize::to_string).collect::<Vec<_>>().join(" "))
             }

@@ -180,10 +180,10 @@ pub const PUBLIC: &[Case] = &[
     ),
     case("sample LLADA --ids --sampler llada --top-k 2", 2, "leave `--sampler` out: the exact sampler has it", Letter),
     case(
-        "sample LLADA --ids --decode parallel",
+        "sample LLADA --ids --length 8 --decode {switch={block=4,tolerance=0.1}}",
         2,
-        "a public checkpoint is sampled by `--sampler NAME` and `--block B`",
-        Command("sample LLADA --ids --sampler llada --block 4 --length 4"),
+        "leave `--decode` out; a masked checkpoint that sees everything takes `--decode '{ order = { strided = 8 } }'`",
+        Command("sample LLADA --ids --length 8 --decode {order={strided=8}}"),
     ),
 ];
 

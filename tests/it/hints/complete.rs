@@ -178,6 +178,22 @@ const NAMED: &[(&str, Why)] = &[
         "take a longer text, or `data.text.tokenizer.train.bpe = {}`",
         Why::Test("documents::settings_of_documents_that_do_not_fit_the_text_are_told_with_their_place"),
     ),
+    (
+        "a list repeats along the text: `{ phases = [0, 2, 1, 2] }`",
+        Why::Test("phases::phases_that_cannot_be_trained_or_read_are_refused_with_a_hint_that_works"),
+    ),
+    (
+        "for instance `{ within = { block = 32, order = { strided = 4 } } }`",
+        Why::Test("phases::phases_that_cannot_be_trained_or_read_are_refused_with_a_hint_that_works"),
+    ),
+    (
+        "a number of phases, for instance `{ strided = 8 }`, or a mixture of several",
+        Why::Test("phases::phases_that_cannot_be_trained_or_read_are_refused_with_a_hint_that_works"),
+    ),
+    (
+        "for instance `--steps {} --period {longest}`",
+        Why::Test("phases::a_study_of_students_in_phases_runs_resumes_and_says_what_held_out_text_costs"),
+    ),
 ];
 
 /// Whether a literal names a command, an option or a setting.
