@@ -180,6 +180,33 @@ fn likelihood_that_improves_by_repetition_is_collapse_and_fails() {
 }
 
 #[test]
+fn the_samplers_likelihood_is_judged_text_by_text_and_no_bound_against_a_likelihood() {
+    use crate::eval::results::Bound;
+    use crate::eval::sampler::SamplerNll;
+    let with = |factor: f64, kind: Bound, texts: &str| {
+        let mut results = fixture::story(1);
+        let student = results.models.iter_mut().find(|m| m.name == "student").unwrap();
+        student.weights_sha256 = format!("{factor}");
+        for row in &mut student.rows {
+            let values: Vec<f64> = (0..64).map(|i| factor * (2.0 + f64::from(i % 7))).collect();
+            let (estimate, texts_sha256) = (mean_interval(&values, 0), texts.to_string());
+            row.sampler_nll = Some(SamplerNll { estimate, kind, n: 64, texts: values, texts_sha256, spread: None });
+        }
+        results
+    };
+    let base = with(1.0, Bound::Exact, "a");
+    let found = |other: &Results| of(&gate(&base, other), "student", 8, "sampler_nll").clone();
+    let same = found(&with(1.01, Bound::Exact, "a"));
+    assert_eq!((same.outcome, same.pairing, same.n), (Outcome::Pass, Some(Pairing::Paired), 64));
+    assert_eq!(found(&with(1.2, Bound::Exact, "a")).outcome, Outcome::Fail);
+    let others = found(&with(1.01, Bound::Exact, "b"));
+    assert_eq!((others.outcome, others.pairing), (Outcome::Inconclusive, Some(Pairing::Unpaired)));
+    let bound = found(&with(1.01, Bound::Elbo, "a"));
+    assert!(bound.outcome == Outcome::Inconclusive && bound.note.unwrap().contains("a bound of it"));
+    assert_eq!(found(&fixture::story(1)).outcome, Outcome::Fail, "the candidate lacks it");
+}
+
+#[test]
 fn missing_rows_models_and_scores_fail() {
     let base = fixture::story(1);
     let mut less = base.clone();
