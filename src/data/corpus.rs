@@ -38,7 +38,7 @@ pub struct Corpus {
     /// SHA-256 in hexadecimal over the token bytes of both splits.
     pub sha256: String,
     /// Where it falls into documents, if it does.
-    pub documents: Option<Documents>,
+    pub documents: Option<Box<Documents>>,
 }
 
 impl Corpus {
@@ -108,10 +108,12 @@ impl Corpus {
         [(train, a), (valid, b)]: [(Tokens, String); 2],
         (vocab, end, length): (usize, Option<u32>, usize),
     ) -> Result<Corpus> {
-        let documents = end.map(|end| Documents {
-            end,
-            train: Windows::of(&train, end, length),
-            valid: Windows::of(&valid, end, length),
+        let documents = end.map(|end| {
+            Box::new(Documents {
+                end,
+                train: Windows::of(&train, end, length),
+                valid: Windows::of(&valid, end, length),
+            })
         });
         let corpus = Corpus { train, valid, vocab, sha256: sha256_hex(format!("{a}{b}").as_bytes()), documents };
         corpus.check_length(length)?;
@@ -256,11 +258,12 @@ type Parts<'a> = (&'a Text, Vec<Range<u64>>, bool);
 fn splits<'a>(config: &TextConfig, text: &'a Text, other: Option<&'a Text>) -> Result<(Parts<'a>, Parts<'a>)> {
     let fraction = config.valid_fraction.unwrap_or(DEFAULT_VALID_FRACTION);
     let Some(DocumentsConfig::Line(line)) = &config.documents else {
+        let part = |text: &'a Text, range: Range<u64>| (text, Vec::from([range]), false);
         return Ok(match other {
-            Some(other) => ((text, vec![0..text.bytes()], false), (other, vec![0..other.bytes()], false)),
+            Some(other) => (part(text, 0..text.bytes()), part(other, 0..other.bytes())),
             None => {
                 let cut = text.split(fraction)?;
-                ((text, vec![0..cut], false), (text, vec![cut..text.bytes()], false))
+                (part(text, 0..cut), part(text, cut..text.bytes()))
             }
         });
     };

@@ -33,6 +33,9 @@ struct Source<'a> {
     separator: Option<&'a str>,
 }
 
+/// What is given each row, with its file and number.
+type EachRow<'e> = &'e mut dyn FnMut((&Path, u64), &str) -> Result<()>;
+
 /// Bytes of all rows, and what identifies them.
 struct Survey {
     bytes: u64,
@@ -164,7 +167,7 @@ impl Source<'_> {
     }
 
     /// Gives the rows that begin in `part` of all bytes to `f`, each with what an error calls it.
-    fn each(&self, doing: &str, part: &Range<u64>, f: &mut dyn FnMut((&Path, u64), &str) -> Result<()>) -> Result<()> {
+    fn each(&self, doing: &str, part: &Range<u64>, f: EachRow) -> Result<()> {
         let mut at = 0;
         for path in self.paths {
             each((path, self.column), &reading(doing, path)?, &mut |row, text| {

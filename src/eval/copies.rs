@@ -364,7 +364,7 @@ mod tests {
     fn corpus(train: &str, length: usize, documents: bool) -> Data {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("t.txt"), train).unwrap();
-        std::fs::write(dir.path().join("v.txt"), "another text, for validation").unwrap();
+        std::fs::write(dir.path().join("v.txt"), "another text, for validation".repeat(8)).unwrap();
         let documents = if documents { "documents = \"==\"\n" } else { "" };
         let text = format!(
             "[text]\npath = \"t.txt\"\nvalid_path = \"v.txt\"\ntokenizer = \"bytes\"\n{documents}length = {length}\n"
