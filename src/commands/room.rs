@@ -133,14 +133,12 @@ impl Ask<'_> {
         let plain = step.largest(batch, checkpoint, comfortable);
         let sparing = if checkpoint { None } else { step.largest(batch, true, comfortable) };
         if let Some(anew) = self.anew(name) {
+            let of_checkpoint = format!("--set {key}=true");
             return Err(match (plain, sparing) {
                 (_, Some(m)) if m == batch => error.hint(format!("`--set {key}=true` fits")),
                 (None, None) => error.hint("its training is under way: go on with it where there is more memory"),
                 (Some(n), m) if m.is_none_or(|m| m <= n) => error.hint(bound_hint(&format!("{anew} {}", of_batch(n)))),
-                (_, m) => {
-                    let batch = of_batch(m.unwrap_or(1));
-                    error.hint(bound_hint(&format!("{anew} {batch} --set {key}=true")))
-                }
+                (_, m) => error.hint(bound_hint(&[anew, of_batch(m.unwrap_or(1)), of_checkpoint].join(" "))),
             });
         }
         Err(match (plain, sparing) {

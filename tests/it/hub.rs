@@ -201,7 +201,7 @@ speed_repeats = 0
     run(&["sample", "runs/study", "--model", "student", "-n", "1", "--steps", "2"]).ok();
     assert!(hub.asked().is_empty(), "{:?}", hub.asked());
     // An evaluation reads them: they are asked for, and what is missing is named.
-    run(&["run", "study.toml"]).fails(3, &["hf://tiny/mdlm@v1", "hint:"]);
+    run(&["run", "study.toml"]).fails(4, &["cannot download hf://tiny/mdlm@v1", "hint:"]);
     assert!(!hub.asked().is_empty());
     // Back in the cache, they are compared again.
     fill();

@@ -272,8 +272,10 @@ impl Study {
         if !self.retrain.borrow_mut().remove(name) {
             return Ok(());
         }
-        let dir = self.model_dir(name);
+        let (dir, steps) = (self.model_dir(name), self.recipe.model(name)?.train.steps);
+        let too_long = state::newest_record(&dir).is_some_and(|(step, _)| step > steps);
         if !fs::is_there(&self.final_dir(name))
+            && !too_long
             && let Some(stored) = state::newest_sound(&dir)
             && self.fingerprint(name)?.mismatch(&stored).is_none()
         {
