@@ -293,6 +293,9 @@ mod tests {
         let with = |seed: u64, name: &str, sha: &str| {
             let mut one = fixture::story(seed);
             for model in one.models.iter_mut().filter(|m| m.name == name) {
+                if name == "student" {
+                    model.weights_sha256 = seed.to_string();
+                }
                 for row in &mut model.rows {
                     let texts = vec![1.0 + seed as f64, 2.0 + seed as f64];
                     let estimate = mean_interval(&texts, 0);
