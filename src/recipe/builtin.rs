@@ -1,7 +1,7 @@
 //! The recipes inside the binary: the same files as `recipes/`, so that they always match the version.
 
 /// Name, text and one line about each built-in recipe.
-pub const ALL: [(&str, &str, &str); 16] = [
+pub const ALL: [(&str, &str, &str); 17] = [
     (
         "quickstart",
         include_str!("../../recipes/quickstart.toml"),
@@ -16,6 +16,11 @@ pub const ALL: [(&str, &str, &str); 16] = [
         "shakespeare",
         include_str!("../../recipes/shakespeare.toml"),
         "few steps on characters of a text file of your own: a teacher, and students in fixed phases, three seeds",
+    ),
+    (
+        "stories-en",
+        include_str!("../../recipes/stories-en.toml"),
+        "the study of `shakespeare` on short English stories in subwords that the recipe learns itself",
     ),
     (
         "dependent",
