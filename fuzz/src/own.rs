@@ -2,8 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
+use fewstep::error::Result;
 use fewstep::eval::results::Results;
-use fewstep::fs::{Manifest, sha256_hex};
+use fewstep::fs::{Manifest, seal, sha256_hex};
 use fewstep::gate::{self, GateConfig};
 use fewstep::recipe::{self, Loaded, Written};
 use fewstep::report::{self, html, markdown, summary};
