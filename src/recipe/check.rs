@@ -422,11 +422,11 @@ impl Recipe {
             whole_within(&at("teacher_steps"), c.teacher_steps, 1..=1 << 20)?;
         }
         // One teacher step is its own prediction of what the student reads.
-        if k == 1 && c.rounds > 1 {
+        if k == 1 && c.rounds > 1 && !model.order.phased() {
             return Err(contradiction(&at("steps_per_step"), "1", &at("rounds"), "1")
                 .cause("one step of the teacher does not grow from round to round"));
         }
-        if (k as f64).powi(c.rounds as i32) > c.teacher_steps as f64 {
+        if !model.order.phased() && (k as f64).powi(c.rounds as i32) > c.teacher_steps as f64 {
             let most = (1..c.rounds).take_while(|r| (k as f64).powi(*r as i32) <= c.teacher_steps as f64).last();
             let error = Error::usage(format!(
                 "`{} = {}` with `{} = {k}` leave less than one step of `{} = {}`",
@@ -583,7 +583,7 @@ impl Recipe {
         if network.local.is_some() {
             return Err(Error::usage(format!("`{key} = {shown}` is not for a network with `{net}.local`"))
                 .cause("its windows are of places in the text, and phases are read one after the other")
-                .hint("give it an order in `{ blocks = N }`"));
+                .hint("give it an order in blocks"));
         }
         match unread.iter().find(|(_, set, _)| *set) {
             Some((other, _, value)) => Err(Error::usage(format!("`{key} = {shown}` needs `{net}.{other} = {value}`"))

@@ -185,9 +185,9 @@ pub fn sample(model: &dyn Denoise, process: &Process, spec: &SampleSpec, n: usiz
     let phases = process.order.in_steps(l, spec.steps);
     if phases.pattern.is_some() && phases.blocks(l) != spec.steps {
         let n = phases.blocks(l);
-        return Err(Error::usage(format!("{} steps, and the order has {n} phases of one step each", spec.steps)).hint(
-            format!("take {n} steps, or an order of as many phases: `{{ order = {{ strided = {} }} }}`", spec.steps),
-        ));
+        let k = spec.steps;
+        return Err(Error::usage(format!("{k} steps, and the order has {n} phases of one step each"))
+            .hint(format!("take {n} steps, or an order of {k} phases")));
     }
     // A filter that sorts is made for the host.
     let draws_there = spec.filter.top_k.is_none() && spec.filter.top_p.is_none();

@@ -177,7 +177,7 @@ const MORE: &[(&str, &[&str], &str)] = &[
     ),
     ("tiny", &["eval.control={}"], "needs `data.pairs`"),
     ("shakespeare", &["data.text.valid_path=b.txt"], "cannot both be given"),
-    ("shakespeare", &["eval.judge=teacher"], "needs an autoregressive model"),
+    ("shakespeare", &["seeds=[]", "eval.judge=teacher"], "needs an autoregressive model"),
     ("control", &["eval.control.guidance.embed.classifier=ar"], "is not a classifier"),
     ("control", &["model.classifier.objective.classifier.model=ar"], "is not a diffusion of embeddings"),
     ("latent", &["model.flow.objective.latent.codec=ar"], "which is not an autoencoder"),
@@ -247,6 +247,7 @@ fn an_error_of_range_or_of_two_keys_has_the_line_of_the_first_key_with_carets() 
 #[test]
 fn what_is_left_out_is_told_with_the_table_that_lacks_it() {
     let text = builtin::find("shakespeare").unwrap().replace("judge = \"judge\"\n", "");
+    let text = text.replace("seeds = [1, 2, 3]\n", "");
     let written = fewstep::recipe::Written { text, place: "my.toml".into(), sets: vec![] };
     let e = fewstep::recipe::read(written, ".".into()).unwrap_err().to_string();
     assert!(e.contains("my.toml:") && e.contains("`eval.judge`") && e.contains("hint: "), "{e}");
