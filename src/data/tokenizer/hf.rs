@@ -84,6 +84,10 @@ fn from_value(mut value: Value, file: &str) -> Result<Tokenizer> {
     if let Some(id) = ids.filter_map(Value::as_u64).find(|id| *id > MAX_ID) {
         return Err(wrong(format!("the id {id} is above {MAX_ID}")));
     }
+    // Of two the library would write one, and read another tokenizer back.
+    if let Some((one, other, id)) = twice(&value["model"]["vocab"]) {
+        return Err(wrong(format!("the tokens `{one}` and `{other}` have the same id {id}")));
+    }
     let added: Vec<(String, Option<u64>)> = value["added_tokens"]
         .as_array()
         .into_iter()
@@ -114,6 +118,15 @@ fn from_value(mut value: Value, file: &str) -> Result<Tokenizer> {
     // A first use finds what only shows when text is seen, such as a decoder that does not fit.
     guarded(&what, || tokenizer.decode(tokenizer.encode("a b\n", false)?.get_ids(), false))?;
     Ok(Tokenizer::Hf(Box::new(tokenizer)))
+}
+
+/// Two tokens of a vocabulary that have the same id.
+fn twice(vocab: &Value) -> Option<(&str, &str, u64)> {
+    let mut names: std::collections::HashMap<u64, &str> = std::collections::HashMap::new();
+    vocab.as_object()?.iter().find_map(|(name, id)| {
+        let id = id.as_u64()?;
+        names.insert(id, name).map(|before| (before, &name[..], id))
+    })
 }
 
 /// The vocabulary and the merges of a byte-level BPE in two files.

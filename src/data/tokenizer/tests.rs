@@ -234,6 +234,16 @@ fn added_tokens_with_a_gap_in_their_ids_are_refused_instead_of_shifted() {
     assert!(e.contains("`<end>` has the id 300") && e.contains("gap"), "{e}");
 }
 
+/// Found by fuzzing: written again, one of the two was lost, and what was written was refused.
+#[test]
+fn rfuzz_2_two_tokens_with_one_id_are_refused_with_both_names() {
+    let mut json: serde_json::Value = serde_json::from_str(&hf_toy().to_json().unwrap()).unwrap();
+    let first = json["model"]["vocab"].as_object().unwrap().keys().next().unwrap().clone();
+    json["model"]["vocab"]["zweimal"] = json["model"]["vocab"][&first].clone();
+    let e = hf::parse("t", json.to_string().as_bytes()).unwrap_err().to_string();
+    assert!(e.contains(&format!("`{first}`")) && e.contains("`zweimal`") && e.contains("the same id"), "{e}");
+}
+
 #[test]
 fn a_bad_line_of_merges_is_named() {
     let dir = tempfile::tempdir().unwrap();
