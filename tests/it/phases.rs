@@ -653,7 +653,7 @@ fn a_study_of_students_in_phases_runs_resumes_and_says_what_held_out_text_costs(
             }
         }
     }
-    assert_eq!(results.model("mixed: strided 4").unwrap().teacher.as_deref(), Some("teacher: parallel"));
+    assert_eq!(results.model("mixed: strided 4").unwrap().teacher.as_deref(), Some("teacher: strided"));
     let report = std::fs::read_to_string(place.path("whole/report/report.md")).unwrap();
     assert!(report.contains("sampler nll ↓") && report.contains("over partitions") && report.contains("sampler_steps"));
     // Cut back to a checkpoint, each student ends in the same weights.
