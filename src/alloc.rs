@@ -190,7 +190,7 @@ mod tests {
         // SAFETY: it takes a plain number. The default is 10 ms in mimalloc 2 and 1,000 in mimalloc 3: another option stands
         // there if the list has changed.
         #[allow(unsafe_code)]
-        let read = || i64::from(unsafe { mi_option_get(PURGE_DELAY) });
+        let read = || unsafe { mi_option_get(PURGE_DELAY) } as i64;
         assert!([10, 1000].contains(&read()), "{} is no purge delay", read());
         let training = training(LARGE);
         assert_eq!(read(), WHILE_TRAINING);

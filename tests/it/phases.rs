@@ -558,7 +558,7 @@ fn a_model_that_sees_everything_has_the_likelihood_of_token_by_token_too() {
     for text in texts(2) {
         for l in 0..L {
             let x: Vec<u32> = (0..L).map(|p| if p < l { text[p] } else { model.mask() }).collect();
-            let input = Noised::tokens(&x, &vec![1.0; L], L);
+            let input = Noised::tokens(&x, &[1.0; L], L);
             want -= f64::from(params::floats(model.predict(model.features_at(&input, &[l])))[text[l] as usize]);
         }
     }
