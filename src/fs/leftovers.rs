@@ -123,7 +123,8 @@ fn began(pid: u32) -> Option<SystemTime> {
 /// Ticks of a second in what Linux tells programs, whatever the kernel's own are.
 const TICKS: u64 = 100;
 
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(test)]
+#[cfg(target_os = "linux")]
 mod tests {
 
     use super::*;
