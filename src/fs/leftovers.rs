@@ -123,10 +123,9 @@ fn began(pid: u32) -> Option<SystemTime> {
 /// Ticks of a second in what Linux tells programs, whatever the kernel's own are.
 const TICKS: u64 = 100;
 
-#[cfg(test)]
 #[cfg(target_os = "linux")]
+#[cfg(test)]
 mod tests {
-
     use super::*;
 
     #[test]
