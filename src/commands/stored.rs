@@ -1,5 +1,5 @@
-//! The recipe of a run directory. An earlier version checked it by its own rules and trained by it, so a rule that was added
-//! since is no reason to refuse what is finished.
+//! The recipe of a run directory. An earlier version checked it by its own rules and trained by it, so a rule that was added since
+//! does not make a finished run unreadable.
 
 use std::path::{Path, PathBuf};
 

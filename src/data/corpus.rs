@@ -380,7 +380,7 @@ impl<'a> Part<'a> {
     }
 }
 
-/// The hash of all parts; of a text that is no documents, that of its one part.
+/// The hash of all parts; of a text without documents, the hash of its one part.
 fn of_all(hashes: &[String], documents: bool) -> String {
     match hashes {
         [one] if !documents => one.clone(),

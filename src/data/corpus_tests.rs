@@ -345,7 +345,7 @@ fn a_tokenizer_is_trained_on_the_training_split_alone_and_kept_with_its_tokens()
     let first = prepare(dir.path(), &config).unwrap();
     let kept = std::fs::read(dir.path().join("cache/bpe.json")).unwrap();
     assert_eq!(prepare(dir.path(), &config).unwrap(), first);
-    // Another validation text is no other tokenizer.
+    // Another validation text does not change the tokenizer.
     let end = text.rfind(PARTED).unwrap();
     std::fs::write(dir.path().join("t.txt"), text[..end].to_string() + &text[end..].replace("fox", "owl")).unwrap();
     let other = prepare(dir.path(), &config).unwrap();

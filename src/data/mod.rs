@@ -178,7 +178,7 @@ impl Data {
         }
     }
 
-    /// The id that ends a text, of data that is documents; what stands behind it is no part of the text.
+    /// The id that ends a text, of data that is documents; the tokens after it are not text.
     pub fn end(&self) -> Option<u32> {
         match self {
             Data::Text { corpus, .. } => corpus.documents.as_ref().map(|documents| documents.end),

@@ -196,7 +196,7 @@ impl Source<'_> {
                     Error::input(inside).hint("leave it out of the text; the end of a row is put there"),
                 ));
             }
-            // What the tokenizer has nothing for is no document.
+            // A row whose text gives no tokens is not a document.
             if end.is_none() || !ids.is_empty() {
                 tokens.extend(ids);
                 tokens.extend(behind.iter().copied());

@@ -29,7 +29,7 @@ pub fn open(path: &Path) -> Result<(File, u64)> {
     Ok((file, meta.len()))
 }
 
-/// Refuses what is no regular file.
+/// Refuses what is not a regular file.
 fn regular(path: &Path, meta: &fs::Metadata) -> Result<()> {
     let shown = path.display();
     if meta.is_file() {

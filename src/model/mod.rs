@@ -82,34 +82,19 @@ impl Noised {
     pub fn tokens(x: &[u32], t: &[f64], length: usize) -> Self {
         assert!(x.len().is_multiple_of(length), "whole rows of tokens");
         assert_eq!(x.len(), t.len(), "one time for each token");
-        let x = State::Tokens(x.to_vec());
-        Noised {
-            x,
-            t: t.to_vec(),
-            s: None,
-            clean: None,
-            length,
-            padding: Padding::default(),
-            blocks: None,
-            phases: None,
-            uniforms: None,
-        }
+        Noised::of(State::Tokens(x.to_vec()), t.to_vec(), length)
     }
 
     /// Token ids [B, L] that are on the device, with their times [B L].
     pub fn ids(x: Tensor<2, Int>, t: &[f64], length: usize) -> Self {
         assert_eq!(x.dims(), [t.len() / length, length], "one time for each token");
-        Noised {
-            x: State::Ids(x),
-            t: t.to_vec(),
-            s: None,
-            clean: None,
-            length,
-            padding: Padding::default(),
-            blocks: None,
-            phases: None,
-            uniforms: None,
-        }
+        Noised::of(State::Ids(x), t.to_vec(), length)
+    }
+
+    /// A noisy state with its times [B L], and nothing besides.
+    pub fn of(x: State, t: Vec<f64>, length: usize) -> Self {
+        let padding = Padding::default();
+        Noised { x, t, s: None, clean: None, length, padding, blocks: None, phases: None, uniforms: None }
     }
 
     /// The same input in the blocks of an order.

@@ -279,8 +279,8 @@ impl Grid {
         if let Some(phases) = &self.phases {
             // What is given is text from the start.
             let Some(n) = phases.phase(l) else { return 0.0 };
-            let border = |n: usize| n * self.steps / phases.count();
-            return (1.0 - (k as f64 - border(n) as f64) / (border(n + 1) - border(n)) as f64).clamp(0.0, 1.0);
+            let (start, end) = (self.border(phases, n), self.border(phases, n + 1));
+            return (1.0 - (k as f64 - start as f64) / (end - start) as f64).clamp(0.0, 1.0);
         }
         if order.window > 1 || order.levels > 0 {
             return order.time(self.length, k as f64 / self.steps as f64, l);
@@ -293,6 +293,11 @@ impl Grid {
         let start = border(block);
         let end = if single { start + 1 } else { border(block + 1) };
         (1.0 - (k as f64 - start as f64) / (end - start) as f64).clamp(0.0, 1.0)
+    }
+
+    /// The step in which phase `n` begins.
+    fn border(&self, phases: &Phases, n: usize) -> usize {
+        n * self.steps / phases.count()
     }
 
     /// Positions of text, and blocks, among the first `length` positions.
@@ -337,12 +342,10 @@ impl Grid {
         match reading {
             Reading::Whole => (0..self.length, 0),
             Reading::Shifted => (filled..active.end, active.end),
-            Reading::Blocks if self.phases.is_some() => {
-                let (row, next) = (self.row(k), self.row(k + 1));
-                let under_way =
-                    self.phases.iter().flat_map(|p| (0..self.length).filter_map(|l| Some((l, p.phase(l)?))));
-                let ranks = under_way.filter(|(l, _)| row[*l] != next[*l]).map(|(_, n)| n).next();
-                let ranks = self.phases.as_ref().zip(ranks).map_or(filled..filled, |(p, n)| p.ranks_of(n));
+            Reading::Blocks if let Some(phases) = &self.phases => {
+                // The phase under way, which has a position that is not given: the step would not be active.
+                let n = (0..phases.count()).find(|n| self.border(phases, n + 1) > k).unwrap_or(phases.count() - 1);
+                let ranks = phases.ranks_of(n);
                 (filled..ranks.end, ranks.start)
             }
             Reading::Blocks => {

@@ -13,6 +13,7 @@ mod latent;
 mod load;
 mod names;
 pub mod parse;
+mod phased;
 mod settings;
 
 use std::path::{Path, PathBuf};

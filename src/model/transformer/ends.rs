@@ -155,15 +155,10 @@ impl Transformer {
             t.chunks(m).flat_map(|row| std::iter::repeat_n(row[0], c).chain(row.iter().copied())).collect()
         };
         let input = Noised {
-            x: State::Vectors(h),
-            t: wide(t),
             s: s.map(wide),
-            clean: None,
-            length: c + m,
-            padding: Default::default(),
             blocks: given.layout,
             phases: given.phases.clone(),
-            uniforms: None,
+            ..Noised::of(State::Vectors(h), wide(t), c + m)
         };
         let input = match &given.clean {
             None => input,
