@@ -3,7 +3,7 @@
 
 use super::check::contradiction;
 use super::{ModelConfig, Network, Recipe};
-use crate::error::{Error, Result, whole_within, within};
+use crate::error::{Error, Result, within};
 use crate::model::TransformerConfig;
 use crate::model::config::Visibility;
 use crate::objective::{Objective, SdttConfig, shared};
