@@ -83,7 +83,7 @@ impl GateRule {
             (None, None, Metric::Copies) => Limit { change: Change::Absolute, size: 0.1 },
             (None, None, Metric::Repetition) => Limit { change: Change::Absolute, size: 0.02 },
             (None, None, Metric::Entropy) => Limit { change: Change::Relative, size: 0.02 },
-            (None, None, Metric::Nll | Metric::SamplerNll | Metric::Distinct2) => {
+            (None, None, Metric::Nll | Metric::SecondJudgeNll | Metric::SamplerNll | Metric::Distinct2) => {
                 Limit { change: Change::Relative, size: 0.05 }
             }
             (None, None, Metric::Latency | Metric::Throughput) => Limit { change: Change::Relative, size: 0.25 },

@@ -172,7 +172,8 @@ impl Ask<'_> {
 
     fn evaluation(&self, room: Room) -> Result<()> {
         let config = &self.recipe.eval;
-        let judge = config.judge.as_deref().map(|name| self.weights(name)).transpose()?.unwrap_or(0);
+        let judges = [&config.judge, &config.second_judge].into_iter().flatten();
+        let judge: u128 = judges.map(|name| self.weights(name)).sum::<Result<u128>>()?;
         let batch = config.drawn_together();
         for name in self.recipe.model.keys() {
             let shape = shape(self.recipe, name, self.data, self.base)?;

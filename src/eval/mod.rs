@@ -68,6 +68,9 @@ pub struct EvalConfig {
     /// Text data: the autoregressive model, trained on another seed, under which samples are scored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub judge: Option<String>,
+    /// Text data: a public autoregressive checkpoint that scores the same samples by characters, with its own tokenizer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub second_judge: Option<String>,
     /// Story data: also sample from the exact oracle.
     #[serde(default = "yes")]
     pub oracle: bool,
@@ -127,6 +130,11 @@ fn step_counts(key: &str, steps: &[usize]) -> Result<()> {
 }
 
 impl EvalConfig {
+    /// Whether the model `name` is one of the judges.
+    pub fn is_judge(&self, name: &str) -> bool {
+        [&self.judge, &self.second_judge].into_iter().any(|judge| judge.as_deref() == Some(name))
+    }
+
     /// Samples that are drawn together: there are no more than all of them.
     pub fn drawn_together(&self) -> usize {
         self.batch.min(self.samples)
@@ -158,6 +166,18 @@ impl EvalConfig {
         }
         self.control.as_ref().map_or(Ok(()), ControlConfig::validate)?;
         self.flexibility.as_ref().map_or(Ok(()), FlexibilityConfig::validate)
+    }
+}
+
+/// The second judge's score, nats per character.
+pub const SECOND_NLL: &str = "second_judge_nll";
+
+/// Adds the second judge's score to rows whose sequences are `drawn`.
+pub fn add_second(rows: &mut [Row], drawn: &[Vec<Vec<u32>>], judge: &judge::TextJudge) {
+    for (row, texts) in rows.iter_mut().zip(drawn) {
+        let values = judge.nll(texts);
+        row.scores.insert(SECOND_NLL.into(), mean_interval(&values, 0));
+        row.samples.insert(SECOND_NLL.into(), values);
     }
 }
 
@@ -397,8 +417,16 @@ pub fn sweep_row(
 /// What real data scores, and what identifies it.
 ///
 /// Errors: a tokenizer that cannot be written; no memory to look for copies.
-pub fn data_summary(data: &Data, scorer: &Scorer, held_out: &[Vec<u32>]) -> Result<DataSummary> {
+pub fn data_summary(
+    data: &Data,
+    scorer: &Scorer,
+    second: Option<&judge::TextJudge>,
+    held_out: &[Vec<u32>],
+) -> Result<DataSummary> {
     let mut all = scores(held_out, scorer);
+    if let Some(judge) = second {
+        all.insert(SECOND_NLL.into(), judge.nll(held_out));
+    }
     let mut corpus = between(&held_out.iter().map(|t| scorer.scored(t)).collect::<Vec<_>>());
     // What real text has in common with the training text, in windows of the same length.
     if let Some(found) = copies::longest(data, &held_out.iter().map(Vec::as_slice).collect::<Vec<_>>())? {

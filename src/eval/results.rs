@@ -344,6 +344,8 @@ pub enum Direction {
 pub enum Metric {
     #[serde(alias = "oracle_nll", alias = "judge_nll", alias = "judge_nll_per_character")]
     Nll,
+    /// The same under a second judge, a public checkpoint: nats per character.
+    SecondJudgeNll,
     Valid,
     /// Share of captions without a fault.
     CaptionValid,
@@ -365,9 +367,10 @@ pub enum Metric {
 
 impl Metric {
     /// All metrics, in the order of a report's columns.
-    pub const ALL: [Metric; 12] = [
+    pub const ALL: [Metric; 13] = [
         Metric::SamplerNll,
         Metric::Nll,
+        Metric::SecondJudgeNll,
         Metric::Entropy,
         Metric::Valid,
         Metric::CaptionValid,
@@ -384,6 +387,7 @@ impl Metric {
     pub fn key(self, nll_name: &str) -> &str {
         match self {
             Metric::Nll => nll_name,
+            Metric::SecondJudgeNll => super::SECOND_NLL,
             Metric::Valid => "valid",
             Metric::CaptionValid => "caption_valid",
             Metric::Clauses => "clauses",
@@ -402,6 +406,7 @@ impl Metric {
     pub fn label(self) -> &'static str {
         match self {
             Metric::Nll => "nll ↓",
+            Metric::SecondJudgeNll => "second judge ↓",
             Metric::Valid => "valid ↑",
             Metric::CaptionValid => "caption valid ↑",
             Metric::Clauses => "clauses ↑",
@@ -419,7 +424,9 @@ impl Metric {
     /// Which way is better.
     pub fn better(self) -> Direction {
         match self {
-            Metric::Nll | Metric::SamplerNll | Metric::Copies | Metric::Latency => Direction::Lower,
+            Metric::Nll | Metric::SecondJudgeNll | Metric::SamplerNll | Metric::Copies | Metric::Latency => {
+                Direction::Lower
+            }
             Metric::Valid | Metric::CaptionValid | Metric::Clauses | Metric::Agreement | Metric::Throughput => {
                 Direction::Higher
             }

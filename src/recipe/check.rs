@@ -77,7 +77,7 @@ impl Recipe {
                 .hint(format!("`seeds = {:?}`", distinct(seeds))));
         }
         for (name, model) in &self.model {
-            let judge = self.eval.judge.as_deref() == Some(name);
+            let judge = self.eval.is_judge(name);
             if let Some(seed) = model.seed.filter(|_| !judge && model.train.steps > 0) {
                 return Err(Error::usage(format!("`model.{name}.seed = {seed}` would be the same under all `seeds`"))
                     .hint("remove it; only a judge keeps its own seed"));
@@ -155,9 +155,9 @@ impl Recipe {
         }
         let retokenizes = model.vocabulary == Vocabulary::Retokenize;
         match (retokenizes, matches!(model.objective, Objective::ArNll {})) {
-            (true, false) => Err(Error::usage(format!("`{at} = {value}` is for `eval.judge` alone"))
+            (true, false) => Err(Error::usage(format!("`{at} = {value}` is for a judge alone"))
                 .hint("a model that is trained or sampled needs \"shared_tokens\" or \"truncate_padding\"")),
-            (false, true) if self.eval.judge.as_deref() == Some(name) && model.train.steps == 0 => {
+            (false, true) if self.eval.is_judge(name) && model.train.steps == 0 => {
                 Err(Error::usage(format!("`{at} = {value}` is not for a judge"))
                     .hint("\"retokenize\" gives it the text of the samples"))
             }
@@ -511,7 +511,30 @@ impl Recipe {
                 .hint(format!("another seed: `model.{judge}.seed = {}`", self.free_seed())));
             }
         }
-        Ok(())
+        self.check_second_judge(judge)
+    }
+
+    /// The second judge is a checkpoint as it is: it has seen nothing of this study, and reads its text.
+    fn check_second_judge(&self, first: &str) -> Result<()> {
+        let Some(second) = &self.eval.second_judge else { return Ok(()) };
+        if !matches!(self.data, DataConfig::Text(_)) {
+            return Err(Error::usage("`eval.second_judge` is for `data.text`").hint("remove `eval.second_judge`"));
+        }
+        if second == first {
+            return Err(Error::usage(format!("`eval.judge` and `eval.second_judge` are both `{second}`"))
+                .hint("name another model, or remove `eval.second_judge`"));
+        }
+        let model =
+            self.model(second).map_err(|e| Error { message: format!("`eval.second_judge`: {}", e.message), ..e })?;
+        let as_it_is = model.from.is_some() && model.train.steps == 0;
+        match as_it_is && matches!(model.objective, Objective::ArNll {}) {
+            true => Ok(()),
+            false => Err(Error::usage(format!(
+                "`eval.second_judge` needs an autoregressive checkpoint as it is, and `model.{second}` is not one"
+            ))
+            .cause("it must know nothing of this study's text but what the checkpoint's own training gave it")
+            .hint("give it `from` a causal checkpoint that has a tokenizer, the objective `ar_nll`, and no training steps")),
+        }
     }
 
     /// A seed that no model has.

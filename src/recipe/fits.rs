@@ -68,6 +68,7 @@ impl Recipe {
             Metric::Copies => {
                 (matches!(self.data, DataConfig::Text(_)), "only a text has a training text to be copied")
             }
+            Metric::SecondJudgeNll => (self.eval.second_judge.is_some(), "the recipe names no `eval.second_judge`"),
             Metric::Nll | Metric::Entropy | Metric::Distinct2 | Metric::Repetition => (true, ""),
         };
         match measured || default {

@@ -50,6 +50,10 @@ impl Recipe {
         }
         if let Some(bottleneck) = network.and_then(|n| n.bottleneck.as_ref()) {
             positions += 2.0 * bottleneck.latents as f64 + length as f64;
+            // Phases are read beside the text.
+            if bottleneck.decoder.phases(bottleneck.latents, length).is_some() {
+                positions += (bottleneck.latents + length) as f64;
+            }
         }
         if let Some(vectors) = network.and_then(|n| n.vectors.as_ref()) {
             passes += 0.5 * texts;

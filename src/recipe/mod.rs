@@ -330,7 +330,7 @@ impl Recipe {
     /// What a model is in the study.
     pub fn role(&self, name: &str, model: &ModelConfig) -> Role {
         match &model.objective {
-            Objective::ArNll {} if self.eval.judge.as_deref() == Some(name) => Role::Judge,
+            Objective::ArNll {} if self.eval.is_judge(name) => Role::Judge,
             Objective::ArNll {} => Role::Ar,
             Objective::Autoencoder(_) => Role::Codec,
             Objective::Classifier(_) => Role::Classifier,

@@ -213,6 +213,13 @@ fn reading(results: &Results) -> Vec<String> {
                 .into(),
         );
     }
+    if results.data.reference.contains_key(crate::eval::SECOND_NLL) {
+        lines.push(
+            "The second judge is a public checkpoint that was not trained here. It reads the samples as text, with its own \
+             tokenizer, and its values are nats per character."
+                .into(),
+        );
+    }
     lines.extend(by_seed::reading(results));
     lines.extend(budget::reading(results));
     lines.extend(autoencoder::reading(results));

@@ -111,7 +111,12 @@ fn quality(results: &Results) -> Table {
     if own {
         header.push(Metric::SamplerNll.label().into());
     }
-    header.extend(names([Metric::Nll.label(), Metric::Entropy.label(), "ELBO/NLL ↓"]));
+    header.push(Metric::Nll.label().into());
+    let second = results.data.reference.contains_key(crate::eval::SECOND_NLL);
+    if second {
+        header.push(Metric::SecondJudgeNll.label().into());
+    }
+    header.extend(names([Metric::Entropy.label(), "ELBO/NLL ↓"]));
     header.extend(exact.iter().map(|m| m.label().to_string()));
     let copied = super::copies::measured(results);
     let variety = [Metric::Distinct2, Metric::Repetition, Metric::Copies];
@@ -142,7 +147,11 @@ fn quality(results: &Results) -> Table {
             if own {
                 cells.push(sampler_nll(row));
             }
-            cells.extend([score(Metric::Nll), score(Metric::Entropy), likelihood(model)]);
+            cells.push(score(Metric::Nll));
+            if second {
+                cells.push(score(Metric::SecondJudgeNll));
+            }
+            cells.extend([score(Metric::Entropy), likelihood(model)]);
             cells.extend(exact.iter().map(|m| score(*m)));
             cells.extend(variety.iter().map(|m| score(*m)));
             cells.push(row.speed.map_or(NOTHING.into(), |s| spread(s.latency_ms)));

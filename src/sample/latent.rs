@@ -4,10 +4,12 @@
 //! (DDIM, Song et al. 2021; eta = 1 is the ancestral one), by drawing x_s anew around the predicted x_0 (a consistency model,
 //! Song et al. 2023), or by the mean velocity of a network that is told both times. One walk serves every order of the house's
 //! table: all latents at once, blocks of them from left to right behind the finished ones, or a noisy table. The decoder then
-//! writes all positions in one pass, each its most probable token, or one by one, drawn behind the latents: that is counted too.
+//! writes all positions in one pass, each its most probable token, or draws them behind the latents, one by one or in phases: that is
+//! counted too.
 //! The temperature is the deviation of the noise. A sample is a function of (seed, its number).
 //! B batch, L length, M latents, d their width, K steps.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use burn::prelude::*;
@@ -21,12 +23,12 @@ use crate::error::{Error, Result};
 use crate::model::config::{Decoder, Visibility};
 use crate::model::draw;
 use crate::model::transformer::ends::{Given, unit};
-use crate::model::{Denoise, Transformer, params};
+use crate::model::{Cache, Denoise, Transformer, params};
 use crate::objective::beside;
 use crate::objective::latent::{column, mixed};
-use crate::process::Order;
 use crate::process::gaussian::{Path, Prediction, Step};
 use crate::process::order::changed;
+use crate::process::{Order, Phases};
 use crate::rng::{StepRng, Stream};
 
 /// How a step is taken.
@@ -83,6 +85,11 @@ impl Latent<'_> {
     /// Passes and positions of writing one text from its latents.
     pub fn decoding(&self) -> (usize, u64) {
         let (m, l) = (self.count() as u64, self.codec.length());
+        if let Some(phases) = self.codec.writing_phases() {
+            // The latents are read with the first phase, and each phase but the last once more as text.
+            let last = phases.ranks_of(phases.count() - 1).len();
+            return (phases.count(), (m as usize + 2 * l - last) as u64);
+        }
         match self.codec.bottleneck().map(|b| b.decoder) {
             // The latents are read in a pass of their own.
             Some(Decoder::Autoregressive) => (l + 1, m + l as u64),
@@ -262,6 +269,9 @@ pub fn written(
         });
         return Ok(texts);
     }
+    if let Some(phases) = codec.writing_phases() {
+        return in_phases(codec, &Arc::new(phases), z, spec, tokens);
+    }
     let mut cache = codec.plan(unit(z));
     let mut last = vec![codec.mask(); b];
     let mut texts = vec![Vec::with_capacity(l); b];
@@ -270,6 +280,31 @@ pub fn written(
         let picks: Vec<(usize, f64)> = (0..b).map(|i| (i, tokens[i].random::<f64>())).collect();
         last = draw::picks(codec, features, &picks, spec.filter)?;
         texts.iter_mut().zip(&last).for_each(|(text, id)| text.push(*id));
+    }
+    Ok(texts)
+}
+
+/// [`written`] phase after phase: the positions of a phase are drawn behind the latents and the phases before.
+fn in_phases(
+    codec: &Transformer,
+    phases: &Arc<Phases>,
+    z: Tensor<3>,
+    spec: &SampleSpec,
+    tokens: &mut [ChaCha8Rng],
+) -> Result<Vec<Vec<u32>>> {
+    let (b, m) = (z.dims()[0], phases.given());
+    let mut texts = vec![vec![0u32; codec.length()]; b];
+    let (mut cache, mut finished, mut z) = (Cache::default(), Vec::new(), Some(z));
+    for n in 0..phases.count() {
+        let ranks = phases.ranks_of(n);
+        let features = codec.write_phase(phases, n, (z.take(), &finished), &mut cache);
+        let d = features.dims()[2];
+        let draws = tokens.iter_mut().flat_map(|rng| ranks.clone().map(|_| rng.random::<f64>()).collect::<Vec<_>>());
+        let picks: Vec<(usize, f64)> = draws.enumerate().collect();
+        finished = draw::picks(codec, features.reshape([b * ranks.len(), d]), &picks, spec.filter)?;
+        for (text, drawn) in texts.iter_mut().zip(finished.chunks(ranks.len())) {
+            ranks.clone().zip(drawn).for_each(|(rank, id)| text[phases.place(rank) - m] = *id);
+        }
     }
     Ok(texts)
 }

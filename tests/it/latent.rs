@@ -144,6 +144,36 @@ fn latents_in_every_order_behind_a_condition_and_with_a_decoder_that_writes() {
 }
 
 #[test]
+fn a_plan_in_front_of_fixed_phases_is_counted_sampled_and_exported() {
+    for (decoder, phases, last) in [("strided = 4", 4, 8), ("dilated = 2", 2, 16)] {
+        let place = Place::new();
+        let decoder = format!("decoder_layers = 1, decoder = {{ {decoder} }}");
+        let head = HEAD.replace("decoder_layers = 1", &decoder);
+        place.write("small.toml", head + &flow("plan", "\"parallel\"", FULL, "self_conditioning = true", ""));
+        place.run(&["run", "small.toml", "--out", "run"]).ok();
+        let results = Results::load(&place.path("run/results.json")).unwrap();
+        for row in &results.model("plan").unwrap().rows {
+            // The latents are read with the first phase, and every phase but the last once more as text.
+            let decoding = 4 + 2 * 32 - last;
+            assert_eq!((row.nfe, row.positions), ((row.steps + phases) as f64, (4 * row.steps + decoding) as f64));
+            assert_eq!(row.decode_positions, Some(decoding as f64));
+            assert!(row.scores["oracle_nll"].mean.is_finite());
+        }
+        assert!(results.model("codec").unwrap().reconstruction.is_some());
+        place.run(&["export", "run", "--model", "plan", "--out", "out"]).ok();
+        let drawn = |dir: &str| place.run(&["sample", dir, "-n", "3", "--steps", "2", "--seed", "5"]).ok().out;
+        assert_eq!(drawn("out"), drawn("run/models/plan/final"));
+        let none = place.path("small.toml");
+        let text = std::fs::read_to_string(&none)
+            .unwrap()
+            .replace("strided = 4", "strided = 0")
+            .replace("dilated = 2", "dilated = 0");
+        place.write("none.toml", text);
+        place.run(&["recipe", "check", "none.toml"]).fails(2, &["bottleneck.decoder", "1"]);
+    }
+}
+
+#[test]
 fn resuming_a_student_with_a_critic_or_rounds_gives_the_same_bytes() {
     let place = Place::new();
     let chosen = [

@@ -20,6 +20,12 @@ use crate::sample::decode::walkable;
 use crate::sample::{Decode, Generator, Process, latent};
 use crate::{fs, shown, term};
 
+/// What scores samples: the judge of the study, and a second one beside it.
+struct Judges<'a> {
+    scorer: &'a Scorer<'a>,
+    second: Option<&'a TextJudge<'a>>,
+}
+
 impl Study {
     /// Evaluates what is missing and writes results.json.
     pub fn evaluate(&self, only: Option<&str>) -> Result<Results> {
@@ -38,12 +44,7 @@ impl Study {
             (Data::Pictures(pictures), _) => Scorer::Pictures(pictures),
             (data, Some(judge)) => match &judge.tokenizer {
                 // A checkpoint reads the text, whatever it was tokens of.
-                Some(tokenizer) if public => Scorer::Text(TextJudge {
-                    model: &judge.model,
-                    tokenizer,
-                    start: judge.card.mask_token_id as u32,
-                    data,
-                }),
+                Some(_) if public => Scorer::Text(self.text_judge(judge)?),
                 _ => match data {
                     Data::Pairs(pairs) => Scorer::Sentences(&judge.model, pairs),
                     data => match data.end() {
@@ -56,6 +57,8 @@ impl Study {
                 return Err(Error::usage(format!("`data.{}` needs `eval.judge`", data.kind())));
             }
         };
+        let checkpoint = config.second_judge.as_ref().map(|name| self.finished(name)).transpose()?;
+        let second = checkpoint.as_ref().map(|judge| self.text_judge(judge)).transpose()?;
         let held_out = self.data.held_out(config.held_out);
         if let Scorer::Text(judge) = &scorer {
             let (share, length) = (100.0 * judge.cut(&held_out), judge.model.length());
@@ -63,8 +66,9 @@ impl Study {
                 "the judge scores text by characters with its own tokenizer; {share:.1} % of the held-out texts are longer than its {length} tokens"
             ));
         }
-        let summary = eval::data_summary(&self.data, &scorer, &held_out)?;
-        let judge_hash = judge.as_ref().map_or("", |j| j.weights_sha256.as_str());
+        let summary = eval::data_summary(&self.data, &scorer, second.as_ref(), &held_out)?;
+        let judges = Judges { scorer: &scorer, second: second.as_ref() };
+        let judge_hash: String = [&judge, &checkpoint].into_iter().flatten().map(|j| &j.weights_sha256[..]).collect();
         let mut models = Vec::new();
         for (name, model) in &self.recipe.model {
             if !names.contains(&name.as_str()) {
@@ -77,7 +81,7 @@ impl Study {
                 let steers =
                     steers.map(|g| Ok::<_, Error>(self.finished(&g.classifier)?.weights_sha256)).transpose()?;
                 let how = format!("{decode:?} {}", steers.unwrap_or_default());
-                let key = self.eval_key(&[&done.weights_sha256, judge_hash, &how])?;
+                let key = self.eval_key(&[&done.weights_sha256, &judge_hash, &how])?;
                 let shown = if label.is_empty() { name.clone() } else { format!("{name}: {label}") };
                 // Of several ways each has a file of its own.
                 let file = eval_file(&label);
@@ -94,7 +98,7 @@ impl Study {
                     let tokens = done.codec.is_none() && done.model.vectors().is_none() && role != Role::Codec;
                     let likely = tokens
                         && !done.model.reads_uniforms()
-                        && (role != Role::Judge || !public)
+                        && (role != Role::Judge || !(public || config.second_judge.as_deref() == Some(name)))
                         && process.decode == Decode::Table
                         && (seen || ar);
                     let likelihood =
@@ -107,7 +111,7 @@ impl Study {
                                 _ if ar => vec![process.length],
                                 generator => taken(&done, generator, &config.steps),
                             };
-                            let rows = self.rows((name, &shown, &file), &generator, &steps, &scorer, true)?;
+                            let rows = self.rows((name, &shown, &file), &generator, &steps, &judges, true)?;
                             (
                                 match tokens {
                                     true => self.with_sampler_nll(rows, &done.model, &process, &scorer)?,
@@ -197,7 +201,7 @@ impl Study {
                     rows: {
                         let generator = Generator::Tokens(&oracle, process);
                         let rows =
-                            self.rows(("oracle", "oracle", "eval"), &generator, &config.steps, &scorer, false)?;
+                            self.rows(("oracle", "oracle", "eval"), &generator, &config.steps, &judges, false)?;
                         self.with_sampler_nll(rows, &oracle, &process, &scorer)?
                     },
                     sweep: self.sweep("oracle", &Generator::Tokens(&oracle, process), &config.steps, &scorer)?,
@@ -221,6 +225,17 @@ impl Study {
         };
         results.save(&self.dir.join("results.json"))?;
         Ok(results)
+    }
+
+    /// A checkpoint that reads the text of samples with its own tokenizer.
+    ///
+    /// Errors: one without a tokenizer.
+    fn text_judge<'a>(&'a self, judge: &'a LoadedModel) -> Result<TextJudge<'a>> {
+        let Some(tokenizer) = &judge.tokenizer else {
+            return Err(Error::input("`eval.second_judge` has no tokenizer, and reads no text")
+                .hint("take a checkpoint with a tokenizer.json beside its weights"));
+        };
+        Ok(TextJudge { model: &judge.model, tokenizer, start: judge.card.mask_token_id as u32, data: &self.data })
     }
 
     /// What a model's teacher is called in results, or what it starts as: of one that is sampled in several ways the same way, the
@@ -308,9 +323,10 @@ impl Study {
         (name, shown, file): (&str, &str, &str),
         generator: &Generator,
         steps: &[usize],
-        scorer: &Scorer,
+        judges: &Judges,
         timed: bool,
     ) -> Result<Vec<Row>> {
+        let scorer = judges.scorer;
         let (mut rows, mut drawn) = (Vec::new(), Vec::new());
         let mut texts = String::new();
         for k in steps {
@@ -331,6 +347,10 @@ impl Study {
                 .for_each(|t| texts.push_str(&format!("{}\n----\n", shown::text(&self.data.decode(t)))));
             rows.push(row);
             drawn.push(tokens);
+        }
+        if let Some(judge) = judges.second {
+            self.not_stopped(name)?;
+            eval::add_second(&mut rows, &drawn, judge);
         }
         // All rows at once: the training text is long.
         copies::add(&mut rows, &drawn, &self.data, scorer.name())?;

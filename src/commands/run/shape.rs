@@ -202,7 +202,7 @@ fn whole(recipe: &Recipe, name: &str, data: &Data, base: &Path) -> Result<Shape>
     let (theirs, policy) = (family::tokenizer(&from)?, recipe.vocabulary(name)?);
     // A student's checkpoint is its teacher's.
     let ignore_extra = recipe.lineage(name)?.last().is_some_and(|root| root.ignore_extra);
-    let judge = recipe.eval.judge.as_deref() == Some(name) && model.train.steps == 0;
+    let judge = recipe.eval.is_judge(name) && model.train.steps == 0;
     if judge && d.family.prediction() == Prediction::NextToken && (theirs.is_some() || !policy.is_refuse()) {
         return Ok(Shape { ignore_extra, dtype: types.weights, notes, ..judge_shape(d, from, policy, data)? });
     }
@@ -210,7 +210,7 @@ fn whole(recipe: &Recipe, name: &str, data: &Data, base: &Path) -> Result<Shape>
     let causal = network.shift;
     if causal && !policy.is_refuse() {
         let key = format!("model.{name}.vocabulary");
-        return Err(Error::usage(format!("`{key} = \"{}\"` is for `eval.judge` alone", policy.name()))
+        return Err(Error::usage(format!("`{key} = \"{}\"` is for a judge alone", policy.name()))
             .cause("a causal model that is trained or sampled has no other ids than its own")
             .hint(format!(
                 "leave `{key}` out, and give the data the tokenizer of the checkpoint: \

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{TimeInput, TransformerConfig, Visibility};
 use crate::error::{Error, Result, whole_within, within};
+use crate::process::{Pattern, Phases};
 
 /// Vectors of width d come in and go out: a denoiser of latents or of token embeddings.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -43,7 +44,7 @@ pub struct BottleneckConfig {
     pub width: usize,
     /// How many of the layers decode.
     pub decoder_layers: usize,
-    /// parallel | autoregressive
+    /// parallel | autoregressive | { strided = K } | { dilated = K }
     #[serde(default)]
     pub decoder: Decoder,
 }
@@ -57,6 +58,24 @@ pub enum Decoder {
     Parallel,
     /// Token by token behind the latents, through a cache: a plan, then writing.
     Autoregressive,
+    /// In K fixed phases behind the latents, through a cache: position l in phase l mod K.
+    Strided(usize),
+    /// The same in phases that halve the gaps.
+    Dilated(usize),
+}
+
+impl Decoder {
+    /// The phases of `latents` given places with the `length` positions of a text behind them; none where it writes otherwise.
+    pub fn phases(self, latents: usize, length: usize) -> Option<Phases> {
+        let pattern = match self {
+            Decoder::Parallel | Decoder::Autoregressive => return None,
+            Decoder::Strided(count) => Pattern::Strided(count),
+            Decoder::Dilated(count) => Pattern::Dilated(count),
+        };
+        let given: Vec<bool> = (0..latents + length).map(|l| l < latents).collect();
+        // What is given has the key of a phase that is there anyway.
+        Some(Phases::new(latents + length, &given, |l| pattern.key(l.saturating_sub(latents))))
+    }
 }
 
 fn is_zero(value: &usize) -> bool {
@@ -159,6 +178,11 @@ impl TransformerConfig {
             whole_within(&at("bottleneck.width"), c.width, 1..=1 << 14)?;
             let most = self.layers.saturating_sub(1).max(1);
             whole_within(&at("bottleneck.decoder_layers"), c.decoder_layers, 1..=most)?;
+            match c.decoder {
+                Decoder::Parallel | Decoder::Autoregressive => {}
+                Decoder::Strided(count) => whole_within(&at("bottleneck.decoder.strided"), count, 1..=1 << 14)?,
+                Decoder::Dilated(count) => whole_within(&at("bottleneck.decoder.dilated"), count, 1..=1 << 14)?,
+            }
             if self.layers < 2 {
                 return Err(Error::usage(format!("`{key}.bottleneck` needs `{key}.layers` of at least 2"))
                     .cause("one to read the text and one to write it")

@@ -3,17 +3,19 @@
 //! A denoiser projects vectors [B, M, d] to the width D, runs the blocks, and projects back; tokens it is given (a prompt, or
 //! attributes) stand in front as embedded tokens. An autoencoder reads the text and M learned queries with its first layers;
 //! the queries' outputs, projected to width d and scaled to unit mean square each, are the latents (a Perceiver's
-//! resampling in the manner of LD4LG, Lovelace et al. 2023). Its other layers read the latents, and either one learned
-//! place for each position (parallel) or the text so far (autoregressive).
+//! resampling in the manner of LD4LG, Lovelace et al. 2023). Its other layers read the latents, and one learned place for
+//! each position (parallel), the text so far (autoregressive), or the masks of a phase behind the finished phases: the latents are
+//! then a plan in front of phase 0, whose positions are drawn without knowing of each other.
 //! B batch, L length, M latents, d their width, D width, C condition tokens, V vocabulary.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use burn::module::{Module, Param};
 use burn::prelude::*;
 
 use super::super::config::{BottleneckConfig, Decoder, TransformerConfig, VectorsConfig};
-use super::super::{Cache, Denoise, Noised, State};
+use super::super::{Cache, Denoise, Noised, State, index_tensor};
 use super::Transformer;
 use super::parts::{Dense, Norm, TimeEmbedding};
 use super::read::Ids;
@@ -184,14 +186,20 @@ impl Transformer {
     }
 
     /// Rows `from ..` of x [B, l, D] after the layers `range`, [B, l - from, D].
-    fn layers_over(&self, mut x: Tensor<3>, range: std::ops::Range<usize>, visible: Visible, from: usize) -> Tensor<3> {
+    fn layers_over(&self, x: Tensor<3>, range: Range<usize>, visible: Visible, from: usize) -> Tensor<3> {
         let [b, l, d] = x.dims();
         let rows: Vec<usize> = (0..b).flat_map(|b| b * l + from..(b + 1) * l).collect();
+        self.rows_over(x, range, visible, (from > 0).then_some(&rows[..])).reshape([b, l - from, d])
+    }
+
+    /// The flat rows `rows` (none: all) of x [B, l, D] after the layers `range`.
+    fn rows_over(&self, mut x: Tensor<3>, range: Range<usize>, visible: Visible, rows: Option<&[usize]>) -> Tensor<3> {
+        let [b, l, _] = x.dims();
         for i in range.clone() {
-            let wanted = (i + 1 == range.end && from > 0).then(|| Rows::of(&rows, b, l).into());
+            let wanted = rows.filter(|_| i + 1 == range.end).map(|rows| Rows::of(rows, b, l).into());
             x = self.layer(i, x, visible.clone(), wanted);
         }
-        x.reshape([b, l - from, d])
+        x
     }
 
     fn rows_of(table: &Param<Tensor<2>>, batch: usize) -> Tensor<3> {
@@ -218,13 +226,17 @@ impl Transformer {
         ends.up.forward(unit(z)) + Self::rows_of(&ends.latent_positions, b)
     }
 
-    /// Features [B, L, D] of the positions of a text with latents z [B, M, d]; an autoregressive decoder is given the text [B L]
-    /// and predicts each position from what is before it.
+    /// Features [B, L, D] of the positions of a text with latents z [B, M, d]; an autoregressive decoder, and one in phases, is given
+    /// the text [B L] and predicts each position from what is before it.
     pub fn decode(&self, z: Tensor<3>, text: Option<&[u32]>) -> Tensor<3> {
         let (ends, config) = self.halves();
         let (b, l) = (z.dims()[0], self.length);
         let latents = self.read_latents(z);
         let layers = self.config.encoding_layers()..self.config.layers;
+        if let Some(phases) = config.decoder.phases(config.latents, l) {
+            let Some(text) = text else { panic!("a decoder in phases reads the finished ones") };
+            return self.decode_in_phases(latents, text, phases);
+        }
         let (rest, visible) = match (&ends.places, text) {
             (Some(places), _) => (Self::rows_of(places, b), Visible::Full),
             (None, Some(ids)) => {
@@ -239,10 +251,65 @@ impl Transformer {
         self.finish(self.layers_over(x, layers, visible, config.latents), None)
     }
 
+    /// Features [B, L, D] of all positions behind the latents [B, M, D] as they are read, each from the phases before its own: the
+    /// masks of all phases and the text [B L] are read at once.
+    fn decode_in_phases(&self, latents: Tensor<3>, text: &[u32], phases: Phases) -> Tensor<3> {
+        let [b, m, d] = latents.dims();
+        let l = self.length;
+        let stream = |ids: &[u32]| Tensor::cat(vec![latents.clone(), self.in_places(ids, &phases, m..m + l, b)], 1);
+        let by_rank: Vec<u32> =
+            text.chunks(l).flat_map(|row| phases.places()[m..].iter().map(|p| row[*p as usize - m])).collect();
+        let masks = vec![self.mask as u32; b * l];
+        let x = Tensor::cat(vec![stream(&masks), stream(&by_rank)], 1);
+        let wide = 2 * (m + l);
+        let noise: Vec<usize> = (0..b).flat_map(|b| b * wide + m..b * wide + m + l).collect();
+        let ranks: Vec<usize> = (0..l).map(|at| phases.rank(m + at) - m).collect();
+        let layers = self.config.encoding_layers()..self.config.layers;
+        let x = self.rows_over(x, layers, Visible::PhaseStreams(Arc::new(phases)), Some(&noise)).reshape([b, l, d]);
+        let x = x.select(1, index_tensor(&ranks, &self.device().inner()));
+        self.finish(x, None)
+    }
+
+    /// Tokens [B r] of the ranks `range`, embedded at their places in the text [B, r, D].
+    fn in_places(&self, ids: &[u32], phases: &Phases, range: Range<usize>, batch: usize) -> Tensor<3> {
+        let m = self.config.bottleneck.as_ref().map_or(0, |c| c.latents);
+        let places: Vec<u32> = phases.places()[range].iter().map(|p| p - m as u32).collect();
+        self.placed(self.embed(&Ids::Host(ids.to_vec()), batch), 0, Some(&places.repeat(batch)))
+    }
+
+    /// The phases in which the decoder writes behind its latents; none where it writes otherwise.
+    pub fn writing_phases(&self) -> Option<Phases> {
+        let config = self.config.bottleneck.as_ref()?;
+        config.decoder.phases(config.latents, self.length)
+    }
+
+    /// Features [B, r, D] of the r positions of phase `n`, by rank; `finished` [B f] are the tokens of the phase before, and in front
+    /// of phase 0 the latents z [B, M, d] are read into the cache in the same pass.
+    pub fn write_phase(
+        &self,
+        phases: &Arc<Phases>,
+        n: usize,
+        (z, finished): (Option<Tensor<3>>, &[u32]),
+        cache: &mut Cache,
+    ) -> Tensor<3> {
+        let here = phases.ranks_of(n);
+        let before = if n == 0 { here.start..here.start } else { phases.ranks_of(n - 1) };
+        let b = z.as_ref().map_or_else(|| finished.len() / before.len().max(1), |z| z.dims()[0]);
+        let masks = vec![self.mask as u32; b * here.len()];
+        let text = (!before.is_empty()).then(|| self.in_places(finished, phases, before.clone(), b));
+        let parts = [z.map(|z| self.read_latents(z)), text, Some(self.in_places(&masks, phases, here.clone(), b))];
+        let x = Tensor::cat(parts.into_iter().flatten().collect(), 1);
+        let front = x.dims()[1] - here.len();
+        let x = self.through(x, &Visible::Phases(phases.clone()), cache);
+        // The masks are no text: the next pass writes their places anew.
+        cache.filled = here.start;
+        self.finish(x.narrow(1, front, here.len()), None)
+    }
+
     /// The latents z [B, M, d] read into a new cache, for [`Transformer::write`].
     pub fn plan(&self, z: Tensor<3>) -> Cache {
         let mut cache = Cache::default();
-        self.through(self.read_latents(z), &mut cache);
+        self.through(self.read_latents(z), &Visible::Causal, &mut cache);
         cache
     }
 
@@ -250,13 +317,13 @@ impl Transformer {
     pub fn write(&self, ids: &[u32], l: usize, cache: &mut Cache) -> Tensor<2> {
         let b = ids.len();
         let x = self.placed(self.embed(&Ids::Host(ids.to_vec()), b), l, None);
-        let x = self.through(x, cache);
+        let x = self.through(x, &Visible::Causal, cache);
         let d = self.config.dim;
         self.finish(x, None).reshape([b, d])
     }
 
     /// x [B, l, D] through the decoding layers behind what is in the cache.
-    fn through(&self, mut x: Tensor<3>, cache: &mut Cache) -> Tensor<3> {
+    fn through(&self, mut x: Tensor<3>, visible: &Visible, cache: &mut Cache) -> Tensor<3> {
         let [b, l, _] = x.dims();
         let capacity = self.config.span(self.length);
         let mut slabs = std::mem::take(&mut cache.slabs).into_iter();
@@ -266,7 +333,7 @@ impl Transformer {
                 let empty = || Tensor::zeros(shape, (&self.device().inner(), x.dtype()));
                 (empty(), empty())
             });
-            let spec = self.spec(i, None, Visible::Causal, None);
+            let spec = self.spec(i, None, visible.clone(), None);
             let grown;
             (x, grown) = kernels::block_cached(x, self.blocks[i].parameters(), None, slab, &spec, cache.filled);
             cache.slabs.push(grown);
@@ -293,7 +360,7 @@ mod tests {
 
     #[test]
     fn the_parameters_of_every_end_are_counted() {
-        for decoder in [Decoder::Parallel, Decoder::Autoregressive] {
+        for decoder in [Decoder::Parallel, Decoder::Autoregressive, Decoder::Strided(4)] {
             let model = autoencoder(decoder);
             assert_eq!(params::count(&model) as u128, model.config().parameters(7, 6));
         }
@@ -353,5 +420,45 @@ mod tests {
             assert!(change < 1e-4, "position {l}: {change}");
             last = vec![text[l], text[6 + l]];
         }
+    }
+
+    /// The loss of all phases in one pass, and what a sampler reads phase after phase, on the same weights.
+    #[test]
+    fn a_decoder_in_phases_writes_through_its_cache_what_it_predicts_in_one_pass() {
+        let text: Vec<u32> = (0..12).map(|i| (i * 5 % 7) as u32).collect();
+        for decoder in [Decoder::Strided(1), Decoder::Strided(4), Decoder::Dilated(3), Decoder::Strided(9)] {
+            let model = autoencoder(decoder);
+            let z = model.encode(&text);
+            let whole = model.decode(z.clone(), Some(&text));
+            let phases = Arc::new(model.writing_phases().unwrap());
+            assert_eq!(phases.given(), 3);
+            let (mut cache, mut finished, mut z) = (Cache::default(), Vec::new(), Some(z));
+            for n in 0..phases.count() {
+                let features = model.write_phase(&phases, n, (z.take(), &finished), &mut cache);
+                let places: Vec<usize> = phases.ranks_of(n).map(|rank| phases.place(rank) - 3).collect();
+                let want = whole.clone().select(1, index_tensor(&places, &Device::flex()));
+                let change = floats(features - want).iter().map(|v| v.abs()).fold(0.0, f32::max);
+                assert!(change < 1e-4, "{decoder:?}, phase {n}: {change}");
+                finished = text.chunks(6).flat_map(|row| places.iter().map(|l| row[*l])).collect();
+            }
+        }
+    }
+
+    #[test]
+    fn a_decoder_in_phases_sees_its_latents_the_phases_before_and_nothing_behind() {
+        let model = autoencoder(Decoder::Strided(3));
+        let text = [1, 2, 3, 4, 5, 6];
+        let z = model.encode(&text);
+        let features = |z: &Tensor<3>, text: &[u32]| floats(model.decode(z.clone(), Some(text)));
+        let own = features(&z, &text);
+        let differs = |other: &[f32], l: usize| (0..16).any(|i| (own[l * 16 + i] - other[l * 16 + i]).abs() > 1e-5);
+        for changed in 0..6 {
+            let mut other = text;
+            other[changed] = 0;
+            let other = features(&z, &other);
+            assert!((0..6).all(|l| differs(&other, l) == (l % 3 > changed % 3)), "position {changed}");
+        }
+        let moved = features(&model.encode(&[0, 0, 1, 1, 2, 2]), &text);
+        assert!((0..6).all(|l| differs(&moved, l)), "every phase is told the plan");
     }
 }
