@@ -307,7 +307,13 @@ fn figure(
             open: false,
             seeds: Vec::new(),
         };
-        Series { name: format!("{}: {way}", paradigm.name()), color, marker, points: own.iter().map(point).collect() }
+        Series {
+            name: format!("{}: {way}", paradigm.name()),
+            color,
+            marker,
+            points: own.iter().map(point).collect(),
+            bound: false,
+        }
     });
     Figure {
         name,

@@ -190,7 +190,7 @@ fn figure(
                 seeds: Vec::new(),
             })
             .collect();
-        Series { name: format!("{axis}: power {power:.2}"), color, marker, points }
+        Series { name: format!("{axis}: power {power:.2}"), color, marker, points, bound: false }
     });
     let base: Vec<String> = BASE.iter().map(|(name, value)| format!("{name} {value}")).collect();
     Figure {

@@ -45,6 +45,7 @@ pub fn figure(results: &Results) -> Option<Figure> {
             color: STUDENTS[i % STUDENTS.len()],
             marker: STUDENT_MARKERS[i % STUDENT_MARKERS.len()],
             points: found.points.iter().map(|p| point(p.sigma, p.accuracy)).collect(),
+            bound: false,
         })
         .collect();
     (!series.is_empty()).then(|| Figure {

@@ -2,7 +2,7 @@
 
 use super::table::{collapsed, shown};
 use crate::eval::matched;
-use crate::eval::results::{DataKind, Metric, ModelResult, Results, Role, Row, SeedRow};
+use crate::eval::results::{Bound, DataKind, Metric, ModelResult, Results, Role, Row, SeedRow};
 use crate::eval::stats::{Estimate, mean};
 
 /// Red, green and blue, 0 to 255.
@@ -69,6 +69,8 @@ pub struct Series {
     pub color: Rgb,
     pub marker: Marker,
     pub points: Vec<Point>,
+    /// Joined by dashes: upper bounds, where other series are exact.
+    pub bound: bool,
 }
 
 /// Which way a guide line runs.
@@ -158,7 +160,10 @@ pub fn figures(results: &Results) -> Vec<Figure> {
                 title: format!("{study}: what held-out text costs under the sampler, against its steps"),
                 x: steps(),
                 y: axis("sampler_nll, nats per token (lower is better; no judge)", Scale::Linear),
-                series: series(results, false, |at| Some((at.steps(), at.score(Metric::SamplerNll)?))),
+                series: series(results, false, |at| Some((at.steps(), at.score(Metric::SamplerNll)?)))
+                    .into_iter()
+                    .map(|s| Series { bound: bounded(results, &s.name), ..s })
+                    .collect(),
                 guides: level_guides(results, Metric::SamplerNll),
                 bars: INTERVAL,
             },
@@ -363,16 +368,22 @@ fn series(results: &Results, with_ar: bool, point: impl Fn(&Place) -> Option<(Es
                 })
                 .collect();
             let name = model.name.clone();
-            (!points.is_empty()).then_some(Series { name, color, marker, points })
+            (!points.is_empty()).then_some(Series { name, color, marker, points, bound: false })
         })
         .collect()
+}
+
+/// Whether what the sampler of model `name` costs is known as an upper bound alone.
+fn bounded(results: &Results, name: &str) -> bool {
+    let rows = results.model(name).into_iter().flat_map(|m| &m.rows);
+    rows.filter_map(|row| row.sampler_nll.as_ref()).any(|own| own.kind != Bound::Exact)
 }
 
 /// Held-out data as a point of its own.
 fn real_data(results: &Results) -> Option<Series> {
     let y = *results.data.reference.get(&results.data.nll_name)?;
     let point = Point { x: results.data.entropy, y, tag: String::new(), open: false, seeds: Vec::new() };
-    Some(Series { name: "real data".into(), color: BLACK, marker: Marker::Star, points: vec![point] })
+    Some(Series { name: "real data".into(), color: BLACK, marker: Marker::Star, points: vec![point], bound: false })
 }
 
 fn level(model: &ModelResult, value: Estimate) -> Guide {

@@ -95,8 +95,9 @@ pub(super) type Place = (f64, f64);
 fn size(figure: &Figure) -> Place {
     let names = figure.series.iter().map(|s| &s.name).chain(figure.guides.iter().map(|g| &g.name));
     let longest = names.clone().map(|n| n.chars().count()).max().unwrap_or(0) as f64;
-    // What stands behind the names takes at most four lines.
-    let lines = (names.count() + 3 + usize::from(has_seeds(figure))) as f64;
+    // What stands behind the names takes at most five lines.
+    let bounds = figure.series.iter().any(|s| s.bound);
+    let lines = (names.count() + 3 + usize::from(has_seeds(figure)) + usize::from(bounds)) as f64;
     let width = (FRAME[2] + 16.0 + 50.0 + 8.0 * longest).min(2.0 * SIZE.0);
     (width.max(SIZE.0), (FRAME[1] + 8.0 + LINE * lines).max(SIZE.1))
 }
@@ -116,7 +117,10 @@ fn paint<B: DrawingBackend>(canvas: &Canvas<B>, figure: &Figure) -> Drawn<B> {
         let line: Vec<Place> = series.points.iter().map(|p| map.place(p)).collect();
         // Piece by piece: where a line turns back sharply, a bitmap's joint would be a spike across the plot.
         for piece in line.windows(2) {
-            canvas.path(piece, series.color, 1.8, 0.75)?;
+            match series.bound {
+                true => canvas.dashes(piece[0], piece[1], series.color, false)?,
+                false => canvas.path(piece, series.color, 1.8, 0.75)?,
+            }
         }
         for p in &series.points {
             error_bars(canvas, p, series.color, &map)?;
@@ -258,10 +262,12 @@ fn legend<B: DrawingBackend>(canvas: &Canvas<B>, figure: &Figure) -> Drawn<B> {
         y += LINE;
         Ok(at)
     };
-    for Series { name, color, marker, points } in &figure.series {
+    for Series { name, color, marker, points, bound } in &figure.series {
         let at = label(canvas, name)?;
-        if points.len() > 1 {
-            canvas.path(&[(left, at), (left + 30.0, at)], *color, 1.8, 0.75)?;
+        match (points.len() > 1, bound) {
+            (true, true) => canvas.dashes((left, at), (left + 30.0, at), *color, false)?,
+            (true, false) => canvas.path(&[(left, at), (left + 30.0, at)], *color, 1.8, 0.75)?,
+            (false, _) => {}
         }
         canvas.marker(*marker, (left + 15.0, at), *color, false)?;
     }
@@ -273,6 +279,10 @@ fn legend<B: DrawingBackend>(canvas: &Canvas<B>, figure: &Figure) -> Drawn<B> {
                 canvas.dashes((left + 15.0, at - 9.0), (left + 15.0, at + 9.0), guide.color, guide.dotted)?
             }
         }
+    }
+    if figure.series.iter().any(|s| s.bound) {
+        let at = label(canvas, "dashed: an upper bound")?;
+        canvas.dashes((left, at), (left + 30.0, at), INK, false)?;
     }
     if figure.series.iter().flat_map(|s| &s.points).any(|p| p.open) {
         let at = label(canvas, "open: collapse")?;

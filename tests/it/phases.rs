@@ -656,6 +656,13 @@ fn a_study_of_students_in_phases_runs_resumes_and_says_what_held_out_text_costs(
     assert_eq!(results.model("mixed: strided 4").unwrap().teacher.as_deref(), Some("teacher: strided"));
     let report = std::fs::read_to_string(place.path("whole/report/report.md")).unwrap();
     assert!(report.contains("sampler nll ↓") && report.contains("over partitions") && report.contains("sampler_steps"));
+    // What is only a bound is drawn as one, beside what is exact.
+    let figure = std::fs::read_to_string(place.path("whole/report/sampler_steps.svg")).unwrap();
+    assert!(figure.contains("dashed: an upper bound"));
+    let figures = fewstep::report::figure::figures(&results);
+    let own = figures.iter().find(|f| f.name == "sampler_steps").unwrap();
+    let bound = |name: &str| own.series.iter().find(|s| s.name == name).unwrap().bound;
+    assert_eq!((bound("teacher: parallel"), bound("teacher: strided"), bound("taught")), (true, false, false));
     // Cut back to a checkpoint, each student ends in the same weights.
     place.run(&["run", "phases.toml", "--out", "cut", "--threads", "1"]).ok();
     for name in ["mixed", "taught", "pairs", "alpha"] {
