@@ -8,8 +8,8 @@
 
 mod paths;
 
+use fewstep::method;
 use fewstep::model::{Transformer, params};
-use fewstep::objective;
 use fewstep::profile::Profile;
 use paths::{PATHS, Sizes, Training, flag, measure, option, peak_kib};
 
@@ -79,7 +79,7 @@ fn parity(s: &Sizes) {
     let on = |s: &Sizes| {
         let device = s.device().autodiff();
         let model = Transformer::init(&s.network(), s.vocab, s.length, 1, &device);
-        let (loss, grads) = objective::backward(&model, &rows);
+        let (loss, grads) = method::backward(&model, &rows);
         (loss, params::gradients(&model, &grads))
     };
     let (loss, theirs) = on(s);

@@ -4,13 +4,13 @@
 
 use burn::module::Module;
 use burn::prelude::Device;
+use fewstep::method::{self, RowLoss, Target};
 use fewstep::model::config::{Activation, Visibility};
 use fewstep::model::family::adapters::own_sites;
 use fewstep::model::transformer::lora::LoraConfig;
 use fewstep::model::{Noised, Transformer, TransformerConfig};
-use fewstep::objective::{self, RowLoss, Target};
 use fewstep::train::TrainConfig;
-use fewstep::train::optim::Optimizer;
+use fewstep::optim::Optimizer;
 
 const VOCAB: usize = 1000;
 const LENGTH: usize = 32;
@@ -55,7 +55,7 @@ fn main() {
             target: Target::Tokens((0..LENGTH as u32).collect()),
             alpha: None,
         };
-        let (_, grads) = objective::backward(&student, &loss);
+        let (_, grads) = method::backward(&student, &loss);
         student = optimizer.step(student, grads, &train, step, 1.0);
     }
     let adapters = plan.parameters() as f64 * 4.0 / f64::from(1 << 20);

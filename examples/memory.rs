@@ -4,8 +4,8 @@
 
 use burn::prelude::Device;
 use fewstep::kernels::Divergence;
+use fewstep::method::{self, SdttConfig, distill};
 use fewstep::model::{Transformer, TransformerConfig};
-use fewstep::objective::{self, SdttConfig, distill};
 use fewstep::process::Order;
 use fewstep::rng::{StepRng, Stream};
 use rand::Rng;
@@ -40,7 +40,7 @@ fn main() {
         let orders = distill::Orders::same(Order::parallel(length));
         let rows =
             distill::rows(&config, &teacher, &x0, length, config.dt(0), orders, (StepRng::new(1), step)).expect("rows");
-        let (loss, grads) = objective::backward(&student, &rows);
+        let (loss, grads) = method::backward(&student, &rows);
         println!(
             "step {step}: {} masked rows of {}, loss {loss:.4}, {} gradients, {:.1} s",
             rows.rows.len(),

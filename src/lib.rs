@@ -1,7 +1,7 @@
 //! fewstep compresses many-step diffusion language models into few-step ones, and shows what that cost.
 //!
 //! The crate's layers, lowest first; a module uses only lower ones (ARCHITECTURE.md):
-//! [`error`] [`shown`] [`rng`] [`room`] [`fs`] [`hub`] [`term`] [`profile`] [`alloc`] · [`process`] [`data`] [`weights`] · [`kernels`] · [`model`] · [`objective`] [`sample`] ·
+//! [`error`] [`shown`] [`rng`] [`room`] [`fs`] [`hub`] [`term`] [`profile`] [`alloc`] · [`process`] [`data`] [`weights`] · [`kernels`] · [`model`] · [`loss`] [`optim`] · [`method`] [`sample`] ·
 //! [`train`] [`eval`] · [`report`] [`gate`] [`export`] · [`recipe`] · [`commands`] [`cli`].
 
 pub mod alloc;
@@ -15,8 +15,10 @@ pub mod fs;
 pub mod gate;
 pub mod hub;
 pub mod kernels;
+pub mod loss;
+pub mod method;
 pub mod model;
-pub mod objective;
+pub mod optim;
 pub mod process;
 pub mod profile;
 pub mod recipe;

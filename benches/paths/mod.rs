@@ -10,13 +10,13 @@ use burn::prelude::Device;
 use fewstep::commands::device;
 use fewstep::eval::stats::Spread;
 use fewstep::kernels::Divergence;
+use fewstep::method::{self, RowLoss, SdttConfig, distill};
 use fewstep::model::{Transformer, TransformerConfig, params};
-use fewstep::objective::{self, RowLoss, SdttConfig, distill};
 use fewstep::process::{Corruption, Order, Schedule};
 use fewstep::rng::{StepRng, Stream};
 use fewstep::sample::{Decode, Process, SampleSpec, sample};
 use fewstep::train::TrainConfig;
-use fewstep::train::optim::Optimizer;
+use fewstep::optim::Optimizer;
 use rand::Rng;
 
 /// Warm-up runs before the measured ones.
@@ -138,7 +138,7 @@ pub fn sdtt() -> SdttConfig {
 /// The rows of training step `i`.
 pub fn elbo_rows(s: &Sizes, x0: &[u32], i: u64) -> RowLoss<'static> {
     let draws = (StepRng::new(1).at(i, Stream::Times), StepRng::new(1).at(i, Stream::Corrupt));
-    objective::elbo(x0, s.length, s.vocab as u32, Order::parallel(s.length), Schedule::LogLinear, draws)
+    method::elbo(x0, s.length, s.vocab as u32, Order::parallel(s.length), Schedule::LogLinear, draws)
 }
 
 /// A student with its optimiser, one update at a time.
@@ -160,7 +160,7 @@ impl Training {
     /// One optimiser step on `rows`; its loss.
     pub fn update(&mut self, rows: &RowLoss) -> f64 {
         let student = self.student.take().expect("a student");
-        let (loss, grads) = objective::backward(&student, rows);
+        let (loss, grads) = method::backward(&student, rows);
         let scale = (1.0 / (params::gradient_norm(&student, &grads) + 1e-6)).min(1.0);
         self.student = Some(self.optimizer.step(student, grads, &self.config, self.at, scale));
         self.at += 1;
@@ -229,7 +229,7 @@ pub fn measure(s: &Sizes, name: &str) -> (Spread, f64) {
             let spread = time(s, s.repeats.min(5), |i| {
                 let all = distill::rows(&sdtt, &teacher, &x, s.length, sdtt.dt(0), parallel(s), (StepRng::new(1), i))
                     .expect("rows");
-                objective::backward(&student, &all);
+                method::backward(&student, &all);
             });
             (spread, x.len() as f64)
         }

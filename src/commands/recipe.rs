@@ -13,10 +13,10 @@ use super::run::{Shape, shape};
 use crate::data::Data;
 use crate::data::documents::Windows;
 use crate::error::{Error, Result};
-use crate::model::{Transformer, TransformerConfig, params};
-use crate::objective::{
+use crate::method::{
     self, LatentConfig, NoiseRange, Objective, consistency, dcd, distill, embedding, few_step, latent,
 };
+use crate::model::{Transformer, TransformerConfig, params};
 use crate::process::d3pm::{Matrices, Matrix};
 use crate::process::duality::Duality;
 use crate::recipe::{self as recipes, Recipe, builtin, parse};
@@ -186,7 +186,7 @@ fn token_step(
             let matrix = if near { &Matrix::Uniform } else { &of.matrix };
             let matrices = Matrices::new(matrix, shape.vocab, of.levels, of.schedule, None)?;
             let gens = (rng.0.at(0, Stream::Times), rng.0.at(0, Stream::Corrupt));
-            objective::d3pm::rows(&matrices, of.auxiliary, x0, length, gens)
+            method::d3pm::rows(&matrices, of.auxiliary, x0, length, gens)
         }
         Objective::Consistency(of) => {
             teacher = init(network, device);
@@ -195,13 +195,13 @@ fn token_step(
         other => {
             let duality = other.ends().map(|ends| Duality::new(shape.vocab, ends));
             let order = (config.order.order(length), NoiseRange::WHOLE, duality.as_ref());
-            match objective::data_rows(other, x0, length, (shape.mask, shape.vocab), order, rng) {
+            match method::data_rows(other, x0, length, (shape.mask, shape.vocab), order, rng) {
                 Some(rows) => rows,
                 None => panic!("only distillation needs a teacher"),
             }
         }
     };
-    Ok(objective::backward(model, &rows))
+    Ok(method::backward(model, &rows))
 }
 
 /// The same of a model of latents, with a new autoencoder and, for a student, itself as its teacher.

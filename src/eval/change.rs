@@ -6,10 +6,10 @@
 use rand::Rng;
 
 use super::stats::{Estimate, mean, mean_interval};
+use crate::method::latent::normals;
 use crate::model::config::Visibility;
 use crate::model::transformer::ends::Given;
 use crate::model::{Denoise, Noised, Transformer, params};
-use crate::objective::latent::normals;
 use crate::rng::{StepRng, Stream};
 
 /// Random sequences that predictions are compared on.

@@ -31,8 +31,8 @@ use super::stats::{Estimate, mean, mean_interval};
 use crate::data::pairs::{Ask, END, PAD, Pairs};
 use crate::data::story::Story;
 use crate::error::{Error, Result, whole_within};
+use crate::method;
 use crate::model::Transformer;
-use crate::objective;
 use crate::rng::{StepRng, Stream};
 use crate::sample::embedding::{self, Steering};
 use crate::sample::{Embedding, Generator, GuidanceConfig, SampleSpec};
@@ -318,7 +318,7 @@ pub fn fluency(judge: &Transformer, pairs: &Pairs, sentences: &[&[u32]]) -> Vec<
             tokens
         };
         let texts: Vec<u32> = group.iter().flat_map(whole).collect();
-        let (_, losses) = objective::evaluate(judge, &objective::ar_nll(&texts, l));
+        let (_, losses) = method::evaluate(judge, &method::ar_nll(&texts, l));
         let own = losses.chunks(l).zip(group).map(|(losses, s)| mean(&losses[c..(c + s.len() + 1).min(l)]));
         out.extend(own);
     }

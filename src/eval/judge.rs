@@ -4,8 +4,8 @@
 
 use crate::data::Data;
 use crate::data::tokenizer::Tokenizer;
+use crate::method;
 use crate::model::{Denoise, Transformer};
-use crate::objective;
 
 /// An autoregressive model that reads text.
 pub struct TextJudge<'a> {
@@ -36,7 +36,7 @@ impl TextJudge<'_> {
             return nothing;
         }
         ids.insert(0, self.start);
-        let (_, losses) = objective::evaluate(self.model, &objective::ar_nll(&ids, ids.len()));
+        let (_, losses) = method::evaluate(self.model, &method::ar_nll(&ids, ids.len()));
         losses[1..].iter().sum::<f64>() / characters as f64
     }
 

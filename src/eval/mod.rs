@@ -29,8 +29,8 @@ use serde::{Deserialize, Serialize};
 use crate::data::pairs::Pairs;
 use crate::data::{Data, documents};
 use crate::error::{Error, Result, number, whole_within};
+use crate::method::{self, Objective};
 use crate::model::{Denoise, Transformer};
-use crate::objective::{self, Objective};
 use crate::process::Schedule;
 use crate::rng::{StepRng, Stream};
 use crate::sample::{Decode, Generator, Process, SampleSpec};
@@ -258,8 +258,8 @@ pub fn ar_losses(model: &dyn Denoise, texts: &[Vec<u32>]) -> Vec<Vec<f64>> {
     let mut out = Vec::with_capacity(texts.len());
     for group in texts.chunks(16) {
         let length = group[0].len();
-        let rows = objective::ar_nll(&group.concat(), length);
-        let (_, losses) = objective::evaluate(model, &rows);
+        let rows = method::ar_nll(&group.concat(), length);
+        let (_, losses) = method::evaluate(model, &rows);
         out.extend(losses.chunks(length).map(<[f64]>::to_vec));
     }
     out
@@ -276,11 +276,11 @@ pub fn nelbo(model: &Transformer, schedule: Schedule, process: &Process, texts: 
             let copies = text.repeat(draws);
             let gens = (rng.at(2 * i as u64, Stream::Validation), rng.at(2 * i as u64 + 1, Stream::Validation));
             let rows = match process.corruption.absorbs() {
-                _ if let Some(chain) = model.matrices() => objective::d3pm::rows(chain, 0.0, &copies, text.len(), gens),
-                true => objective::elbo(&copies, text.len(), model.mask(), process.order, schedule, gens),
-                false => objective::uniform::elbo(&copies, text.len(), model.vocab(), schedule, None, gens),
+                _ if let Some(chain) = model.matrices() => method::d3pm::rows(chain, 0.0, &copies, text.len(), gens),
+                true => method::elbo(&copies, text.len(), model.mask(), process.order, schedule, gens),
+                false => method::uniform::elbo(&copies, text.len(), model.vocab(), schedule, None, gens),
             };
-            if rows.rows.is_empty() { 0.0 } else { objective::evaluate(model, &rows).0 }
+            if rows.rows.is_empty() { 0.0 } else { method::evaluate(model, &rows).0 }
         })
         .collect()
 }

@@ -16,8 +16,8 @@ use super::results::Bound;
 use super::stats::{Estimate, mean, mean_interval};
 use crate::error::Result;
 use crate::fs::sha256_hex;
+use crate::method::{self, RowLoss, Target};
 use crate::model::{Denoise, Noised};
-use crate::objective::{self, RowLoss, Target};
 use crate::process::Grid;
 use crate::rng::{StepRng, Stream};
 use crate::sample::{Decode, Process, evened};
@@ -157,8 +157,8 @@ fn exact(model: &dyn Denoise, process: &Process, grid: &Grid, texts: Texts) -> V
         // Nothing of it is drawn.
         let draws = || StepRng::new(0).at(0, Stream::Validation);
         let gens = (draws(), draws());
-        let rows = objective::elbo(&group.concat(), length, model.mask(), order, process.schedule, gens);
-        let (_, losses) = objective::evaluate(model, &rows);
+        let rows = method::elbo(&group.concat(), length, model.mask(), order, process.schedule, gens);
+        let (_, losses) = method::evaluate(model, &rows);
         out.extend(group.iter().zip(losses.chunks(length)).map(|(text, losses)| counted(text, losses)));
     }
     out
@@ -221,7 +221,7 @@ fn partitioned(
             rows,
             alpha: None,
         };
-        sum += objective::evaluate(model, &loss).0;
+        sum += method::evaluate(model, &loss).0;
     }
     sum / counted.len().max(1) as f64
 }

@@ -288,7 +288,7 @@ pub fn chunk_rows(vocab: usize) -> usize {
 /// sum_r weight_r loss_r of feature rows x [n, D] through `head`, as a tensor [1] to take the gradient of.
 ///
 /// The fused form makes logits one chunk of rows at a time, in the forward pass with their gradients; the composed form
-/// is for one chunk's worth of rows ([`chunk_rows`]), which `objective::backward` hands it.
+/// is for one chunk's worth of rows ([`chunk_rows`]), which `method::backward` hands it.
 pub fn loss(x: Tensor<2>, head: Head, target: Target, weights: &[f32], composed: bool) -> Tensor<1> {
     assert_eq!(x.dims()[0], weights.len(), "one weight for each row");
     #[cfg(feature = "flex")]

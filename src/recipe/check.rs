@@ -5,11 +5,11 @@ use std::str::FromStr;
 use super::{ModelConfig, Network, Recipe};
 use crate::data::DataConfig;
 use crate::error::{Error, Result, whole_within};
+use crate::method::distill::{Orders, Refresh};
+use crate::method::{Objective, SdttConfig};
 use crate::model::TransformerConfig;
 use crate::model::config::{TimeInput, Visibility};
 use crate::model::family::Vocabulary;
-use crate::objective::distill::{Orders, Refresh};
-use crate::objective::{Objective, SdttConfig};
 use crate::process::order::OrderConfig;
 use crate::train::TrainConfig;
 

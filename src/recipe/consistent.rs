@@ -3,10 +3,10 @@
 use super::check::contradiction;
 use super::{ModelConfig, Recipe};
 use crate::error::{Error, Result, whole_within, within};
+use crate::method::distill::Refresh;
+use crate::method::{DcdConfig, Objective};
 use crate::model::TransformerConfig;
 use crate::model::config::{TimeInput, VectorsConfig, Visibility};
-use crate::objective::distill::Refresh;
-use crate::objective::{DcdConfig, Objective};
 use crate::process::d3pm::Matrix;
 use crate::process::order::OrderConfig;
 use crate::sample::DecodeConfig;

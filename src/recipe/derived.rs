@@ -2,8 +2,8 @@
 
 use super::{ModelConfig, Recipe};
 use crate::error::{Error, Result};
+use crate::method::Objective;
 use crate::model::config::Compute;
-use crate::objective::Objective;
 
 impl Recipe {
     /// Whether a model with adapters has them beside a public checkpoint as it is, all blocks of it, or beside a network of

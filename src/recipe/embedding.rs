@@ -3,9 +3,9 @@
 use super::{ModelConfig, Network, Recipe};
 use crate::data::{Data, DataConfig};
 use crate::error::{Error, Result};
+use crate::method::{EmbeddingConfig, Objective};
 use crate::model::TransformerConfig;
 use crate::model::config::{TimeInput, VectorsConfig, Visibility};
-use crate::objective::{EmbeddingConfig, Objective};
 use crate::process::order::OrderConfig;
 use crate::sample::DecodeConfig;
 

@@ -9,7 +9,7 @@ use crate::error::{Error, Result, nearest};
 use crate::eval;
 use crate::eval::results::{Metric, Role};
 use crate::gate::GateRule;
-use crate::objective::Objective;
+use crate::method::Objective;
 use crate::process::d3pm::Matrices;
 use crate::process::{Corruption, Order};
 use crate::sample::decode::walkable;

@@ -2,11 +2,11 @@
 
 use super::{ModelConfig, Network, Recipe};
 use crate::error::{Error, Result, within};
+use crate::method::beside;
+use crate::method::distill::Refresh;
+use crate::method::{Method, Objective, few_step};
 use crate::model::TransformerConfig;
 use crate::model::config::{TimeInput, Visibility};
-use crate::objective::beside;
-use crate::objective::distill::Refresh;
-use crate::objective::{Method, Objective, few_step};
 use crate::process::order::OrderConfig;
 
 impl Recipe {

@@ -4,9 +4,9 @@
 use super::check::contradiction;
 use super::{ModelConfig, Network, Recipe};
 use crate::error::{Error, Result, within};
+use crate::method::{Objective, SdttConfig, shared};
 use crate::model::TransformerConfig;
 use crate::model::config::Visibility;
-use crate::objective::{Objective, SdttConfig, shared};
 use crate::process::Order;
 
 impl Recipe {

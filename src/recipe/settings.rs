@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::{ModelConfig, Recipe, parse};
 use crate::error::Result;
-use crate::objective::Objective;
+use crate::method::Objective;
 
 /// Keys of a model that decide no number: how often to log and save, how much to keep, in which ways it is sampled, what is
 /// computed twice to save memory; the steps, which may become more, and the hash that is asked of a checkpoint, are compared

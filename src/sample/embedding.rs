@@ -25,13 +25,13 @@ use serde::{Deserialize, Serialize};
 
 use super::{SampleSpec, Samples};
 use crate::error::{Result, whole_within, within};
+use crate::method::EmbeddingConfig;
+use crate::method::embedding::{embedded, log_probability, rounding};
+use crate::method::latent::column;
 use crate::model::config::TimeInput;
 use crate::model::draw;
 use crate::model::transformer::ends::Given;
 use crate::model::{Denoise, Transformer, params};
-use crate::objective::EmbeddingConfig;
-use crate::objective::embedding::{embedded, log_probability, rounding};
-use crate::objective::latent::column;
 use crate::process::ar_diffusion::{self, END};
 use crate::process::ddpm::{self, GaussianStep, Levels, Sampler, normals, spaced};
 use crate::rng::{StepRng, Stream};

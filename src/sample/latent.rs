@@ -20,12 +20,12 @@ use serde::{Deserialize, Serialize};
 
 use super::{SampleSpec, Samples};
 use crate::error::{Error, Result};
+use crate::method::beside;
+use crate::method::latent::{column, mixed};
 use crate::model::config::{Decoder, Visibility};
 use crate::model::draw;
 use crate::model::transformer::ends::{Given, unit};
 use crate::model::{Cache, Denoise, Transformer, params};
-use crate::objective::beside;
-use crate::objective::latent::{column, mixed};
 use crate::process::gaussian::{Path, Prediction, Step};
 use crate::process::order::changed;
 use crate::process::{Order, Phases};
@@ -317,7 +317,7 @@ pub fn reconstructed(codec: &Transformer, texts: &[Vec<u32>], sigma: f64, seed: 
     for (part, group) in texts.chunks(64).enumerate() {
         let z = codec.encode(&group.concat());
         let mut rng = StepRng::new(seed).at(part as u64, Stream::Noise);
-        let noise = crate::objective::latent::normals(z.dims(), &mut rng, &z.device());
+        let noise = crate::method::latent::normals(z.dims(), &mut rng, &z.device());
         let spec = SampleSpec {
             filter: draw::Filter { temperature: 0.0, ..Default::default() },
             ..SampleSpec::new(1, seed, 64)
@@ -427,8 +427,7 @@ mod tests {
     #[test]
     fn finished_blocks_are_read_as_in_training_whatever_was_estimated() {
         let model = flow(false, Visibility::Blocks(2));
-        let z =
-            crate::objective::latent::normals([1, 4, 6], &mut StepRng::new(2).at(0, Stream::Noise), &Device::flex());
+        let z = crate::method::latent::normals([1, 4, 6], &mut StepRng::new(2).at(0, Stream::Noise), &Device::flex());
         let estimate = z.clone() * 0.5;
         let t = [0.0, 0.0, 0.7, 0.7];
         let layout = Some(Order::in_blocks(2).layout());

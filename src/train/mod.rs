@@ -3,8 +3,6 @@
 
 pub mod fingerprint;
 pub mod log;
-pub mod lr;
-pub mod optim;
 pub mod state;
 
 use std::path::Path;
@@ -14,127 +12,24 @@ use burn::module::Module;
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::prelude::*;
 use rand::Rng;
-use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Kind, Result, whole_within, within};
-use crate::model::params::{self, Named};
-use crate::model::transformer::lora::Plan;
-use crate::model::{Transformer, TransformerConfig};
-use crate::objective::latent::Batch;
-use crate::objective::{
+use crate::error::{Error, Kind, Result};
+use crate::method::latent::Batch;
+use crate::method::{
     self, Clip, EmbeddingConfig, LatentConfig, Method, Objective, RowLoss, clip, consistency, dcd, distill, embedding,
     few_step, latent, shared,
 };
+use crate::model::params::{self, Named};
+use crate::model::transformer::lora::Plan;
+use crate::model::{Transformer, TransformerConfig};
+pub use crate::optim::{Decay, TrainConfig, lr};
 use crate::process::Order;
 use crate::process::d3pm::Matrices;
 use crate::rng::{StepRng, Stream};
 use crate::term::{self, Interrupt};
 use crate::weights::Weights;
 pub use fingerprint::Fingerprint;
-pub use lr::Decay;
 pub use state::TrainState;
-
-/// Steps of a training, at most.
-const MOST_STEPS: usize = 1_000_000_000;
-
-/// How a model is trained.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TrainConfig {
-    /// Optimiser steps.
-    pub steps: usize,
-    /// Sequences per optimiser step and accumulation part.
-    pub batch: usize,
-    /// Peak learning rate.
-    pub lr: f64,
-    /// constant | cosine | linear
-    #[serde(default)]
-    pub decay: Decay,
-    /// Steps of linear warm-up.
-    #[serde(default)]
-    pub warmup: usize,
-    /// Learning rate at the end as a fraction of the peak.
-    #[serde(default)]
-    pub final_fraction: f64,
-    /// AdamW's decoupled decay of the matrices (norms and biases are never decayed).
-    #[serde(default)]
-    pub weight_decay: f64,
-    #[serde(default = "default_beta1")]
-    pub beta1: f64,
-    #[serde(default = "default_beta2")]
-    pub beta2: f64,
-    #[serde(default = "default_eps")]
-    pub eps: f64,
-    /// Largest global gradient norm; larger gradients are scaled down to it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub clip: Option<f64>,
-    /// Batches whose gradients are averaged into one step.
-    #[serde(default = "one")]
-    pub accumulate: usize,
-    /// Decay of the exponential moving average that is evaluated and exported; none: the raw weights.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ema: Option<f64>,
-    /// Steps between log lines.
-    #[serde(default = "default_log")]
-    pub log_every: usize,
-    /// Steps between checkpoints; 0 saves at the end only.
-    #[serde(default)]
-    pub save_every: usize,
-    /// Checkpoints kept (the newest ones).
-    #[serde(default = "default_keep")]
-    pub keep: usize,
-}
-
-fn default_beta1() -> f64 {
-    0.9
-}
-fn default_beta2() -> f64 {
-    0.99
-}
-fn default_eps() -> f64 {
-    1e-8
-}
-fn one() -> usize {
-    1
-}
-fn default_log() -> usize {
-    50
-}
-fn default_keep() -> usize {
-    2
-}
-
-impl TrainConfig {
-    /// Checks ranges; `key` is the dotted place of this table in the recipe.
-    pub fn validate(&self, key: &str) -> Result<()> {
-        let at = |name: &str| format!("{key}.{name}");
-        whole_within(&at("steps"), self.steps, 1..=MOST_STEPS)?;
-        whole_within(&at("batch"), self.batch, 1..=1_000_000)?;
-        within(&at("lr"), self.lr, 1e-12..=10.0)?;
-        within(&at("final_fraction"), self.final_fraction, 0.0..=1.0)?;
-        within(&at("weight_decay"), self.weight_decay, 0.0..=10.0)?;
-        within(&at("beta1"), self.beta1, 0.0..=0.999_999)?;
-        within(&at("beta2"), self.beta2, 0.0..=0.999_999)?;
-        within(&at("eps"), self.eps, 1e-30..=1.0)?;
-        whole_within(&at("accumulate"), self.accumulate, 1..=1_000_000)?;
-        whole_within(&at("log_every"), self.log_every, 1..=MOST_STEPS)?;
-        whole_within(&at("save_every"), self.save_every, 0..=MOST_STEPS)?;
-        whole_within(&at("keep"), self.keep, 2..=1_000_000)?;
-        whole_within(&at("warmup"), self.warmup, 0..=self.steps)?;
-        if let Some(clip) = self.clip {
-            within(&at("clip"), clip, 1e-9..=1e9)?;
-        }
-        if let Some(ema) = self.ema {
-            within(&at("ema"), ema, 0.0..=0.999_999_9)?;
-        }
-        Ok(())
-    }
-
-    /// Learning rate of `step`.
-    pub fn learning_rate(&self, step: usize) -> f64 {
-        lr::learning_rate(step, self.steps, self.lr, self.warmup, self.decay, self.final_fraction)
-    }
-}
 
 /// Everything a training needs.
 pub struct Job<'a> {
@@ -312,11 +207,11 @@ fn rows<'a>(job: &Job, state: &'a TrainState, part: u64) -> Result<RowLoss<'a>> 
         (Objective::D3pm(d3pm), _) => {
             let Some(matrices) = job.matrices else { panic!("its matrices were prepared") };
             let gens = (rng.0.at(part, Stream::Times), rng.0.at(part, Stream::Corrupt));
-            Ok(objective::d3pm::rows(matrices, d3pm.auxiliary, &x0, job.length, gens))
+            Ok(method::d3pm::rows(matrices, d3pm.auxiliary, &x0, job.length, gens))
         }
         (objective, _) => {
             let of = (order, state.range, state.duality.as_ref());
-            match objective::data_rows(objective, &x0, job.length, (job.mask, job.vocab), of, rng) {
+            match method::data_rows(objective, &x0, job.length, (job.mask, job.vocab), of, rng) {
                 Some(rows) => Ok(rows),
                 None => panic!("a distilling state has a teacher"),
             }
@@ -355,7 +250,7 @@ fn gradients(job: &Job, state: &TrainState, part: u64) -> Result<(f64, Gradients
             let Some((of, config)) = job.classified else { panic!("a classifier is of a diffusion of embeddings") };
             Ok(embedding::classify(config, &state.model, of, &(job.batch)(part), rng))
         }
-        _ => Ok(objective::backward(&state.model, &rows(job, state, part)?)),
+        _ => Ok(method::backward(&state.model, &rows(job, state, part)?)),
     }
 }
 

@@ -9,14 +9,14 @@ use std::path::{Path, PathBuf};
 use burn::module::Module;
 use serde::{Deserialize, Serialize};
 
+use super::Job;
 use super::fingerprint::{Changed, Mismatch, Stored};
 use super::log::{self, Mark};
-use super::optim::Optimizer;
-use super::{Decay, Job};
 use crate::error::{Error, Kind, Result};
 use crate::fs;
+use crate::method::{LatentDistillConfig, Method, NoiseRange, Objective};
 use crate::model::Transformer;
-use crate::objective::{LatentDistillConfig, Method, NoiseRange, Objective};
+use crate::optim::{Decay, Optimizer};
 use crate::process::duality::Duality;
 use crate::term;
 use crate::weights::{self, NonFinite, Weights};

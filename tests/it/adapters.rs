@@ -3,13 +3,13 @@
 use std::path::Path;
 
 use burn::prelude::Device;
+use fewstep::method::distill::Refresh;
+use fewstep::method::{Divergence, Objective, SdttConfig};
 use fewstep::model::config::{NormKind, Visibility};
 use fewstep::model::family::adapters::own_sites;
 use fewstep::model::params::Named;
 use fewstep::model::transformer::lora::{LoraConfig, Plan, is_adapter};
 use fewstep::model::{Transformer, TransformerConfig, params};
-use fewstep::objective::distill::Refresh;
-use fewstep::objective::{Divergence, Objective, SdttConfig};
 use fewstep::process::{Order, Schedule};
 use fewstep::term::Interrupt;
 use fewstep::train::{self, Job, TrainConfig};

@@ -3,12 +3,13 @@
 use std::path::Path;
 
 /// Modules by layer, lowest first.
-const LAYERS: [&[&str]; 10] = [
+const LAYERS: [&[&str]; 11] = [
     &["error", "shown", "rng", "room", "fs", "hub", "term", "profile", "alloc"],
     &["process", "data", "weights"],
     &["kernels"],
     &["model"],
-    &["objective"],
+    &["loss", "optim"],
+    &["method"],
     &["sample"],
     &["train", "eval"],
     &["report", "gate", "export"],

@@ -1,9 +1,9 @@
 //! The network: what it may see, its cache, its gradients, and a reference implementation's numbers.
 
 use burn::prelude::*;
+use fewstep::method;
 use fewstep::model::config::{Activation, NormKind, TimeInput, Visibility};
 use fewstep::model::{Cache, Denoise, Noised, Transformer, TransformerConfig, params};
-use fewstep::objective;
 use fewstep::rng::{StepRng, Stream};
 use rand::Rng;
 
@@ -116,13 +116,13 @@ fn gradients_equal_finite_differences_of_the_loss_for_every_parameter_kind() {
     for config in variants() {
         let model = random(&config, v as usize, l, &device.clone().autodiff());
         let x = tokens(2 * l, v, 3);
-        let mut rows = objective::ar_nll(&x, l);
+        let mut rows = method::ar_nll(&x, l);
         rows.input = Noised::tokens(&x, &vec![0.4; 2 * l], l);
         // Uneven weights, some rows left out: what the diffusion objectives do.
         rows.rows = (0..2 * l).filter(|r| r % 3 != 1).collect();
         rows.weights = rows.rows.iter().map(|r| 0.1 + 0.05 * *r as f64).collect();
-        rows.target = objective::Target::Tokens(rows.rows.iter().map(|r| x[*r]).collect());
-        let (_, grads) = objective::backward(&model, &rows);
+        rows.target = method::Target::Tokens(rows.rows.iter().map(|r| x[*r]).collect());
+        let (_, grads) = method::backward(&model, &rows);
         let named = params::export(&model);
         let host = params::gradients(&model, &grads);
         let mut rng = StepRng::new(1).at(0, Stream::Corrupt);
@@ -140,7 +140,7 @@ fn gradients_equal_finite_differences_of_the_loss_for_every_parameter_kind() {
                 let data = &mut moved.get_mut(name).unwrap().data;
                 data.iter_mut().zip(&direction).for_each(|(v, d)| *v += sign * h * d);
                 let plain = Transformer::zeros(&config, v as usize, l, &device);
-                objective::evaluate(&params::import(plain, &moved, &device), &rows).0
+                method::evaluate(&params::import(plain, &moved, &device), &rows).0
             };
             let numeric = (at(1.0) - at(-1.0)) / (2.0 * f64::from(h));
             let scale = analytic.abs().max(numeric.abs()).max(0.05);
@@ -154,12 +154,12 @@ fn step(config: &TransformerConfig) -> (f64, params::Named) {
     let (v, l) = (7u32, 5);
     let model = random(config, v as usize, l, &Device::flex().autodiff());
     let x = tokens(3 * l, v, 3);
-    let mut rows = objective::ar_nll(&x, l);
+    let mut rows = method::ar_nll(&x, l);
     rows.input = Noised::tokens(&x, &vec![0.4; 3 * l], l);
     rows.rows = (0..3 * l).filter(|r| r % 3 != 1).collect();
     rows.weights = rows.rows.iter().map(|r| 0.1 + 0.05 * *r as f64).collect();
-    rows.target = objective::Target::Tokens(rows.rows.iter().map(|r| x[*r]).collect());
-    let (value, grads) = objective::backward(&model, &rows);
+    rows.target = method::Target::Tokens(rows.rows.iter().map(|r| x[*r]).collect());
+    let (value, grads) = method::backward(&model, &rows);
     (value, params::gradients(&model, &grads))
 }
 
@@ -195,11 +195,11 @@ fn a_loss_in_chunks_has_the_value_and_gradient_of_the_whole() {
     let (l, device) = (64, Device::flex());
     let v = 500_000usize;
     let config = TransformerConfig { dim: 8, layers: 1, heads: 1, hidden: Some(8), ..config(true) };
-    assert!(objective::chunk_rows(v) < l, "the test is about more than one chunk");
+    assert!(method::chunk_rows(v) < l, "the test is about more than one chunk");
     let model = Transformer::init(&config, v, l, 1, &device.clone().autodiff());
     let x = tokens(l, v as u32, 5);
-    let rows = objective::ar_nll(&x, l);
-    let (value, grads) = objective::backward(&model, &rows);
+    let rows = method::ar_nll(&x, l);
+    let (value, grads) = method::backward(&model, &rows);
     let features = model.features(&rows.input);
     let log_p = model.predict(features.reshape([l, 8]));
     let idx = fewstep::model::index_tensor(&x.iter().map(|t| *t as usize).collect::<Vec<_>>(), &device).reshape([l, 1]);

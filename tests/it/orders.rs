@@ -2,9 +2,9 @@
 
 use burn::prelude::Device;
 use fewstep::eval::{FlexibilityConfig, flexibility};
+use fewstep::method::{self, RowLoss, Target, distill};
 use fewstep::model::config::Visibility;
 use fewstep::model::{Denoise, Noised, State, Transformer, TransformerConfig, params, select_rows};
-use fewstep::objective::{self, RowLoss, Target, distill};
 use fewstep::process::order::{Context, OrderConfig};
 use fewstep::process::{Corruption, Order, Reading, Schedule};
 use fewstep::rng::{StepRng, Stream};
@@ -36,14 +36,14 @@ fn texts(n: usize) -> Vec<u32> {
 
 fn elbo(x0: &[u32], mask: u32, order: Order, seed: u64) -> RowLoss<'static> {
     let gens = (StepRng::new(seed).at(0, Stream::Times), StepRng::new(seed).at(0, Stream::Corrupt));
-    objective::elbo(x0, L, mask, order, Schedule::LogLinear, gens)
+    method::elbo(x0, L, mask, order, Schedule::LogLinear, gens)
 }
 
 #[test]
 fn blocks_of_one_token_are_autoregression_in_likelihood() {
     for (visibility, encoder) in [(Visibility::Blocks(1), 0), (Visibility::Order, 0), (Visibility::Order, 1)] {
         let (model, x0) = (network(visibility, encoder), texts(3));
-        let (loss, _) = objective::evaluate(&model, &elbo(&x0, model.mask(), Order::left_to_right(), 1));
+        let (loss, _) = method::evaluate(&model, &elbo(&x0, model.mask(), Order::left_to_right(), 1));
         // By the chain rule, one token behind the other, each read behind nothing but its own past.
         let mut want = 0.0;
         for (at, token) in x0.iter().enumerate() {
@@ -57,7 +57,7 @@ fn blocks_of_one_token_are_autoregression_in_likelihood() {
         }
         assert!((loss - want).abs() < 1e-5, "{visibility:?}: {loss} for {want}");
         // Nothing is left to chance.
-        let other = objective::evaluate(&model, &elbo(&x0, model.mask(), Order::left_to_right(), 2)).0;
+        let other = method::evaluate(&model, &elbo(&x0, model.mask(), Order::left_to_right(), 2)).0;
         assert_eq!(loss, other);
     }
 }
@@ -67,7 +67,7 @@ fn one_block_of_the_whole_length_is_masked_diffusion() {
     let (full, x0) = (network(Visibility::Full, 0), texts(4));
     let of = |model: &Transformer, order: Order| {
         let rows = elbo(&x0, model.mask(), order, 5);
-        (rows.input.token_ids().to_vec(), rows.rows.clone(), objective::evaluate(model, &rows).0)
+        (rows.input.token_ids().to_vec(), rows.rows.clone(), method::evaluate(model, &rows).0)
     };
     let want = of(&full, Order::parallel(L));
     for visibility in [Visibility::Blocks(L), Visibility::Order] {
@@ -103,7 +103,7 @@ fn a_window_of_one_is_blocks_in_table_likelihood_and_samples() {
     // The same noise read beside the text gives the same losses: the text before the block is the same text.
     let beside = Noised { clean: Some(State::Tokens(x0.clone())), ..column.input.clone() };
     let streams = RowLoss { input: beside, ..column.clone() };
-    let (a, b) = (objective::evaluate(&model, &column).1, objective::evaluate(&model, &streams).1);
+    let (a, b) = (method::evaluate(&model, &column).1, method::evaluate(&model, &streams).1);
     assert!(a.iter().zip(&b).all(|(a, b)| (a - b).abs() < 1e-5));
     // One block of three is under way in a column, at three times the weight of a block whose time is drawn by itself.
     for (row, weight) in column.rows.iter().zip(&column.weights) {
@@ -209,7 +209,7 @@ fn a_network_with_an_encoder_trains_on_what_its_sampler_reads() {
     for encoder in [1, 2] {
         let (model, x0) = (network(Visibility::Order, encoder), texts(4));
         let loss = elbo(&x0, model.mask(), order, 1);
-        let (_, values) = objective::evaluate(&model, &loss);
+        let (_, values) = method::evaluate(&model, &loss);
         for (r, value) in loss.rows.iter().zip(&values) {
             let (row, block) = (r / L * L, r % L / 3 * 3);
             let mut canvas = loss.input.token_ids()[row..row + L].to_vec();
@@ -223,12 +223,12 @@ fn a_network_with_an_encoder_trains_on_what_its_sampler_reads() {
                 target: Target::Tokens(vec![x0[*r]]),
                 alpha: None,
             };
-            let want = objective::evaluate(&model, &alone).0;
+            let want = method::evaluate(&model, &alone).0;
             assert!((value - want).abs() < 1e-5, "position {r}: {value} for {want}");
         }
         let trained = Transformer::init(model.config(), V, L, 3, &Device::flex().autodiff());
-        let (value, _) = objective::backward(&trained, &loss);
-        let want = objective::evaluate(&model, &loss).0;
+        let (value, _) = method::backward(&trained, &loss);
+        let want = method::evaluate(&model, &loss).0;
         assert!((value - want).abs() < 1e-5, "{value} for {want}");
     }
 }

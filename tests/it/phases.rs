@@ -7,9 +7,9 @@ use burn::prelude::*;
 use fewstep::eval::results::Bound;
 use fewstep::eval::sampler::{self, SamplerNll, Texts};
 use fewstep::eval::stats::mean;
+use fewstep::method::{self, RowLoss, SdttConfig, Target, distill};
 use fewstep::model::config::Visibility;
 use fewstep::model::{Cache, Denoise, Noised, Transformer, TransformerConfig, params};
-use fewstep::objective::{self, RowLoss, SdttConfig, Target, distill};
 use fewstep::process::order::OrderConfig;
 use fewstep::process::{Corruption, Order, Pattern, Reading, Schedule};
 use fewstep::rng::{StepRng, Stream};
@@ -64,7 +64,7 @@ fn texts(n: usize) -> Vec<Vec<u32>> {
 
 fn elbo(x0: &[u32], mask: u32, order: Order) -> RowLoss<'static> {
     let draws = || StepRng::new(1).at(0, Stream::Times);
-    objective::elbo(x0, L, mask, order, Schedule::LogLinear, (draws(), draws()))
+    method::elbo(x0, L, mask, order, Schedule::LogLinear, (draws(), draws()))
 }
 
 /// The sampler's likelihood of whole texts.
@@ -241,7 +241,7 @@ fn the_loss_over_both_streams_is_the_sum_over_the_phases_of_the_same_weights() {
     let model = network(Visibility::Order);
     let x0: Vec<u32> = texts(3).concat();
     for (order, count) in orders() {
-        let (loss, each) = objective::evaluate(&model, &elbo(&x0, model.mask(), order));
+        let (loss, each) = method::evaluate(&model, &elbo(&x0, model.mask(), order));
         let phases = order.phases(L, &[]).unwrap();
         assert_eq!((phases.count(), each.len()), (count, x0.len()));
         let mut want = 0.0;
@@ -257,7 +257,7 @@ fn the_loss_over_both_streams_is_the_sum_over_the_phases_of_the_same_weights() {
                 rows: rows.clone(),
                 alpha: None,
             };
-            let (value, phase) = objective::evaluate(&model, &loss);
+            let (value, phase) = method::evaluate(&model, &loss);
             want += value;
             for (at, value) in rows.iter().zip(phase) {
                 assert!((each[*at] - value).abs() < 1e-5, "{order:?}, position {at}: {} for {value}", each[*at]);
@@ -276,7 +276,7 @@ fn a_composed_network_reads_phases_as_the_fused_one_does() {
     let fused = network(Visibility::Order);
     let composed = fused.clone().reconfigured(|c| c.composed = true);
     for (order, count) in orders() {
-        let of = |model: &Transformer| objective::evaluate(model, &elbo(&x0, model.mask(), order)).1;
+        let of = |model: &Transformer| method::evaluate(model, &elbo(&x0, model.mask(), order)).1;
         for (a, b) in of(&fused).into_iter().zip(of(&composed)) {
             assert!((a - b).abs() < 1e-5, "{order:?}: {a} for {b}");
         }
@@ -290,7 +290,7 @@ fn a_composed_network_reads_phases_as_the_fused_one_does() {
 #[test]
 fn as_many_strides_as_positions_are_autoregression() {
     let (model, x0) = (network(Visibility::Order), texts(3).concat());
-    let of = |order| objective::evaluate(&model, &elbo(&x0, model.mask(), order)).1;
+    let of = |order| method::evaluate(&model, &elbo(&x0, model.mask(), order)).1;
     for (a, b) in of(strided(L)).into_iter().zip(of(Order::left_to_right())) {
         assert!((a - b).abs() < 1e-5, "{a} for {b}");
     }
@@ -393,12 +393,11 @@ fn a_student_in_phases_is_taught_what_its_teacher_says_behind_the_same_text() {
         assert!((0..L).all(|l| xt[l] == if phases.phase(l).unwrap() < k { x0[i * L + l] } else { teacher.mask() }));
         // A student of the teacher's own predictions has nothing to learn.
     }
-    let (value, _) = objective::evaluate(&teacher, &loss);
+    let (value, _) = method::evaluate(&teacher, &loss);
     assert!(value.abs() < 1e-6, "{value}");
     // Behind its own draws the teacher says something else; and the data's tokens have their share.
-    assert!(objective::evaluate(&teacher, &rows(3, 0.0)).0 > 1e-6);
-    let (half, whole) =
-        (objective::evaluate(&teacher, &rows(1, 0.5)).0, objective::evaluate(&teacher, &rows(1, 1.0)).0);
+    assert!(method::evaluate(&teacher, &rows(3, 0.0)).0 > 1e-6);
+    let (half, whole) = (method::evaluate(&teacher, &rows(1, 0.5)).0, method::evaluate(&teacher, &rows(1, 1.0)).0);
     assert!((half - 0.5 * whole).abs() < 1e-6 && whole > 0.5, "{half} and {whole}");
     // Gradients reach every weight of the blocks through a network that reads phases.
     let student = Transformer::init(
@@ -408,7 +407,7 @@ fn a_student_in_phases_is_taught_what_its_teacher_says_behind_the_same_text() {
         5,
         &Device::flex().autodiff(),
     );
-    let (value, grads) = objective::backward(&student, &rows(2, 0.3));
+    let (value, grads) = method::backward(&student, &rows(2, 0.3));
     assert!(value.is_finite() && params::gradient_norm(&student, &grads) > 0.0);
 }
 
@@ -445,7 +444,7 @@ fn uniforms_that_are_shared_reach_every_position_of_a_step_and_change_nothing_be
 
 #[test]
 fn uniforms_that_are_recovered_lie_between_the_borders_of_their_tokens_in_the_finer_model() {
-    use fewstep::objective::shared;
+    use fewstep::method::shared;
     let finer = network(Visibility::Order);
     let x0: Vec<u32> = texts(4).concat();
     let coarse =
@@ -478,11 +477,11 @@ fn trained(
     steps: usize,
     rows: impl Fn(&Transformer, &[u32], u64) -> RowLoss<'static>,
 ) -> Transformer {
-    use fewstep::train::{TrainConfig, optim::Optimizer};
+    use fewstep::optim::{Optimizer, TrainConfig};
     let config: TrainConfig = toml::from_str(&format!("steps = {steps}\nbatch = 16\nlr = 5e-3\nwarmup = 5")).unwrap();
     let (mut model, mut optimizer) = (model.clone(), Optimizer::new(&model, false));
     for step in 0..steps {
-        let (_, grads) = objective::backward(&model, &rows(&model, &pairs(step as u64, 16), step as u64));
+        let (_, grads) = method::backward(&model, &rows(&model, &pairs(step as u64, 16), step as u64));
         model = optimizer.step(model, grads, &config, step, 1.0);
     }
     model
@@ -490,7 +489,7 @@ fn trained(
 
 #[test]
 fn positions_of_one_step_that_share_their_uniforms_agree_where_independent_ones_do_not() {
-    use fewstep::objective::shared;
+    use fewstep::method::shared;
     let network = |uniforms: bool| {
         let config = TransformerConfig {
             learned_positions: true,
@@ -537,7 +536,7 @@ fn a_network_that_is_told_the_time_reads_phases_by_place_and_by_share() {
         let draw = |cached| sample(&timed, &process(order, cached, L), &spec, 4).unwrap();
         assert_eq!(drawn(&draw(true)), drawn(&draw(false)), "{order:?}");
         let own = nll(&timed, &process(order, true, L), count, &texts(2), 2).unwrap().unwrap();
-        let both = objective::evaluate(&timed, &elbo(&texts(2).concat(), timed.mask(), order)).0;
+        let both = method::evaluate(&timed, &elbo(&texts(2).concat(), timed.mask(), order)).0;
         assert!((own.estimate.mean - both).abs() < 1e-5, "{order:?}");
     }
     // One that sees everything is told the time at which as many positions are masked, and the same for all.

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use burn::prelude::Device;
 use fewstep::data::chain::Chain;
 use fewstep::data::story::{Story, StoryConfig};
+use fewstep::method;
 use fewstep::model::draw::Filter;
 use fewstep::model::{Oracle, Transformer};
-use fewstep::objective;
 use fewstep::process::order::OrderConfig;
 use fewstep::process::{Corruption, Order, Schedule};
 use fewstep::rng::{StepRng, Stream};
@@ -229,8 +229,8 @@ fn the_nelbo_of_a_perfect_denoiser_is_the_exact_likelihood() {
                     let rng = StepRng::new(8);
                     let gens = (rng.at(i, Stream::Times), rng.at(i, Stream::Corrupt));
                     let copies = text.repeat(draws);
-                    let rows = objective::elbo(&copies, L, V, Order::parallel(L), schedule, gens);
-                    objective::evaluate(&oracle, &rows).0 * L as f64
+                    let rows = method::elbo(&copies, L, V, Order::parallel(L), schedule, gens);
+                    method::evaluate(&oracle, &rows).0 * L as f64
                 })
                 .collect();
             let mean = values.iter().sum::<f64>() / rounds as f64;
@@ -325,8 +325,8 @@ fn the_story_oracle_tells_valid_stories_when_it_takes_its_time() {
 fn an_autoregressive_network_that_reads_the_time_is_sampled_at_the_time_it_was_trained_at() {
     use fewstep::model::config::TimeInput;
     let teacher_forced = |model: &Transformer, text: &[u32]| {
-        let rows = objective::ar_nll(text, L);
-        -objective::evaluate(model, &rows).0 * L as f64
+        let rows = method::ar_nll(text, L);
+        -method::evaluate(model, &rows).0 * L as f64
     };
     for time in [TimeInput::Sequence, TimeInput::Position] {
         let config = fewstep::model::TransformerConfig { time, ..super::network::config(true) };

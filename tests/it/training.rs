@@ -2,7 +2,7 @@
 
 use burn::prelude::Device;
 use fewstep::data::story::{Story, StoryConfig};
-use fewstep::objective::{Divergence, Objective, SdttConfig, distill::Refresh};
+use fewstep::method::{Divergence, Objective, SdttConfig, distill::Refresh};
 use fewstep::process::{Corruption, Order, Schedule};
 use fewstep::rng::{StepRng, Stream};
 use fewstep::term::Interrupt;
@@ -196,10 +196,10 @@ fn a_step_without_gradients_keeps_weights_moments_and_averages() {
     use fewstep::model::{Transformer, params};
     let device = Device::flex().autodiff();
     let model = Transformer::init(&super::network::config(false), 7, 5, 1, &device);
-    let mut optimizer = train::optim::Optimizer::new(&model, true);
+    let mut optimizer = fewstep::optim::Optimizer::new(&model, true);
     let config = TrainConfig { ema: Some(0.9), ..train_config(9) };
-    let rows = fewstep::objective::ar_nll(&[1, 2, 3, 4, 5], 5);
-    let (_, grads) = fewstep::objective::backward(&model, &rows);
+    let rows = fewstep::method::ar_nll(&[1, 2, 3, 4, 5], 5);
+    let (_, grads) = fewstep::method::backward(&model, &rows);
     let model = optimizer.step(model, grads, &config, 0, 1.0);
     let before = (params::export(&model), optimizer.moments());
     let model = optimizer.step(model, burn::optim::GradientsParams::new(), &config, 1, 1.0);

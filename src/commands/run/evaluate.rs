@@ -11,8 +11,8 @@ use crate::eval::judge::TextJudge;
 use crate::eval::results::{Environment, ModelResult, Results, Role, Row};
 use crate::eval::{self, Scorer, copies, reconstruction};
 use crate::export::{self, LoadedModel};
+use crate::method::{self, Objective};
 use crate::model::{Denoise, Oracle, params};
-use crate::objective::{self, Objective};
 use crate::process::Corruption;
 use crate::process::d3pm::Matrix;
 use crate::recipe::{ModelConfig, Recipe, slug};
@@ -92,8 +92,7 @@ impl Study {
                     // One that sees everything has none over blocks either: it does not know what is finished.
                     // Nor in phases, whose number may be that of the steps: the sampler's own likelihood says it there.
                     let follows = process.order.pattern.is_some_and(|p| p.follows_steps());
-                    let seen =
-                        !follows && (done.model.over_blocks() || !objective::beside(process.order, process.length));
+                    let seen = !follows && (done.model.over_blocks() || !method::beside(process.order, process.length));
                     let ar = matches!(model.objective, Objective::ArNll {});
                     let tokens = done.codec.is_none() && done.model.vectors().is_none() && role != Role::Codec;
                     let likely = tokens

@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use crate::data::{Data, Tokenizer};
 use crate::error::{Error, Result};
 use crate::export::origin;
+use crate::method::Objective;
 use crate::model::config::{Compute, UNIFORM_DIGITS};
 use crate::model::family::{self, Description, LoadOptions, Prediction, Rows, Vocabulary};
 use crate::model::params::Named;
 use crate::model::transformer::lora::{Plan, check_layers};
 use crate::model::{Transformer, TransformerConfig};
-use crate::objective::Objective;
 use crate::recipe::{Network, Recipe};
 use crate::weights::HostTensor;
 

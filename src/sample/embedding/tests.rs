@@ -116,7 +116,7 @@ fn guidance_makes_what_is_asked_for_more_probable_and_counts_its_passes() {
     let guidance = GuidanceConfig { classifier: "c".into(), updates: 4, lr: 0.05, fluency: 0.01 };
     let conditions = vec![vec![3, 1], vec![2, 0], vec![3, 1]];
     let steering = Steering { classifier: &classifier, config: &guidance, conditions: &conditions };
-    let x = crate::objective::latent::normals([3, L, 5], &mut StepRng::new(2).at(0, Stream::Noise), &device);
+    let x = crate::method::latent::normals([3, L, 5], &mut StepRng::new(2).at(0, Stream::Noise), &device);
     let told = vec![0.2; 3 * L];
     let plain = network(&device, false);
     let value = |x: Tensor<3>| floats(log_probability(&plain, x, &told, &conditions.concat()))[0];

@@ -14,9 +14,9 @@ use rand_distr::{Distribution, StandardNormal};
 use serde::{Deserialize, Serialize};
 
 use crate::kernels;
+use crate::method::beside;
 use crate::model::transformer::ends::Given;
 use crate::model::{Denoise, Transformer};
-use crate::objective::beside;
 use crate::process::gaussian::{Mix, Path, Prediction};
 use crate::process::{Context, Order};
 use crate::rng::{StepRng, Stream};

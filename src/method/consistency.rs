@@ -137,9 +137,9 @@ pub fn rows<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::method::{backward, evaluate};
     use crate::model::TransformerConfig;
     use crate::model::config::Visibility;
-    use crate::objective::{backward, evaluate};
     use burn::prelude::*;
 
     fn config(text: &str) -> ConsistencyConfig {

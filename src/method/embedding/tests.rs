@@ -171,7 +171,7 @@ fn a_classifier_does_not_read_what_it_is_asked_for_and_its_gradient_is_the_finit
 #[test]
 fn a_classifier_learns_what_the_noisy_embeddings_say() {
     use crate::train::TrainConfig;
-    use crate::train::optim::Optimizer;
+    use crate::optim::Optimizer;
     let device = Device::flex();
     let of = network("", &device);
     let mut model = beginning("", &device.clone().autodiff());

@@ -197,7 +197,7 @@ mod tests {
         }
         assert!(earlier > 50 && kept > 50, "{earlier} {kept}");
         // Without a step both read the same, and nothing is to learn.
-        assert!(crate::objective::evaluate(&teacher, &of(0.0)).0.abs() < 1e-6);
-        assert!(crate::objective::evaluate(&teacher, &loss).0 > 1e-5);
+        assert!(crate::method::evaluate(&teacher, &of(0.0)).0.abs() < 1e-6);
+        assert!(crate::method::evaluate(&teacher, &loss).0 > 1e-5);
     }
 }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result, whole_within, within};
-use crate::objective::distill::Refresh;
+use crate::method::distill::Refresh;
 use crate::process::gaussian::{Path, Prediction};
 
 /// A few-step student of latents.

@@ -20,22 +20,18 @@ pub mod latent;
 pub mod shared;
 pub mod uniform;
 
-use burn::optim::{GradientsAccumulator, GradientsParams};
-use burn::prelude::*;
 use rand::Rng;
 use serde::{Deserialize, Serialize};
 
-use crate::kernels::{self, PosteriorRows, UniformRows, composed};
-pub use crate::kernels::{Divergence, chunk_rows};
-use crate::model::config::Compute;
+pub use crate::loss::{Divergence, RowLoss, Target, backward, chunk_rows, evaluate};
 use crate::model::transformer::sigma;
-use crate::model::{Denoise, Noised, State, Transformer};
+use crate::model::{Noised, State};
 use crate::process::d3pm::Matrix;
 use crate::process::duality::{Duality, Ends};
 use crate::process::order::Context;
 use crate::process::{Corruption, Order, Schedule};
 use crate::rng::{StepRng, Stream};
-pub use alpha::{Alpha, AlphaConfig};
+pub use alpha::AlphaConfig;
 pub use clip::{Clip, NoiseRange};
 pub use consistency::ConsistencyConfig;
 pub use d3pm::D3pmConfig;
@@ -195,37 +191,6 @@ impl Objective {
     }
 }
 
-/// What a row is compared with.
-#[derive(Debug, Clone)]
-#[allow(clippy::large_enum_variant)] // one a step: boxing would only hide it
-pub enum Target<'a> {
-    /// Token ids [n]: cross-entropy.
-    Tokens(Vec<u32>),
-    /// Token ids [n] of scores: with q = exp(logits - offset of the row), sum q - 1 - ln q(token).
-    Scores(Vec<u32>, Vec<f64>),
-    /// Clean and noisy tokens [n] under uniform noise: the integrand of its ELBO ([`uniform`]).
-    Uniform(UniformRows),
-    /// Posteriors of a chain of transition matrices ([`d3pm`]).
-    Posterior(PosteriorRows),
-    /// The teacher's feature rows [n, D] (its log-probabilities are made chunk by chunk), and the divergence.
-    Teacher(&'a Transformer, Tensor<2>, Divergence),
-    /// Several targets of the same rows, each with weights [n] of its own: the sum of their losses.
-    Several(Vec<(Vec<f64>, Target<'a>)>),
-}
-
-/// A training step before any gradient: the noisy input, and which rows count how much against what.
-#[derive(Debug, Clone)]
-pub struct RowLoss<'a> {
-    pub input: Noised,
-    /// Flat positions [n] in B x L.
-    pub rows: Vec<usize>,
-    /// Weights [n]; the loss is the weighted sum.
-    pub weights: Vec<f64>,
-    pub target: Target<'a>,
-    /// Further weights that depend on the predictions themselves.
-    pub alpha: Option<Alpha>,
-}
-
 /// Teacher forcing: every position of x0 [B, L], weight 1 / (B L), in nats per token.
 pub fn ar_nll<'a>(x0: &[u32], length: usize) -> RowLoss<'a> {
     let n = x0.len();
@@ -352,156 +317,14 @@ pub fn data_rows<'a>(
     }
 }
 
-impl Target<'_> {
-    /// What rows `from .. from + weights` are compared with as the head's loss takes it, each with its weights.
-    fn parts(&self, from: usize, weights: &[f64]) -> Vec<(kernels::Target, Vec<f32>)> {
-        let to = from + weights.len();
-        let target = match self {
-            Target::Tokens(ids) => kernels::Target::Tokens(ids[from..to].into()),
-            Target::Scores(ids, offsets) => {
-                let offsets: Vec<f32> = offsets[from..to].iter().map(|o| *o as f32).collect();
-                kernels::Target::Scores(ids[from..to].into(), offsets.into())
-            }
-            Target::Uniform(rows) => kernels::Target::Uniform(UniformRows {
-                x0: rows.x0[from..to].into(),
-                xt: rows.xt[from..to].into(),
-                alpha: rows.alpha[from..to].into(),
-            }),
-            Target::Posterior(rows) => kernels::Target::Posterior(rows.slice(from..to)),
-            Target::Teacher(teacher, rows, kind) => {
-                kernels::Target::Teacher(rows.clone().narrow(0, from, to - from), teacher.head(), *kind)
-            }
-            Target::Several(all) => {
-                let product = |own: &[f64]| own.iter().zip(weights).map(|(a, b)| a * b).collect::<Vec<f64>>();
-                return all.iter().flat_map(|(own, t)| t.parts(from, &product(&own[from..to]))).collect();
-            }
-        };
-        vec![(target, weights.iter().map(|w| *w as f32).collect())]
-    }
-
-    /// Whether no fused kernel knows it.
-    fn composed(&self) -> bool {
-        match self {
-            Target::Scores(..) | Target::Uniform(_) | Target::Posterior(_) => true,
-            Target::Several(all) => all.iter().any(|(_, t)| t.composed()),
-            Target::Tokens(_) | Target::Teacher(..) => false,
-        }
-    }
-}
-
-/// The head's losses of feature rows `from ..`, weighted and summed, as a tensor [1].
-fn head_loss(
-    model: &Transformer,
-    rows: Tensor<2>,
-    (loss, weights): (&RowLoss, &[f64]),
-    from: usize,
-    composed: bool,
-) -> Tensor<1> {
-    let weights = &weights[from..from + rows.dims()[0]];
-    let parts = loss.target.parts(from, weights).into_iter();
-    let values = parts.map(|(target, weights)| kernels::loss(rows.clone(), model.head(), target, &weights, composed));
-    match values.reduce(|a, b| a + b) {
-        Some(sum) => sum,
-        None => rows.sum().mul_scalar(0.0),
-    }
-}
-
-/// Value and gradients of a step: the blocks once, the head chunk by chunk.
-pub fn backward(model: &Transformer, loss: &RowLoss) -> (f64, GradientsParams) {
-    if loss.rows.is_empty() {
-        return (0.0, GradientsParams::new());
-    }
-    let config = model.config();
-    let fused = kernels::fused(&model.device(), config.compute == Compute::F32, config.composed);
-    // Blocks that no kernel knows, and those with adapters, have no checkpoint of their own.
-    let by_blocks = config.checkpoint && (model.has_adapters() || !config.fused_blocks());
-    if loss.target.composed() || !fused || by_blocks {
-        return backward_in_chunks(model, loss);
-    }
-    let features = model.features_at(&loss.input, &loss.rows);
-    let weights = alpha::weights(model, &features, loss);
-    let value = head_loss(model, features, (loss, &weights), 0, false);
-    let number = f64::from(value.clone().inner().into_scalar::<f32>());
-    (number, GradientsParams::from_grads(value.backward(), model))
-}
-
-/// Each chunk's graph starts at a copy of its feature rows; the gradients with respect to those rows are gathered and
-/// sent back through the blocks: all at once, as the derivative of the dot product (features, gradient), or one by one.
-fn backward_in_chunks(model: &Transformer, loss: &RowLoss) -> (f64, GradientsParams) {
-    let chunk = chunk_rows(model.vocab());
-    let mut acc = GradientsAccumulator::<Transformer>::new();
-    let mut value = 0.0;
-    let mut head = |plain: Tensor<2>| -> Tensor<2> {
-        let [n, d] = plain.dims();
-        let weights = alpha::weights(model, &plain, loss);
-        let mut row_grads = Vec::new();
-        for from in (0..n).step_by(chunk) {
-            let size = chunk.min(n - from);
-            let leaf = plain.clone().slice([from..from + size, 0..d]).autodiff().require_grad();
-            let part = head_loss(model, leaf.clone(), (loss, &weights), from, true);
-            value += f64::from(part.clone().inner().into_scalar::<f32>());
-            let mut grads = part.backward();
-            row_grads.push(match leaf.grad_remove(&mut grads) {
-                Some(g) => g,
-                None => plain.clone().narrow(0, from, size).zeros_like(),
-            });
-            acc.accumulate(model, GradientsParams::from_grads(grads, model));
-        }
-        if row_grads.len() == 1 { row_grads.remove(0) } else { Tensor::cat(row_grads, 0) }
-    };
-    let through = match model.config().checkpoint {
-        true => model.backward_by_blocks(&loss.input, &loss.rows, head),
-        false => {
-            let rows = model.features_at(&loss.input, &loss.rows);
-            let row_grads = head(rows.clone().inner());
-            GradientsParams::from_grads((rows * row_grads.autodiff()).sum().backward(), model)
-        }
-    };
-    acc.accumulate(model, through);
-    (value, acc.grads())
-}
-
-/// The value of a step without gradients, and each row's unweighted loss [n].
-pub fn evaluate(model: &dyn Denoise, loss: &RowLoss) -> (f64, Vec<f64>) {
-    let values = row_losses(model, model.features_at(&loss.input, &loss.rows), &loss.target);
-    (values.iter().zip(&loss.weights).map(|(v, w)| v * w).sum(), values)
-}
-
-/// Each row's unweighted loss [n] of feature rows [n, D].
-fn row_losses(model: &dyn Denoise, rows: Tensor<2>, target: &Target) -> Vec<f64> {
-    let n = rows.dims()[0];
-    let chunk = chunk_rows(model.vocab());
-    let mut values = Vec::with_capacity(n);
-    for from in (0..n).step_by(chunk) {
-        let size = chunk.min(n - from);
-        let rows = rows.clone().narrow(0, from, size);
-        let mut here = vec![0.0; size];
-        for (target, weights) in target.parts(from, &vec![1.0; size]) {
-            let part = match target {
-                kernels::Target::Tokens(ids) => composed::cross_entropy(model.predict(rows.clone()), &ids),
-                kernels::Target::Scores(ids, offsets) => {
-                    composed::score_entropy(model.scores(rows.clone()), &ids, &offsets)
-                }
-                kernels::Target::Uniform(of) => composed::uniform_elbo(model.predict(rows.clone()), &of),
-                kernels::Target::Posterior(of) => composed::posterior(model.predict(rows.clone()), &of),
-                kernels::Target::Teacher(theirs, head, kind) => {
-                    kind.rows(model.predict(rows.clone()), composed::log_softmax(composed::logits(theirs, &head)))
-                }
-            };
-            let part = part.into_data().convert::<f64>();
-            let Ok(part) = part.try_into_vec::<f64>() else { panic!("losses are floating point numbers") };
-            here.iter_mut().zip(part).zip(weights).for_each(|((sum, v), w)| *sum += v * f64::from(w));
-        }
-        values.extend(here);
-    }
-    values
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::TransformerConfig;
+    use burn::prelude::*;
+
+    use crate::kernels::composed;
     use crate::model::config::Visibility;
+    use crate::model::{Denoise, Transformer, TransformerConfig};
 
     #[test]
     fn the_score_entropy_of_normalised_scores_is_the_elbo_and_more_of_any_others() {

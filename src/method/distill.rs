@@ -420,7 +420,7 @@ mod tests {
         let error = rows(&sdtt(2, 2, 1), &teacher, &[1; 24], 12, 0.5, parallel(), (StepRng::new(3), 7)).unwrap_err();
         let there =
             rows_at(&sdtt(2, 2, 1), &teacher, &[1; 24], 12, 0.5, parallel(), (StepRng::new(3), 7), true).unwrap();
-        assert!(crate::objective::evaluate(&self::teacher(|_, _| ()), &there).0.is_nan());
+        assert!(crate::method::evaluate(&self::teacher(|_, _| ()), &there).0.is_nan());
         assert_eq!(error.kind.exit_code(), 5, "{error}");
     }
 

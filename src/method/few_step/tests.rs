@@ -4,12 +4,12 @@ use burn::module::Module;
 use burn::optim::GradientsParams;
 
 use super::*;
+use crate::method::latent;
 use crate::model::config::{TimeInput, VectorsConfig, Visibility};
 use crate::model::params::floats;
 use crate::model::{Denoise, TransformerConfig};
-use crate::objective::latent;
 use crate::train::TrainConfig;
-use crate::train::optim::Optimizer;
+use crate::optim::Optimizer;
 
 const B: usize = 64;
 

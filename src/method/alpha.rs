@@ -10,14 +10,10 @@
 //! the positions of a phase, never a whole text: a weight of hundreds of nats would leave nothing of most texts.
 //! n rows.
 
-use std::borrow::Cow;
-
-use burn::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::{RowLoss, row_losses};
 use crate::error::{Result, whole_within, within};
-use crate::model::Transformer;
+use crate::loss::{Alpha, RowLoss};
 use crate::process::Order;
 
 /// How groups count.
@@ -27,14 +23,6 @@ pub struct AlphaConfig {
     /// Neighbouring positions of a phase that are one group.
     pub group: usize,
     /// The power of a group's geometric mean probability that it counts with; 0: all count the same.
-    pub power: f64,
-}
-
-/// The group of each row of a loss.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Alpha {
-    /// [n], from 0.
-    pub group: Vec<usize>,
     pub power: f64,
 }
 
@@ -61,34 +49,17 @@ impl AlphaConfig {
     }
 }
 
-impl Alpha {
-    /// What each row counts besides its weight, given its loss -log p [n].
-    pub fn factors(&self, losses: &[f64]) -> Vec<f64> {
-        let count = self.group.iter().max().map_or(0, |g| g + 1);
-        let mut sums = vec![(0.0, 0.0); count];
-        for (g, loss) in self.group.iter().zip(losses) {
-            sums[*g] = (sums[*g].0 - loss, sums[*g].1 + 1.0);
-        }
-        self.group.iter().map(|g| (self.power * sums[*g].0 / sums[*g].1).exp()).collect()
-    }
-}
-
-/// The weights of a loss's rows under the predictions of their features [n, D]; no gradient goes through them.
-pub(super) fn weights<'l>(model: &Transformer, rows: &Tensor<2>, loss: &'l RowLoss) -> Cow<'l, [f64]> {
-    let Some(alpha) = &loss.alpha else { return Cow::Borrowed(&loss.weights) };
-    let plain = model.valid();
-    let losses = row_losses(&plain, rows.clone().inner(), &loss.target);
-    Cow::Owned(loss.weights.iter().zip(alpha.factors(&losses)).map(|(w, f)| w * f).collect())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::loss::{backward, weights};
+    use crate::method::{Objective, data_rows};
+    use crate::model::Transformer;
     use crate::model::config::Visibility;
     use crate::model::{TransformerConfig, params};
-    use crate::objective::{Objective, backward, data_rows};
     use crate::process::{Pattern, Schedule};
     use crate::rng::StepRng;
+    use burn::prelude::*;
 
     const L: usize = 12;
 
@@ -108,7 +79,7 @@ mod tests {
             shared: None,
         };
         let order = Order::in_phases(Pattern::Strided(3), L);
-        let of = (order, crate::objective::NoiseRange::WHOLE, None);
+        let of = (order, crate::method::NoiseRange::WHOLE, None);
         data_rows(&objective, &x0, L, (7, 7), of, (StepRng::new(1), 0)).unwrap()
     }
 
