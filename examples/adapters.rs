@@ -9,8 +9,8 @@ use fewstep::model::config::{Activation, Visibility};
 use fewstep::model::family::adapters::own_sites;
 use fewstep::model::transformer::lora::LoraConfig;
 use fewstep::model::{Noised, Transformer, TransformerConfig};
-use fewstep::train::TrainConfig;
 use fewstep::optim::Optimizer;
+use fewstep::train::TrainConfig;
 
 const VOCAB: usize = 1000;
 const LENGTH: usize = 32;

@@ -17,7 +17,7 @@ use crate::data::picture;
 use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
 use crate::fs;
-use crate::method::Objective;
+use crate::method::{Made, Objective, Vectors};
 use crate::model::config::{TimeInput, Visibility};
 use crate::model::family::{self, Generation};
 use crate::model::params::{self, Named};
@@ -80,13 +80,13 @@ impl ModelCard {
     ///
     /// Errors as [`Matrices::new`], and (input) where the neighbours are not those of its tokens.
     pub fn matrices(&self) -> Result<Option<Arc<Matrices>>> {
-        let Objective::D3pm(c) = &self.objective else { return Ok(None) };
+        let Some(c) = self.objective.facts().chain else { return Ok(None) };
         let vocab = self.vocab_size;
         let fits = |graph: &Neighbours| graph.len() == vocab && graph.iter().flatten().all(|id| (*id as usize) < vocab);
         if matches!(c.matrix, Matrix::Neighbours { .. }) && !self.neighbours.as_ref().is_some_and(fits) {
             return Err(Error::input(format!("`neighbours` must list token ids below {vocab} for each of {vocab}")));
         }
-        Matrices::new(&c.matrix, vocab, c.levels, c.schedule, self.neighbours.as_ref()).map(|m| Some(Arc::new(m)))
+        Matrices::new(c.matrix, vocab, c.levels, c.schedule, self.neighbours.as_ref()).map(|m| Some(Arc::new(m)))
     }
 
     /// The process the model samples with.
@@ -97,7 +97,7 @@ impl ModelCard {
             schedule: self.schedule,
             corruption: self.corruption,
             length,
-            cached: matches!(self.objective, Objective::ArNll {}) || keeps_blocks(&self.network),
+            cached: self.objective.facts().causal() || keeps_blocks(&self.network),
             decode: Decode::Table,
         }
     }
@@ -138,12 +138,12 @@ impl LoadedModel {
                 Err(Error::usage(format!("`{}` is an autoencoder, which generates nothing by itself", self.card.name))
                     .hint("sample a model of its latents"))
             }
-            _ => match (&self.card.objective, process.decode) {
-                (Objective::Classifier(_), _) => {
+            _ => match (self.card.objective.facts().vectors, process.decode) {
+                (Vectors::Classified, _) => {
                     Err(Error::usage(format!("`{}` is a classifier, which generates nothing", self.card.name))
                         .hint("sample the diffusion of embeddings that it is of"))
                 }
-                (Objective::Embedding(config), decode) => {
+                (Vectors::Embeddings(config), decode) => {
                     let sampler = if let Decode::Gaussian(sampler) = decode { sampler } else { config.sampler };
                     let anchored = process.order.levels > 0;
                     Ok(Generator::Embedding(Embedding {
@@ -390,14 +390,16 @@ fn own_weights(dir: &Path, card: &ModelCard, device: &Device) -> Result<(Transfo
 fn fits_objective(card: &ModelCard) -> std::result::Result<(), String> {
     card.order.validate("order").map_err(|e| e.message)?;
     let causal = card.network.visibility == Visibility::Causal;
-    let latent = matches!(card.objective, Objective::Latent(_) | Objective::LatentDistill(_));
+    let facts = card.objective.facts();
+    let latent = matches!(facts.vectors, Vectors::Latents(_) | Vectors::FewStep(_));
     if latent != (card.latent.is_some() && card.network.vectors.is_some()) {
         return Err("`latent`, `network.vectors` and the objective contradict each other".into());
     }
-    if matches!(card.objective, Objective::Autoencoder(_)) != card.network.bottleneck.is_some() {
+    let codec = matches!(facts.vectors, Vectors::Codec);
+    if codec != card.network.bottleneck.is_some() {
         return Err("`network.bottleneck` and the objective contradict each other".into());
     }
-    let embeddings = matches!(card.objective, Objective::Embedding(_) | Objective::Classifier(_));
+    let embeddings = matches!(facts.vectors, Vectors::Embeddings(_) | Vectors::Classified);
     let by_order = card.network.visibility == Visibility::Order;
     let phased = card.order.phased();
     if card.network.vectors.is_some() && (!(latent || embeddings) || (by_order && !phased)) {
@@ -407,7 +409,7 @@ fn fits_objective(card: &ModelCard) -> std::result::Result<(), String> {
     if phased && (!network.reads_phases() || card.order.follows_steps()) {
         return Err("`order` has phases that the network does not read".into());
     }
-    if network.uniforms && (!phased || card.objective.shared().is_none()) {
+    if network.uniforms && (!phased || !facts.shared) {
         return Err("`network.uniforms` and the objective contradict each other".into());
     }
     if embeddings != card.network.vectors.as_ref().is_some_and(|v| v.codebook) {
@@ -417,12 +419,12 @@ fn fits_objective(card: &ModelCard) -> std::result::Result<(), String> {
     if embeddings && count != card.max_position_embeddings {
         return Err("`network.vectors.count` is not `max_position_embeddings`".into());
     }
-    if let Objective::Embedding(config) = &card.objective {
+    if let Vectors::Embeddings(config) = facts.vectors {
         config.validate("objective.embedding", count).map_err(|e| e.message)?;
     }
-    let fits = match card.objective {
-        Objective::Autoencoder(_) => true,
-        Objective::ArNll {} => {
+    let fits = match facts.made {
+        Made::Codec => true,
+        Made::Baseline => {
             card.order == OrderConfig::LeftToRight && causal && (card.network.shift || card.network.shift_output)
         }
         _ => match (&card.order, card.network.visibility) {
@@ -437,7 +439,7 @@ fn fits_objective(card: &ModelCard) -> std::result::Result<(), String> {
             _ => false,
         },
     };
-    let name = card.objective.name();
+    let name = facts.name;
     if fits { Ok(()) } else { Err(format!("`order`, `visibility` or `shift` contradict the objective `{name}`")) }
 }
 

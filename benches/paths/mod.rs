@@ -12,11 +12,11 @@ use fewstep::eval::stats::Spread;
 use fewstep::kernels::Divergence;
 use fewstep::method::{self, RowLoss, SdttConfig, distill};
 use fewstep::model::{Transformer, TransformerConfig, params};
+use fewstep::optim::Optimizer;
 use fewstep::process::{Corruption, Order, Schedule};
 use fewstep::rng::{StepRng, Stream};
 use fewstep::sample::{Decode, Process, SampleSpec, sample};
 use fewstep::train::TrainConfig;
-use fewstep::optim::Optimizer;
 use rand::Rng;
 
 /// Warm-up runs before the measured ones.

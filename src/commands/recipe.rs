@@ -3,8 +3,6 @@
 use std::path::Path;
 use std::time::Instant;
 
-use burn::module::Module;
-use burn::optim::GradientsParams;
 use burn::prelude::Device;
 use serde_json::json;
 
@@ -13,16 +11,13 @@ use super::run::{Shape, shape};
 use crate::data::Data;
 use crate::data::documents::Windows;
 use crate::error::{Error, Result};
-use crate::method::{
-    self, LatentConfig, NoiseRange, Objective, consistency, dcd, distill, embedding, few_step, latent,
-};
-use crate::model::{Transformer, TransformerConfig, params};
+use crate::method::Parents;
+use crate::model::Transformer;
 use crate::process::d3pm::{Matrices, Matrix};
-use crate::process::duality::Duality;
 use crate::recipe::{self as recipes, Recipe, builtin, parse};
-use crate::rng::{StepRng, Stream};
-use crate::term;
+use crate::term::{self, Interrupt};
 use crate::train::log::clock;
+use crate::train::{self, Draws, Fingerprint, Job, Run, Start, TrainConfig};
 
 /// Prints the built-in recipes.
 pub fn list(as_json: bool) -> Result<()> {
@@ -142,101 +137,7 @@ fn text_of(data: &Data) -> Option<String> {
     ))
 }
 
-/// Loss and gradients of one step of a model of tokens.
-fn token_step(
-    (recipe, name): (&Recipe, &str),
-    shape: &Shape,
-    model: &Transformer,
-    x0: &[u32],
-    (data, base): (&Data, &Path),
-    device: &Device,
-) -> Result<(f64, GradientsParams)> {
-    let config = recipe.model(name)?;
-    let (network, vocab, length, seed) = (&shape.network, shape.vocab, data.length(), recipe.seed(config));
-    let rng = (StepRng::new(seed), 0);
-    let init = |network: &TransformerConfig, device: &Device| {
-        Transformer::init(network, vocab, length, seed, device).with_mask(shape.mask as usize)
-    };
-    let teacher;
-    let rows = match &config.objective {
-        Objective::Sdtt(sdtt) => {
-            teacher = match (&shape.lora, shape.shallower()) {
-                (_, true) => init(&self::shape(recipe, &sdtt.teacher, data, base)?.network, device),
-                (Some(_), false) => model.without_adapters(),
-                (None, false) => init(network, device),
-            };
-            {
-                let theirs = recipe.model(&sdtt.teacher)?.order.all(length);
-                let orders = distill::Orders::of(config.order.order(length), &theirs, length)
-                    .unwrap_or(distill::Orders::same(config.order.order(length)));
-                distill::rows(sdtt, &teacher, x0, length, sdtt.dt(0), orders, rng)?
-            }
-        }
-        Objective::Dcd(dcd) => {
-            teacher = match &shape.lora {
-                Some(_) => model.without_adapters(),
-                None => init(network, device),
-            };
-            let duality = Duality::new(shape.vocab, dcd.ends());
-            dcd::rows(dcd, &teacher, &duality, x0, length, dcd.dt(0), rng)
-        }
-        Objective::D3pm(of) => {
-            // What is near to what is not known yet; it changes neither time nor memory.
-            let near = matches!(of.matrix, Matrix::Neighbours { .. });
-            let matrix = if near { &Matrix::Uniform } else { &of.matrix };
-            let matrices = Matrices::new(matrix, shape.vocab, of.levels, of.schedule, None)?;
-            let gens = (rng.0.at(0, Stream::Times), rng.0.at(0, Stream::Corrupt));
-            method::d3pm::rows(&matrices, of.auxiliary, x0, length, gens)
-        }
-        Objective::Consistency(of) => {
-            teacher = init(network, device);
-            consistency::rows(of, &teacher, x0, length, shape.mask, rng)
-        }
-        other => {
-            let duality = other.ends().map(|ends| Duality::new(shape.vocab, ends));
-            let order = (config.order.order(length), NoiseRange::WHOLE, duality.as_ref());
-            match method::data_rows(other, x0, length, (shape.mask, shape.vocab), order, rng) {
-                Some(rows) => rows,
-                None => panic!("only distillation needs a teacher"),
-            }
-        }
-    };
-    Ok(method::backward(model, &rows))
-}
-
-/// The same of a model of latents, with a new autoencoder and, for a student, itself as its teacher.
-fn latent_step(
-    (recipe, name): (&Recipe, &str),
-    process: &LatentConfig,
-    (model, x0): (&Transformer, &[u32]),
-    (data, base): (&Data, &Path),
-    device: &Device,
-) -> Result<(f64, GradientsParams)> {
-    let config = recipe.model(name)?;
-    let codec = shape(recipe, &process.codec, data, base)?;
-    let codec = Transformer::init(&codec.network, codec.vocab, data.length(), recipe.seed(config), device);
-    let rng = (StepRng::new(recipe.seed(config)), 0);
-    let count = model.vectors().map_or(1, |v| v.count);
-    let Objective::LatentDistill(distill) = &config.objective else {
-        return Ok(latent::denoise(process, model, &codec, x0, config.order.order(count), rng));
-    };
-    let (plain, batch) = (model.valid(), latent::Batch::of(&codec, model, x0, process.drop_condition, rng));
-    let step = few_step::Step {
-        model,
-        plain: &plain,
-        average: Some(&plain),
-        teacher: &plain,
-        process: few_step::process(process),
-        batch: &batch,
-        step: 0,
-        steps: config.train.steps,
-        round: 0,
-        rng,
-    };
-    step.backward(&distill.method, Some(&plain))
-}
-
-/// Loss, and seconds of one forward and backward pass of a model at its real batch and length.
+/// Loss, and seconds of the first step of a model at its real batch and length, with new networks in the place of others.
 fn dry_run(
     recipe: &Recipe,
     name: &str,
@@ -248,37 +149,56 @@ fn dry_run(
     if config.from.is_some() {
         shape.notes.iter().for_each(|note| term::warn(note));
     }
-    let (network, vocab) = (&shape.network, shape.vocab);
-    let (length, batch) = (data.length(), config.train.batch);
-    let seed = recipe.seed(config);
-    let init = |network: &TransformerConfig, device: &Device| {
-        Transformer::init(network, vocab, length, seed, device).with_mask(shape.mask as usize)
+    let (length, seed, facts) = (data.length(), recipe.seed(config), config.objective.facts());
+    let init = |shape: &Shape| {
+        Transformer::init(&shape.network, shape.vocab, length, seed, device).with_mask(shape.mask as usize)
     };
-    let on = device.clone().autodiff();
-    let model = match &shape.lora {
-        Some(plan) => init(network, device).with_adapters(plan, &plan.initial(seed), "new adapters", &on)?,
-        None => init(network, &on),
+    let shape_of = |name: &str| self::shape(recipe, name, data, base);
+    let frozen = shape.lora.as_ref().map(|plan| (init(shape), plan));
+    // A teacher of another depth, or one that sees otherwise, is a network of its own.
+    let other = match (facts.teacher, &frozen) {
+        (Some((teacher, _)), None) => Some(init(&shape_of(teacher)?)),
+        (Some((teacher, _)), Some(_)) if shape.shallower() => Some(init(&shape_of(teacher)?)),
+        _ => None,
     };
-    let x0 = data.batch(seed, 0, batch);
-    let rng = (StepRng::new(seed), 0);
-    let begin = Instant::now();
-    let (loss, grads) = match recipe.latent(name)? {
-        Some((_, process)) => latent_step((recipe, name), process, (&model, &x0), (data, base), device)?,
-        None => match &config.objective {
-            Objective::Autoencoder(autoencoder) => latent::autoencoder(autoencoder, &model, &x0, rng),
-            Objective::Embedding(config) => {
-                let anchored = recipe.model(name)?.order.order(length).levels > 0;
-                embedding::denoise(config, &model, &x0, anchored, rng)
-            }
-            Objective::Classifier(_) => match recipe.classified(config)? {
-                // A network of the same shape has embeddings of the same width.
-                Some((_, of)) => embedding::classify(of, &model, &model.valid(), &x0, rng),
-                None => return Ok(None),
-            },
-            _ => token_step((recipe, name), shape, &model, &x0, (data, base), device)?,
+    let beside = frozen.as_ref().map(|(frozen, _)| frozen).filter(|_| facts.teacher.is_some());
+    let latent = recipe.latent(name)?;
+    let codec = latent.map(|(_, config)| Ok::<_, Error>(init(&shape_of(&config.codec)?))).transpose()?;
+    let classified = recipe.classified(config)?;
+    let of = classified.map(|(of, _)| Ok::<_, Error>(init(&shape_of(of)?))).transpose()?;
+    // What is near to what is not known yet; it changes neither time nor memory.
+    let matrices = facts.chain.map(|chain| {
+        let matrix = if matches!(chain.matrix, Matrix::Neighbours { .. }) { &Matrix::Uniform } else { chain.matrix };
+        Matrices::new(matrix, shape.vocab, chain.levels, chain.schedule, None)
+    });
+    let matrices = matrices.transpose()?;
+    let positions = shape.network.vectors.as_ref().map_or(length, |v| v.count);
+    let taught = match facts.teacher {
+        Some((teacher, _)) => recipe.model(teacher)?.order.all(length),
+        None => Vec::new(),
+    };
+    // One part of a step: all have the same size.
+    let train = TrainConfig { accumulate: 1, ..config.train.clone() };
+    let job = Job {
+        name,
+        dir: Path::new(""),
+        config: &train,
+        method: config.objective.method(),
+        network: shape.frame(length),
+        start: frozen.as_ref().map_or(Start::New, |(frozen, plan)| Start::Adapters(frozen, plan)),
+        orders: &config.order.all(positions)[..1],
+        parents: Parents {
+            teacher: other.as_ref().or(beside),
+            orders: &taught,
+            latent: codec.as_ref().zip(latent.map(|(_, config)| config)),
+            classified: of.as_ref().zip(classified.map(|(_, config)| config)),
+            matrices: matrices.as_ref(),
         },
+        draws: Draws { seed, batch: &|part| data.batch(seed, part, train.batch) },
+        run: Run { device, interrupt: &Interrupt::default(), fingerprint: &Fingerprint::default(), again: "" },
     };
-    let norm = params::gradient_norm(&model, &grads);
+    let begin = Instant::now();
+    let (loss, norm) = train::first_step(&job)?;
     let seconds = begin.elapsed().as_secs_f64();
     if !loss.is_finite() || !norm.is_finite() {
         return Err(Error::new(

@@ -12,7 +12,7 @@ use burn::prelude::Device;
 use super::run::{Shape, Study, shape};
 use crate::data::Data;
 use crate::error::{Error, Kind, Result};
-use crate::method::{Objective, beside};
+use crate::method::beside;
 use crate::model::TransformerConfig;
 use crate::model::canvas::shares_host;
 use crate::model::config::Compute;
@@ -87,9 +87,8 @@ impl Ask<'_> {
             Some(plan) => (plan.parameters(), shape.dtype.bytes() as u128 * whole),
             None => (whole, 0),
         };
-        let copies = 4
-            + u128::from(model.train.ema.is_some())
-            + u128::from(model.objective.distils() || model.objective.shared().is_some());
+        let facts = model.objective.facts();
+        let copies = 4 + u128::from(model.train.ema.is_some()) + u128::from(facts.rounds || facts.shared);
         let positions = match &network.vectors {
             Some(vectors) => vectors.count + vectors.condition,
             // Finished blocks are read beside the noise.
@@ -295,7 +294,7 @@ fn checkpoint_key(name: &str, model: &ModelConfig) -> String {
 
 /// An autoregressive model reads a sequence once, whatever its order is.
 fn shifted(model: &ModelConfig) -> bool {
-    matches!(model.objective, Objective::ArNll {})
+    model.objective.facts().causal()
 }
 
 /// The part of a room that what is suggested may take.

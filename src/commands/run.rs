@@ -25,13 +25,13 @@ use crate::error::{Error, Kind, Result};
 use crate::eval::context::ContextPoint;
 use crate::eval::results::Results;
 use crate::export::{self, Extras, LoadedModel, ModelCard, origin, whole};
-use crate::method::Objective;
+use crate::method::Parents;
 use crate::model::params;
 use crate::process::Order;
 use crate::process::d3pm::{self, Matrix, Neighbours};
 use crate::recipe::{BASE, Loaded, ModelConfig, Network, Recipe, Written, parse};
 use crate::term::{self, Interrupt};
-use crate::train::{self, Job, LatentJob, Trained, state};
+use crate::train::{self, Draws, Job, Run, Start, Trained, state};
 use crate::weights::{Storage, Weights};
 use crate::{alloc, eval, fs, report};
 pub use bound::of_this_run;
@@ -261,34 +261,29 @@ impl Study {
         } else if let Some(start) = start.as_ref().filter(|_| model.train.steps == 0) {
             Some(Trained { weights: start.tensors.clone(), tokens: 0, seconds: 0.0, last_loss: 0.0 })
         } else {
+            let orders = model.order.all(positions);
+            let taught = self.teacher_orders(model)?;
             let job = Job {
                 name,
                 dir: &dir,
                 config: &model.train,
-                objective: &model.objective,
-                network: &shape.network,
-                orders: &model.order.all(positions),
-                teacher_orders: &self.teacher_orders(model)?,
-                latent: codec
-                    .as_ref()
-                    .zip(latent)
-                    .map(|(codec, (_, config))| LatentJob { codec: &codec.model, config }),
-                classified: of.as_ref().zip(classified).map(|(of, (_, config))| (&of.model, config)),
-                vocab: shape.vocab,
-                mask: shape.mask,
-                tokens: shape.tokens,
-                excluded: &card.excluded_token_ids,
-                length,
-                seed,
-                batch: &draw,
-                start: start.as_ref(),
-                teacher,
-                frozen,
-                matrices: matrices.as_deref(),
-                fingerprint: &fingerprint,
-                again: &again,
-                device: &self.device,
-                interrupt: &self.interrupt,
+                method: model.objective.method(),
+                network: shape.frame(length),
+                start: match (frozen, &start) {
+                    (Some((frozen, plan)), _) => Start::Adapters(frozen, plan),
+                    (None, Some(weights)) => Start::Weights(weights),
+                    (None, None) => Start::New,
+                },
+                orders: &orders,
+                parents: Parents {
+                    teacher,
+                    orders: &taught,
+                    latent: codec.as_ref().zip(latent).map(|(codec, (_, config))| (&codec.model, config)),
+                    classified: of.as_ref().zip(classified).map(|(of, (_, config))| (&of.model, config)),
+                    matrices: matrices.as_deref(),
+                },
+                draws: Draws { seed, batch: &draw },
+                run: Run { device: &self.device, interrupt: &self.interrupt, fingerprint: &fingerprint, again: &again },
             };
             let _busy = alloc::training(size);
             Some(self.ask().advised(name, || train::train(&job))?)
@@ -335,8 +330,8 @@ impl Study {
 
     /// What is near to what, for a chain that needs it, by the embedding of another model of the study.
     fn neighbours(&self, model: &ModelConfig) -> Result<Option<Neighbours>> {
-        let Objective::D3pm(config) = &model.objective else { return Ok(None) };
-        let Matrix::Neighbours { model: other, k } = &config.matrix else { return Ok(None) };
+        let Some(chain) = model.objective.facts().chain else { return Ok(None) };
+        let Matrix::Neighbours { model: other, k } = chain.matrix else { return Ok(None) };
         let named = params::export(&self.finished(other)?.model);
         // A diffusion of embeddings has its tokens' vectors in the codebook.
         let (embedding, vocab) = (named.get("vectors.codebook").unwrap_or_else(|| &named["embed"]), self.data.vocab());
@@ -358,6 +353,7 @@ impl Study {
     }
 
     fn card(&self, name: &str, model: &ModelConfig, shape: &Shape, (tokens, seconds): (u64, f64)) -> Result<ModelCard> {
+        let facts = model.objective.facts();
         Ok(ModelCard {
             architectures: vec!["FewstepTransformer".into()],
             model_type: "fewstep".into(),
@@ -370,8 +366,8 @@ impl Study {
             max_position_embeddings: shape.length,
             network: shape.network.clone(),
             order: model.order.clone(),
-            schedule: self.recipe.schedule(model),
-            corruption: model.objective.corruption(),
+            schedule: facts.schedule,
+            corruption: facts.corruption,
             objective: model.objective.clone(),
             seed: self.recipe.seed(model),
             train_steps: model.train.steps,

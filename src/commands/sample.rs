@@ -18,7 +18,7 @@ use crate::data::documents;
 use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
 use crate::export::{self, LoadedModel};
-use crate::method::Objective;
+use crate::method::Vectors;
 use crate::model::draw::Filter;
 use crate::model::{Denoise, Transformer, family};
 use crate::process::order::OrderConfig;
@@ -211,7 +211,7 @@ fn latent(
     decode: Decode,
     pinned: Vec<Option<u32>>,
 ) -> Result<()> {
-    let embeddings = matches!(loaded.card.objective, Objective::Embedding(_));
+    let embeddings = matches!(loaded.card.objective.facts().vectors, Vectors::Embeddings(_));
     let refused = [
         (request.beam.is_some(), "--beam"),
         (request.decode.is_some() && !embeddings, "--decode"),
@@ -285,7 +285,7 @@ fn decode_given(text: &str) -> Result<DecodeConfig> {
 fn decoding(text: &str, loaded: &LoadedModel) -> Result<DecodeConfig> {
     let decode = decode_given(text)?;
     let network = &loaded.card.network;
-    if let (DecodeConfig::Gaussian(_), Objective::Embedding(_)) = (&decode, &loaded.card.objective) {
+    if let (DecodeConfig::Gaussian(_), Vectors::Embeddings(_)) = (&decode, loaded.card.objective.facts().vectors) {
         return Ok(decode);
     }
     match decode.misfit(network) {

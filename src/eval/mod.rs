@@ -287,9 +287,9 @@ pub fn nelbo(model: &Transformer, schedule: Schedule, process: &Process, texts: 
 
 /// The model's own loss per token of each text, nats, and what it is.
 pub fn losses(model: &Transformer, objective: &Objective, process: &Process, texts: &[Vec<u32>]) -> (Vec<f64>, Bound) {
-    match objective {
-        Objective::ArNll {} => (ar_nll(model, texts), Bound::Exact),
-        _ => {
+    match objective.facts().causal() {
+        true => (ar_nll(model, texts), Bound::Exact),
+        false => {
             // Where every position has a step of its own nothing is left to chance, and the bound is the likelihood.
             let (draws, kind) = if process.order.fixed(process.length) { (1, Bound::Exact) } else { (8, Bound::Elbo) };
             (nelbo(model, process.schedule, process, texts, draws), kind)

@@ -53,12 +53,12 @@ impl AlphaConfig {
 mod tests {
     use super::*;
     use crate::loss::{backward, weights};
-    use crate::method::{Objective, data_rows};
+    use crate::method::masked::elbo;
     use crate::model::Transformer;
     use crate::model::config::Visibility;
     use crate::model::{TransformerConfig, params};
     use crate::process::{Pattern, Schedule};
-    use crate::rng::StepRng;
+    use crate::rng::{StepRng, Stream};
     use burn::prelude::*;
 
     const L: usize = 12;
@@ -71,16 +71,11 @@ mod tests {
 
     fn rows(alpha: Option<AlphaConfig>) -> RowLoss<'static> {
         let x0: Vec<u32> = (0..3 * L).map(|i| (i * i * 5 % 11 % 7) as u32).collect();
-        let objective = Objective::Elbo {
-            corruption: Default::default(),
-            schedule: Schedule::LogLinear,
-            clip: None,
-            alpha,
-            shared: None,
-        };
         let order = Order::in_phases(Pattern::Strided(3), L);
-        let of = (order, crate::method::NoiseRange::WHOLE, None);
-        data_rows(&objective, &x0, L, (7, 7), of, (StepRng::new(1), 0)).unwrap()
+        let draws = (StepRng::new(1).at(0, Stream::Times), StepRng::new(1).at(0, Stream::Corrupt));
+        let loss = elbo(&x0, L, 7, order, Schedule::LogLinear, draws);
+        let alpha = alpha.and_then(|alpha| alpha.of(&loss, &order));
+        RowLoss { alpha, ..loss }
     }
 
     #[test]

@@ -19,30 +19,13 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{RowLoss, T_MIN, Target, elbo_within, evaluate};
+use super::masked::{NoiseRange, T_MIN, elbo_within};
 use crate::error::{Error, Result, whole_within};
+use crate::loss::{RowLoss, Target, evaluate};
 use crate::model::Denoise;
 use crate::process::order::OrderConfig;
 use crate::process::{Order, Schedule};
 use crate::rng::{StepRng, Stream};
-
-/// The times that are trained on.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct NoiseRange {
-    pub low: f64,
-    pub high: f64,
-}
-
-impl NoiseRange {
-    /// All times with a finite weight.
-    pub const WHOLE: NoiseRange = NoiseRange { low: T_MIN, high: 1.0 };
-
-    /// The time at `u` in [0, 1] of the range.
-    pub fn time(&self, u: f64) -> f64 {
-        self.low + (self.high - self.low) * u
-    }
-}
 
 /// How the range is chosen.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -14,13 +14,16 @@
 //! Under absorbing noise rows are the masked positions; one that the bridge reveals has x itself as its answer at s, and counts
 //! by the cross-entropy. Under uniform noise all positions are rows. B batch, L length.
 
+use burn::optim::GradientsParams;
 use rand::Rng;
 use serde::{Deserialize, Serialize};
 
+use super::contract::{Batch, Facts, Ground, Method, Nets, Site, Training, contradiction};
+use super::diffusion;
 use super::uniform::{self, EDGE, Level};
-use super::{Divergence, RowLoss, Target};
 use crate::error::{Error, Result, within};
-use crate::model::{Denoise, Noised, Transformer};
+use crate::loss::{self, Divergence, RowLoss, Target};
+use crate::model::{Denoise, Noised, Transformer, TransformerConfig};
 use crate::process::{Corruption, Schedule, corruption};
 use crate::rng::{StepRng, Stream};
 
@@ -132,6 +135,64 @@ pub fn rows<'a>(
         targets.push((weights(&bound), Target::Uniform(uniform::rows_of(x0, &zt, |r| levels[r / length].alpha))));
     }
     RowLoss { input, weights: vec![1.0; rows.len()], target: Target::Several(targets), rows, alpha: None }
+}
+
+impl Method for ConsistencyConfig {
+    fn facts(&self) -> Facts<'_> {
+        Facts {
+            passes: 2.0,
+            corruption: self.corruption,
+            schedule: self.schedule,
+            ..Facts::of_tokens("consistency", "consistency")
+        }
+    }
+
+    fn check(&self, site: &Site) -> Result<()> {
+        self.validate(&site.key("objective.consistency"))?;
+        let (objective, ema) = (site.key("objective"), site.key("train.ema"));
+        match site.train.ema {
+            Some(_) => Ok(()),
+            None => Err(contradiction(&objective, "\"consistency\"", &ema, "0.999 or another decay")
+                .cause("what a network is compared with is the average of its own weights")),
+        }
+    }
+
+    fn fits(&self, site: &Site, network: &TransformerConfig) -> Result<()> {
+        let own = (site.key("objective"), "\"consistency\"".to_string());
+        let noise = (site.at("corruption"), format!("\"{}\"", self.corruption.name()));
+        let (key, has) = if self.corruption.absorbs() { own } else { noise };
+        diffusion::fits_noise(site, network, (&key, &has))?;
+        diffusion::fits(site, network)
+    }
+
+    fn begin<'a>(&'a self, ground: &Ground<'a>) -> Result<Box<dyn Training + 'a>> {
+        Ok(Box::new(Averaged { config: self, mask: ground.mask, average: None }))
+    }
+}
+
+struct Averaged<'a> {
+    config: &'a ConsistencyConfig,
+    mask: u32,
+    /// The network of the averaged weights, as it is in this step.
+    average: Option<Transformer>,
+}
+
+impl Training for Averaged<'_> {
+    fn step(&self, nets: &Nets, batch: &Batch) -> Result<(f64, GradientsParams)> {
+        let Some(average) = &self.average else { panic!("the average is taken before each step") };
+        let rows = rows(self.config, average, &batch.x0, batch.length, self.mask, batch.stream());
+        Ok(loss::backward(nets.model, &rows))
+    }
+
+    fn round(&self) -> Option<usize> {
+        Some(0)
+    }
+
+    fn due(&mut self, nets: &Nets) -> Result<()> {
+        use burn::module::Module;
+        self.average = Some((nets.average)().unwrap_or_else(|| nets.model.valid()));
+        Ok(())
+    }
 }
 
 #[cfg(test)]

@@ -14,13 +14,16 @@ use std::sync::Arc;
 use rand::Rng;
 use serde::{Deserialize, Serialize};
 
-use super::{RowLoss, Target};
-use crate::error::{Result, whole_within, within};
+use super::contract::{Batch, Chain, Facts, FromRows, Ground, Method, Site, Training};
+use super::diffusion;
+use crate::error::{Error, Result, whole_within, within};
 use crate::kernels::PosteriorRows;
-use crate::model::Noised;
+use crate::loss::{RowLoss, Target};
+use crate::model::config::VectorsConfig;
 use crate::model::draw::inverse_cdf;
-use crate::process::Schedule;
+use crate::model::{Noised, TransformerConfig};
 use crate::process::d3pm::{Matrices, Matrix};
+use crate::process::{Corruption, Schedule};
 
 /// The configuration of the objective.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -106,6 +109,59 @@ fn posterior_rows(matrices: &Matrices, at: &[usize], rows: impl Iterator<Item = 
         of: of.into(),
         way: way.into(),
         wanted: wanted.into(),
+    }
+}
+
+impl Method for D3pmConfig {
+    fn facts(&self) -> Facts<'_> {
+        let parent = match &self.matrix {
+            Matrix::Neighbours { model, .. } => Some(model.as_str()),
+            _ => None,
+        };
+        let absorbs = self.matrix == Matrix::Absorbing;
+        Facts {
+            parent,
+            corruption: if absorbs { Corruption::Absorb } else { Corruption::Uniform },
+            schedule: self.schedule,
+            chain: Some(Chain { matrix: &self.matrix, levels: self.levels, schedule: self.schedule }),
+            ..Facts::of_tokens("d3pm", "hybrid")
+        }
+    }
+
+    fn check(&self, site: &Site) -> Result<()> {
+        let at = site.key("objective.d3pm");
+        self.validate(&at)?;
+        if let Some(steps) = site.flexibility.filter(|steps| *steps > self.levels) {
+            return Err(Error::usage(format!(
+                "`eval.flexibility.steps = {steps}` are more than `{at}.levels = {}`",
+                self.levels
+            ))
+            .cause("a chain takes at most one step a level")
+            .hint(format!("`eval.flexibility.steps = {}`", self.levels)));
+        }
+        let Matrix::Neighbours { model: other, .. } = &self.matrix else { return Ok(()) };
+        let at = format!("{at}.matrix.neighbours.model");
+        let found = site.other(&at, other)?;
+        // Vectors without a codebook and a condition stand for no tokens.
+        let wordless = |v: &VectorsConfig| !v.codebook && v.condition == 0;
+        let without = found.own.is_none_or(|n| n.vectors.as_ref().is_some_and(wordless));
+        match other == site.name || without {
+            true => Err(Error::usage(format!("`{at} = \"{other}\"` has no embedding of its own to look into")).hint(
+                "name a model of the recipe that has a `network` that reads tokens, such as the autoregressive one",
+            )),
+            false => Ok(()),
+        }
+    }
+
+    fn fits(&self, site: &Site, network: &TransformerConfig) -> Result<()> {
+        diffusion::fits_noise(site, network, (&site.key("objective"), "\"d3pm\""))?;
+        diffusion::fits(site, network)
+    }
+
+    fn begin<'a>(&'a self, ground: &Ground<'a>) -> Result<Box<dyn Training + 'a>> {
+        let Some(matrices) = ground.parents.matrices else { return Err(ground.lacks("its transition matrices")) };
+        let rows = move |batch: &Batch| Ok(rows(matrices, self.auxiliary, &batch.x0, batch.length, batch.draws()));
+        Ok(Box::new(FromRows(rows)))
     }
 }
 

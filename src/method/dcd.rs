@@ -8,14 +8,19 @@
 //! teacher. The divergence that the published code calls `kl-bwd`, its default, is KL(student || teacher), here `reverse_kl`;
 //! `kl-fwd` is `forward_kl` (methods E9). B batch, L length.
 
+use burn::optim::GradientsParams;
 use rand::Rng;
 use serde::{Deserialize, Serialize};
 
-use super::distill::Refresh;
-use super::{Divergence, RowLoss, Target};
-use crate::model::{Denoise, Noised, Transformer};
-use crate::process::Schedule;
+use super::contract::{Batch, Facts, Ground, Kept, Made, Method, Nets, Parts, Site, Training, contradiction};
+use super::rounds::{Refresh, Teacher};
+use super::{diffusion, rounds};
+use crate::error::{Error, Result, whole_within, within};
+use crate::loss::{self, Divergence, RowLoss, Target};
+use crate::model::{Denoise, Noised, Transformer, TransformerConfig};
+use crate::process::d3pm::Matrix;
 use crate::process::duality::{Duality, Ends};
+use crate::process::{Corruption, Schedule};
 use crate::rng::{StepRng, Stream};
 
 /// How the step grows from round to round.
@@ -80,7 +85,7 @@ impl DcdConfig {
 
     /// The round that training step `step` of `total` belongs to.
     pub fn round(&self, step: usize, total: usize) -> usize {
-        (step * self.rounds / total.max(1)).min(self.rounds - 1)
+        rounds::round(step, total, self.rounds)
     }
 
     /// How far the teacher of `round` is ahead.
@@ -138,6 +143,123 @@ fn inputs(
         Noised::tokens(&z, &t, length)
     };
     (input(0), input(1))
+}
+
+impl Method for DcdConfig {
+    fn facts(&self) -> Facts<'_> {
+        Facts {
+            made: Made::Student,
+            passes: 2.0,
+            teacher: Some((&self.teacher, "dcd.teacher")),
+            rounds: true,
+            steps: Some((1.0 / self.dt(self.rounds)).round().max(1.0) as usize),
+            corruption: Corruption::GaussianArgmax,
+            schedule: self.schedule,
+            ends: Some(self.ends()),
+            ..Facts::of_tokens("dcd", "divergence")
+        }
+    }
+
+    fn check(&self, site: &Site) -> Result<()> {
+        let at = |k: &str| site.at(k);
+        let teacher = site.models.site(&self.teacher)?;
+        let theirs = teacher.method.facts();
+        let objective = teacher.key("objective");
+        if theirs.corruption.absorbs() {
+            return Err(Error::usage(format!(
+                "`{}` needs a teacher of uniform noise, but `{objective}` is \"{}\" of absorbing noise",
+                at("teacher"),
+                theirs.name
+            ))
+            .hint("train it by `objective.elbo = { corruption = \"uniform\" }`, or distil it by `objective.sdtt`"));
+        }
+        if theirs.chain.is_some_and(|chain| *chain.matrix != Matrix::Uniform) {
+            return Err(Error::usage(format!(
+                "`{}` needs a teacher of uniform noise, but `{objective}.d3pm.matrix` is not \"uniform\"",
+                at("teacher")
+            ))
+            .hint("what the student reads is noise that takes any token alike"));
+        }
+        site.has_schedule_of(&teacher)?;
+        site.has_network_of(&teacher)?;
+        whole_within(&at("levels"), self.levels, 1..=1 << 20)?;
+        whole_within(&at("rounds"), self.rounds, 1..=32)?;
+        if self.dt(self.rounds - 1) > 1.0 {
+            return Err(Error::usage(format!(
+                "`{} = {}` end in a step longer than all `{} = {}`",
+                at("rounds"),
+                self.rounds,
+                at("levels"),
+                self.levels
+            ))
+            .hint(format!("`{} = 1`, or more levels", at("rounds"))));
+        }
+        site.has_rounds(&at("rounds"), self.rounds)?;
+        for (k, gamma) in [("gamma_min", self.gamma_min), ("gamma_max", self.gamma_max)] {
+            gamma.map_or(Ok(()), |gamma| within(&at(k), gamma, -40.0..=40.0))?;
+        }
+        if let (Some(low), Some(high)) = (self.gamma_min, self.gamma_max)
+            && low >= high
+        {
+            return Err(Error::usage(format!(
+                "`{} = {low}` is not below `{} = {high}`",
+                at("gamma_min"),
+                at("gamma_max")
+            ))
+            .hint("leave both out to take them from the noise schedule"));
+        }
+        if self.refresh == Refresh::Ema && site.train.ema.is_none() {
+            return Err(contradiction(&at("refresh"), "\"ema\"", &site.key("train.ema"), "0.999 or another decay"));
+        }
+        Ok(())
+    }
+
+    fn fits(&self, site: &Site, network: &TransformerConfig) -> Result<()> {
+        diffusion::fits_noise(site, network, (&site.key("objective"), "\"dcd\""))?;
+        diffusion::fits(site, network)
+    }
+
+    fn begin<'a>(&'a self, ground: &Ground<'a>) -> Result<Box<dyn Training + 'a>> {
+        let duality = Duality::at_hand(ground.vocab, self.ends(), ground.dir)?;
+        Ok(Box::new(Dcd { config: self, teacher: Teacher::new(ground.parents.teacher), duality }))
+    }
+}
+
+struct Dcd<'a> {
+    config: &'a DcdConfig,
+    teacher: Teacher<'a>,
+    duality: Duality,
+}
+
+impl Training for Dcd<'_> {
+    fn step(&self, nets: &Nets, batch: &Batch) -> Result<(f64, GradientsParams)> {
+        let dt = self.config.dt(self.teacher.round());
+        let of = (self.teacher.network(), &self.duality);
+        let rows = rows(self.config, of.0, of.1, &batch.x0, batch.length, dt, batch.stream());
+        Ok(loss::backward(nets.model, &rows))
+    }
+
+    fn start(&mut self, model: &Transformer) {
+        self.teacher.start(model);
+    }
+
+    fn due(&mut self, nets: &Nets) -> Result<()> {
+        let round = self.config.round(nets.step, nets.config.steps);
+        self.teacher.advance(round, self.config.refresh, nets);
+        Ok(())
+    }
+
+    fn round(&self) -> Option<usize> {
+        Some(self.teacher.round())
+    }
+
+    fn save(&self) -> Kept {
+        self.teacher.save()
+    }
+
+    fn load(&mut self, from: &Parts) -> Result<()> {
+        self.teacher.load(from)
+    }
 }
 
 #[cfg(test)]

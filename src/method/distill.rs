@@ -18,28 +18,23 @@
 
 use std::sync::Arc;
 
+use burn::optim::GradientsParams;
 use burn::prelude::*;
 use rand::Rng;
 use serde::{Deserialize, Serialize};
 
-use super::{Divergence, RowLoss, Target, beside};
-use crate::error::Result;
+use super::contract::{Batch, Facts, Ground, Kept, Made, Method, Nets, Network, Parts, Site, Training, contradiction};
+use super::masked::beside;
+pub use super::rounds::Refresh;
+use super::rounds::Teacher;
+use super::{diffusion, rounds};
+use crate::error::{Error, Result, whole_within, within};
+use crate::loss::{self, Divergence, RowLoss, Target};
 use crate::model::canvas::{Canvas, shares_host};
 use crate::model::draw::Filter;
 use crate::model::{Denoise, Noised, State, Transformer, index_tensor};
 use crate::process::{Context, Corruption, Order, Phases, Schedule};
 use crate::rng::{StepRng, Stream};
-
-/// Which weights become the next round's teacher.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Refresh {
-    /// The trained weights themselves (SDTT, DCD).
-    #[default]
-    Raw,
-    /// Their moving average; needs `train.ema`.
-    Ema,
-}
 
 /// The configuration of the objective.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -86,7 +81,7 @@ fn default_k() -> usize {
 impl SdttConfig {
     /// The round that training step `step` of `total` belongs to.
     pub fn round(&self, step: usize, total: usize) -> usize {
-        (step * self.rounds / total.max(1)).min(self.rounds - 1)
+        rounds::round(step, total, self.rounds)
     }
 
     /// The teacher's step size in `round`.
@@ -343,6 +338,188 @@ fn pick(mut computed: Vec<Tensor<2>>, at: impl Iterator<Item = usize>) -> Tensor
     }
     let index = index_tensor(&at, &all.device());
     all.select(0, index)
+}
+
+impl Method for SdttConfig {
+    fn facts(&self) -> Facts<'_> {
+        Facts {
+            made: Made::Student,
+            passes: 1.0 + self.steps_per_step as f64,
+            teacher: Some((&self.teacher, "sdtt.teacher")),
+            rounds: true,
+            steps: Some((1.0 / self.dt(self.rounds)).round().max(1.0) as usize),
+            schedule: self.schedule,
+            ..Facts::of_tokens("sdtt", "divergence")
+        }
+    }
+
+    fn check(&self, site: &Site) -> Result<()> {
+        let at = |k: &str| site.at(k);
+        let teacher = site.models.site(&self.teacher)?;
+        let theirs = teacher.method.facts();
+        let objective = teacher.key("objective");
+        if theirs.causal() {
+            return Err(Error::usage(format!(
+                "`{}` needs a diffusion teacher, but `{objective}` is \"ar_nll\"",
+                at("teacher")
+            ))
+            .hint("name a model that is trained by `objective.elbo`"));
+        }
+        if !theirs.corruption.absorbs() {
+            return Err(Error::usage(format!(
+                "`{}` reveals masks, but `{objective}` has uniform noise",
+                site.key("objective.sdtt")
+            ))
+            .hint("`objective.dcd` distils such a teacher"));
+        }
+        site.has_schedule_of(&teacher)?;
+        self.check_phases(site, &teacher)?;
+        // One length stands for any: a whole sequence is one block at each.
+        let long = 1 << 12;
+        let known = teacher.order.all(long);
+        if !site.order.all(long).into_iter().all(|order| Orders::of(order, &known, long).is_some()) {
+            return Err(Error::usage(format!(
+                "`{} = {}` cannot be learnt from `{} = {}`",
+                site.key("order"),
+                site.order.shown(),
+                teacher.key("order"),
+                teacher.order.shown()
+            ))
+            .cause("the teacher would see other text than its student")
+            .hint("give both the same order; pipelined blocks and AR-Diffusion can also learn from \"parallel\""));
+        }
+        let phased = site.order.phased();
+        if !phased {
+            site.has_network_of(&teacher)?;
+        }
+        whole_within(&at("steps_per_step"), self.steps_per_step, 1..=64)?;
+        whole_within(&at("rounds"), self.rounds, 1..=32)?;
+        if !phased {
+            self.check_times(site)?;
+        }
+        site.has_rounds(&at("rounds"), self.rounds)?;
+        if self.refresh == Refresh::Ema && site.train.ema.is_none() {
+            return Err(contradiction(&at("refresh"), "\"ema\"", &site.key("train.ema"), "0.999 or another decay"));
+        }
+        Ok(())
+    }
+
+    fn fits(&self, site: &Site, network: &crate::model::TransformerConfig) -> Result<()> {
+        diffusion::fits(site, network)
+    }
+
+    fn begin<'a>(&'a self, ground: &Ground<'a>) -> Result<Box<dyn Training + 'a>> {
+        Ok(Box::new(Sdtt { config: self, teacher: Teacher::new(ground.parents.teacher), ground: *ground }))
+    }
+}
+
+impl SdttConfig {
+    /// Checks that the last round has a step of the teacher's left.
+    fn check_times(&self, site: &Site) -> Result<()> {
+        let (at, k) = (|k: &str| site.at(k), self.steps_per_step);
+        whole_within(&at("teacher_steps"), self.teacher_steps, 1..=1 << 20)?;
+        // One teacher step is its own prediction of what the student reads.
+        if k == 1 && self.rounds > 1 {
+            return Err(contradiction(&at("steps_per_step"), "1", &at("rounds"), "1")
+                .cause("one step of the teacher does not grow from round to round"));
+        }
+        if (k as f64).powi(self.rounds as i32) <= self.teacher_steps as f64 {
+            return Ok(());
+        }
+        let most = (1..self.rounds).take_while(|r| (k as f64).powi(*r as i32) <= self.teacher_steps as f64).last();
+        let error = Error::usage(format!(
+            "`{} = {}` with `{} = {k}` leave less than one step of `{} = {}`",
+            at("rounds"),
+            self.rounds,
+            at("steps_per_step"),
+            at("teacher_steps"),
+            self.teacher_steps
+        ))
+        .cause(format!("steps_per_step ^ rounds must not exceed {}", self.teacher_steps));
+        Err(match most {
+            Some(rounds) => error.hint(format!("`{} = {rounds}`, or more teacher steps", at("rounds"))),
+            None => error.hint(format!("`{} = 1` and `{} = {k}`", at("rounds"), at("teacher_steps"))),
+        })
+    }
+
+    /// Checks what of a distillation a student with fixed phases reads.
+    fn check_phases(&self, site: &Site, teacher: &Site) -> Result<()> {
+        use crate::model::config::Visibility;
+        let at = |k: &str| site.at(k);
+        within(&at("data"), self.data, 0.0..=1.0)?;
+        if !site.order.only_phased() {
+            return match self.data {
+                0.0 => Ok(()),
+                _ => Err(contradiction(&at("data"), &self.data.to_string(), &site.key("order"), "{ strided = 8 }")
+                    .cause("the data's tokens are the target where phases are fixed")),
+            };
+        }
+        let sees_all = match teacher.network {
+            Some(Network::Given(network)) => network.visibility == Visibility::Full && network.vectors.is_none(),
+            _ => true,
+        };
+        let taught = teacher.order.all(1 << 10);
+        let same = self.steps_per_step == 1 && site.order.all(1 << 10).iter().all(|order| taught.contains(order));
+        if !sees_all && !same {
+            return Err(Error::usage(format!("`{}` does not see what its student in phases sees", at("teacher")))
+                .cause("it has not learnt to predict behind these phases")
+                .hint("name a masked model with `visibility = \"full\"`, or one of the same phases with `steps_per_step = 1`"));
+        }
+        if self.teacher_steps != 0 {
+            return Err(Error::usage(format!("`{} = {}` with fixed phases", at("teacher_steps"), self.teacher_steps))
+                .cause("the teacher takes `steps_per_step` steps for each phase")
+                .hint(format!("leave `{}` out", at("teacher_steps"))));
+        }
+        match self.rounds {
+            1 => Ok(()),
+            rounds => Err(Error::usage(format!("`{} = {rounds}` with fixed phases", at("rounds")))
+                .cause("the number of phases stays the same from round to round")
+                .hint(format!("`{} = 1`", at("rounds")))),
+        }
+    }
+}
+
+struct Sdtt<'a> {
+    config: &'a SdttConfig,
+    teacher: Teacher<'a>,
+    ground: Ground<'a>,
+}
+
+impl Training for Sdtt<'_> {
+    fn step(&self, nets: &Nets, batch: &Batch) -> Result<(f64, GradientsParams)> {
+        let round = self.teacher.round();
+        // The first teacher was trained over its own orders, later ones are the student so far.
+        let known = if round == 0 { self.ground.parents.orders } else { self.ground.orders };
+        let Some(orders) = Orders::of(batch.order, known, batch.length) else {
+            return Err(self.ground.lacks("a teacher that knows one of its orders"));
+        };
+        let dt = self.config.dt(round);
+        let teacher = self.teacher.network();
+        let rows = rows(self.config, teacher, &batch.x0, batch.length, dt, orders, batch.stream())?;
+        Ok(loss::backward(nets.model, &rows))
+    }
+
+    fn start(&mut self, model: &Transformer) {
+        self.teacher.start(model);
+    }
+
+    fn due(&mut self, nets: &Nets) -> Result<()> {
+        let round = self.config.round(nets.step, nets.config.steps);
+        self.teacher.advance(round, self.config.refresh, nets);
+        Ok(())
+    }
+
+    fn round(&self) -> Option<usize> {
+        Some(self.teacher.round())
+    }
+
+    fn save(&self) -> Kept {
+        self.teacher.save()
+    }
+
+    fn load(&mut self, from: &Parts) -> Result<()> {
+        self.teacher.load(from)
+    }
 }
 
 #[cfg(test)]

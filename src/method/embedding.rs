@@ -12,91 +12,25 @@
 //! (AR-Diffusion, Wu et al. 2023) every position has a level of its own.
 //! B batch, L length, d width of an embedding, V vocabulary, T levels, C given positions.
 
+pub mod config;
+
 use burn::optim::GradientsParams;
 use burn::prelude::*;
 use rand::Rng;
-use serde::{Deserialize, Serialize};
 
+use super::contract::{Batch, Facts, FromStep, Ground, Made, Method, Nets, Network, Site, Training, Vectors};
 use super::latent::{column, finish, mixed, normals};
-use crate::error::{Error, Result, whole_within, within};
+use crate::error::{Error, Result};
 use crate::kernels::{composed, index_tensor};
-use crate::model::config::TimeInput;
+use crate::model::config::{TimeInput, VectorsConfig, Visibility};
 use crate::model::transformer::ends::Given;
-use crate::model::{Denoise, Transformer};
+use crate::model::{Denoise, Transformer, TransformerConfig};
 use crate::process::ar_diffusion::{END, timesteps};
-use crate::process::ddpm::{self, Betas, Sampler, alphas_cumprod};
-use crate::process::gaussian::{Mix, Prediction};
+use crate::process::ddpm;
+use crate::process::gaussian::Mix;
+use crate::process::order::OrderConfig;
 use crate::rng::{StepRng, Stream};
-
-/// Gaussian diffusion of token embeddings.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct EmbeddingConfig {
-    /// linear | cosine | trunc_cos | sqrt
-    pub schedule: Betas,
-    /// Levels of noise T.
-    pub levels: usize,
-    /// noise | x0 | v
-    pub predict: Prediction,
-    /// Share of the training steps in which a network with `vectors.self_conditioning` reads its own estimate.
-    pub self_conditioning: f64,
-    /// Positions at the start of a sequence (C) that are given in a share of the training.
-    pub given: usize,
-    /// That share.
-    pub given_share: f64,
-    /// How it is sampled, unless `decode` says otherwise.
-    pub sampler: Sampler,
-}
-
-impl Default for EmbeddingConfig {
-    fn default() -> Self {
-        EmbeddingConfig {
-            schedule: Betas::Sqrt,
-            levels: 2000,
-            predict: Prediction::X0,
-            self_conditioning: 0.5,
-            given: 0,
-            given_share: 0.5,
-            sampler: Sampler::default(),
-        }
-    }
-}
-
-/// A classifier of noisy embeddings: it predicts the first `given` tokens of a sequence from the noisy rest.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ClassifierConfig {
-    /// The embedding diffusion of this recipe whose noisy embeddings it reads.
-    pub model: String,
-}
-
-impl EmbeddingConfig {
-    /// Checks ranges; `key` names it in errors.
-    pub fn validate(&self, key: &str, length: usize) -> Result<()> {
-        whole_within(&format!("{key}.levels"), self.levels, 2..=1 << 16)?;
-        for (name, value) in [("self_conditioning", self.self_conditioning), ("given_share", self.given_share)] {
-            within(&format!("{key}.{name}"), value, 0.0..=1.0)?;
-        }
-        if self.given >= length {
-            return Err(Error::usage(format!(
-                "`{key}.given` must be below the length {length}, but it is {}",
-                self.given
-            ))
-            .hint(format!("`{key}.given = 0` gives nothing")));
-        }
-        self.sampler.validate(&format!("{key}.sampler"))
-    }
-
-    /// alpha_bar [T] of its levels.
-    pub fn alphas(&self) -> Vec<f64> {
-        alphas_cumprod(&self.schedule.betas(self.levels))
-    }
-
-    /// What the network is told of a level, in [0, 1).
-    pub fn told(&self, level: usize) -> f64 {
-        level as f64 / self.levels as f64
-    }
-}
+pub use config::{ClassifierConfig, EmbeddingConfig};
 
 /// The embeddings [B, L, d] of tokens x0 [B L].
 pub fn embedded(codebook: Tensor<2>, x0: &[u32], length: usize) -> Tensor<3> {
@@ -236,6 +170,135 @@ pub fn classify(
     let condition: Vec<u32> = x0.chunks(l).flat_map(|row| row[..config.given].to_vec()).collect();
     let value = log_probability(model, xt, &told, &condition).neg() / condition.len() as f32;
     finish(value, model)
+}
+
+/// Checks that a model of embeddings is a whole network of its recipe, with vectors for the tokens of its texts.
+fn fits<'n>(site: &Site, network: &'n TransformerConfig) -> Result<&'n VectorsConfig> {
+    let key = |k: &str| site.key(k);
+    if site.from || site.derived {
+        return Err(Error::usage(format!("`{}` stands beside `from`, `lora` or `keep_layers`", key("objective")))
+            .hint("models of embeddings are whole networks of this recipe"));
+    }
+    let Some(vectors) = network.vectors.as_ref().filter(|v| v.codebook) else {
+        return Err(needs(site, "network.vectors.codebook", " = true")
+            .hint("`network.vectors = { count = L, width = d, codebook = true }`, with L the length of the data"));
+    };
+    if vectors.two_times || vectors.condition > 0 {
+        return Err(needs(site, "network.vectors", " without `two_times` and `condition`")
+            .hint("given tokens are vectors without noise: `objective.embedding.given = C`"));
+    }
+    if network.visibility != Visibility::Full {
+        return Err(needs(site, "network.visibility", " = \"full\"")
+            .hint(format!("`{} = \"full\"`", key("network.visibility"))));
+    }
+    match site.length.filter(|l| *l != vectors.count) {
+        Some(length) => Err(Error::usage(format!(
+            "`{}` is {}, but sequences of the data have {length} tokens",
+            key("network.vectors.count"),
+            vectors.count
+        ))
+        .cause("each token has a vector")
+        .hint(format!("`{} = {length}`", key("network.vectors.count")))),
+        None => Ok(vectors),
+    }
+}
+
+fn needs(site: &Site, other: &str, wants: &str) -> Error {
+    let name = site.method.facts().name;
+    Error::usage(format!("`{}.{name}` needs `{}`{wants}", site.key("objective"), site.key(other)))
+}
+
+impl Method for EmbeddingConfig {
+    fn facts(&self) -> Facts<'_> {
+        Facts { vectors: Vectors::Embeddings(self), ..Facts::of_tokens("embedding", "embedding loss") }
+    }
+
+    fn check(&self, _site: &Site) -> Result<()> {
+        Ok(())
+    }
+
+    fn fits(&self, site: &Site, network: &TransformerConfig) -> Result<()> {
+        let vectors = fits(site, network)?;
+        let key = |k: &str| site.key(k);
+        self.validate(&key("objective.embedding"), vectors.count)?;
+        let (order, shown) = (key("order"), site.order.shown());
+        match site.order {
+            OrderConfig::Parallel => Ok(()),
+            OrderConfig::ArDiffusion { .. } if network.time != TimeInput::Position => {
+                let time = key("network.time");
+                Err(Error::usage(format!("`{order} = {shown}` needs `{time} = \"position\"`"))
+                    .hint(format!("`{time} = \"position\"`")))
+            }
+            OrderConfig::ArDiffusion { levels } if *levels != self.levels => {
+                let own = key("objective.embedding.levels");
+                Err(Error::usage(format!("`{order}` has {levels} levels, but `{own}` is {}", self.levels))
+                    .hint(format!("`{own} = {levels}`")))
+            }
+            OrderConfig::ArDiffusion { .. } => Ok(()),
+            _ => Err(Error::usage(format!("`{order} = {shown}` is not for embeddings"))
+                .hint("use \"parallel\" or { ar_diffusion = { levels = T } }")),
+        }
+    }
+
+    fn begin<'a>(&'a self, _ground: &Ground<'a>) -> Result<Box<dyn Training + 'a>> {
+        let step = |nets: &Nets, batch: &Batch| {
+            let anchored = batch.order.levels > 0;
+            Ok(denoise(self, nets.model, &batch.x0, anchored, batch.stream()))
+        };
+        Ok(Box::new(FromStep(step)))
+    }
+}
+
+impl Method for ClassifierConfig {
+    fn facts(&self) -> Facts<'_> {
+        Facts {
+            made: Made::Classifier,
+            parent: Some(&self.model),
+            vectors: Vectors::Classified,
+            ..Facts::of_tokens("classifier", "nll")
+        }
+    }
+
+    fn check(&self, _site: &Site) -> Result<()> {
+        Ok(())
+    }
+
+    fn fits(&self, site: &Site, network: &TransformerConfig) -> Result<()> {
+        let vectors = fits(site, network)?;
+        let at = site.at("model");
+        let of = site.other(&at, &self.model)?;
+        let Vectors::Embeddings(theirs) = of.method.facts().vectors else {
+            return Err(Error::usage(format!("`{at}` names `{}`, which is not a diffusion of embeddings", self.model))
+                .hint("name a model whose objective is `embedding`"));
+        };
+        if theirs.given == 0 {
+            return Err(Error::usage(format!("`{at}` needs `model.{}.objective.embedding.given`", self.model))
+                .cause("the tokens at the start of a sequence are what the classifier predicts")
+                .hint(format!("`model.{}.objective.embedding.given = 1` or more", self.model)));
+        }
+        let width = match of.network {
+            Some(Network::Given(network)) => network.vectors.as_ref().map(|v| v.width),
+            _ => None,
+        };
+        if let Some(width) = width.filter(|width| *width != vectors.width) {
+            let own = site.key("network.vectors.width");
+            return Err(Error::usage(format!("`{own}` and `model.{}.network.vectors.width` differ", self.model))
+                .hint(format!("`{own} = {width}`")));
+        }
+        match *site.order == OrderConfig::Parallel && !site.decodes {
+            true => Ok(()),
+            false => Err(needs(site, "order", " = \"parallel\" and no `decode`")
+                .hint(format!("`{} = \"parallel\"`", site.key("order")))),
+        }
+    }
+
+    fn begin<'a>(&'a self, ground: &Ground<'a>) -> Result<Box<dyn Training + 'a>> {
+        let Some((of, config)) = ground.parents.classified else {
+            return Err(ground.lacks("the diffusion of embeddings that it classifies"));
+        };
+        let step = move |nets: &Nets, batch: &Batch| Ok(classify(config, nets.model, of, &batch.x0, batch.stream()));
+        Ok(Box::new(FromStep(step)))
+    }
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@
 //! the path are central differences of the network, taken in f32 with a step that the smooth embedding of the time allows; forward
 //! differentiation is not to be had. B batch, M latents, d their width.
 
-mod config;
+pub mod config;
 
 use std::f64::consts::FRAC_PI_2;
 
@@ -24,14 +24,18 @@ use burn::prelude::*;
 use rand::Rng;
 use rand_distr::{Distribution, Normal};
 
-use super::distill::Refresh;
+use super::contract::{Batch as Data, Facts, Ground, Kept, Made, Method, Nets, Parts, Site, Training, Vectors};
+use super::latent;
 use super::latent::{Batch, LatentConfig, column, estimate, finish, mean_square, mixed, normals};
+use super::rounds::{Refresh, Teacher};
 use crate::error::{Error, Result};
-use crate::model::Transformer;
 use crate::model::transformer::ends::Given;
+use crate::model::{Transformer, TransformerConfig, params};
+use crate::optim::{Decay, Optimizer, TrainConfig};
 use crate::process::gaussian::{Mix, Path, Prediction};
+use crate::process::order::OrderConfig;
 use crate::rng::{StepRng, Stream};
-pub use config::{Consistency, Continuous, LatentDistillConfig, Matching, MeanFlow, Method, Progressive, Shortcut};
+pub use config::{Consistency, Continuous, FewStep, LatentDistillConfig, Matching, MeanFlow, Progressive, Shortcut};
 
 /// The step of a central difference in t: the slowest that f32 resolves well.
 const H: f64 = 4e-3;
@@ -367,15 +371,15 @@ impl Step<'_> {
     /// Value and gradients of the student's step.
     ///
     /// Errors where a setting cannot be drawn from.
-    pub fn backward(&self, method: &Method, critic: Option<&Transformer>) -> Result<(f64, GradientsParams)> {
+    pub fn backward(&self, method: &FewStep, critic: Option<&Transformer>) -> Result<(f64, GradientsParams)> {
         let loss = match (method, critic) {
-            (Method::Progressive(c), _) => self.progressive(c),
-            (Method::Consistency(c), _) => self.consistency(c),
-            (Method::Continuous(c), _) => self.continuous(c)?,
-            (Method::Shortcut(c), _) => self.shortcut(c),
-            (Method::MeanFlow(c), _) => self.mean_flow(c),
-            (Method::Matching(c), Some(critic)) => self.matching(c, critic),
-            (Method::Matching(_), None) => panic!("matching has a critic"),
+            (FewStep::Progressive(c), _) => self.progressive(c),
+            (FewStep::Consistency(c), _) => self.consistency(c),
+            (FewStep::Continuous(c), _) => self.continuous(c)?,
+            (FewStep::Shortcut(c), _) => self.shortcut(c),
+            (FewStep::MeanFlow(c), _) => self.mean_flow(c),
+            (FewStep::Matching(c), Some(critic)) => self.matching(c, critic),
+            (FewStep::Matching(_), None) => panic!("matching has a critic"),
         };
         Ok(finish(loss, self.model))
     }
@@ -384,6 +388,212 @@ impl Step<'_> {
 /// The process that a latent teacher was trained for.
 pub fn process(config: &LatentConfig) -> (Path, Prediction) {
     (config.path, config.predict)
+}
+
+impl Method for LatentDistillConfig {
+    fn facts(&self) -> Facts<'_> {
+        Facts {
+            key: "latent_distill",
+            made: Made::Student,
+            passes: self.forwards(false),
+            teacher: Some((&self.teacher, "latent_distill.teacher")),
+            rounds: true,
+            steps: Some(self.steps()),
+            vectors: Vectors::FewStep(self),
+            ..Facts::of_tokens(self.name(), "squared error")
+        }
+    }
+
+    fn check(&self, _site: &Site) -> Result<()> {
+        Ok(())
+    }
+
+    fn fits(&self, site: &Site, network: &TransformerConfig) -> Result<()> {
+        latent::whole(site)?;
+        let (key, place) = (|k: &str| site.key(k), &site.network_place);
+        let teacher = key("objective.latent_distill.teacher");
+        let Some((_, root)) = latent::root(site)? else {
+            return Err(Error::usage(format!(
+                "`{teacher}` names `{}`, which is not a diffusion of latents",
+                self.teacher
+            ))
+            .hint("name a model whose objective is `latent`"));
+        };
+        let theirs = site.models.site(&self.teacher)?;
+        let halves = |config: &LatentDistillConfig| matches!(config.method, FewStep::Progressive(_));
+        let taught = match theirs.method.facts().vectors {
+            Vectors::Latents(_) => true,
+            Vectors::FewStep(config) => halves(config) && halves(self),
+            _ => false,
+        };
+        if !taught {
+            return Err(Error::usage(format!(
+                "`{teacher}` names `{}`, which is a few-step student itself",
+                self.teacher
+            ))
+            .hint(
+                "a student learns from the denoiser of latents; only a progressive one also from a progressive one",
+            ));
+        }
+        self.validate(&key("objective.latent_distill"), process(root))?;
+        site.has_network_of(&theirs)?;
+        let two = network.vectors.as_ref().is_some_and(|v| v.two_times);
+        if self.two_times() && !two {
+            return Err(Error::usage(format!(
+                "`{}` needs `{place}.vectors.two_times = true`",
+                key("objective.latent_distill.method")
+            ))
+            .cause("the student is told where a step ends, in its teacher's network")
+            .hint(format!("`{place}.vectors.two_times = true`")));
+        }
+        let average = match &self.method {
+            FewStep::Progressive(p) => p.refresh == Refresh::Ema,
+            FewStep::Consistency(p) => p.target == Refresh::Ema,
+            _ => false,
+        };
+        if average && site.train.ema.is_none() {
+            return Err(latent::needs(site, "objective.latent_distill.method", "train.ema", "")
+                .hint(format!("`{} = 0.999`", key("train.ema"))));
+        }
+        if *site.order != OrderConfig::Parallel {
+            return Err(latent::needs(site, "objective.latent_distill", "order", " = \"parallel\"")
+                .cause("few-step students take all latents at once")
+                .hint(format!("`{} = \"parallel\"`", key("order"))));
+        }
+        if let FewStep::Progressive(p) = &self.method {
+            site.has_rounds(&key("objective.latent_distill.method.progressive.rounds"), p.rounds)?;
+        }
+        latent::fits_order(site, network)
+    }
+
+    fn begin<'a>(&'a self, ground: &Ground<'a>) -> Result<Box<dyn Training + 'a>> {
+        let Some(latent) = ground.parents.latent else { return Err(ground.lacks("the autoencoder of its latents")) };
+        let teacher = Teacher::new(ground.parents.teacher);
+        Ok(Box::new(Student { config: self, latent, teacher, critic: None, rng: StepRng::new(ground.seed) }))
+    }
+}
+
+/// A second network with its own optimiser: it follows the student's own samples.
+struct Critic {
+    /// On an autodiff device.
+    model: Transformer,
+    optimizer: Optimizer,
+}
+
+struct Student<'a> {
+    config: &'a LatentDistillConfig,
+    /// The autoencoder, and the diffusion at the end of the line of teachers.
+    latent: (&'a Transformer, &'a LatentConfig),
+    teacher: Teacher<'a>,
+    /// Of a distribution matching.
+    critic: Option<Critic>,
+    rng: StepRng,
+}
+
+/// The first part of the data that a critic reads.
+const CRITIC: u64 = 1 << 61;
+
+impl Student<'_> {
+    /// What the step knows of the batch of part `part`.
+    fn at<'s>(
+        &'s self,
+        nets: &'s Nets,
+        batch: &'s Batch,
+        (plain, average): (&'s Transformer, Option<&'s Transformer>),
+        part: u64,
+    ) -> Step<'s> {
+        Step {
+            model: nets.model,
+            plain,
+            average,
+            teacher: self.teacher.network(),
+            process: process(self.latent.1),
+            batch,
+            step: nets.step,
+            steps: nets.config.steps,
+            round: self.teacher.round(),
+            rng: (self.rng, part),
+        }
+    }
+
+    fn batch(&self, nets: &Nets, x0: &[u32], part: u64) -> Batch {
+        Batch::of(self.latent.0, nets.model, x0, self.latent.1.drop_condition, (self.rng, part))
+    }
+
+    /// The critic follows the student before its step.
+    fn step_critic(&mut self, matching: &Matching, nets: &Nets) -> Result<()> {
+        use burn::module::Module;
+        let Some(mut critic) = self.critic.take() else { panic!("matching has a critic") };
+        let settings = TrainConfig { lr: matching.critic_lr, decay: Decay::Constant, ema: None, ..nets.config.clone() };
+        let plain = nets.model.valid();
+        for i in 0..matching.critic_steps {
+            let part = (nets.step * matching.critic_steps + i) as u64;
+            // Texts and noise that the student's own steps do not use.
+            let own = CRITIC + part;
+            let batch = self.batch(nets, &(nets.draw)(own), own);
+            let step = self.at(nets, &batch, (&plain, None), own);
+            let (loss, grads) = finish(step.critic_loss(matching, &critic.model, part), &critic.model);
+            let norm = params::gradient_norm(&critic.model, &grads);
+            if !loss.is_finite() || !norm.is_finite() {
+                return Err((nets.non_finite)(loss, norm));
+            }
+            let scale = settings.clip.map_or(1.0, |max| (max / (norm + 1e-6)).min(1.0));
+            critic.model = critic.optimizer.step(critic.model, grads, &settings, part as usize, scale);
+        }
+        self.critic = Some(critic);
+        Ok(())
+    }
+}
+
+impl Training for Student<'_> {
+    fn step(&self, nets: &Nets, data: &Data) -> Result<(f64, GradientsParams)> {
+        use burn::module::Module;
+        let batch = self.batch(nets, &data.x0, data.part);
+        let (plain, average) = (nets.model.valid(), (nets.average)());
+        let critic = self.critic.as_ref().map(|c| c.model.valid());
+        let step = self.at(nets, &batch, (&plain, average.as_ref()), data.part);
+        step.backward(&self.config.method, critic.as_ref())
+    }
+
+    fn start(&mut self, model: &Transformer) {
+        self.teacher.start(model);
+        // The critic starts as the teacher, which is what the student starts as.
+        let matching = matches!(self.config.method, FewStep::Matching(_));
+        self.critic = matching.then(|| Critic { model: model.clone(), optimizer: Optimizer::new(model, false) });
+    }
+
+    fn due(&mut self, nets: &Nets) -> Result<()> {
+        let round = self.config.round(nets.step, nets.config.steps);
+        self.teacher.advance(round, self.config.refresh(), nets);
+        let config = self.config;
+        match &config.method {
+            FewStep::Matching(matching) => self.step_critic(matching, nets),
+            _ => Ok(()),
+        }
+    }
+
+    fn round(&self) -> Option<usize> {
+        Some(self.teacher.round())
+    }
+
+    fn save(&self) -> Kept {
+        let mut kept = self.teacher.save();
+        let critic = self.critic.as_ref().map(|c| ("critic", c.model.clone(), Some(c.optimizer.moments())));
+        kept.networks.extend(critic);
+        kept
+    }
+
+    fn load(&mut self, from: &Parts) -> Result<()> {
+        self.teacher.load(from)?;
+        if !matches!(self.config.method, FewStep::Matching(_)) {
+            return Ok(());
+        }
+        let Some((model, moments)) = (from.trained)("critic")? else { return Err(from.missing()) };
+        let optimizer = Optimizer::restored(&model, None, &moments)
+            .map_err(|e| Error::input(format!("critic-optim.safetensors: {e}")))?;
+        self.critic = Some(Critic { model, optimizer });
+        Ok(())
+    }
 }
 
 #[cfg(test)]

@@ -7,73 +7,25 @@
 //! time for all latents, one a block with the finished ones beside the noise, or a column of a noisy table.
 //! B batch, L length, M latents, d their width.
 
+pub mod config;
+
 use burn::optim::GradientsParams;
 use burn::prelude::*;
 use rand::Rng;
 use rand_distr::{Distribution, StandardNormal};
-use serde::{Deserialize, Serialize};
 
+use super::contract::{Batch as Data, Facts, FromStep, Ground, Made, Method, Nets, Network, Site, Training, Vectors};
+use super::masked::beside;
+use crate::error::{Error, Result, within};
 use crate::kernels;
-use crate::method::beside;
+use crate::model::config::{TimeInput, Visibility};
 use crate::model::transformer::ends::Given;
-use crate::model::{Denoise, Transformer};
+use crate::model::{Denoise, Transformer, TransformerConfig};
 use crate::process::gaussian::{Mix, Path, Prediction};
+use crate::process::order::OrderConfig;
 use crate::process::{Context, Order};
 use crate::rng::{StepRng, Stream};
-
-/// Training of an autoencoder; its shape is `network.bottleneck`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct AutoencoderConfig {
-    /// Largest standard deviation of the noise on latents of unit variance.
-    #[serde(default)]
-    pub noise: f64,
-    /// Share of the tokens before a position that an autoregressive decoder does not see in training.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub token_dropout: f64,
-}
-
-/// Gaussian diffusion of the latents of an autoencoder.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct LatentConfig {
-    /// The autoencoder of this recipe whose latents it denoises.
-    pub codec: String,
-    /// trigonometric | linear
-    #[serde(default)]
-    pub path: Path,
-    /// noise | x0 | v
-    #[serde(default)]
-    pub predict: Prediction,
-    /// Noise of its own sampling: 0 none (DDIM), 1 ancestral.
-    #[serde(default)]
-    pub eta: f64,
-    /// How far its answers are taken away from those without the condition it is given; 1: not.
-    #[serde(default = "one", skip_serializing_if = "is_one")]
-    pub guidance: f64,
-    /// Share of the training steps in which a network with `vectors.self_conditioning` reads its own estimate.
-    #[serde(default = "half")]
-    pub self_conditioning: f64,
-    /// Share of the sequences whose condition tokens are hidden, so that it also generates without any.
-    #[serde(default = "tenth")]
-    pub drop_condition: f64,
-}
-
-fn is_zero(value: &f64) -> bool {
-    *value == 0.0
-}
-fn one() -> f64 {
-    1.0
-}
-fn is_one(value: &f64) -> bool {
-    *value == 1.0
-}
-fn half() -> f64 {
-    0.5
-}
-fn tenth() -> f64 {
-    0.1
-}
+pub use config::{AutoencoderConfig, LatentConfig};
 
 /// Standard normal numbers of `shape`, on a plain device.
 pub fn normals<const D: usize>(shape: [usize; D], rng: &mut impl Rng, device: &Device) -> Tensor<D> {
@@ -258,4 +210,168 @@ pub fn denoise(
     let all = counts.iter().all(|c| *c == 1.0);
     let loss = mean_square(model.says(xt, &t, None, &given) - wanted, (!all).then_some(&counts[..]));
     finish(loss, model)
+}
+
+/// The diffusion of latents at the end of a model's line of teachers; nothing for models of tokens.
+///
+/// Errors: a circle of teachers.
+pub fn root<'a>(site: &Site<'a>) -> Result<Option<(Site<'a>, &'a LatentConfig)>> {
+    let mut at = site.clone();
+    // No line of teachers is longer than a recipe may have models.
+    for _ in 0..10_000 {
+        match at.method.facts().vectors {
+            Vectors::Latents(config) => return Ok(Some((at, config))),
+            Vectors::FewStep(config) => at = at.models.site(&config.teacher)?,
+            _ => return Ok(None),
+        }
+    }
+    Err(Error::usage(format!("`model.{}` is made of models that form a circle", site.name))
+        .hint("one of them must learn from data: give it an objective without a teacher, and no `start`"))
+}
+
+/// The error of a model that `has` one key without the other.
+pub fn needs(site: &Site, has: &str, other: &str, wants: &str) -> Error {
+    Error::usage(format!("`{}` needs `{}`{wants}", site.key(has), site.key(other)))
+}
+
+/// Checks that a model of latents, or an autoencoder, is a whole network of its recipe.
+pub fn whole(site: &Site) -> Result<()> {
+    match site.from || site.derived || site.decodes {
+        true => Err(Error::usage(format!(
+            "`{}` stands beside `from`, `lora`, `keep_layers` or `decode`",
+            site.key("objective")
+        ))
+        .hint("models of latents are whole networks of this recipe")),
+        false => Ok(()),
+    }
+}
+
+/// Which latents the network sees, and which times it is told, must be those of its order.
+pub fn fits_order(site: &Site, network: &TransformerConfig) -> Result<()> {
+    let (key, shown, net) = (site.key("order"), site.order.shown(), &site.network_place);
+    site.order.validate(&key)?;
+    let needs = |other: &str, wants: &str| {
+        Err(Error::usage(format!("`{key} = {shown}` over latents needs `{net}.{other} = {wants}`"))
+            .hint(format!("`{net}.{other} = {wants}`")))
+    };
+    match site.order {
+        OrderConfig::Parallel if network.visibility == Visibility::Full => Ok(()),
+        OrderConfig::Parallel => needs("visibility", "\"full\""),
+        _ if network.time != TimeInput::Position => needs("time", "\"position\""),
+        OrderConfig::Blocks(b) if network.visibility == Visibility::Blocks(*b) => Ok(()),
+        OrderConfig::Blocks(b) => needs("visibility", &format!("{{ blocks = {b} }}")),
+        OrderConfig::ArDiffusion { .. } | OrderConfig::Pipelined { .. } if network.visibility == Visibility::Full => {
+            Ok(())
+        }
+        OrderConfig::ArDiffusion { .. } | OrderConfig::Pipelined { .. } => needs("visibility", "\"full\""),
+        order if order.phased() && !order.follows_steps() && !matches!(order, OrderConfig::Mixture(_)) => {
+            match network.visibility {
+                Visibility::Order => Ok(()),
+                _ => needs("visibility", "\"order\""),
+            }
+        }
+        _ => Err(Error::usage(format!("`{key} = {shown}` is not for latents"))
+            .hint("use \"parallel\", { blocks = N }, { strided = K }, { pipelined = ... } or { ar_diffusion = ... }")),
+    }
+}
+
+impl Method for AutoencoderConfig {
+    fn facts(&self) -> Facts<'_> {
+        Facts { made: Made::Codec, vectors: Vectors::Codec, ..Facts::of_tokens("autoencoder", "nll") }
+    }
+
+    fn check(&self, _site: &Site) -> Result<()> {
+        Ok(())
+    }
+
+    fn fits(&self, site: &Site, network: &TransformerConfig) -> Result<()> {
+        whole(site)?;
+        if network.bottleneck.is_none() {
+            return Err(needs(site, "objective.autoencoder", "network.bottleneck", "")
+                .hint("`network.bottleneck = { latents = M, width = d, decoder_layers = n }`"));
+        }
+        within(&site.at("noise"), self.noise, 0.0..=10.0)?;
+        within(&site.at("token_dropout"), self.token_dropout, 0.0..=0.999)?;
+        match *site.order == OrderConfig::Parallel {
+            true => Ok(()),
+            false => Err(needs(site, "objective.autoencoder", "order", " = \"parallel\"")
+                .hint(format!("`{} = \"parallel\"`", site.key("order")))),
+        }
+    }
+
+    fn begin<'a>(&'a self, _ground: &Ground<'a>) -> Result<Box<dyn Training + 'a>> {
+        let step = |nets: &Nets, data: &Data| Ok(autoencoder(self, nets.model, &data.x0, data.stream()));
+        Ok(Box::new(FromStep(step)))
+    }
+}
+
+impl Method for LatentConfig {
+    fn facts(&self) -> Facts<'_> {
+        Facts {
+            parent: Some(&self.codec),
+            vectors: Vectors::Latents(self),
+            ..Facts::of_tokens("latent", "squared error")
+        }
+    }
+
+    fn check(&self, _site: &Site) -> Result<()> {
+        Ok(())
+    }
+
+    fn fits(&self, site: &Site, network: &TransformerConfig) -> Result<()> {
+        whole(site)?;
+        let key = |k: &str| site.key(k);
+        let Some(vectors) = &network.vectors else {
+            return Err(needs(site, "objective.latent", "network.vectors", "")
+                .hint("`network.vectors = { count = M, width = d }`, as the autoencoder has them"));
+        };
+        let at = site.at("codec");
+        let codec = site.other(&at, &self.codec)?;
+        let theirs = match (codec.method.facts().vectors, codec.network) {
+            (Vectors::Codec, Some(Network::Given(network))) => network.bottleneck.as_ref(),
+            _ => None,
+        };
+        let Some(theirs) = theirs else {
+            return Err(Error::usage(format!("`{at}` names `{}`, which is not an autoencoder", self.codec))
+                .hint("name a model whose objective is `autoencoder`"));
+        };
+        let own = key("network.vectors");
+        if (theirs.latents, theirs.width) != (vectors.count, vectors.width) {
+            return Err(Error::usage(format!(
+                "`{own}` are {} of width {}, but `model.{}.network.bottleneck` has {} of width {}",
+                vectors.count, vectors.width, self.codec, theirs.latents, theirs.width
+            ))
+            .hint(format!("`{own}.count = {}` and `{own}.width = {}`", theirs.latents, theirs.width)));
+        }
+        let shares =
+            [("self_conditioning", self.self_conditioning), ("drop_condition", self.drop_condition), ("eta", self.eta)];
+        shares.iter().try_for_each(|(k, v)| within(&site.at(k), *v, 0.0..=1.0))?;
+        within(&site.at("guidance"), self.guidance, -1e3..=1e3)?;
+        if self.guidance != 1.0 && vectors.condition == 0 {
+            return Err(needs(site, "objective.latent.guidance", "network.vectors.condition", " of at least 1 token")
+                .hint(format!("`{} = 1.0` guides by nothing", site.at("guidance"))));
+        }
+        if vectors.codebook {
+            return Err(Error::usage(format!("`{own}.codebook` is for `objective.embedding`"))
+                .hint("latents are not vectors of tokens: leave it out"));
+        }
+        let length = site.length.unwrap_or(usize::MAX);
+        if vectors.condition > length {
+            return Err(Error::usage(format!(
+                "`{own}.condition` asks for {} tokens of texts of {length}",
+                vectors.condition
+            ))
+            .hint(format!("`{own}.condition = {length}` at most")));
+        }
+        fits_order(site, network)
+    }
+
+    fn begin<'a>(&'a self, ground: &Ground<'a>) -> Result<Box<dyn Training + 'a>> {
+        let Some((codec, _)) = ground.parents.latent else {
+            return Err(ground.lacks("the autoencoder of its latents"));
+        };
+        let step =
+            move |nets: &Nets, data: &Data| Ok(denoise(self, nets.model, codec, &data.x0, data.order, data.stream()));
+        Ok(Box::new(FromStep(step)))
+    }
 }

@@ -17,10 +17,12 @@
 use rand::Rng;
 use serde::{Deserialize, Serialize};
 
-use super::{RowLoss, elbo};
-use crate::error::Result;
+use super::contract::{Network, Site, contradiction};
+use super::masked::elbo;
+use crate::error::{Error, Result};
+use crate::loss::RowLoss;
 use crate::model::draw;
-use crate::model::{Denoise, Noised, Transformer};
+use crate::model::{Denoise, Noised, Transformer, TransformerConfig};
 use crate::process::{Order, Schedule};
 use crate::rng::{StepRng, Stream};
 
@@ -79,6 +81,53 @@ pub fn rows(
     asked.rows.iter().zip(found).for_each(|(at, u)| uniforms[*at] = u);
     let loss = elbo(x0, length, finer.mask(), coarse, schedule, gens());
     Ok(RowLoss { input: Noised { uniforms: Some(uniforms), ..loss.input }, ..loss })
+}
+
+/// Checks that shared uniforms are recovered from a model of finer phases, and read.
+pub fn fits(shared: &SharedConfig, site: &Site, network: &TransformerConfig) -> Result<()> {
+    let (at, net) = (site.at("shared"), site.key("network.uniforms"));
+    if !site.method.facts().corruption.absorbs() {
+        return Err(contradiction(&at, "..", &site.at("corruption"), "\"absorb\""));
+    }
+    if !network.uniforms {
+        let error = Error::usage(format!("`{at}` needs `{net} = true`"))
+            .cause("the network reads the uniforms that it learns to follow");
+        return Err(match site.own {
+            Some(_) => error.hint(format!("`{net} = true`")),
+            None => error.hint(format!(
+                "give it a table `[{}]` of its own: that of `{}` with `uniforms = true`",
+                site.key("network"),
+                site.network_place
+            )),
+        });
+    }
+    let finer = site.models.site(&shared.finer)?;
+    let told = matches!(finer.network, Some(Network::Given(network)) if network.uniforms);
+    let of = format!("`model.{}`, the finer model of `{at}`,", shared.finer);
+    if !matches!(finer.method.facts().key, "elbo" | "sdtt") || told {
+        return Err(Error::usage(format!("{of} is not a masked model whose predictions stand by themselves"))
+            .cause("its predictions behind each of its phases are what the uniforms are recovered from")
+            .hint("name a model that is trained by `objective.elbo` or `objective.sdtt`, without uniforms"));
+    }
+    let length = site.length.unwrap_or(1 << 10);
+    if !finer.order.only_phased() || finer.order.follows_steps() {
+        return Err(Error::usage(format!("{of} has no fixed phases: its order is {}", finer.order.shown()))
+            .hint("name a model in `strided` phases, more than this one has"));
+    }
+    let theirs: Vec<Order> = finer.order.all(length);
+    let nests = |order: Order| order.pattern.is_some() && self::finer(order, &theirs, length).is_some();
+    match site.order.all(length).into_iter().all(nests) {
+        true => Ok(()),
+        false => Err(Error::usage(format!(
+            "the phases of `{} = {}` are not made of several whole ones of `model.{}.order = {}`",
+            site.key("order"),
+            site.order.shown(),
+            shared.finer,
+            finer.order.shown()
+        ))
+        .cause("a step reveals phases of the finer model that follow each other there")
+        .hint("name a model in finer phases: of sixteen, two at a time are `{ phases = [0, 0, 1, 1, .., 7, 7] }`")),
+    }
 }
 
 #[cfg(test)]

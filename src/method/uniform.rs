@@ -20,8 +20,8 @@
 
 use rand::Rng;
 
-use super::{RowLoss, Target};
 use crate::kernels::UniformRows;
+use crate::loss::{RowLoss, Target};
 use crate::model::Noised;
 use crate::process::duality::Duality;
 use crate::process::{Schedule, corruption};

@@ -84,6 +84,11 @@ impl Duality {
         Self::over(vocab, (low, ends.high.unwrap_or_else(|| end(ends.last)).max(low + 1e-3)))
     }
 
+    /// [`Duality::cached`] in a directory, or a new one where there is none to keep it in.
+    pub fn at_hand(vocab: usize, ends: Ends, dir: Option<&Path>) -> Result<Self> {
+        dir.map_or_else(|| Ok(Self::new(vocab, ends)), |dir| Self::cached(vocab, ends, dir))
+    }
+
     /// [`Duality::new`], kept in `dir` by a hash of what decides it; a file that is not what it should be is made anew.
     ///
     /// Errors where the file cannot be written.

@@ -1,27 +1,14 @@
 //! The checks of a recipe: every component's own, and the rules between two of them.
 
-use std::str::FromStr;
-
 use super::{ModelConfig, Network, Recipe};
 use crate::data::DataConfig;
-use crate::error::{Error, Result, whole_within};
-use crate::method::distill::{Orders, Refresh};
-use crate::method::{Objective, SdttConfig};
+use crate::error::{Error, Result};
+use crate::method::contract::contradiction;
+use crate::method::{Models, Vectors};
 use crate::model::TransformerConfig;
-use crate::model::config::{TimeInput, Visibility};
 use crate::model::family::Vocabulary;
 use crate::process::order::OrderConfig;
 use crate::train::TrainConfig;
-
-/// Two keys that contradict each other; where what is wanted is a value, the hint sets it.
-pub(super) fn contradiction(key: &str, has: &str, other: &str, wants: &str) -> Error {
-    let error = Error::usage(format!("`{key} = {has}` needs `{other} = {wants}`"));
-    let first = wants.split(" or ").next().unwrap_or(wants);
-    match toml::Table::from_str(&format!("x = {first}")).is_ok() {
-        true => error.hint(format!("`{other} = {first}`")),
-        false => error,
-    }
-}
 
 impl Recipe {
     /// Checks every component and the rules between them.
@@ -116,11 +103,8 @@ impl Recipe {
         }
         self.check_vocabulary(name, model)?;
         self.check_derived(name, model)?;
-        if let Some(teacher) = Self::teacher(model) {
-            let at = match model.objective.shared() {
-                Some(_) => key("objective.elbo.shared.finer"),
-                None => key(&format!("objective.{}.teacher", model.objective.key())),
-            };
+        if let Some((teacher, place)) = model.objective.facts().teacher {
+            let at = key(&format!("objective.{place}"));
             self.model(teacher).map_err(|e| Error { message: format!("`{at}`: {}", e.message), ..e })?;
             if teacher == name {
                 return Err(
@@ -128,10 +112,9 @@ impl Recipe {
                 );
             }
         }
-        if let Objective::Sdtt(c) = &model.objective {
-            self.check_sdtt(name, model, c)?;
-        }
-        self.check_consistency(name, model)?;
+        self.check_noisy_ways(name, model)?;
+        let site = self.site(name)?;
+        site.method.check(&site)?;
         match self.network(name)? {
             Network::Given(network) => self.check_network(name, network),
             // Known only when the directory is read: `run` checks it then.
@@ -148,13 +131,13 @@ impl Recipe {
             return Err(contradiction(&at, &value, &format!("model.{name}.from"), "a checkpoint")
                 .hint("a student has its teacher's vocabulary"));
         }
-        if matches!(model.objective, Objective::ScoreEntropy { .. }) {
+        if model.objective.facts().scores.is_some() {
             return Err(Error::usage(format!("`{at} = {value}` is not for scores"))
                 .cause("their scale depends on the number of the checkpoint's tokens")
                 .hint("train it by `objective.elbo`, or give the data the checkpoint's tokenizer"));
         }
         let retokenizes = model.vocabulary == Vocabulary::Retokenize;
-        match (retokenizes, matches!(model.objective, Objective::ArNll {})) {
+        match (retokenizes, model.objective.facts().causal()) {
             (true, false) => Err(Error::usage(format!("`{at} = {value}` is for a judge alone"))
                 .hint("a model that is trained or sampled needs \"shared_tokens\" or \"truncate_padding\"")),
             (false, true) if self.eval.is_judge(name) && model.train.steps == 0 => {
@@ -176,18 +159,16 @@ impl Recipe {
         let key = |k: &str| format!("model.{name}.{k}");
         let place = self.network_place(name);
         let net = |k: &str| format!("{place}.{k}");
-        let (order, visibility) = (&model.order, network.visibility);
-        self.check_shared(name, model, network)?;
-        if !matches!(model.objective, Objective::Embedding(_)) {
-            self.check_decode(name, model, network)?;
+        let facts = model.objective.facts();
+        if network.uniforms && !facts.shared {
+            let at = key("objective.elbo.shared");
+            return Err(Error::usage(format!("`{place}.uniforms = true` needs `{at}`"))
+                .cause("nothing else tells the network uniforms while it trains")
+                .hint(format!("give it one, `{at} = {{ finer = .. }}`, or leave `uniforms` out")));
         }
-        let (vectors, bottleneck) = match &model.objective {
-            Objective::Autoencoder(_) => (false, true),
-            Objective::Latent(_) | Objective::LatentDistill(_) | Objective::Embedding(_) | Objective::Classifier(_) => {
-                (true, false)
-            }
-            _ => (false, false),
-        };
+        self.check_decode(name, model, network)?;
+        let bottleneck = matches!(facts.vectors, Vectors::Codec);
+        let vectors = !bottleneck && !matches!(facts.vectors, Vectors::None);
         let has = [
             (network.vectors.is_some() && !vectors, "vectors"),
             (network.bottleneck.is_some() && !bottleneck, "bottleneck"),
@@ -196,222 +177,16 @@ impl Recipe {
             return Err(Error::usage(format!(
                 "`{}` is not for `{}`",
                 net(which),
-                key(&format!("objective.{}", model.objective.key()))
+                key(&format!("objective.{}", facts.key))
             ))
             .hint(match *which {
                 "vectors" => "vectors are denoised by `objective.latent` or `objective.embedding`",
                 _ => "a bottleneck is trained by `objective.autoencoder`",
             }));
         }
-        match &model.objective {
-            Objective::ArNll {} => {
-                if *order != OrderConfig::LeftToRight {
-                    return Err(contradiction(&key("objective"), "\"ar_nll\"", &key("order"), "\"left_to_right\""));
-                }
-                if visibility != Visibility::Causal {
-                    return Err(contradiction(&key("order"), "\"left_to_right\"", &net("visibility"), "\"causal\""));
-                }
-                if !network.shift && !network.shift_output {
-                    return Err(contradiction(&key("objective"), "\"ar_nll\"", &net("shift"), "true")
-                        .cause("without it position l reads the token it is asked for"));
-                }
-            }
-            Objective::Elbo { corruption, schedule, clip, alpha, .. } => {
-                if let Some(alpha) = alpha {
-                    alpha.validate(&key("objective.elbo.alpha"))?;
-                    if !order.phased() {
-                        return Err(contradiction(
-                            &key("objective.elbo.alpha"),
-                            "..",
-                            &key("order"),
-                            "{ strided = 8 }",
-                        )
-                        .cause("groups are of positions that are always revealed together"));
-                    }
-                }
-                if let Some(clip) = clip {
-                    if !corruption.absorbs() {
-                        return Err(contradiction(
-                            &key("objective.elbo.clip"),
-                            "..",
-                            &key("objective.elbo.corruption"),
-                            "\"absorb\"",
-                        ));
-                    }
-                    clip.validate(&key("objective.elbo.clip"), (&key("order"), order), *schedule)?;
-                }
-                self.check_diffusion(name, model, network)?;
-            }
-            Objective::Sdtt(_) | Objective::Dcd(_) | Objective::Consistency(_) | Objective::D3pm(_) => {
-                self.check_diffusion(name, model, network)?;
-            }
-            Objective::Autoencoder(_) | Objective::Latent(_) | Objective::LatentDistill(_) => {
-                self.check_latent(name, model, network)?;
-            }
-            Objective::Embedding(_) | Objective::Classifier(_) => self.check_embedding(name, model, network)?,
-            Objective::ScoreEntropy { .. } => {
-                if network.time != TimeInput::Sigma {
-                    return Err(contradiction(&key("objective"), "\"score_entropy\"", &net("time"), "\"sigma\"")
-                        .cause("scores depend on the noise"));
-                }
-                self.check_diffusion(name, model, network)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn check_sdtt(&self, name: &str, model: &ModelConfig, c: &SdttConfig) -> Result<()> {
-        let key = |k: &str| format!("model.{name}.{k}");
-        let at = |k: &str| key(&format!("objective.sdtt.{k}"));
-        let teacher = self.model(&c.teacher)?;
-        if matches!(teacher.objective, Objective::ArNll {}) {
-            return Err(Error::usage(format!(
-                "`{}` needs a diffusion teacher, but `model.{}.objective` is \"ar_nll\"",
-                at("teacher"),
-                c.teacher
-            ))
-            .hint("name a model that is trained by `objective.elbo`"));
-        }
-        if !teacher.objective.corruption().absorbs() {
-            return Err(Error::usage(format!(
-                "`{}` reveals masks, but `model.{}.objective` has uniform noise",
-                key("objective.sdtt"),
-                c.teacher
-            ))
-            .hint("`objective.dcd` distils such a teacher"));
-        }
-        if self.schedule(teacher) != c.schedule {
-            return Err(Error::usage(format!(
-                "`{}` and `model.{}.objective` have different noise schedules",
-                at("schedule"),
-                c.teacher
-            ))
-            .hint(format!("`{} = \"{}\"`", at("schedule"), self.schedule(teacher).name())));
-        }
-        self.check_phase_steps(name, model, c)?;
-        // One length stands for any: a whole sequence is one block at each.
-        let long = 1 << 12;
-        let theirs = teacher.order.all(long);
-        if !model.order.all(long).into_iter().all(|order| Orders::of(order, &theirs, long).is_some()) {
-            return Err(Error::usage(format!(
-                "`{} = {}` cannot be learnt from `model.{}.order = {}`",
-                key("order"),
-                model.order.shown(),
-                c.teacher,
-                teacher.order.shown()
-            ))
-            .cause("the teacher would see other text than its student")
-            .hint("give both the same order; pipelined blocks and AR-Diffusion can also learn from \"parallel\""));
-        }
-        if !model.order.phased() && self.network(name)? != self.network(&c.teacher)? {
-            return Err(Error::usage(format!("`{}` differs from `model.{}.network`", key("network"), c.teacher))
-                .hint("a student starts from its teacher's weights: leave its `network` out"));
-        }
-        let k = c.steps_per_step;
-        whole_within(&at("steps_per_step"), k, 1..=64)?;
-        whole_within(&at("rounds"), c.rounds, 1..=32)?;
-        if !model.order.phased() {
-            whole_within(&at("teacher_steps"), c.teacher_steps, 1..=1 << 20)?;
-        }
-        // One teacher step is its own prediction of what the student reads.
-        if k == 1 && c.rounds > 1 && !model.order.phased() {
-            return Err(contradiction(&at("steps_per_step"), "1", &at("rounds"), "1")
-                .cause("one step of the teacher does not grow from round to round"));
-        }
-        if !model.order.phased() && (k as f64).powi(c.rounds as i32) > c.teacher_steps as f64 {
-            let most = (1..c.rounds).take_while(|r| (k as f64).powi(*r as i32) <= c.teacher_steps as f64).last();
-            let error = Error::usage(format!(
-                "`{} = {}` with `{} = {k}` leave less than one step of `{} = {}`",
-                at("rounds"),
-                c.rounds,
-                at("steps_per_step"),
-                at("teacher_steps"),
-                c.teacher_steps
-            ))
-            .cause(format!("steps_per_step ^ rounds must not exceed {}", c.teacher_steps));
-            return Err(match most {
-                Some(rounds) => error.hint(format!("`{} = {rounds}`, or more teacher steps", at("rounds"))),
-                None => error.hint(format!("`{} = 1` and `{} = {k}`", at("rounds"), at("teacher_steps"))),
-            });
-        }
-        self.check_rounds(name, &at("rounds"), c.rounds)?;
-        if c.refresh == Refresh::Ema && model.train.ema.is_none() {
-            return Err(contradiction(&at("refresh"), "\"ema\"", &key("train.ema"), "0.999 or another decay"));
-        }
-        Ok(())
-    }
-
-    /// Checks that each round of a distillation has a step of training.
-    pub(super) fn check_rounds(&self, name: &str, at: &str, rounds: usize) -> Result<()> {
-        let steps = self.model(name)?.train.steps;
-        match rounds > steps {
-            true => Err(Error::usage(format!("`{at} = {rounds}` are more than `model.{name}.train.steps = {steps}`"))
-                .cause("each round is trained for some of the steps")
-                .hint(format!("`model.{name}.train.steps = {rounds}` at least"))),
-            false => Ok(()),
-        }
-    }
-
-    /// Checks that a diffusion model's order and its network see the same blocks.
-    fn check_diffusion(&self, name: &str, model: &ModelConfig, network: &TransformerConfig) -> Result<()> {
-        let key = |k: &str| format!("model.{name}.{k}");
-        let (objective, shown) = (format!("\"{}\"", model.objective.name()), model.order.shown());
-        let net = self.network_place(name);
-        let sees = |wants: &str| contradiction(&key("order"), &shown, &format!("{net}.visibility"), wants);
-        self.check_noise(name, model, network)?;
-        if matches!(model.objective, Objective::ScoreEntropy { .. }) && model.order != OrderConfig::Parallel {
-            return Err(contradiction(&key("objective"), &objective, &key("order"), "\"parallel\""));
-        }
-        model.order.validate(&key("order"))?;
-        if network.encoder_layers > 0 && model.order.noisy() {
-            let at = format!("{net}.encoder_layers = {}", network.encoder_layers);
-            return Err(Error::usage(format!("`{at}` is for finished text before a block"))
-                .cause("under this order noise sees blocks that are not finished")
-                .hint(format!("`{net}.encoder_layers = 0`, or an order in `{{ blocks = N }}`")));
-        }
         self.check_segments(name, &model.order)?;
-        self.check_phases(name, model, network)?;
-        if network.visibility == Visibility::Order {
-            return Ok(());
-        }
-        match (&model.order, network.visibility) {
-            (OrderConfig::LeftToRight, _) => {
-                Err(contradiction(&key("objective"), &objective, &key("order"), "\"parallel\" or { blocks = N }")
-                    .hint("a diffusion model goes token by token where `network.visibility` is \"order\""))
-            }
-            (OrderConfig::Parallel, Visibility::Blocks(size)) => {
-                let wants = format!("{{ blocks = {size} }}");
-                Err(contradiction(&format!("{net}.visibility"), &wants, &key("order"), &wants))
-            }
-            (OrderConfig::Parallel, Visibility::Full) => Ok(()),
-            (OrderConfig::Parallel, _) => Err(sees("\"full\"")),
-            (OrderConfig::Pipelined { .. } | OrderConfig::ArDiffusion { .. }, Visibility::Full) => Ok(()),
-            (OrderConfig::ArDiffusion { .. }, Visibility::Blocks(1)) => Ok(()),
-            (OrderConfig::ArDiffusion { .. }, _) => Err(sees("\"full\" or { blocks = 1 } or \"order\"")),
-            (OrderConfig::Blocks(size) | OrderConfig::Pipelined { block: size, .. }, visibility) => {
-                if visibility != Visibility::Blocks(*size) {
-                    return Err(sees(&format!("{{ blocks = {size} }}"))
-                        .cause("blocks are of one size in the order and in the network"));
-                }
-                Ok(())
-            }
-            (OrderConfig::Segments { .. } | OrderConfig::Mixture(_), _) => Err(sees("\"order\"")),
-            (
-                OrderConfig::Strided(_) | OrderConfig::Dilated(_) | OrderConfig::Phases(_) | OrderConfig::Within { .. },
-                _,
-            ) => {
-                let error =
-                    Error::usage(format!("`{} = {shown}` needs a network with `visibility = \"order\"`", key("order")))
-                        .cause("phases are trained beside the finished text");
-                Err(match &model.network {
-                    Some(_) => error.hint(format!("`{}`", format_args!("{net}.visibility = \"order\""))),
-                    None => error.hint(format!(
-                        "give it a table `[{}]` of its own: that of `{net}` with `visibility = \"order\"`",
-                        key("network")
-                    )),
-                })
-            }
-        }
+        let site = self.site(name)?;
+        site.method.fits(&site, network)
     }
 
     /// Checks that the segments of an order are the caption and the picture, where the data has them.
@@ -434,24 +209,6 @@ impl Recipe {
             }
             _ => Ok(()),
         }
-    }
-
-    /// Checks that the ways a model is sampled in are of blocks that its network sees.
-    fn check_decode(&self, name: &str, model: &ModelConfig, network: &TransformerConfig) -> Result<()> {
-        for (i, decode) in model.decode.iter().enumerate() {
-            let key = format!("model.{name}.decode[{i}]");
-            decode.validate(&key)?;
-            if let Some(why) = decode.misfit(network) {
-                let other = format!("{}.visibility", self.network_place(name));
-                let error = contradiction(&key, &decode.name(), &other, "\"order\"").cause(why);
-                let out = format!("take this way out of `model.{name}.decode`");
-                return Err(error.hint(match model.objective {
-                    Objective::ArNll {} => out,
-                    _ => format!("{out}, or train with `{other} = \"order\"`"),
-                }));
-            }
-        }
-        Ok(())
     }
 
     /// Checks that what `eval.control` asks for is in the data, and that its judge reads it.
@@ -493,7 +250,7 @@ impl Recipe {
                 .hint("remove `eval.judge`"));
         }
         let model = self.model(judge).map_err(|e| Error { message: format!("`eval.judge`: {}", e.message), ..e })?;
-        if !matches!(model.objective, Objective::ArNll {}) {
+        if !model.objective.facts().causal() {
             return Err(Error::usage(format!(
                 "`eval.judge` needs an autoregressive model, but `model.{judge}.objective` is \"{}\"",
                 model.objective.name()
@@ -502,7 +259,7 @@ impl Recipe {
         }
         // A public judge has seen none of this study.
         for (name, other) in self.model.iter().filter(|_| model.from.is_none()) {
-            if name != judge && matches!(other.objective, Objective::ArNll {}) && self.seed(other) == self.seed(model) {
+            if name != judge && other.objective.facts().causal() && self.seed(other) == self.seed(model) {
                 return Err(Error::usage(format!(
                     "`model.{judge}.seed` and `model.{name}.seed` are both {}",
                     self.seed(other)
@@ -527,7 +284,7 @@ impl Recipe {
         let model =
             self.model(second).map_err(|e| Error { message: format!("`eval.second_judge`: {}", e.message), ..e })?;
         let as_it_is = model.from.is_some() && model.train.steps == 0;
-        match as_it_is && matches!(model.objective, Objective::ArNll {}) {
+        match as_it_is && model.objective.facts().causal() {
             true => Ok(()),
             false => Err(Error::usage(format!(
                 "`eval.second_judge` needs an autoregressive checkpoint as it is, and `model.{second}` is not one"

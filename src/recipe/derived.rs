@@ -2,7 +2,6 @@
 
 use super::{ModelConfig, Recipe};
 use crate::error::{Error, Result};
-use crate::method::Objective;
 use crate::model::config::Compute;
 
 impl Recipe {
@@ -51,7 +50,7 @@ impl Recipe {
                     format!("`{} = 1000`, for instance; a model taken as it is has no adapters", key("train.steps")),
                 ));
             }
-            if matches!(model.objective, Objective::ArNll {}) {
+            if model.objective.facts().causal() {
                 return Err(Error::usage(format!("`{}` is for diffusion models so far", key("lora")))
                     .hint("leave the table out: the whole network is trained"));
             }

@@ -9,7 +9,7 @@ use crate::error::{Error, Result, nearest};
 use crate::eval;
 use crate::eval::results::{Metric, Role};
 use crate::gate::GateRule;
-use crate::method::Objective;
+use crate::method::Vectors;
 use crate::process::d3pm::Matrices;
 use crate::process::{Corruption, Order};
 use crate::sample::decode::walkable;
@@ -104,10 +104,11 @@ impl Recipe {
             steps.retain(|k| *k <= levels);
             if steps.is_empty() { vec![levels] } else { steps }
         };
-        match &model.objective {
-            Objective::ArNll {} => return vec![length],
-            Objective::Embedding(config) => return within(config.levels, wanted.to_vec()),
-            Objective::Latent(_) | Objective::LatentDistill(_) => {
+        let facts = model.objective.facts();
+        match facts.vectors {
+            _ if facts.causal() => return vec![length],
+            Vectors::Embeddings(config) => return within(config.levels, wanted.to_vec()),
+            Vectors::Latents(_) | Vectors::FewStep(_) => {
                 let count = match self.network(name) {
                     Ok(Network::Given(network)) => network.vectors.as_ref().map_or(1, |v| v.count),
                     _ => 1,
@@ -120,16 +121,16 @@ impl Recipe {
         }
         let process = decode.process(Process {
             order: Order::parallel(length),
-            schedule: self.schedule(model),
+            schedule: facts.schedule,
             corruption: Corruption::Absorb,
             length,
             cached: false,
             decode: Decode::Table,
         });
         let steps = walkable(&process, wanted);
-        match &model.objective {
-            Objective::D3pm(config) => within(config.levels, steps),
-            _ => steps,
+        match facts.chain {
+            Some(chain) => within(chain.levels, steps),
+            None => steps,
         }
     }
 
@@ -141,9 +142,9 @@ impl Recipe {
         self.eval.context.as_ref().map(|path| eval::context::load(&base.join(path))).transpose()?;
         self.eval.flexibility.as_ref().map_or(Ok(()), |config| config.fits(data.length()))?;
         for (name, model) in &self.model {
-            if let Objective::D3pm(config) = &model.objective {
+            if let Some(chain) = model.objective.facts().chain {
                 let named = |e: Error| Error { message: format!("`model.{name}.objective.d3pm`: {}", e.message), ..e };
-                Matrices::fits(&config.matrix, data.vocab(), config.levels).map_err(named)?;
+                Matrices::fits(chain.matrix, data.vocab(), chain.levels).map_err(named)?;
             }
         }
         let mut notes = Vec::new();

@@ -5,18 +5,18 @@
 
 pub mod builtin;
 mod check;
-mod consistent;
+mod cost;
 mod derived;
 mod embedding;
 mod fits;
-mod latent;
 mod load;
 mod names;
 pub mod parse;
-mod phased;
 mod settings;
+mod start;
+mod ways;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
@@ -26,13 +26,12 @@ use crate::error::{Error, Result};
 use crate::eval::EvalConfig;
 use crate::eval::results::Role;
 use crate::gate::GateConfig;
-use crate::method::{D3pmConfig, LatentConfig, Method, Objective};
+pub use crate::method::Network;
+use crate::method::{FewStep, LatentConfig, Made, Models, Objective, Site, Vectors};
 use crate::model::TransformerConfig;
 use crate::model::config::Compute;
 use crate::model::family::{Generation, Selection, Vocabulary};
 use crate::model::transformer::lora::LoraConfig;
-use crate::process::Schedule;
-use crate::process::d3pm::Matrix;
 use crate::process::order::OrderConfig;
 use crate::sample::latent::Walk;
 use crate::sample::{DecodeConfig, LatentProcess};
@@ -128,15 +127,6 @@ pub struct DtypeConfig {
     pub compute: Compute,
 }
 
-/// Where a model's network is described.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Network<'a> {
-    /// In the recipe.
-    Given(&'a TransformerConfig),
-    /// In a directory with a public checkpoint, its own or its teacher's.
-    From(&'a Path),
-}
-
 /// What `run` exports.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -177,13 +167,7 @@ impl Recipe {
 
     /// The name of a model's teacher.
     pub fn teacher(model: &ModelConfig) -> Option<&str> {
-        match &model.objective {
-            Objective::Sdtt(c) => Some(&c.teacher),
-            Objective::LatentDistill(c) => Some(&c.teacher),
-            Objective::Dcd(c) => Some(&c.teacher),
-            Objective::Elbo { shared: Some(c), .. } => Some(&c.finer),
-            _ => None,
-        }
+        model.objective.facts().teacher.map(|(name, _)| name)
     }
 
     /// The name of the model whose weights another one starts with.
@@ -194,12 +178,7 @@ impl Recipe {
     /// The models that have to be there before one is trained: the one it starts as, its teacher, the autoencoder whose latents it denoises, the diffusion
     /// whose noisy embeddings it classifies, or the model whose embedding says what is near.
     pub fn parents(model: &ModelConfig) -> Vec<&str> {
-        let other = match &model.objective {
-            Objective::Latent(c) => Some(c.codec.as_str()),
-            Objective::Classifier(c) => Some(c.model.as_str()),
-            Objective::D3pm(D3pmConfig { matrix: Matrix::Neighbours { model, .. }, .. }) => Some(model.as_str()),
-            _ => None,
-        };
+        let other = model.objective.facts().parent;
         let start = model.start.as_deref().filter(|start| Self::teacher(model) != Some(start));
         Self::teacher(model).into_iter().chain(start).chain(other).collect()
     }
@@ -209,9 +188,9 @@ impl Recipe {
     pub fn latent<'a>(&'a self, name: &'a str) -> Result<Option<(&'a str, &'a LatentConfig)>> {
         let mut at = name;
         for _ in 0..=self.model.len() {
-            match &self.model(at)?.objective {
-                Objective::Latent(config) => return Ok(Some((at, config))),
-                Objective::LatentDistill(c) => at = &c.teacher,
+            match self.model(at)?.objective.facts().vectors {
+                Vectors::Latents(config) => return Ok(Some((at, config))),
+                Vectors::FewStep(config) => at = &config.teacher,
                 _ => return Ok(None),
             }
         }
@@ -279,16 +258,17 @@ impl Recipe {
     /// How a model of latents is sampled: with the noise of its walk's kind; nothing for models of tokens.
     pub fn latent_process(&self, name: &str) -> Result<Option<LatentProcess>> {
         let Some((_, config)) = self.latent(name)? else { return Ok(None) };
-        let walk = match &self.model(name)?.objective {
-            Objective::LatentDistill(c) => match c.method {
-                Method::Progressive(_) => Walk::Ddim { eta: 0.0 },
-                Method::Shortcut(_) | Method::MeanFlow(_) => Walk::Jump,
-                Method::Consistency(_) | Method::Continuous(_) | Method::Matching(_) => Walk::Renoise,
+        let vectors = self.model(name)?.objective.facts().vectors;
+        let walk = match vectors {
+            Vectors::FewStep(c) => match c.method {
+                FewStep::Progressive(_) => Walk::Ddim { eta: 0.0 },
+                FewStep::Shortcut(_) | FewStep::MeanFlow(_) => Walk::Jump,
+                FewStep::Consistency(_) | FewStep::Continuous(_) | FewStep::Matching(_) => Walk::Renoise,
             },
             _ => Walk::Ddim { eta: config.eta },
         };
         // A student's steps are what its teacher's unguided ones are.
-        let own = matches!(self.model(name)?.objective, Objective::Latent(_));
+        let own = matches!(vectors, Vectors::Latents(_));
         let guidance = if own { config.guidance } else { 1.0 };
         let reads_itself = match self.network(name)? {
             Network::Given(network) => network.vectors.as_ref().is_some_and(|v| v.self_conditioning),
@@ -297,24 +277,6 @@ impl Recipe {
         // A student answers at once, and never learnt to read an estimate.
         let estimates = own && reads_itself && config.self_conditioning > 0.0;
         Ok(Some(LatentProcess { path: config.path, predict: config.predict, walk, estimates, guidance }))
-    }
-
-    /// The noise schedule of a model.
-    pub fn schedule(&self, model: &ModelConfig) -> Schedule {
-        match &model.objective {
-            Objective::ArNll {} | Objective::ScoreEntropy { .. } => Schedule::LogLinear,
-            Objective::Elbo { schedule, .. } => *schedule,
-            Objective::Sdtt(c) => c.schedule,
-            Objective::Dcd(c) => c.schedule,
-            Objective::Consistency(c) => c.schedule,
-            Objective::D3pm(c) => c.schedule,
-            // Their noise has a path of its own (`process/gaussian.rs`).
-            Objective::Autoencoder(_)
-            | Objective::Latent(_)
-            | Objective::LatentDistill(_)
-            | Objective::Embedding(_)
-            | Objective::Classifier(_) => Schedule::LogLinear,
-        }
     }
 
     /// The ways a model is sampled, each with what distinguishes it from the others (nothing where there is one).
@@ -329,31 +291,25 @@ impl Recipe {
 
     /// What a model is in the study.
     pub fn role(&self, name: &str, model: &ModelConfig) -> Role {
-        match &model.objective {
-            Objective::ArNll {} if self.eval.is_judge(name) => Role::Judge,
-            Objective::ArNll {} => Role::Ar,
-            Objective::Autoencoder(_) => Role::Codec,
-            Objective::Classifier(_) => Role::Classifier,
-            Objective::Embedding(_) => Role::Teacher,
+        let facts = model.objective.facts();
+        match facts.made {
+            Made::Baseline if self.eval.is_judge(name) => Role::Judge,
+            Made::Baseline => Role::Ar,
+            Made::Codec => Role::Codec,
+            Made::Classifier => Role::Classifier,
             // What was made of another model for few steps.
-            Objective::Elbo { .. } if Self::source(model).is_some() && model.order.phased() => Role::Student,
-            Objective::Elbo { .. } | Objective::ScoreEntropy { .. } | Objective::Latent(_) => Role::Teacher,
-            Objective::Consistency(_) | Objective::D3pm(_) => Role::Teacher,
-            Objective::Sdtt(_) | Objective::Dcd(_) | Objective::LatentDistill(_) => Role::Student,
+            Made::Teacher if facts.key == "elbo" && Self::source(model).is_some() && model.order.phased() => {
+                Role::Student
+            }
+            Made::Teacher => Role::Teacher,
+            Made::Student => Role::Student,
         }
     }
 
     /// How a model is meant to be sampled: a distilled one in the steps of its last round.
     pub fn generation(&self, model: &ModelConfig) -> Option<Generation> {
-        let of = |dt: f64| (1.0 / dt).round().max(1.0) as usize;
-        let steps = match &model.objective {
-            // Its order says it, and no other program's settings do.
-            _ if model.order.phased() => return None,
-            Objective::Sdtt(c) => of(c.dt(c.rounds)),
-            Objective::Dcd(c) => of(c.dt(c.rounds)),
-            Objective::LatentDistill(c) => c.steps(),
-            _ => return None,
-        };
+        // With fixed phases its order says it, and no other program's settings do.
+        let steps = model.objective.facts().steps.filter(|_| !model.order.phased())?;
         Some(Generation { steps, selection: Selection::Random, temperature: 1.0 })
     }
 
@@ -388,5 +344,27 @@ impl Recipe {
             }
         }
         Ok(model.vocabulary)
+    }
+}
+
+impl Models for Recipe {
+    fn site<'a>(&'a self, name: &'a str) -> Result<Site<'a>> {
+        let model = self.model(name)?;
+        Ok(Site {
+            name,
+            method: model.objective.method(),
+            order: &model.order,
+            train: &model.train,
+            own: model.network.as_ref(),
+            from: model.from.is_some(),
+            derived: model.lora.is_some() || model.keep_layers.is_some(),
+            decodes: !model.decode.is_empty(),
+            length: self.length(),
+            flexibility: self.eval.flexibility.as_ref().map(|f| f.steps),
+            models: self,
+            // One that has none is told so elsewhere.
+            network: self.network(name).ok(),
+            network_place: self.network_place(name),
+        })
     }
 }

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::{ModelConfig, Recipe, parse};
 use crate::error::Result;
-use crate::method::Objective;
+use crate::method::Vectors;
 
 /// Keys of a model that decide no number: how often to log and save, how much to keep, in which ways it is sampled, what is
 /// computed twice to save memory; the steps, which may become more, and the hash that is asked of a checkpoint, are compared
@@ -63,7 +63,7 @@ impl Recipe {
         }
         let mut text = format!("{}{}", toml_text(&self.data), toml_text(&decisive));
         for parent in Self::parents(model) {
-            let what = if matches!(model.objective, Objective::Latent(_)) { "codec" } else { "teacher" };
+            let what = if matches!(model.objective.facts().vectors, Vectors::Latents(_)) { "codec" } else { "teacher" };
             text.push_str(&self.settings_before(parent)?.lines().map(|l| format!("{what}: {l}\n")).collect::<String>());
         }
         Ok(text)

@@ -98,8 +98,8 @@ impl Log {
     ) -> Result<()> {
         let lr = config.learning_rate(state.step - 1);
         let mut line = json!({ "step": state.step, "loss": loss, term_name: loss, "lr": lr, "grad_norm": norm });
-        if state.teacher.is_some() {
-            line["round"] = json!(state.round);
+        if let Some(round) = state.training.round() {
+            line["round"] = json!(round);
         }
         let line = format!("{line}\n");
         self.file.add(line.as_bytes())?;

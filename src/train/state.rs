@@ -6,7 +6,7 @@
 
 use std::path::{Path, PathBuf};
 
-use burn::module::Module;
+use burn::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::Job;
@@ -14,50 +14,27 @@ use super::fingerprint::{Changed, Mismatch, Stored};
 use super::log::{self, Mark};
 use crate::error::{Error, Kind, Result};
 use crate::fs;
-use crate::method::{LatentDistillConfig, Method, NoiseRange, Objective};
+use crate::method::contract::Parts;
+use crate::method::{Ground, NoiseRange, Training};
 use crate::model::Transformer;
 use crate::optim::{Decay, Optimizer};
-use crate::process::duality::Duality;
 use crate::term;
 use crate::weights::{self, NonFinite, Weights};
 
 /// The state of a training between two steps.
-pub struct TrainState {
+pub struct TrainState<'a> {
     pub step: usize,
     /// On an autodiff device.
     pub model: Transformer,
     /// With the moving averages of the weights.
     pub optimizer: Optimizer,
-    pub teacher: Option<Transformer>,
-    /// The network that follows the student's own samples, of a distribution matching.
-    pub critic: Option<Critic>,
-    /// The Gaussian process of an objective that has one.
-    pub duality: Option<Duality>,
-    /// Distillation round the teacher belongs to.
-    pub round: usize,
-    /// Times that are trained on, as the last search left them.
-    pub range: NoiseRange,
+    /// What the method itself keeps.
+    pub training: Box<dyn Training + 'a>,
     pub tokens: u64,
     pub seconds: f64,
     pub last_loss: f64,
     /// How the log was when this state was saved; none of one that was not.
     pub log: Option<Mark>,
-}
-
-/// A second network with its own optimiser.
-pub struct Critic {
-    /// On an autodiff device.
-    pub model: Transformer,
-    pub optimizer: Optimizer,
-}
-
-/// Whether training has a teacher, and a critic.
-fn third_networks(objective: &Objective) -> (bool, bool) {
-    let matching = |c: &LatentDistillConfig| matches!(c.method, Method::Matching(_));
-    (
-        objective.distils() || objective.shared().is_some(),
-        matches!(objective, Objective::LatentDistill(c) if matching(c)),
-    )
 }
 
 /// The part of a checkpoint that is not a tensor: what its manifest adds to the list of files.
@@ -152,37 +129,16 @@ fn said_to_be_saved(dir: &Path) -> Option<bool> {
     Some(text.trim_ascii() != NOTHING.as_bytes())
 }
 
-impl TrainState {
-    fn start(job: &Job) -> Result<Self> {
-        let device = job.device.clone().autodiff();
-        let model = match (job.start, job.frozen) {
-            (_, Some((frozen, plan))) => {
-                frozen.with_adapters(plan, &plan.initial(job.seed), "new adapters", &device)?
-            }
-            (Some(weights), None) => Transformer::from_weights(
-                job.network,
-                job.vocab,
-                job.length,
-                weights,
-                "the teacher's weights",
-                &device,
-            )?,
-            (None, None) => Transformer::init(job.network, job.vocab, job.length, job.seed, &device),
-        };
-        let model = model.with_mask(job.mask as usize).with_tokens(job.tokens).without(job.excluded);
-        let (taught, criticised) = third_networks(job.objective);
-        let teacher = taught.then(|| job.teacher.map_or_else(|| model.valid(), Transformer::clone));
-        // The critic starts as the teacher, which is what the student starts as.
-        let critic = criticised.then(|| Critic { model: model.clone(), optimizer: Optimizer::new(&model, false) });
+impl<'a> TrainState<'a> {
+    pub(super) fn start(job: &Job<'a>, ground: &Ground<'a>) -> Result<Self> {
+        let model = job.new_network()?;
+        let mut training = job.method.begin(ground)?;
+        training.start(&model);
         Ok(TrainState {
             step: 0,
             optimizer: Optimizer::new(&model, job.config.ema.is_some()),
-            teacher,
-            critic,
-            duality: duality(job)?,
+            training,
             model,
-            round: 0,
-            range: first_range(job),
             tokens: 0,
             seconds: 0.0,
             last_loss: f64::NAN,
@@ -194,7 +150,7 @@ impl TrainState {
     ///
     /// Errors: a checkpoint of another recipe or of more steps (exit 2), of other data, or checkpoints of which none is left
     /// or verifies (exit 3).
-    pub fn resume_or_start(job: &Job) -> Result<Self> {
+    pub fn resume_or_start(job: &Job<'a>) -> Result<Self> {
         fs::remove_stale_tmp(job.dir)?;
         let found = checkpoints(job.dir);
         let mut bad: Vec<Error> = Vec::new();
@@ -212,7 +168,7 @@ impl TrainState {
         if let Some(first) = bad.first() {
             let error = Error::input(format!("no checkpoint in {} can be used", job.dir.display()))
                 .cause(&first.message)
-                .hint(first.hint.clone().unwrap_or_else(|| format!("train it anew: `{}`", job.again)));
+                .hint(first.hint.clone().unwrap_or_else(|| format!("train it anew: `{}`", job.run.again)));
             return Err(first.causes.iter().fold(error, Error::cause));
         }
         let told = log::last_step(job.dir);
@@ -220,56 +176,45 @@ impl TrainState {
         if said_to_be_saved(job.dir).unwrap_or(due > 0 && told > due) {
             return Err(Error::input(format!("the checkpoints of `{}` are gone from {}", job.name, job.dir.display()))
                 .cause(format!("{} tells of step {told}", log::FILE))
-                .hint(format!("put them back, or train it anew: `{}`", job.again)));
+                .hint(format!("put them back, or train it anew: `{}`", job.run.again)));
         }
         if told > 0 {
             term::note(&format!("{}: no checkpoint was saved before step {told}; it starts at step 0", job.name));
         }
-        let state = Self::start(job)?;
+        let state = Self::start(job, &job.ground())?;
         fs::write_atomic(&job.dir.join(SAVED), NOTHING.as_bytes())?;
         Ok(state)
     }
 
-    fn load(job: &Job, dir: &Path) -> std::result::Result<Self, Refused> {
+    fn load(job: &Job<'a>, dir: &Path) -> std::result::Result<Self, Refused> {
         let manifest = fs::verify_manifest(dir)?;
         let damaged = |what: String| Refused::Damaged(Error::input(format!("{}: {what}", dir.display())));
         let record = Record::parse(&dir.display().to_string(), manifest.extra).map_err(Refused::Damaged)?;
         bound(job, &record).map_err(Refused::Other)?;
-        let device = job.device.clone().autodiff();
+        let (plain, trained) = (job.run.device.clone(), job.run.device.clone().autodiff());
         let read = |name: &str| -> Result<Option<Weights>> {
             let path = dir.join(format!("{name}.safetensors"));
             if path.exists() { Ok(Some(weights::read(&path, NonFinite::Refuse)?)) } else { Ok(None) }
         };
-        let network = |named: &Weights, name: &str, device: &burn::prelude::Device| -> Result<Transformer> {
+        let network = |name: &str, device: &Device| -> Result<Option<Transformer>> {
             let place = dir.join(format!("{name}.safetensors")).display().to_string();
-            let model = match job.frozen {
-                Some((frozen, plan)) => frozen.with_adapters(plan, &named.tensors, &place, device)?,
-                None => Transformer::from_weights(job.network, job.vocab, job.length, named, &place, device)?,
-            };
-            Ok(model.with_mask(job.mask as usize).with_tokens(job.tokens).without(job.excluded))
+            read(name)?.map(|named| job.network_of(&named, &place, device)).transpose()
         };
-        let Some(named) = read("model")? else { return Err(damaged("no model.safetensors".into())) };
-        let model = network(&named, "model", &device)?;
-        let plain = |name: &str| -> Result<Option<Transformer>> {
-            read(name)?.map(|n| network(&n, name, job.device)).transpose()
+        let Some(model) = network("model", &trained)? else { return Err(damaged("no model.safetensors".into())) };
+        let ema = network("ema", &plain)?;
+        let mut training = job.method.begin(&job.ground()).map_err(Refused::Other)?;
+        let kept = Parts {
+            round: record.round,
+            range: record.range,
+            network: &|name| network(name, &plain),
+            trained: &|name| {
+                let moments = read(&format!("{name}-optim"))?.map(|moments| moments.tensors);
+                Ok(network(name, &trained)?.zip(moments))
+            },
         };
-        let ema = plain("ema")?;
-        let teacher = match job.teacher.filter(|_| record.round == 0) {
-            Some(teacher) => Some(teacher.clone()),
-            None => plain("teacher")?,
-        };
-        let critic = match (read("critic")?, read("critic-optim")?) {
-            (Some(named), Some(moments)) => {
-                let model = network(&named, "critic", &device)?;
-                let optimizer = Optimizer::restored(&model, None, &moments.tensors)
-                    .map_err(|e| damaged(format!("critic-optim.safetensors: {e}")))?;
-                Some(Critic { model, optimizer })
-            }
-            _ => None,
-        };
-        let has = (teacher.is_some(), critic.is_some());
-        if ema.is_some() != job.config.ema.is_some() || has != third_networks(job.objective) {
-            return Err(damaged("the average, the teacher or the critic is missing".into()));
+        training.load(&kept).map_err(|e| Error { message: format!("{}: {}", dir.display(), e.message), ..e })?;
+        if ema.is_some() != job.config.ema.is_some() {
+            return Err(damaged(kept.missing().message));
         }
         let Some(moments) = read("optim")? else { return Err(damaged("no optim.safetensors".into())) };
         let optimizer = Optimizer::restored(&model, ema.as_ref(), &moments.tensors)
@@ -278,11 +223,7 @@ impl TrainState {
             step: record.step,
             model,
             optimizer,
-            teacher,
-            critic,
-            duality: duality(job)?,
-            round: record.round,
-            range: record.range.unwrap_or_else(|| first_range(job)),
+            training,
             tokens: record.tokens,
             seconds: record.seconds,
             last_loss: record.last_loss,
@@ -298,29 +239,27 @@ impl TrainState {
         if fs::verify_manifest(&job.dir.join(&name)).is_ok() {
             return tidy(job);
         }
+        let kept = self.training.save();
         let extra = Record {
             format: FORMAT,
             fewstep: env!("CARGO_PKG_VERSION").to_string(),
             step: self.step,
-            round: self.round,
-            range: Some(self.range).filter(|r| *r != first_range(job)),
+            round: kept.round,
+            range: kept.range,
             tokens: self.tokens,
             seconds: self.seconds,
             last_loss: self.last_loss,
-            fingerprint: Stored::Whole(job.fingerprint.clone()),
+            fingerprint: Stored::Whole(job.run.fingerprint.clone()),
             log: Some(log),
         };
         let extra = serde_json::to_value(extra)
             .map_err(|e| Error::new(Kind::Io, format!("cannot describe the checkpoint: {e}")))?;
         let ema = self.optimizer.averaged(&self.model);
-        // The first round's teacher may lie elsewhere.
-        let kept = job.objective.distils() && (job.teacher.is_none() || self.round > 0);
-        let teacher = self.teacher.as_ref().filter(|_| kept);
-        let critic = self.critic.as_ref().map(|c| &c.model);
-        let parts = [("model", Some(&self.model)), ("ema", ema.as_ref()), ("teacher", teacher), ("critic", critic)];
+        let own = [("model", Some(&self.model)), ("ema", ema.as_ref())];
+        let own = own.into_iter().filter_map(|(part, model)| Some((part, model?)));
+        let parts: Vec<_> = own.chain(kept.networks.iter().map(|(part, model, _)| (*part, model))).collect();
         fs::commit_dir(job.dir, &name, |tmp| {
             for (part, model) in parts {
-                let Some(model) = model else { continue };
                 let tensors = model.trained();
                 if let Some((bad, _)) = tensors.iter().find(|(_, t)| t.data.iter().any(|v| !v.is_finite())) {
                     return Err(Error::new(
@@ -333,9 +272,10 @@ impl TrainState {
             }
             let moments = Weights { tensors: self.optimizer.moments(), ..Weights::default() };
             weights::write(&tmp.join("optim.safetensors"), &moments)?;
-            if let Some(critic) = &self.critic {
-                let moments = Weights { tensors: critic.optimizer.moments(), ..Weights::default() };
-                weights::write(&tmp.join("critic-optim.safetensors"), &moments)?;
+            for (part, _, moments) in &kept.networks {
+                let Some(tensors) = moments else { continue };
+                let moments = Weights { tensors: tensors.clone(), ..Weights::default() };
+                weights::write(&tmp.join(format!("{part}-optim.safetensors")), &moments)?;
             }
             fs::write_manifest(tmp, extra).map(|_| ())
         })?;
@@ -356,19 +296,6 @@ fn tidy(job: &Job) -> Result<()> {
     Ok(())
 }
 
-/// The times that a training begins with.
-fn first_range(job: &Job) -> NoiseRange {
-    match job.objective {
-        Objective::Elbo { clip: Some(clip), .. } => clip.start(),
-        _ => NoiseRange::WHOLE,
-    }
-}
-
-/// The Gaussian process of a training that has one, from its directory where it is there already.
-fn duality(job: &Job) -> Result<Option<Duality>> {
-    job.objective.ends().map(|ends| Duality::cached(job.vocab, ends, job.dir)).transpose()
-}
-
 /// Why a checkpoint is not taken up.
 enum Refused {
     /// It is damaged: the one before may be whole.
@@ -386,17 +313,17 @@ impl From<Error> for Refused {
 /// Refuses a checkpoint of another recipe, of other data or of more steps; says what another number of steps means.
 fn bound(job: &Job, record: &Record) -> Result<()> {
     let place = format!("`{}` in {}", job.name, job.dir.display());
-    match job.fingerprint.mismatch(&record.fingerprint) {
+    match job.run.fingerprint.mismatch(&record.fingerprint) {
         None => {}
         Some(Mismatch::Settings(lines)) => {
             return Err(Error::usage(format!("{place} was trained by another recipe"))
                 .cause(lines.into_iter().take(10).collect::<Vec<_>>().join("\n"))
-                .hint(format!("undo the change, give another `--out DIR`, or train it anew: `{}`", job.again)));
+                .hint(format!("undo the change, give another `--out DIR`, or train it anew: `{}`", job.run.again)));
         }
         Some(Mismatch::Sources(changed)) => {
             let error = Error::input(format!("{place} was trained on something that has changed"));
             let error = changed.iter().map(Changed::line).fold(error, Error::cause);
-            return Err(error.hint(format!("put back what it was, or train it anew: `{}`", job.again)));
+            return Err(error.hint(format!("put back what it was, or train it anew: `{}`", job.run.again)));
         }
     }
     if let Stored::Settings(_) = record.fingerprint {
@@ -408,7 +335,7 @@ fn bound(job: &Job, record: &Record) -> Result<()> {
     if record.step > steps {
         let key = format!("model.{}.train.steps", job.name);
         return Err(Error::usage(format!("{place} is at step {}, and `{key}` is {steps}", record.step))
-            .hint(format!("give at least `{key} = {}`, or train it anew: `{}`", record.step, job.again)));
+            .hint(format!("give at least `{key} = {}`, or train it anew: `{}`", record.step, job.run.again)));
     }
     match record.fingerprint.steps() {
         Some(before) if before != steps => longer(job, before, record.step),
@@ -430,7 +357,7 @@ fn longer(job: &Job, before: usize, at: usize) {
             rate(before)
         ));
     }
-    if job.objective.distils() {
+    if job.method.facts().rounds {
         not_alike.push("the rounds of the distillation are shared out anew".to_string());
     }
     if !not_alike.is_empty() {
@@ -441,7 +368,7 @@ fn longer(job: &Job, before: usize, at: usize) {
 /// What to type once the recipe is mended: a model with a checkpoint is bound to its recipe.
 pub fn anew(job: &Job) -> String {
     match newest_checkpoint(job.dir).is_some() {
-        true => format!("train it anew: `{}`", job.again),
+        true => format!("train it anew: `{}`", job.run.again),
         false => "run the same command".to_string(),
     }
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use burn::prelude::Device;
 use fewstep::method::distill::Refresh;
-use fewstep::method::{Divergence, Objective, SdttConfig};
+use fewstep::method::{Divergence, Objective, Parents, SdttConfig};
 use fewstep::model::config::{NormKind, Visibility};
 use fewstep::model::family::adapters::own_sites;
 use fewstep::model::params::Named;
@@ -12,7 +12,7 @@ use fewstep::model::transformer::lora::{LoraConfig, Plan, is_adapter};
 use fewstep::model::{Transformer, TransformerConfig, params};
 use fewstep::process::{Order, Schedule};
 use fewstep::term::Interrupt;
-use fewstep::train::{self, Job, TrainConfig};
+use fewstep::train::{self, Draws, Frame, Job, Run, Start, TrainConfig};
 use fewstep::weights::{self, NonFinite, Weights};
 
 use super::binary::Place;
@@ -52,31 +52,30 @@ fn trained(dir: &Path, teacher: &Transformer, keep: Option<&[usize]>, lora: bool
         data: 0.0,
     });
     let batch = |part: u64| (0..4 * LENGTH as u64).map(|i| ((i * 7 + part * 5) % VOCAB as u64) as u32).collect();
+    let orders = [Order::parallel(LENGTH)];
     let job = Job {
         name: "student",
         dir,
         config: &config,
-        objective: &objective,
-        network: student.config(),
-        orders: &[Order::parallel(LENGTH)],
-        teacher_orders: &[Order::parallel(LENGTH)],
-        vocab: VOCAB,
-        mask: VOCAB as u32,
-        tokens: VOCAB,
-        excluded: &[],
-        length: LENGTH,
-        seed: 1,
-        batch: &batch,
-        start: (!lora).then_some(&start),
-        teacher: Some(teacher),
-        latent: None,
-        classified: None,
-        frozen: lora.then_some((&student, &plan)),
-        matrices: None,
-        fingerprint: &fewstep::train::Fingerprint::default(),
-        again: "fewstep run my.toml --retrain model",
-        device: &Device::flex(),
-        interrupt: &Interrupt::default(),
+        method: objective.method(),
+        network: Frame {
+            config: student.config(),
+            vocab: VOCAB,
+            length: LENGTH,
+            mask: VOCAB as u32,
+            tokens: VOCAB,
+            excluded: &[],
+        },
+        start: if lora { Start::Adapters(&student, &plan) } else { Start::Weights(&start) },
+        orders: &orders,
+        parents: Parents { teacher: Some(teacher), orders: &orders, ..Parents::default() },
+        draws: Draws { seed: 1, batch: &batch },
+        run: Run {
+            device: &Device::flex(),
+            interrupt: &Interrupt::default(),
+            fingerprint: &fewstep::train::Fingerprint::default(),
+            again: "fewstep run my.toml --retrain model",
+        },
     };
     train::train(&job).unwrap().weights
 }

@@ -2,11 +2,11 @@
 
 use burn::prelude::Device;
 use fewstep::data::story::{Story, StoryConfig};
-use fewstep::method::{Divergence, Objective, SdttConfig, distill::Refresh};
-use fewstep::process::{Corruption, Order, Schedule};
+use fewstep::method::{ArConfig, Divergence, ElboConfig, Objective, Parents, SdttConfig, distill::Refresh};
+use fewstep::process::{Order, Schedule};
 use fewstep::rng::{StepRng, Stream};
 use fewstep::term::Interrupt;
-use fewstep::train::{self, Decay, Job, TrainConfig, Trained};
+use fewstep::train::{self, Decay, Draws, Frame, Job, Run, Start, TrainConfig, Trained};
 use fewstep::weights::Weights;
 
 fn train_config(steps: usize) -> TrainConfig {
@@ -42,42 +42,32 @@ fn train_in(
         let mut rng = StepRng::new(1).at(part, Stream::Batch);
         (0..config.batch).flat_map(|_| story.sample(&mut rng)).collect()
     };
+    let vocab = story.vocab();
     train::train(&Job {
         name: "model",
         dir,
         config,
-        objective,
-        network: &network,
+        method: objective.method(),
+        network: Frame { config: &network, vocab, length: 32, mask: vocab as u32, tokens: vocab, excluded: &[] },
+        start: start.map_or(Start::New, Start::Weights),
         orders: &[order],
-        teacher_orders: &[order],
-        vocab: story.vocab(),
-        mask: story.vocab() as u32,
-        tokens: story.vocab(),
-        excluded: &[],
-        length: 32,
-        seed: 1,
-        batch: &batch,
-        start,
-        teacher: None,
-        latent: None,
-        classified: None,
-        frozen: None,
-        matrices: None,
-        fingerprint: &fewstep::train::Fingerprint::default(),
-        again: "fewstep run my.toml --retrain model",
-        device,
-        interrupt: &Interrupt::default(),
+        parents: Parents { orders: &[order], ..Parents::default() },
+        draws: Draws { seed: 1, batch: &batch },
+        run: Run {
+            device,
+            interrupt: &Interrupt::default(),
+            fingerprint: &fewstep::train::Fingerprint::default(),
+            again: "fewstep run my.toml --retrain model",
+        },
     })
 }
 
 fn elbo() -> Objective {
-    Objective::Elbo {
-        corruption: Corruption::Absorb,
-        schedule: Schedule::LogLinear,
-        clip: None,
-        alpha: None,
-        shared: None,
-    }
+    Objective::Elbo(ElboConfig::default())
+}
+
+fn ar() -> Objective {
+    Objective::ArNll(ArConfig {})
 }
 
 fn sdtt(divergence: Divergence) -> Objective {
@@ -106,7 +96,7 @@ fn every_objective_and_divergence_learns() {
     let (teacher, losses) = run(&elbo(), false, &train_config(120), &Device::flex(), None);
     let mean = |l: &[f64]| l.iter().sum::<f64>() / l.len() as f64;
     assert!(mean(&losses[100..]) < 0.75 * mean(&losses[..20]), "{} to {}", mean(&losses[..20]), mean(&losses[100..]));
-    let (_, losses) = run(&Objective::ArNll {}, true, &train_config(120), &Device::flex(), None);
+    let (_, losses) = run(&ar(), true, &train_config(120), &Device::flex(), None);
     assert!(mean(&losses[100..]) < 0.6 * mean(&losses[..20]));
     let start = Weights { tensors: teacher.weights, ..Weights::default() };
     for divergence in Divergence::ALL {
@@ -182,7 +172,7 @@ fn the_losses_of_fifty_steps_are_the_golden_ones() {
 fn twenty_steps_on_flex_and_ndarray_have_the_same_losses() {
     #[allow(deprecated)]
     let other = Device::ndarray();
-    for (objective, causal) in [(elbo(), false), (Objective::ArNll {}, true)] {
+    for (objective, causal) in [(elbo(), false), (ar(), true)] {
         let (_, a) = run(&objective, causal, &train_config(20), &Device::flex(), None);
         let (_, b) = run(&objective, causal, &train_config(20), &other, None);
         for (step, (a, b)) in a.iter().zip(&b).enumerate() {

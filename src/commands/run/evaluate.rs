@@ -11,7 +11,7 @@ use crate::eval::judge::TextJudge;
 use crate::eval::results::{Environment, ModelResult, Results, Role, Row};
 use crate::eval::{self, Scorer, copies, reconstruction};
 use crate::export::{self, LoadedModel};
-use crate::method::{self, Objective};
+use crate::method;
 use crate::model::{Denoise, Oracle, params};
 use crate::process::Corruption;
 use crate::process::d3pm::Matrix;
@@ -93,7 +93,7 @@ impl Study {
                     // Nor in phases, whose number may be that of the steps: the sampler's own likelihood says it there.
                     let follows = process.order.pattern.is_some_and(|p| p.follows_steps());
                     let seen = !follows && (done.model.over_blocks() || !method::beside(process.order, process.length));
-                    let ar = matches!(model.objective, Objective::ArNll {});
+                    let ar = model.objective.facts().causal();
                     let tokens = done.codec.is_none() && done.model.vectors().is_none() && role != Role::Codec;
                     let likely = tokens
                         && !done.model.reads_uniforms()
@@ -254,8 +254,8 @@ impl Study {
 
     /// What the model is called in results whose embedding a chain's noise is made from.
     fn neighbours_shown(&self, model: &ModelConfig) -> Result<Option<String>> {
-        let Objective::D3pm(config) = &model.objective else { return Ok(None) };
-        let Matrix::Neighbours { model: name, .. } = &config.matrix else { return Ok(None) };
+        let Some(chain) = model.objective.facts().chain else { return Ok(None) };
+        let Matrix::Neighbours { model: name, .. } = chain.matrix else { return Ok(None) };
         let ways = Recipe::decodings(self.recipe.model(name)?);
         let shown = |(label, _): &(String, _)| if label.is_empty() { name.clone() } else { format!("{name}: {label}") };
         Ok(ways.first().map(shown))
@@ -425,7 +425,7 @@ impl Study {
             return Ok(None);
         }
         let mut config = config.clone();
-        if !matches!(done.card.objective, Objective::ArNll {}) {
+        if !done.card.objective.facts().causal() {
             let steps = taken(done, generator, &config.steps);
             if steps != config.steps {
                 term::note(&format!("eval {shown:<10} `eval.control.steps` {:?} become {steps:?}", config.steps));

@@ -12,6 +12,7 @@ use crate::model::params::Named;
 use crate::model::transformer::lora::{Plan, check_layers};
 use crate::model::{Transformer, TransformerConfig};
 use crate::recipe::{Network, Recipe};
+use crate::train::Frame;
 use crate::weights::HostTensor;
 
 /// Tokens that a judge from a checkpoint reads at once, at most.
@@ -50,6 +51,12 @@ pub struct Shape {
 }
 
 impl Shape {
+    /// Its network's shape, for a training on sequences of `length`.
+    pub fn frame(&self, length: usize) -> Frame<'_> {
+        let Shape { network, vocab, mask, tokens, excluded, .. } = self;
+        Frame { config: network, vocab: *vocab, length, mask: *mask, tokens: *tokens, excluded }
+    }
+
     fn own(network: TransformerConfig, vocab: usize, mask: u32, length: usize) -> Shape {
         Shape {
             network,
@@ -190,7 +197,7 @@ fn whole(recipe: &Recipe, name: &str, data: &Data, base: &Path) -> Result<Shape>
     let notes = std::mem::take(&mut d.notes);
     recipe.check_network(name, &d.network).map_err(|e| {
         // The network is the checkpoint's, so what has to change is what it is trained for.
-        let causal = d.family.prediction() == Prediction::NextToken && !matches!(model.objective, Objective::ArNll {});
+        let causal = d.family.prediction() == Prediction::NextToken && !model.objective.facts().causal();
         e.cause(format!("{place} holds {}", d.family.name())).hint(match causal {
             true => format!(
                 "an autoregressive checkpoint is tuned or judges: `model.{name}.objective = {{ ar_nll = {{}} }}` with \
@@ -305,7 +312,7 @@ fn trainable(d: &Description, from: &Path, objective: &Objective) -> Result<(Tra
         };
         return Ok((TransformerConfig { shift: true, shift_output: false, ..d.network.clone() }, start));
     }
-    let uniform = !objective.corruption().absorbs();
+    let uniform = !objective.facts().corruption.absorbs();
     if d.family.prediction() == Prediction::Uniform {
         return match uniform {
             true => Ok((d.network.clone(), d.vocab as u32)),
@@ -318,16 +325,15 @@ fn trainable(d: &Description, from: &Path, objective: &Objective) -> Result<(Tra
     let Some(mask) = d.special.mask else {
         return cannot("it has no mask token", "masked diffusion, DUO and autoregressive models can be trained");
     };
-    if matches!(objective, Objective::D3pm(_)) {
+    let facts = objective.facts();
+    if facts.chain.is_some() {
         return cannot("a chain's mask stands behind its tokens", "give the model a `network` of its own");
     }
-    match (d.family.prediction(), objective) {
-        (Prediction::Score, Objective::ScoreEntropy { scaled }) if *scaled != d.scale_by_sigma => {
+    match (d.family.prediction(), facts.scores) {
+        (Prediction::Score, Some(scaled)) if scaled != d.scale_by_sigma => {
             cannot("its `scale_by_sigma` is another", "`objective.score_entropy.scaled` must be as in its config.json")
         }
-        (Prediction::Subs | Prediction::Logits, Objective::ScoreEntropy { .. }) => {
-            cannot("its output is no score", "`objective.elbo = {}`")
-        }
+        (Prediction::Subs | Prediction::Logits, Some(_)) => cannot("its output is no score", "`objective.elbo = {}`"),
         _ => Ok((d.network.clone(), mask)),
     }
 }

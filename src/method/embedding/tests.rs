@@ -1,6 +1,8 @@
 use super::*;
 use crate::model::TransformerConfig;
 use crate::model::params::{self, floats};
+use crate::process::ddpm::Sampler;
+use crate::process::gaussian::Prediction;
 use rand_distr::{Distribution, StandardNormal};
 
 const L: usize = 6;
@@ -170,8 +172,8 @@ fn a_classifier_does_not_read_what_it_is_asked_for_and_its_gradient_is_the_finit
 
 #[test]
 fn a_classifier_learns_what_the_noisy_embeddings_say() {
-    use crate::train::TrainConfig;
     use crate::optim::Optimizer;
+    use crate::train::TrainConfig;
     let device = Device::flex();
     let of = network("", &device);
     let mut model = beginning("", &device.clone().autodiff());

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result, whole_within, within};
-use crate::method::distill::Refresh;
+use crate::method::rounds::{self, Refresh};
 use crate::process::gaussian::{Path, Prediction};
 
 /// A few-step student of latents.
@@ -14,13 +14,13 @@ pub struct LatentDistillConfig {
     pub teacher: String,
     /// How: { progressive = ... } | { consistency = ... } | { continuous = ... } | { shortcut = ... } | { mean_flow = ... } |
     /// { matching = ... }
-    pub method: Method,
+    pub method: FewStep,
 }
 
 /// How a few-step student is trained; see the file's head.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
-pub enum Method {
+pub enum FewStep {
     Progressive(Progressive),
     Consistency(Consistency),
     Continuous(Continuous),
@@ -148,20 +148,20 @@ impl LatentDistillConfig {
     /// The method's name in results.
     pub fn name(&self) -> &'static str {
         match &self.method {
-            Method::Progressive(_) => "progressive",
-            Method::Consistency(c) if c.distill => "consistency_distillation",
-            Method::Consistency(_) => "consistency_training",
-            Method::Continuous(_) => "continuous_consistency",
-            Method::Shortcut(_) => "shortcut",
-            Method::MeanFlow(_) => "mean_flow",
-            Method::Matching(_) => "distribution_matching",
+            FewStep::Progressive(_) => "progressive",
+            FewStep::Consistency(c) if c.distill => "consistency_distillation",
+            FewStep::Consistency(_) => "consistency_training",
+            FewStep::Continuous(_) => "continuous_consistency",
+            FewStep::Shortcut(_) => "shortcut",
+            FewStep::MeanFlow(_) => "mean_flow",
+            FewStep::Matching(_) => "distribution_matching",
         }
     }
 
     /// The round that training step `step` of `total` belongs to.
     pub fn round(&self, step: usize, total: usize) -> usize {
         match &self.method {
-            Method::Progressive(p) => (step * p.rounds / total.max(1)).min(p.rounds - 1),
+            FewStep::Progressive(p) => rounds::round(step, total, p.rounds),
             _ => 0,
         }
     }
@@ -169,7 +169,7 @@ impl LatentDistillConfig {
     /// Which weights become the next round's teacher.
     pub fn refresh(&self) -> Refresh {
         match &self.method {
-            Method::Progressive(p) => p.refresh,
+            FewStep::Progressive(p) => p.refresh,
             _ => Refresh::Raw,
         }
     }
@@ -177,15 +177,15 @@ impl LatentDistillConfig {
     /// The steps that a student is meant for.
     pub fn steps(&self) -> usize {
         match &self.method {
-            Method::Progressive(p) => p.steps >> p.rounds,
-            Method::Matching(c) => c.steps,
+            FewStep::Progressive(p) => p.steps >> p.rounds,
+            FewStep::Matching(c) => c.steps,
             _ => 4,
         }
     }
 
     /// Whether its network is told where a step ends.
     pub fn two_times(&self) -> bool {
-        matches!(self.method, Method::Shortcut(_) | Method::MeanFlow(_))
+        matches!(self.method, FewStep::Shortcut(_) | FewStep::MeanFlow(_))
     }
 
     /// Passes of networks over the latents of a training sequence, backward ones not counted; `twice` says that the teacher
@@ -193,15 +193,15 @@ impl LatentDistillConfig {
     pub fn forwards(&self, twice: bool) -> f64 {
         let asked = |distill: bool| f64::from(u8::from(distill)) * if twice { 2.0 } else { 1.0 };
         match &self.method {
-            Method::Progressive(p) if twice => 3.0 + 2.0 / p.rounds as f64,
-            Method::Progressive(_) => 3.0,
-            Method::Consistency(c) => 2.0 + asked(c.distill),
-            Method::Continuous(c) => 4.0 + asked(c.distill),
+            FewStep::Progressive(p) if twice => 3.0 + 2.0 / p.rounds as f64,
+            FewStep::Progressive(_) => 3.0,
+            FewStep::Consistency(c) => 2.0 + asked(c.distill),
+            FewStep::Continuous(c) => 4.0 + asked(c.distill),
             // Three answers of its own for its share, one for the others.
-            Method::Shortcut(c) => 1.0 + 2.0 * c.share,
-            Method::MeanFlow(c) => 3.0 + asked(c.distill),
+            FewStep::Shortcut(c) => 1.0 + 2.0 * c.share,
+            FewStep::MeanFlow(c) => 3.0 + asked(c.distill),
             // The student's earlier steps, its answer and both scores; and for each step of the critic a sample and its pass.
-            Method::Matching(c) => {
+            FewStep::Matching(c) => {
                 let (earlier, critic) = ((c.steps as f64 - 1.0) / 2.0, c.critic_steps as f64);
                 let again = if twice { 2.0 + 0.5 * critic } else { 0.0 };
                 earlier + 3.0 + critic * (earlier + 2.0) + again
@@ -212,7 +212,7 @@ impl LatentDistillConfig {
     /// Texts that an autoencoder reads for a training sequence.
     pub fn texts(&self) -> f64 {
         match &self.method {
-            Method::Matching(c) => 1.0 + c.critic_steps as f64,
+            FewStep::Matching(c) => 1.0 + c.critic_steps as f64,
             _ => 1.0,
         }
     }
@@ -236,7 +236,7 @@ impl LatentDistillConfig {
         };
         let share = |k: &str, v: f64| within(&at(k), v, 0.0..=1.0);
         match &self.method {
-            Method::Progressive(p) => {
+            FewStep::Progressive(p) => {
                 whole_within(&at("progressive.rounds"), p.rounds, 1..=20)?;
                 whole_within(&at("progressive.steps"), p.steps, 1..=1 << 20)?;
                 let halves = 1 << p.rounds;
@@ -249,11 +249,11 @@ impl LatentDistillConfig {
                     ),
                 }
             }
-            Method::Consistency(c) => {
+            FewStep::Consistency(c) => {
                 whole_within(&at("consistency.first_grid"), c.first_grid, 2..=1 << 16)?;
                 whole_within(&at("consistency.last_grid"), c.last_grid, c.first_grid..=1 << 16)
             }
-            Method::Continuous(c) => {
+            FewStep::Continuous(c) => {
                 if path != Path::Trigonometric {
                     return teacher("continuous", "path = \"trigonometric\"");
                 }
@@ -261,7 +261,7 @@ impl LatentDistillConfig {
                 within(&at("continuous.mean"), c.mean, -100.0..=100.0)?;
                 within(&at("continuous.deviation"), c.deviation, 1e-6..=100.0)
             }
-            Method::Shortcut(c) => {
+            FewStep::Shortcut(c) => {
                 share("shortcut.share", c.share)?;
                 let nearest = c.finest.clamp(2, 1 << 12).next_power_of_two();
                 match nearest == c.finest {
@@ -273,7 +273,7 @@ impl LatentDistillConfig {
                     ),
                 }
             }
-            Method::MeanFlow(c) => {
+            FewStep::MeanFlow(c) => {
                 if path != Path::Linear {
                     return teacher("mean_flow", "path = \"linear\"");
                 }
@@ -282,7 +282,7 @@ impl LatentDistillConfig {
                 }
                 share("mean_flow.share", c.share)
             }
-            Method::Matching(c) => {
+            FewStep::Matching(c) => {
                 whole_within(&at("matching.steps"), c.steps, 1..=64)?;
                 whole_within(&at("matching.critic_steps"), c.critic_steps, 1..=100)?;
                 within(&at("matching.critic_lr"), c.critic_lr, 1e-12..=10.0)

@@ -8,8 +8,8 @@ use crate::method::latent;
 use crate::model::config::{TimeInput, VectorsConfig, Visibility};
 use crate::model::params::floats;
 use crate::model::{Denoise, TransformerConfig};
-use crate::train::TrainConfig;
 use crate::optim::Optimizer;
+use crate::train::TrainConfig;
 
 const B: usize = 64;
 
@@ -90,18 +90,18 @@ fn every_method_brings_one_step_to_the_data_where_its_teacher_lands_between() {
     let straight = teacher(Path::Linear, true);
     let curved = teacher(Path::Trigonometric, false);
     let methods = [
-        Method::Progressive(Progressive { steps: 32, rounds: 5, refresh: Refresh::Ema }),
-        Method::Consistency(Consistency { first_grid: 8, last_grid: 32, distill: true, target: Refresh::Raw }),
-        Method::Consistency(Consistency { first_grid: 8, last_grid: 32, distill: false, target: Refresh::Raw }),
-        Method::Continuous(Continuous { distill: true, warmup: 0.2, mean: 0.0, deviation: 1.4 }),
-        Method::Continuous(Continuous { distill: false, warmup: 0.2, mean: 0.0, deviation: 1.4 }),
-        Method::Shortcut(Shortcut { finest: 32, share: 0.5 }),
-        Method::MeanFlow(MeanFlow { share: 0.75, distill: true }),
-        Method::MeanFlow(MeanFlow { share: 0.75, distill: false }),
-        Method::Matching(Matching { steps: 1, critic_steps: 2, critic_lr: 3e-3 }),
+        FewStep::Progressive(Progressive { steps: 32, rounds: 5, refresh: Refresh::Ema }),
+        FewStep::Consistency(Consistency { first_grid: 8, last_grid: 32, distill: true, target: Refresh::Raw }),
+        FewStep::Consistency(Consistency { first_grid: 8, last_grid: 32, distill: false, target: Refresh::Raw }),
+        FewStep::Continuous(Continuous { distill: true, warmup: 0.2, mean: 0.0, deviation: 1.4 }),
+        FewStep::Continuous(Continuous { distill: false, warmup: 0.2, mean: 0.0, deviation: 1.4 }),
+        FewStep::Shortcut(Shortcut { finest: 32, share: 0.5 }),
+        FewStep::MeanFlow(MeanFlow { share: 0.75, distill: true }),
+        FewStep::MeanFlow(MeanFlow { share: 0.75, distill: false }),
+        FewStep::Matching(Matching { steps: 1, critic_steps: 2, critic_lr: 3e-3 }),
     ];
     for method in methods {
-        let linear = matches!(method, Method::Shortcut(_) | Method::MeanFlow(_));
+        let linear = matches!(method, FewStep::Shortcut(_) | FewStep::MeanFlow(_));
         let base = if linear { &straight } else { &curved };
         let process = (if linear { Path::Linear } else { Path::Trigonometric }, Prediction::V);
         let before = one_step(base, process, linear).0;
@@ -130,7 +130,7 @@ fn every_method_brings_one_step_to_the_data_where_its_teacher_lands_between() {
                 round,
                 rng: (StepRng::new(3), step as u64),
             };
-            if let Method::Matching(c) = &method {
+            if let FewStep::Matching(c) = &method {
                 for i in 0..c.critic_steps {
                     now.rng.1 = (1 << 40) + (step * c.critic_steps + i) as u64;
                     let (_, grads) = finish(now.critic_loss(c, &critic.0, now.rng.1), &critic.0);
