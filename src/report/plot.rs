@@ -94,13 +94,17 @@ pub(super) type Place = (f64, f64);
 /// The canvas of a figure: as large as its legend needs, up to a width of twice the usual one.
 fn size(figure: &Figure) -> Place {
     let names = figure.series.iter().map(|s| &s.name).chain(figure.guides.iter().map(|g| &g.name));
-    let longest = names.clone().map(|n| n.chars().count()).max().unwrap_or(0) as f64;
-    // What stands behind the names takes at most five lines.
     let bounds = figure.series.iter().any(|s| s.bound);
+    let own = if bounds { BOUND.len() } else { 0 };
+    let longest = names.clone().map(|n| n.chars().count()).max().unwrap_or(0).max(own) as f64;
+    // What stands behind the names takes at most five lines.
     let lines = (names.count() + 3 + usize::from(has_seeds(figure)) + usize::from(bounds)) as f64;
     let width = (FRAME[2] + 16.0 + 50.0 + 8.0 * longest).min(2.0 * SIZE.0);
     (width.max(SIZE.0), (FRAME[1] + 8.0 + LINE * lines).max(SIZE.1))
 }
+
+/// What the legend says of series that are bounds.
+const BOUND: &str = "dashed: an upper bound";
 
 fn has_seeds(figure: &Figure) -> bool {
     figure.series.iter().flat_map(|s| &s.points).any(|p| !p.seeds.is_empty())
@@ -281,7 +285,7 @@ fn legend<B: DrawingBackend>(canvas: &Canvas<B>, figure: &Figure) -> Drawn<B> {
         }
     }
     if figure.series.iter().any(|s| s.bound) {
-        let at = label(canvas, "dashed: an upper bound")?;
+        let at = label(canvas, BOUND)?;
         canvas.dashes((left, at), (left + 30.0, at), INK, false)?;
     }
     if figure.series.iter().flat_map(|s| &s.points).any(|p| p.open) {

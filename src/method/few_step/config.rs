@@ -177,7 +177,7 @@ impl LatentDistillConfig {
     /// The steps that a student is meant for.
     pub fn steps(&self) -> usize {
         match &self.method {
-            FewStep::Progressive(p) => p.steps >> p.rounds,
+            FewStep::Progressive(p) => p.steps.checked_shr(p.rounds.min(64) as u32).unwrap_or(0),
             FewStep::Matching(c) => c.steps,
             _ => 4,
         }
