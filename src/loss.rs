@@ -13,7 +13,7 @@ use std::borrow::Cow;
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::prelude::*;
 
-use crate::kernels::{self, PosteriorRows, UniformRows, composed};
+use crate::kernels::{self, Head, PosteriorRows, UniformRows, composed};
 pub use crate::kernels::{Divergence, chunk_rows};
 use crate::model::config::Compute;
 use crate::model::{Denoise, Noised, Transformer};
@@ -32,6 +32,8 @@ pub enum Target<'a> {
     Posterior(PosteriorRows),
     /// The teacher's feature rows [n, D] (its log-probabilities are made chunk by chunk), and the divergence.
     Teacher(&'a Transformer, Tensor<2>, Divergence),
+    /// The target of a teacher with the logits of both sides divided by a temperature.
+    Warmed(f64, Box<Target<'a>>),
     /// Several targets of the same rows, each with weights [n] of its own: the sum of their losses.
     Several(Vec<(Vec<f64>, Target<'a>)>),
 }
@@ -78,8 +80,8 @@ pub(crate) fn weights<'l>(model: &Transformer, rows: &Tensor<2>, loss: &'l RowLo
 }
 
 impl Target<'_> {
-    /// What rows `from .. from + weights` are compared with as the head's loss takes it, each with its weights.
-    fn parts(&self, from: usize, weights: &[f64]) -> Vec<(kernels::Target, Vec<f32>)> {
+    /// What rows `from .. from + weights` are compared with as the head's loss takes it, at a temperature.
+    fn parts(&self, from: usize, weights: &[f64], temperature: f64) -> Vec<Part> {
         let to = from + weights.len();
         let target = match self {
             Target::Tokens(ids) => kernels::Target::Tokens(ids[from..to].into()),
@@ -94,14 +96,16 @@ impl Target<'_> {
             }),
             Target::Posterior(rows) => kernels::Target::Posterior(rows.slice(from..to)),
             Target::Teacher(teacher, rows, kind) => {
-                kernels::Target::Teacher(rows.clone().narrow(0, from, to - from), teacher.head(), *kind)
+                let head = warmed(teacher.head(), temperature);
+                kernels::Target::Teacher(rows.clone().narrow(0, from, to - from), head, *kind)
             }
+            Target::Warmed(own, target) => return target.parts(from, weights, temperature * own),
             Target::Several(all) => {
                 let product = |own: &[f64]| own.iter().zip(weights).map(|(a, b)| a * b).collect::<Vec<f64>>();
-                return all.iter().flat_map(|(own, t)| t.parts(from, &product(&own[from..to]))).collect();
+                return all.iter().flat_map(|(own, t)| t.parts(from, &product(&own[from..to]), temperature)).collect();
             }
         };
-        vec![(target, weights.iter().map(|w| *w as f32).collect())]
+        vec![Part { target, weights: weights.iter().map(|w| *w as f32).collect(), temperature }]
     }
 
     /// Whether no fused kernel knows it.
@@ -109,8 +113,24 @@ impl Target<'_> {
         match self {
             Target::Scores(..) | Target::Uniform(_) | Target::Posterior(_) => true,
             Target::Several(all) => all.iter().any(|(_, t)| t.composed()),
+            Target::Warmed(_, target) => target.composed(),
             Target::Tokens(_) | Target::Teacher(..) => false,
         }
+    }
+}
+
+/// Rows of one kind of target, each with its weight.
+struct Part {
+    target: kernels::Target,
+    weights: Vec<f32>,
+    temperature: f64,
+}
+
+/// A head whose logits are divided by a temperature.
+fn warmed(head: Head, temperature: f64) -> Head {
+    match temperature {
+        1.0 => head,
+        t => Head { weight: head.weight / t, bias: head.bias.map(|bias| bias / t), ..head },
     }
 }
 
@@ -123,8 +143,11 @@ fn head_loss(
     composed: bool,
 ) -> Tensor<1> {
     let weights = &weights[from..from + rows.dims()[0]];
-    let parts = loss.target.parts(from, weights).into_iter();
-    let values = parts.map(|(target, weights)| kernels::loss(rows.clone(), model.head(), target, &weights, composed));
+    let parts = loss.target.parts(from, weights, 1.0).into_iter();
+    let values = parts.map(|part| {
+        let head = warmed(model.head(), part.temperature);
+        kernels::loss(rows.clone(), head, part.target, &part.weights, composed)
+    });
     match values.reduce(|a, b| a + b) {
         Some(sum) => sum,
         None => rows.sum().mul_scalar(0.0),
@@ -201,7 +224,7 @@ fn row_losses(model: &dyn Denoise, rows: Tensor<2>, target: &Target) -> Vec<f64>
         let size = chunk.min(n - from);
         let rows = rows.clone().narrow(0, from, size);
         let mut here = vec![0.0; size];
-        for (target, weights) in target.parts(from, &vec![1.0; size]) {
+        for Part { target, weights, temperature } in target.parts(from, &vec![1.0; size], 1.0) {
             let part = match target {
                 kernels::Target::Tokens(ids) => composed::cross_entropy(model.predict(rows.clone()), &ids),
                 kernels::Target::Scores(ids, offsets) => {
@@ -210,7 +233,11 @@ fn row_losses(model: &dyn Denoise, rows: Tensor<2>, target: &Target) -> Vec<f64>
                 kernels::Target::Uniform(of) => composed::uniform_elbo(model.predict(rows.clone()), &of),
                 kernels::Target::Posterior(of) => composed::posterior(model.predict(rows.clone()), &of),
                 kernels::Target::Teacher(theirs, head, kind) => {
-                    kind.rows(model.predict(rows.clone()), composed::log_softmax(composed::logits(theirs, &head)))
+                    let own = match temperature {
+                        1.0 => model.predict(rows.clone()),
+                        t => composed::log_softmax(model.predict(rows.clone()) / t),
+                    };
+                    kind.rows(own, composed::log_softmax(composed::logits(theirs, &head)))
                 }
             };
             let part = part.into_data().convert::<f64>();

@@ -15,6 +15,7 @@ pub mod distill;
 pub mod elbo;
 pub mod embedding;
 pub mod few_step;
+pub mod kd;
 pub mod latent;
 pub mod masked;
 pub mod rounds;
@@ -36,6 +37,7 @@ pub use distill::SdttConfig;
 pub use elbo::ElboConfig;
 pub use embedding::{ClassifierConfig, EmbeddingConfig};
 pub use few_step::{FewStep, LatentDistillConfig};
+pub use kd::KdConfig;
 pub use latent::{AutoencoderConfig, LatentConfig};
 pub use masked::{NoiseRange, T_MIN, beside, elbo, elbo_within};
 pub use score_entropy::ScoreEntropyConfig;
@@ -53,6 +55,8 @@ pub enum Objective {
     ScoreEntropy(ScoreEntropyConfig),
     /// Self-distillation through time from a teacher.
     Sdtt(SdttConfig),
+    /// Knowledge distillation from a teacher at equal steps.
+    Kd(KdConfig),
     /// Text through few latents and back.
     Autoencoder(AutoencoderConfig),
     /// Gaussian diffusion of an autoencoder's latents.
@@ -79,6 +83,7 @@ impl Objective {
             Objective::Elbo(method) => method,
             Objective::ScoreEntropy(method) => method,
             Objective::Sdtt(method) => method,
+            Objective::Kd(method) => method,
             Objective::Autoencoder(method) => method,
             Objective::Latent(method) => method,
             Objective::LatentDistill(method) => method,

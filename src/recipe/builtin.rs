@@ -1,7 +1,7 @@
 //! The recipes inside the binary: the same files as `recipes/`, so that they always match the version.
 
 /// Name, text and one line about each built-in recipe.
-pub const ALL: [(&str, &str, &str); 17] = [
+pub const ALL: [(&str, &str, &str); 18] = [
     (
         "quickstart",
         include_str!("../../recipes/quickstart.toml"),
@@ -26,6 +26,11 @@ pub const ALL: [(&str, &str, &str); 17] = [
         "dependent",
         include_str!("../../recipes/dependent.toml"),
         "eight steps whose draws depend on each other: shared uniforms and the alpha loss, on characters",
+    ),
+    (
+        "kd",
+        include_str!("../../recipes/kd.toml"),
+        "a student of half its teacher's blocks by knowledge distillation at equal steps, 3 minutes on 2 cores",
     ),
     (
         "hybrid",
