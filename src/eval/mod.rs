@@ -351,8 +351,7 @@ pub fn row(
     let samples = scores(&drawn.tokens, scorer);
     let texts: Vec<&[u32]> = drawn.tokens.iter().map(|t| scorer.scored(t)).collect();
     // By confidence samples are drawn one by one, whatever the batch.
-    let one_by_one =
-        matches!(generator, Generator::Tokens(_, p) if matches!(p.decode, Decode::Pipelined(_) | Decode::Switch(_)));
+    let one_by_one = matches!(generator, Generator::Tokens(_, p) if matches!(p.decode, Decode::Rule(_)));
     let batch = if one_by_one { 1 } else { config.drawn_together() };
     let speed = match timed && config.speed_repeats > 0 {
         true => Some(speed::measure(generator, steps, batch, config.speed_repeats, config.seed + 1)?),

@@ -16,36 +16,151 @@ use std::ops::Range;
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
-use super::decode::{Decode, Pipelined, Switch};
+use serde::{Deserialize, Serialize};
+
 use super::{Process, SampleSpec, Samples, reading};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, whole_within, within};
 use crate::model::{Cache, Denoise, Noised, draw, params, select_rows};
+use crate::process::order::OrderConfig;
 use crate::process::{Layout, Reading};
 use crate::rng::{StepRng, Stream};
 
-/// Draws `n` samples by confidence.
+/// A rule by which predictions decide what a pass reveals.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Rule {
+    /// Blocks that are opened and committed by confidence.
+    Pipelined(Pipelined),
+    /// Each block at once or token by token; the steps are the budget of passes.
+    Switch(Switch),
+}
+
+/// The thresholds of pipelined decoding, shares and probabilities.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pipelined {
+    /// Positions of a block.
+    pub block: usize,
+    /// Blocks that are open at the same time, at most.
+    pub window: usize,
+    /// The next block is opened when this share of the last one is text.
+    #[serde(default = "default_add")]
+    pub add: f64,
+    /// A block commits its surest token in each pass once this share of the one before it is text.
+    #[serde(default = "default_activate")]
+    pub activate: f64,
+    /// A drawn token of at least this probability is committed.
+    #[serde(default = "default_commit")]
+    pub commit: f64,
+}
+
+fn default_add() -> f64 {
+    0.1
+}
+fn default_activate() -> f64 {
+    0.95
+}
+fn default_commit() -> f64 {
+    0.9
+}
+
+/// The rule of switching.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Switch {
+    /// Positions of a block.
+    pub block: usize,
+    /// Nats of error, as the model's own predictions bound it, that drawing a block at once may cost.
+    pub tolerance: f64,
+}
+
+impl Rule {
+    /// As a table has it, on one line.
+    pub fn name(&self) -> String {
+        match self {
+            Rule::Pipelined(p) => format!("pipelined {} x {}, p > {}", p.block, p.window, p.commit),
+            Rule::Switch(s) => format!("switch {}, {} nats", s.block, s.tolerance),
+        }
+    }
+
+    /// The order that the model is in.
+    pub fn order(&self) -> OrderConfig {
+        match self {
+            Rule::Pipelined(p) => OrderConfig::Pipelined { block: p.block, window: p.window },
+            Rule::Switch(s) => OrderConfig::Blocks(s.block),
+        }
+    }
+
+    /// The order whose blocks a network must see: one block at a time is noise behind finished text, several are not.
+    pub fn seen(&self) -> OrderConfig {
+        match self {
+            Rule::Pipelined(p) => OrderConfig::Pipelined { block: p.block, window: p.window.max(2) },
+            Rule::Switch(_) => self.order(),
+        }
+    }
+
+    /// The blocks it works on, of `length` positions.
+    pub fn layout(&self, length: usize) -> Layout {
+        match self {
+            Rule::Pipelined(Pipelined { block, .. }) | Rule::Switch(Switch { block, .. }) => {
+                Layout::blocks((*block).min(length))
+            }
+        }
+    }
+
+    /// Those of the step counts that it can be given for `length` positions; where there are none, the fewest.
+    ///
+    /// By thresholds it takes as many passes as it needs, at most one a token.
+    pub fn walkable(&self, length: usize, steps: &[usize]) -> Vec<usize> {
+        let blocks = self.layout(length).count(length);
+        match self {
+            Rule::Pipelined(_) => vec![length],
+            Rule::Switch(_) => {
+                let walked: Vec<usize> = steps.iter().copied().filter(|k| *k >= blocks).collect();
+                if walked.is_empty() { vec![blocks] } else { walked }
+            }
+        }
+    }
+
+    /// Checks ranges; `key` names it in errors.
+    pub fn validate(&self, key: &str) -> Result<()> {
+        let whole = |name: &str, value: usize| whole_within(&format!("{key}.{name}"), value, 1..=1_000_000);
+        let share = |name: &str, value: f64| within(&format!("{key}.{name}"), value, 0.0..=1.0);
+        match self {
+            Rule::Pipelined(p) => {
+                whole("pipelined.block", p.block)?;
+                whole("pipelined.window", p.window)?;
+                share("pipelined.add", p.add)?;
+                share("pipelined.activate", p.activate)?;
+                share("pipelined.commit", p.commit)
+            }
+            Rule::Switch(s) => {
+                whole("switch.block", s.block)?;
+                within(&format!("{key}.switch.tolerance"), s.tolerance, 0.0..=1e6)
+            }
+        }
+    }
+}
+
+/// Draws `n` samples by a rule.
 ///
 /// Errors where a budget is below one pass a block, and as [`super::sample`].
-pub fn sample(model: &dyn Denoise, process: &Process, spec: &SampleSpec, n: usize) -> Result<Samples> {
+pub fn sample(model: &dyn Denoise, process: &Process, rule: &Rule, spec: &SampleSpec, n: usize) -> Result<Samples> {
     let start = std::time::Instant::now();
-    let layout = process.decode.layout(process);
-    let blocks = layout.count(process.length);
-    if matches!(process.decode, Decode::Switch(_)) && spec.steps < blocks {
+    let layout = rule.layout(process.length);
+    let fewest = rule.walkable(process.length, &[])[0];
+    if !matches!(rule, Rule::Pipelined(_)) && spec.steps < fewest {
         return Err(Error::usage(format!(
-            "a budget of {} passes is below one for each of {blocks} blocks",
+            "a budget of {} passes is below one for each of {fewest} blocks",
             spec.steps
         ))
-        .hint(format!("use at least {blocks}, or larger blocks")));
+        .hint(format!("use at least {fewest}, or larger blocks")));
     }
     let mut out = Samples::default();
     for i in 0..n {
         let mut one = One::new(model, process, spec, layout, spec.first + i);
-        match process.decode {
-            Decode::Table | Decode::GreedyTail | Decode::Mbr(_) | Decode::Gaussian(_) => {
-                panic!("the table is walked by `sample`")
-            }
-            Decode::Pipelined(rule) => one.pipelined(rule)?,
-            Decode::Switch(rule) => one.switch(rule)?,
+        match rule {
+            Rule::Pipelined(rule) => one.pipelined(*rule)?,
+            Rule::Switch(rule) => one.switch(*rule)?,
         }
         if spec.trace {
             out.trace.push(one.trace);
@@ -238,9 +353,16 @@ mod tests {
     use crate::process::{Corruption, Order, Schedule};
     use burn::prelude::Device;
 
-    fn process(decode: Decode, length: usize, cached: bool) -> Process {
+    fn process(length: usize, cached: bool) -> Process {
         let order = Order::in_blocks(4);
-        Process { order, schedule: Schedule::LogLinear, corruption: Corruption::Absorb, length, cached, decode }
+        Process {
+            order,
+            schedule: Schedule::LogLinear,
+            corruption: Corruption::Absorb,
+            length,
+            cached,
+            decode: Default::default(),
+        }
     }
 
     fn network(encoder_layers: usize) -> Transformer {
@@ -255,12 +377,12 @@ mod tests {
     #[test]
     fn decoding_by_confidence_is_the_same_with_and_without_a_cache() {
         let rule = Pipelined { block: 4, window: 3, add: 0.25, activate: 0.5, commit: 0.3 };
-        let switch = Decode::Switch(Switch { block: 4, tolerance: 5.0 });
-        for (decode, encoders) in [(Decode::Pipelined(rule), &[0][..]), (switch, &[0, 1, 2])] {
+        let switch = Rule::Switch(Switch { block: 4, tolerance: 5.0 });
+        for (decode, encoders) in [(Rule::Pipelined(rule), &[0][..]), (switch, &[0, 1, 2])] {
             for encoder_layers in encoders.iter().copied() {
                 let model = network(encoder_layers);
                 let spec = SampleSpec { trace: true, ..SampleSpec::new(10, 3, 1) };
-                let draw = |cached| sample(&model, &process(decode, 14, cached), &spec, 6).unwrap();
+                let draw = |cached| sample(&model, &process(14, cached), &decode, &spec, 6).unwrap();
                 let (with, without) = (draw(true), draw(false));
                 assert_eq!((&with.tokens, &with.trace, &with.nfe), (&without.tokens, &without.trace, &without.nfe));
                 assert!(with.positions.iter().zip(&without.positions).all(|(a, b)| a < b));
@@ -272,12 +394,12 @@ mod tests {
     #[test]
     fn what_is_given_stays_and_whole_given_blocks_take_no_pass() {
         let rule = Pipelined { block: 4, window: 2, add: 0.25, activate: 0.5, commit: 0.3 };
-        for decode in [Decode::Pipelined(rule), Decode::Switch(Switch { block: 4, tolerance: 5.0 })] {
+        for decode in [Rule::Pipelined(rule), Rule::Switch(Switch { block: 4, tolerance: 5.0 })] {
             let model = network(0);
             for given in [0..4, 0..9, 2..12, 4..8, 0..13, 0..14] {
                 let pinned: Vec<Option<u32>> = (0..14).map(|p| given.contains(&p).then_some(3)).collect();
                 let spec = SampleSpec { pinned, ..SampleSpec::new(14, 3, 1) };
-                let draw = |cached| sample(&model, &process(decode, 14, cached), &spec, 3).unwrap();
+                let draw = |cached| sample(&model, &process(14, cached), &decode, &spec, 3).unwrap();
                 let (with, without) = (draw(true), draw(false));
                 assert_eq!((&with.tokens, &with.nfe), (&without.tokens, &without.nfe), "{given:?}");
                 for (text, nfe) in with.tokens.iter().zip(&with.nfe) {
@@ -307,8 +429,9 @@ mod tests {
         let length = story.length();
         for budget in [length.div_ceil(4), 12, 20, length] {
             for tolerance in [0.0, 0.5, 1e9] {
-                let process = process(Decode::Switch(Switch { block: 4, tolerance }), length, false);
-                let drawn = sample(&oracle, &process, &SampleSpec::new(budget, 7, 1), 20).unwrap();
+                let rule = Rule::Switch(Switch { block: 4, tolerance });
+                let drawn =
+                    sample(&oracle, &process(length, false), &rule, &SampleSpec::new(budget, 7, 1), 20).unwrap();
                 assert!(drawn.nfe.iter().all(|nfe| *nfe <= budget), "{budget}: {:?}", drawn.nfe);
                 if tolerance == 1e9 {
                     assert!(drawn.nfe.iter().all(|nfe| *nfe == length.div_ceil(4)));
@@ -319,8 +442,8 @@ mod tests {
                 }
             }
         }
-        let process = process(Decode::Switch(Switch { block: 4, tolerance: 1.0 }), length, false);
-        let error = sample(&oracle, &process, &SampleSpec::new(2, 7, 1), 1).unwrap_err();
+        let rule = Rule::Switch(Switch { block: 4, tolerance: 1.0 });
+        let error = sample(&oracle, &process(length, false), &rule, &SampleSpec::new(2, 7, 1), 1).unwrap_err();
         assert!(error.to_string().contains("use at least 8"), "{error}");
     }
 
@@ -331,8 +454,8 @@ mod tests {
         let length = story.length();
         let passes = |commit: f64, window: usize| {
             let rule = Pipelined { block: 4, window, add: 0.1, activate: 0.95, commit };
-            let drawn = sample(&oracle, &process(Decode::Pipelined(rule), length, false), &SampleSpec::new(1, 7, 1), 8);
-            drawn.unwrap().nfe
+            let spec = SampleSpec::new(1, 7, 1);
+            sample(&oracle, &process(length, false), &Rule::Pipelined(rule), &spec, 8).unwrap().nfe
         };
         assert!(passes(0.0, 1).iter().all(|nfe| *nfe == length.div_ceil(4)));
         assert!(passes(2.0, 1).iter().all(|nfe| *nfe == length));

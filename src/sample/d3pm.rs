@@ -26,10 +26,7 @@ pub fn sample(
     n: usize,
 ) -> Result<Samples> {
     let (l, levels) = (process.length, matrices.levels());
-    if process.order.pattern.is_some()
-        || process.order.blocks(l) > 1
-        || matches!(process.decode, Decode::Pipelined(_) | Decode::Switch(_))
-    {
+    if process.order.pattern.is_some() || process.order.blocks(l) > 1 || matches!(process.decode, Decode::Rule(_)) {
         return Err(
             Error::usage("a chain of matrices is sampled at all positions at once").hint("use the order \"parallel\"")
         );

@@ -6,7 +6,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::Process;
-use crate::error::{self, Result, whole_within};
+pub use super::adaptive::{Pipelined, Rule, Switch};
+use crate::error::{Result, whole_within};
 use crate::model::TransformerConfig;
 use crate::model::config::Visibility;
 use crate::process::Layout;
@@ -21,10 +22,8 @@ pub enum Decode {
     Table,
     /// In the steps of the order's table, the last of which takes the most probable tokens (uniform noise; DUO's `greedy`).
     GreedyTail,
-    /// Blocks that are opened and committed by confidence.
-    Pipelined(Pipelined),
-    /// Each block at once or token by token; the steps are the budget of passes.
-    Switch(Switch),
+    /// By what each pass is sure of.
+    Rule(Rule),
     /// In the steps of the order's table, so many candidates a sample, of which the one that the others resemble most is kept
     /// (minimum Bayes risk; AR-Diffusion).
     Mbr(usize),
@@ -32,52 +31,12 @@ pub enum Decode {
     Gaussian(Sampler),
 }
 
-/// The thresholds of pipelined decoding, shares and probabilities.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Pipelined {
-    /// Positions of a block.
-    pub block: usize,
-    /// Blocks that are open at the same time, at most.
-    pub window: usize,
-    /// The next block is opened when this share of the last one is text.
-    #[serde(default = "default_add")]
-    pub add: f64,
-    /// A block commits its surest token in each pass once this share of the one before it is text.
-    #[serde(default = "default_activate")]
-    pub activate: f64,
-    /// A drawn token of at least this probability is committed.
-    #[serde(default = "default_commit")]
-    pub commit: f64,
-}
-
-fn default_add() -> f64 {
-    0.1
-}
-fn default_activate() -> f64 {
-    0.95
-}
-fn default_commit() -> f64 {
-    0.9
-}
-
-/// The rule of switching.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Switch {
-    /// Positions of a block.
-    pub block: usize,
-    /// Nats of error, as the model's own predictions bound it, that drawing a block at once may cost.
-    pub tolerance: f64,
-}
-
 impl Decode {
     /// The blocks it works on, where it does not follow the order.
     pub fn layout(&self, process: &Process) -> Layout {
         match self {
             Decode::Table | Decode::GreedyTail | Decode::Mbr(_) | Decode::Gaussian(_) => process.order.layout(),
-            Decode::Pipelined(p) => Layout::blocks(p.block.min(process.length)),
-            Decode::Switch(s) => Layout::blocks(s.block.min(process.length)),
+            Decode::Rule(rule) => rule.layout(process.length),
         }
     }
 }
@@ -103,13 +62,23 @@ pub enum DecodeConfig {
 }
 
 impl DecodeConfig {
+    /// The rule of a way that goes by confidence.
+    fn rule(&self) -> Option<Rule> {
+        match self {
+            DecodeConfig::Pipelined(rule) => Some(Rule::Pipelined(*rule)),
+            DecodeConfig::Switch(rule) => Some(Rule::Switch(*rule)),
+            _ => None,
+        }
+    }
+
     /// As a table has it, on one line.
     pub fn name(&self) -> String {
         match self {
             DecodeConfig::Order(order) => order.name(),
             DecodeConfig::GreedyTail(order) => format!("{}, greedy tail", order.name()),
-            DecodeConfig::Pipelined(p) => format!("pipelined {} x {}, p > {}", p.block, p.window, p.commit),
-            DecodeConfig::Switch(s) => format!("switch {}, {} nats", s.block, s.tolerance),
+            DecodeConfig::Pipelined(_) | DecodeConfig::Switch(_) => {
+                self.rule().map_or(String::new(), |rule| rule.name())
+            }
             DecodeConfig::Mbr { order, candidates } => format!("{}, best of {candidates}", order.name()),
             DecodeConfig::Gaussian(sampler) => sampler.name(),
         }
@@ -126,12 +95,9 @@ impl DecodeConfig {
                 Process { order: order.order(of.length), decode: Decode::Mbr(*candidates), ..of }
             }
             DecodeConfig::Gaussian(sampler) => Process { decode: Decode::Gaussian(*sampler), ..of },
-            DecodeConfig::Pipelined(p) => {
-                let order = OrderConfig::Pipelined { block: p.block, window: p.window };
-                Process { order: order.order(of.length), decode: Decode::Pipelined(*p), ..of }
-            }
-            DecodeConfig::Switch(s) => {
-                Process { order: OrderConfig::Blocks(s.block).order(of.length), decode: Decode::Switch(*s), ..of }
+            DecodeConfig::Pipelined(_) | DecodeConfig::Switch(_) => {
+                let Some(rule) = self.rule() else { return of };
+                Process { order: rule.order().order(of.length), decode: Decode::Rule(rule), ..of }
             }
         }
     }
@@ -144,15 +110,14 @@ impl DecodeConfig {
             DecodeConfig::Order(order) | DecodeConfig::GreedyTail(order) | DecodeConfig::Mbr { order, .. } => {
                 order.clone()
             }
-            DecodeConfig::Pipelined(p) => OrderConfig::Pipelined { block: p.block, window: p.window.max(2) },
-            DecodeConfig::Switch(s) => OrderConfig::Blocks(s.block),
+            DecodeConfig::Pipelined(_) | DecodeConfig::Switch(_) => {
+                self.rule().map_or(OrderConfig::Parallel, |rule| rule.seen())
+            }
         };
         let fits = match (visibility, &order) {
             (_, OrderConfig::Mixture(_)) => return Some("one order is sampled at a time"),
             (Visibility::Order, _) => true,
-            (Visibility::Causal, order) => {
-                *order == OrderConfig::LeftToRight && !matches!(self, DecodeConfig::Switch(_))
-            }
+            (Visibility::Causal, order) => *order == OrderConfig::LeftToRight && self.rule().is_none(),
             (Visibility::Full, order) => !matches!(order, OrderConfig::Segments { .. }),
             (Visibility::Blocks(_), order) if order.phased() => false,
             (Visibility::Blocks(size), OrderConfig::Blocks(block) | OrderConfig::Pipelined { block, .. }) => {
@@ -181,7 +146,6 @@ impl DecodeConfig {
         let whole = |name: &str, value: usize, low: usize, high: usize| {
             whole_within(&format!("{key}.{name}"), value, low..=high)
         };
-        let within = |name: &str, value: f64, high: f64| error::within(&format!("{key}.{name}"), value, 0.0..=high);
         match self {
             DecodeConfig::Order(order) | DecodeConfig::GreedyTail(order) => order.validate(key),
             DecodeConfig::Gaussian(sampler) => sampler.validate(&format!("{key}.gaussian")),
@@ -189,16 +153,8 @@ impl DecodeConfig {
                 whole("mbr.candidates", *candidates, 2, 1024)?;
                 order.validate(key)
             }
-            DecodeConfig::Pipelined(p) => {
-                whole("pipelined.block", p.block, 1, 1_000_000)?;
-                whole("pipelined.window", p.window, 1, 1_000_000)?;
-                within("pipelined.add", p.add, 1.0)?;
-                within("pipelined.activate", p.activate, 1.0)?;
-                within("pipelined.commit", p.commit, 1.0)
-            }
-            DecodeConfig::Switch(s) => {
-                whole("switch.block", s.block, 1, 1_000_000)?;
-                within("switch.tolerance", s.tolerance, 1e6)
+            DecodeConfig::Pipelined(_) | DecodeConfig::Switch(_) => {
+                self.rule().map_or(Ok(()), |rule| rule.validate(key))
             }
         }
     }
@@ -214,7 +170,7 @@ pub fn walkable(process: &Process, steps: &[usize]) -> Vec<usize> {
         _ => process.decode.layout(process).count(length),
     };
     match process.decode {
-        Decode::Pipelined(_) => vec![length],
+        Decode::Rule(rule) => rule.walkable(length, steps),
         // One step a phase, so that as many phases as steps are at most one a position.
         Decode::Table | Decode::Mbr(_) if process.order.pattern.is_some_and(|p| p.follows_steps()) => {
             let each = |k: &usize| k.is_multiple_of(blocks) && k / blocks <= process.order.block.min(length);
@@ -227,7 +183,7 @@ pub fn walkable(process: &Process, steps: &[usize]) -> Vec<usize> {
         }
         Decode::Gaussian(_) => steps.to_vec(),
         Decode::Table | Decode::GreedyTail | Decode::Mbr(_) if process.order.window > 1 => steps.to_vec(),
-        Decode::Table | Decode::GreedyTail | Decode::Mbr(_) | Decode::Switch(_) => {
+        Decode::Table | Decode::GreedyTail | Decode::Mbr(_) => {
             let walked: Vec<usize> = steps.iter().copied().filter(|k| *k >= blocks).collect();
             if walked.is_empty() { vec![blocks] } else { walked }
         }

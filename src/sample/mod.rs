@@ -136,7 +136,7 @@ impl Generator<'_> {
                 Decode::Table | Decode::GreedyTail | Decode::Mbr(_) => {
                     Some(process.order.grid(process.length, steps)?.steps_per_block())
                 }
-                Decode::Pipelined(_) | Decode::Switch(_) | Decode::Gaussian(_) => None,
+                Decode::Rule(_) | Decode::Gaussian(_) => None,
             },
             // Every step is one of all positions, whatever their levels are.
             Generator::Embedding(_) => Some(steps as f64),
@@ -176,7 +176,7 @@ pub fn sample(model: &dyn Denoise, process: &Process, spec: &SampleSpec, n: usiz
                 .cause("under masks the last step reveals what is left and nothing else")
                 .hint("use `{ order = .. }` and a lower temperature"));
         }
-        Decode::Pipelined(_) | Decode::Switch(_) => return adaptive::sample(model, process, spec, n),
+        Decode::Rule(rule) => return adaptive::sample(model, process, &rule, spec, n),
         Decode::Gaussian(_) => {
             return Err(Error::usage("tokens have no Gaussian noise").hint("`gaussian` is for models of embeddings"));
         }

@@ -23,10 +23,7 @@ const GREEDY: Filter = Filter { temperature: 0.0, top_k: None, top_p: None };
 /// Errors (usage) where the order is not that of all positions at once, or the way of walking is for masks.
 pub fn sample(model: &dyn Denoise, process: &Process, spec: &SampleSpec, n: usize) -> Result<Samples> {
     let l = process.length;
-    if process.order.pattern.is_some()
-        || process.order.blocks(l) > 1
-        || matches!(process.decode, Decode::Pipelined(_) | Decode::Switch(_))
-    {
+    if process.order.pattern.is_some() || process.order.blocks(l) > 1 || matches!(process.decode, Decode::Rule(_)) {
         return Err(Error::usage("uniform noise is sampled at all positions at once")
             .cause("blocks and thresholds reveal masks, and there are none")
             .hint("use the order \"parallel\""));
