@@ -7,6 +7,8 @@
 //!   token from the left where they do not, within a budget of passes. What drawing n positions at once from their marginals
 //!   costs is their total correlation, sum H(X_i) - H(X_1 .. X_n), and H(X_1 .. X_n) is at least the largest H(X_i): so
 //!   sum H(X_i) - max H(X_i) bounds the error in nats, and `tolerance` is how much of it a block may have.
+//! * **Confidence** (MaskGIT, Chang et al. 2022, arXiv 2202.04200; LLaDA's low-confidence remasking): of the tokens that a pass
+//!   draws, those of the largest probability stay, as many in each pass as the steps need; in the whole text, or block by block.
 //!
 //! The bound is of the distributions that are drawn from, at their temperature. Samples are drawn one by one: their passes differ.
 //! L length, V vocabulary, b positions of a block.
@@ -32,6 +34,17 @@ pub enum Rule {
     Pipelined(Pipelined),
     /// Each block at once or token by token; the steps are the budget of passes.
     Switch(Switch),
+    /// The surest positions first.
+    Confidence(Confidence),
+}
+
+/// The rule of the surest first.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Confidence {
+    /// Positions of a block, one block after the other; 0: the whole text at once.
+    #[serde(default)]
+    pub block: usize,
 }
 
 /// The thresholds of pipelined decoding, shares and probabilities.
@@ -79,6 +92,8 @@ impl Rule {
         match self {
             Rule::Pipelined(p) => format!("pipelined {} x {}, p > {}", p.block, p.window, p.commit),
             Rule::Switch(s) => format!("switch {}, {} nats", s.block, s.tolerance),
+            Rule::Confidence(Confidence { block: 0 }) => "confidence".into(),
+            Rule::Confidence(c) => format!("confidence in blocks of {}", c.block),
         }
     }
 
@@ -87,6 +102,8 @@ impl Rule {
         match self {
             Rule::Pipelined(p) => OrderConfig::Pipelined { block: p.block, window: p.window },
             Rule::Switch(s) => OrderConfig::Blocks(s.block),
+            Rule::Confidence(Confidence { block: 0 }) => OrderConfig::Parallel,
+            Rule::Confidence(c) => OrderConfig::Blocks(c.block),
         }
     }
 
@@ -94,7 +111,7 @@ impl Rule {
     pub fn seen(&self) -> OrderConfig {
         match self {
             Rule::Pipelined(p) => OrderConfig::Pipelined { block: p.block, window: p.window.max(2) },
-            Rule::Switch(_) => self.order(),
+            Rule::Switch(_) | Rule::Confidence(_) => self.order(),
         }
     }
 
@@ -104,6 +121,8 @@ impl Rule {
             Rule::Pipelined(Pipelined { block, .. }) | Rule::Switch(Switch { block, .. }) => {
                 Layout::blocks((*block).min(length))
             }
+            Rule::Confidence(Confidence { block: 0 }) => Layout::blocks(length),
+            Rule::Confidence(c) => Layout::blocks(c.block.min(length)),
         }
     }
 
@@ -116,6 +135,10 @@ impl Rule {
             Rule::Pipelined(_) => vec![length],
             Rule::Switch(_) => {
                 let walked: Vec<usize> = steps.iter().copied().filter(|k| *k >= blocks).collect();
+                if walked.is_empty() { vec![blocks] } else { walked }
+            }
+            Rule::Confidence(_) => {
+                let walked: Vec<usize> = steps.iter().copied().filter(|k| (blocks..=length).contains(k)).collect();
                 if walked.is_empty() { vec![blocks] } else { walked }
             }
         }
@@ -137,6 +160,7 @@ impl Rule {
                 whole("switch.block", s.block)?;
                 within(&format!("{key}.switch.tolerance"), s.tolerance, 0.0..=1e6)
             }
+            Rule::Confidence(c) => whole_within(&format!("{key}.confidence.block"), c.block, 0..=1_000_000),
         }
     }
 }
@@ -161,6 +185,7 @@ pub fn sample(model: &dyn Denoise, process: &Process, rule: &Rule, spec: &Sample
         match rule {
             Rule::Pipelined(rule) => one.pipelined(*rule)?,
             Rule::Switch(rule) => one.switch(*rule)?,
+            Rule::Confidence(_) => one.surest_first()?,
         }
         if spec.trace {
             out.trace.push(one.trace);
@@ -309,6 +334,22 @@ impl<'a> One<'a> {
         block.clone().filter(|p| !self.masked[*p]).count() as f64 / block.len() as f64
     }
 
+    fn surest_first(&mut self) -> Result<()> {
+        let blocks = self.layout.ranges(self.process.length);
+        for (n, block) in blocks.iter().enumerate() {
+            // What given text has saved is shared by the blocks that are left.
+            let mut left = (self.spec.steps - self.nfe) / (blocks.len() - n);
+            while block.clone().any(|p| self.masked[p]) {
+                let guesses = self.pass(block.clone(), block.end)?;
+                let count = guesses.len().div_ceil(left.max(1));
+                surest(guesses, count).into_iter().for_each(|g| self.put(g));
+                left = left.saturating_sub(1);
+                self.traced();
+            }
+        }
+        Ok(())
+    }
+
     fn switch(&mut self, rule: Switch) -> Result<()> {
         let blocks = self.layout.ranges(self.process.length);
         for (n, block) in blocks.iter().enumerate() {
@@ -330,6 +371,13 @@ impl<'a> One<'a> {
         }
         Ok(())
     }
+}
+
+/// The `n` guesses of the largest probability, the left one of equals first.
+fn surest(mut guesses: Vec<Guess>, n: usize) -> Vec<Guess> {
+    guesses.sort_by(|a, b| b.probability.total_cmp(&a.probability).then(a.at.cmp(&b.at)));
+    guesses.truncate(n);
+    guesses
 }
 
 /// Entropy in nats of log-probabilities [V] at the temperature that tokens are drawn at (at 0, of what they are).
@@ -378,7 +426,8 @@ mod tests {
     fn decoding_by_confidence_is_the_same_with_and_without_a_cache() {
         let rule = Pipelined { block: 4, window: 3, add: 0.25, activate: 0.5, commit: 0.3 };
         let switch = Rule::Switch(Switch { block: 4, tolerance: 5.0 });
-        for (decode, encoders) in [(Rule::Pipelined(rule), &[0][..]), (switch, &[0, 1, 2])] {
+        let surest = Rule::Confidence(Confidence { block: 4 });
+        for (decode, encoders) in [(Rule::Pipelined(rule), &[0][..]), (switch, &[0, 1, 2]), (surest, &[0, 1, 2])] {
             for encoder_layers in encoders.iter().copied() {
                 let model = network(encoder_layers);
                 let spec = SampleSpec { trace: true, ..SampleSpec::new(10, 3, 1) };
@@ -394,7 +443,8 @@ mod tests {
     #[test]
     fn what_is_given_stays_and_whole_given_blocks_take_no_pass() {
         let rule = Pipelined { block: 4, window: 2, add: 0.25, activate: 0.5, commit: 0.3 };
-        for decode in [Rule::Pipelined(rule), Rule::Switch(Switch { block: 4, tolerance: 5.0 })] {
+        let surest = Rule::Confidence(Confidence { block: 4 });
+        for decode in [Rule::Pipelined(rule), Rule::Switch(Switch { block: 4, tolerance: 5.0 }), surest] {
             let model = network(0);
             for given in [0..4, 0..9, 2..12, 4..8, 0..13, 0..14] {
                 let pinned: Vec<Option<u32>> = (0..14).map(|p| given.contains(&p).then_some(3)).collect();
@@ -460,5 +510,41 @@ mod tests {
         assert!(passes(0.0, 1).iter().all(|nfe| *nfe == length.div_ceil(4)));
         assert!(passes(2.0, 1).iter().all(|nfe| *nfe == length));
         assert!(passes(0.9, 4).iter().sum::<usize>() < passes(0.9, 1).iter().sum::<usize>());
+    }
+
+    #[test]
+    fn the_surest_positions_come_first_as_many_in_each_pass_as_the_steps_need() {
+        let guess = |at, probability| Guess { at, token: 0, probability, entropy: 0.0 };
+        let found = surest(vec![guess(3, 0.5), guess(1, 0.9), guess(0, 0.5), guess(2, 0.1)], 3);
+        assert_eq!(found.iter().map(|g| g.at).collect::<Vec<_>>(), [1, 0, 3]);
+        let story = Story::new(&StoryConfig { names: 2, things: 2, places: 1, count: 3, noise: 1e-4 }).unwrap();
+        let oracle = Oracle::new(story.chain().clone(), Device::flex());
+        let length = story.length();
+        for (block, steps) in [(0, 1), (0, 5), (0, length), (4, 8), (4, 19), (8, length)] {
+            let rule = Rule::Confidence(Confidence { block });
+            let spec = SampleSpec { trace: true, ..SampleSpec::new(steps, 7, 1) };
+            let drawn = sample(&oracle, &process(length, false), &rule, &spec, 20).unwrap();
+            assert!(drawn.nfe.iter().all(|nfe| *nfe <= steps), "{block} {steps}: {:?}", drawn.nfe);
+            let revealed = |trace: &Vec<Vec<u32>>| {
+                let masks = |x: &Vec<u32>| x.iter().filter(|t| **t == oracle.mask()).count();
+                trace.windows(2).map(|two| masks(&two[0]) - masks(&two[1])).collect::<Vec<_>>()
+            };
+            if block == 0 {
+                assert!(drawn.trace.iter().all(|t| revealed(t).iter().all(|n| *n <= length.div_ceil(steps))));
+            }
+            if steps == length {
+                // One token a pass, each drawn from the exact distribution given the others, in an order of its own.
+                assert!(drawn.trace.iter().all(|t| revealed(t).iter().all(|n| *n == 1)));
+                assert!(drawn.tokens.iter().filter(|t| story.is_valid(t)).count() >= 19);
+            }
+        }
+        let few = sample(
+            &oracle,
+            &process(length, false),
+            &Rule::Confidence(Confidence { block: 4 }),
+            &SampleSpec::new(2, 7, 1),
+            1,
+        );
+        assert!(few.unwrap_err().to_string().contains("use at least 8"));
     }
 }

@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Process;
-pub use super::adaptive::{Pipelined, Rule, Switch};
+pub use super::adaptive::{Confidence, Pipelined, Rule, Switch};
 use crate::error::{Result, whole_within};
 use crate::model::TransformerConfig;
 use crate::model::config::Visibility;
@@ -52,6 +52,8 @@ pub enum DecodeConfig {
     Pipelined(Pipelined),
     /// The step counts of `eval.steps` are budgets of passes.
     Switch(Switch),
+    /// The surest positions first, as many in each of the steps.
+    Confidence(Confidence),
     /// The best of several candidates in this order, at the cost of all.
     Mbr {
         order: OrderConfig,
@@ -67,6 +69,7 @@ impl DecodeConfig {
         match self {
             DecodeConfig::Pipelined(rule) => Some(Rule::Pipelined(*rule)),
             DecodeConfig::Switch(rule) => Some(Rule::Switch(*rule)),
+            DecodeConfig::Confidence(rule) => Some(Rule::Confidence(*rule)),
             _ => None,
         }
     }
@@ -76,7 +79,7 @@ impl DecodeConfig {
         match self {
             DecodeConfig::Order(order) => order.name(),
             DecodeConfig::GreedyTail(order) => format!("{}, greedy tail", order.name()),
-            DecodeConfig::Pipelined(_) | DecodeConfig::Switch(_) => {
+            DecodeConfig::Pipelined(_) | DecodeConfig::Switch(_) | DecodeConfig::Confidence(_) => {
                 self.rule().map_or(String::new(), |rule| rule.name())
             }
             DecodeConfig::Mbr { order, candidates } => format!("{}, best of {candidates}", order.name()),
@@ -95,7 +98,7 @@ impl DecodeConfig {
                 Process { order: order.order(of.length), decode: Decode::Mbr(*candidates), ..of }
             }
             DecodeConfig::Gaussian(sampler) => Process { decode: Decode::Gaussian(*sampler), ..of },
-            DecodeConfig::Pipelined(_) | DecodeConfig::Switch(_) => {
+            DecodeConfig::Pipelined(_) | DecodeConfig::Switch(_) | DecodeConfig::Confidence(_) => {
                 let Some(rule) = self.rule() else { return of };
                 Process { order: rule.order().order(of.length), decode: Decode::Rule(rule), ..of }
             }
@@ -110,7 +113,7 @@ impl DecodeConfig {
             DecodeConfig::Order(order) | DecodeConfig::GreedyTail(order) | DecodeConfig::Mbr { order, .. } => {
                 order.clone()
             }
-            DecodeConfig::Pipelined(_) | DecodeConfig::Switch(_) => {
+            DecodeConfig::Pipelined(_) | DecodeConfig::Switch(_) | DecodeConfig::Confidence(_) => {
                 self.rule().map_or(OrderConfig::Parallel, |rule| rule.seen())
             }
         };
@@ -153,7 +156,7 @@ impl DecodeConfig {
                 whole("mbr.candidates", *candidates, 2, 1024)?;
                 order.validate(key)
             }
-            DecodeConfig::Pipelined(_) | DecodeConfig::Switch(_) => {
+            DecodeConfig::Pipelined(_) | DecodeConfig::Switch(_) | DecodeConfig::Confidence(_) => {
                 self.rule().map_or(Ok(()), |rule| rule.validate(key))
             }
         }
