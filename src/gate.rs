@@ -12,6 +12,7 @@ pub use render::{job_summary, json, junit, summary, text};
 
 use crate::error::{Error, Result, nearest, whole_within, within};
 use crate::eval::copies::COPIES;
+use crate::eval::metric::Slack;
 use crate::eval::results::{DataKind, Direction, Metric, ModelResult, Results, Role, Row, Speed};
 use crate::eval::stats::{Change, Estimate, Pairing, RESAMPLES, Spread, change_interval, mean, seeds_change};
 use serde::{Deserialize, Serialize};
@@ -74,20 +75,11 @@ impl GateRule {
 
     /// The limit that this rule sets.
     pub fn limit(&self) -> Limit {
-        match (self.relative, self.absolute, self.metric) {
-            (Some(size), _, _) => Limit { change: Change::Relative, size },
-            (None, Some(size), _) => Limit { change: Change::Absolute, size },
-            (None, None, Metric::Valid | Metric::CaptionValid | Metric::Clauses | Metric::Agreement) => {
-                Limit { change: Change::Absolute, size: 0.05 }
-            }
-            (None, None, Metric::Copies) => Limit { change: Change::Absolute, size: 0.1 },
-            (None, None, Metric::Repetition) => Limit { change: Change::Absolute, size: 0.02 },
-            (None, None, Metric::Entropy) => Limit { change: Change::Relative, size: 0.02 },
-            (None, None, Metric::Nll | Metric::SecondJudgeNll | Metric::SamplerNll | Metric::Distinct2) => {
-                Limit { change: Change::Relative, size: 0.05 }
-            }
-            (None, None, Metric::Latency | Metric::Throughput) => Limit { change: Change::Relative, size: 0.25 },
-        }
+        let (change, size) = match (self.relative, self.absolute, self.metric.facts().slack) {
+            (Some(size), _, _) | (None, None, Slack::Relative(size)) => (Change::Relative, size),
+            (None, Some(size), _) | (None, None, Slack::Absolute(size)) => (Change::Absolute, size),
+        };
+        Limit { change, size }
     }
 
     fn covers(&self, model: &str, steps: usize) -> bool {
@@ -225,7 +217,7 @@ pub fn judge(baseline: &Results, candidate: &Results, config: &GateConfig, allow
     for model in &baseline.models {
         let other = candidate.model(&model.name);
         for row in &model.rows {
-            let rules = Metric::ALL.into_iter().filter_map(|m| config.rule(m, &model.name, row.steps));
+            let rules = Metric::all().filter_map(|m| config.rule(m, &model.name, row.steps));
             let rules: Vec<GateRule> = rules.filter(|r| has(baseline, row, r.metric)).collect();
             let Some(other_row) = other.and_then(|m| m.row(row.steps)) else {
                 findings.extend(missing_row(model, row, other.is_some(), &rules));

@@ -9,6 +9,7 @@ pub mod copies;
 pub mod flexibility;
 pub mod judge;
 pub mod matched;
+pub mod metric;
 pub mod phases;
 pub mod pictures;
 pub mod quality;

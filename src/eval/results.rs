@@ -8,6 +8,7 @@
 use super::context::ContextPoint;
 use super::control::Control;
 use super::flexibility::Flexibility;
+pub use super::metric::{Direction, Metric};
 use super::sampler::SamplerNll;
 use super::stats::{Estimate, Spread};
 use crate::data::picture::{Pictures, PicturesConfig};
@@ -327,117 +328,6 @@ pub struct Speed {
     pub seconds_per_1k_tokens: Spread,
     /// Tokens per second at `batch`.
     pub tokens_per_s: f64,
-}
-
-/// Which way a metric gets better.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Direction {
-    Lower,
-    Higher,
-    /// Neither: near the value of real data, or of the baseline, is best.
-    Near,
-}
-
-/// Every metric that a report shows or a gate can judge.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Metric {
-    #[serde(alias = "oracle_nll", alias = "judge_nll", alias = "judge_nll_per_character")]
-    Nll,
-    /// The same under a second judge, a public checkpoint: nats per character.
-    SecondJudgeNll,
-    Valid,
-    /// Share of captions without a fault.
-    CaptionValid,
-    /// Share of a caption's clauses that its picture agrees with.
-    Clauses,
-    /// Share of pictures that agree with their captions in everything.
-    Agreement,
-    Entropy,
-    #[serde(rename = "distinct_2")]
-    Distinct2,
-    Repetition,
-    /// Share of samples with 64 characters or more of the training text in them.
-    Copies,
-    Latency,
-    Throughput,
-    /// The sampler's own likelihood of held-out text.
-    SamplerNll,
-}
-
-impl Metric {
-    /// All metrics, in the order of a report's columns.
-    pub const ALL: [Metric; 13] = [
-        Metric::SamplerNll,
-        Metric::Nll,
-        Metric::SecondJudgeNll,
-        Metric::Entropy,
-        Metric::Valid,
-        Metric::CaptionValid,
-        Metric::Clauses,
-        Metric::Agreement,
-        Metric::Distinct2,
-        Metric::Repetition,
-        Metric::Copies,
-        Metric::Latency,
-        Metric::Throughput,
-    ];
-
-    /// The score key in `results.json`; `nll_name` is the data's own name for the first metric.
-    pub fn key(self, nll_name: &str) -> &str {
-        match self {
-            Metric::Nll => nll_name,
-            Metric::SecondJudgeNll => super::SECOND_NLL,
-            Metric::Valid => "valid",
-            Metric::CaptionValid => "caption_valid",
-            Metric::Clauses => "clauses",
-            Metric::Agreement => "agreement",
-            Metric::Entropy => "entropy",
-            Metric::Distinct2 => "distinct_2",
-            Metric::Repetition => "repetition",
-            Metric::Copies => super::copies::COPIES,
-            Metric::Latency => "latency",
-            Metric::Throughput => "throughput",
-            Metric::SamplerNll => "sampler_nll",
-        }
-    }
-
-    /// Heading with unit and an arrow that points to better.
-    pub fn label(self) -> &'static str {
-        match self {
-            Metric::Nll => "nll ↓",
-            Metric::SecondJudgeNll => "second judge ↓",
-            Metric::Valid => "valid ↑",
-            Metric::CaptionValid => "caption valid ↑",
-            Metric::Clauses => "clauses ↑",
-            Metric::Agreement => "agreement ↑",
-            Metric::Entropy => "entropy",
-            Metric::Distinct2 => "distinct-2",
-            Metric::Repetition => "repetition",
-            Metric::Copies => "copies ↓",
-            Metric::Latency => "latency ms ↓",
-            Metric::Throughput => "tok/s ↑",
-            Metric::SamplerNll => "sampler nll ↓",
-        }
-    }
-
-    /// Which way is better.
-    pub fn better(self) -> Direction {
-        match self {
-            Metric::Nll | Metric::SecondJudgeNll | Metric::SamplerNll | Metric::Copies | Metric::Latency => {
-                Direction::Lower
-            }
-            Metric::Valid | Metric::CaptionValid | Metric::Clauses | Metric::Agreement | Metric::Throughput => {
-                Direction::Higher
-            }
-            Metric::Entropy | Metric::Distinct2 | Metric::Repetition => Direction::Near,
-        }
-    }
-
-    /// True for metrics of time, which depend on the machine.
-    pub fn is_speed(self) -> bool {
-        matches!(self, Metric::Latency | Metric::Throughput)
-    }
 }
 
 /// Bytes of the longest file that is read; the largest of the committed reports has five million.
@@ -885,17 +775,5 @@ mod tests {
         let e = results.save(&dir.path().join("r.json")).unwrap_err();
         assert_eq!(e.kind, Kind::NonFinite);
         assert!(e.message.contains("model `teacher`, steps 4: `entropy`"), "{e}");
-    }
-
-    #[test]
-    fn every_metric_has_its_own_key_and_reads_it_back() {
-        let keys: HashSet<_> = Metric::ALL.iter().map(|m| m.key("oracle_nll")).collect();
-        assert_eq!(keys.len(), Metric::ALL.len());
-        for metric in Metric::ALL {
-            let name = serde_json::to_string(&metric).unwrap();
-            assert_eq!(name.trim_matches('"'), metric.key("nll"));
-            let key = format!("\"{}\"", metric.key("judge_nll"));
-            assert_eq!(serde_json::from_str::<Metric>(&key).unwrap(), metric);
-        }
     }
 }

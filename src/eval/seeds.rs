@@ -10,6 +10,7 @@ use indexmap::IndexMap;
 
 use super::control::{Control, ControlRow};
 use super::flexibility::{Flexibility, Task};
+use super::metric::Metric;
 use super::results::{
     DataSummary, Likelihood, ModelResult, Reconstruction, ReconstructionPoint, Results, Row, SeedModel, SeedRow,
     SweepRow,
@@ -19,20 +20,12 @@ use super::stats::{Estimate, mean, mean_interval, seeds_interval, shared_interva
 use crate::error::{Error, Result};
 use crate::fs::sha256_hex;
 
-/// Scores that are shares, so that an interval ends at 0 and 1.
-const SHARES: [&str; 11] = [
-    "valid",
-    "caption_valid",
-    "clauses",
-    "agreement",
-    "distinct_2",
-    "repetition",
-    "copies",
-    "attribute",
-    "length",
-    "both",
-    "well_formed",
-];
+/// Further scores that are shares, so that an interval ends at 0 and 1: of tasks that are no metric of a row.
+const SHARES: [&str; 4] = ["attribute", "length", "both", "well_formed"];
+
+fn is_share(key: &str) -> bool {
+    SHARES.contains(&key) || Metric::all().map(Metric::facts).any(|facts| facts.share && facts.key == key)
+}
 
 /// The results of one study under each of its training seeds (at least one), joined; `recipe` is the study's own text and
 /// `sampling` its `eval.seed`. Models and rows that a seed lacks are left out.
@@ -179,7 +172,7 @@ fn estimates(samples: &IndexMap<String, Vec<f64>>, seeds: usize, varies: bool) -
 
 /// A share's interval without what lies beyond 0 and 1.
 fn within(key: &str, e: Estimate) -> Estimate {
-    match SHARES.contains(&key) {
+    match is_share(key) {
         true => share(e),
         false => e,
     }

@@ -7,7 +7,8 @@ use super::{ModelConfig, Network, ORACLE, Recipe};
 use crate::data::{Data, DataConfig};
 use crate::error::{Error, Result, nearest};
 use crate::eval;
-use crate::eval::results::{Metric, Role};
+use crate::eval::metric::Of;
+use crate::eval::results::{DataKind, Role};
 use crate::gate::GateRule;
 use crate::method::Vectors;
 use crate::process::d3pm::Matrices;
@@ -56,20 +57,28 @@ impl Recipe {
         }
         let (metric, timed) = (rule.metric, self.eval.speed_repeats > 0);
         let default = *rule == GateRule::of(metric);
-        let (measured, why) = match metric {
-            Metric::Valid => (matches!(self.data, DataConfig::Story(_)), "only stories are valid or not"),
-            Metric::CaptionValid | Metric::Clauses | Metric::Agreement => {
-                (matches!(self.data, DataConfig::Pictures(_)), "only captions with pictures have it")
-            }
-            Metric::Latency | Metric::Throughput => {
+        let kind = match self.data {
+            DataConfig::Story(_) => DataKind::Story,
+            DataConfig::Pictures(_) => DataKind::Pictures,
+            DataConfig::Pairs(_) => DataKind::Pairs,
+            DataConfig::Text(_) => DataKind::Text,
+        };
+        let (measured, why) = match metric.facts().of {
+            Of::Samples => (true, ""),
+            Of::Kind(of) => (
+                kind == of,
+                match of {
+                    DataKind::Story => "only stories are valid or not",
+                    DataKind::Pictures => "only captions with pictures have it",
+                    DataKind::Pairs => "only sentences with attributes have it",
+                    DataKind::Text => "only a text has a training text to be copied",
+                },
+            ),
+            Of::Time => {
                 (timed && covered().any(|(shown, _)| shown != ORACLE), "`eval.speed_repeats = 0` measures no time")
             }
-            Metric::SamplerNll => (self.eval.sampler.texts > 0, "`eval.sampler.texts = 0` measures none"),
-            Metric::Copies => {
-                (matches!(self.data, DataConfig::Text(_)), "only a text has a training text to be copied")
-            }
-            Metric::SecondJudgeNll => (self.eval.second_judge.is_some(), "the recipe names no `eval.second_judge`"),
-            Metric::Nll | Metric::Entropy | Metric::Distinct2 | Metric::Repetition => (true, ""),
+            Of::Sampler => (self.eval.sampler.texts > 0, "`eval.sampler.texts = 0` measures none"),
+            Of::SecondJudge => (self.eval.second_judge.is_some(), "the recipe names no `eval.second_judge`"),
         };
         match measured || default {
             true => Ok(()),

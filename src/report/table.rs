@@ -118,9 +118,8 @@ fn quality(results: &Results) -> Table {
     }
     header.extend(names([Metric::Entropy.label(), "ELBO/NLL ↓"]));
     header.extend(exact.iter().map(|m| m.label().to_string()));
-    let copied = super::copies::measured(results);
-    let variety = [Metric::Distinct2, Metric::Repetition, Metric::Copies];
-    let variety = &variety[..if copied { 3 } else { 2 }];
+    let there = |m: &Metric| results.models.iter().flat_map(|m| &m.rows).any(|r| r.scores.contains_key(m.facts().key));
+    let variety: Vec<Metric> = Metric::all().filter(|m| m.facts().variety).filter(there).collect();
     header.extend(variety.iter().chain(&[Metric::Latency, Metric::Throughput]).map(|m| m.label().to_string()));
     header.push("n".into());
 
