@@ -4,6 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::quality;
 use super::results::DataKind;
 
 /// Which way a metric gets better.
@@ -82,18 +83,25 @@ pub struct Facts {
     pub share: bool,
     /// It is a column among those of variety, where anything has it.
     pub variety: bool,
+    /// What the tokens alone say of each of some texts.
+    pub texts: Option<fn(&[&[u32]]) -> Vec<f64>>,
 }
 
 const fn row(metric: Metric, key: &'static str, label: &'static str, better: Direction, slack: Slack, of: Of) -> Facts {
-    Facts { metric, key, label, better, slack, of, share: false, variety: false }
+    Facts { metric, key, label, better, slack, of, share: false, variety: false, texts: None }
 }
 
 const fn share(facts: Facts) -> Facts {
     Facts { share: true, ..facts }
 }
 
-const fn variety(facts: Facts) -> Facts {
-    Facts { variety: true, ..facts }
+const fn variety(texts: fn(&[&[u32]]) -> Vec<f64>, facts: Facts) -> Facts {
+    Facts { variety: true, texts: Some(texts), ..facts }
+}
+
+/// What one text at a time says.
+fn each(texts: &[&[u32]], of: fn(&[u32]) -> f64) -> Vec<f64> {
+    texts.iter().map(|text| of(text)).collect()
 }
 
 use DataKind::{Pictures, Story, Text};
@@ -107,14 +115,14 @@ pub const TABLE: [Facts; 13] = [
     row(Metric::SamplerNll, "sampler_nll", "sampler nll ↓", Lower, Relative(0.05), Sampler),
     row(Metric::Nll, "nll", "nll ↓", Lower, Relative(0.05), Samples),
     row(Metric::SecondJudgeNll, super::SECOND_NLL, "second judge ↓", Lower, Relative(0.05), SecondJudge),
-    row(Metric::Entropy, "entropy", "entropy", Near, Relative(0.02), Samples),
+    Facts { texts: Some(|t| each(t, quality::unigram_entropy)), ..row(Metric::Entropy, "entropy", "entropy", Near, Relative(0.02), Samples) },
     share(row(Metric::Valid, "valid", "valid ↑", Higher, Absolute(0.05), Kind(Story))),
     share(row(Metric::CaptionValid, "caption_valid", "caption valid ↑", Higher, Absolute(0.05), Kind(Pictures))),
     share(row(Metric::Clauses, "clauses", "clauses ↑", Higher, Absolute(0.05), Kind(Pictures))),
     share(row(Metric::Agreement, "agreement", "agreement ↑", Higher, Absolute(0.05), Kind(Pictures))),
-    share(variety(row(Metric::Distinct2, "distinct_2", "distinct-2", Near, Relative(0.05), Samples))),
-    share(variety(row(Metric::Repetition, "repetition", "repetition", Near, Absolute(0.02), Samples))),
-    share(variety(row(Metric::Copies, super::copies::COPIES, "copies ↓", Lower, Absolute(0.1), Kind(Text)))),
+    share(variety(|t| each(t, quality::distinct_2), row(Metric::Distinct2, "distinct_2", "distinct-2", Near, Relative(0.05), Samples))),
+    share(variety(|t| each(t, quality::repetition), row(Metric::Repetition, "repetition", "repetition", Near, Absolute(0.02), Samples))),
+    Facts { variety: true, ..share(row(Metric::Copies, super::copies::COPIES, "copies ↓", Lower, Absolute(0.1), Kind(Text))) },
     row(Metric::Latency, "latency", "latency ms ↓", Lower, Relative(0.25), Time),
     row(Metric::Throughput, "throughput", "tok/s ↑", Higher, Relative(0.25), Time),
 ];

@@ -37,6 +37,7 @@ use crate::rng::{StepRng, Stream};
 use crate::sample::{Decode, Generator, Process, SampleSpec};
 pub use control::ControlConfig;
 pub use flexibility::FlexibilityConfig;
+use metric::Metric;
 use results::{Bound, DataKind, DataSummary, Likelihood, Row, SweepRow};
 pub use sampler::SamplerConfig;
 use stats::{Estimate, mean_interval};
@@ -308,16 +309,18 @@ pub fn likelihood(model: &Transformer, objective: &Objective, process: &Process,
 fn scores(texts: &[Vec<u32>], scorer: &Scorer) -> IndexMap<String, Vec<f64>> {
     let mut out = IndexMap::new();
     out.insert(scorer.name().to_string(), scorer.nll(texts));
-    let per = |f: fn(&[u32]) -> f64| texts.iter().map(|t| f(scorer.scored(t))).collect::<Vec<f64>>();
-    out.insert("entropy".into(), per(quality::unigram_entropy));
-    if let Scorer::Story(s) = scorer {
-        out.insert("valid".into(), texts.iter().map(|t| f64::from(u8::from(s.is_valid(t)))).collect());
+    let scored: Vec<&[u32]> = texts.iter().map(|t| scorer.scored(t)).collect();
+    for facts in &metric::TABLE {
+        match (facts.metric, scorer) {
+            (Metric::Valid, Scorer::Story(s)) => {
+                let valid = texts.iter().map(|t| f64::from(u8::from(s.is_valid(t)))).collect();
+                out.insert(facts.key.to_string(), valid);
+            }
+            // All that is known of pictures.
+            (Metric::CaptionValid, Scorer::Pictures(p)) => out.extend(pictures::scores(p, texts)),
+            _ => out.extend(facts.texts.map(|of| (facts.key.to_string(), of(&scored)))),
+        }
     }
-    if let Scorer::Pictures(p) = scorer {
-        out.extend(pictures::scores(p, texts));
-    }
-    out.insert("distinct_2".into(), per(quality::distinct_2));
-    out.insert("repetition".into(), per(quality::repetition));
     out
 }
 
