@@ -37,6 +37,8 @@ pub enum Metric {
     #[serde(rename = "distinct_2")]
     Distinct2,
     Repetition,
+    /// How much a sample resembles others: the mean BLEU over pairs.
+    SelfBleu,
     /// Share of samples with 64 characters or more of the training text in them.
     Copies,
     Latency,
@@ -111,7 +113,7 @@ use Slack::{Absolute, Relative};
 
 /// All metrics, in the order of a report's columns.
 #[rustfmt::skip] // a table
-pub const TABLE: [Facts; 13] = [
+pub const TABLE: [Facts; 14] = [
     row(Metric::SamplerNll, "sampler_nll", "sampler nll ↓", Lower, Relative(0.05), Sampler),
     row(Metric::Nll, "nll", "nll ↓", Lower, Relative(0.05), Samples),
     row(Metric::SecondJudgeNll, super::SECOND_NLL, "second judge ↓", Lower, Relative(0.05), SecondJudge),
@@ -122,6 +124,7 @@ pub const TABLE: [Facts; 13] = [
     share(row(Metric::Agreement, "agreement", "agreement ↑", Higher, Absolute(0.05), Kind(Pictures))),
     share(variety(|t| each(t, quality::distinct_2), row(Metric::Distinct2, "distinct_2", "distinct-2", Near, Relative(0.05), Samples))),
     share(variety(|t| each(t, quality::repetition), row(Metric::Repetition, "repetition", "repetition", Near, Absolute(0.02), Samples))),
+    share(variety(quality::self_bleu, row(Metric::SelfBleu, "self_bleu", "self-BLEU", Near, Relative(0.05), Samples))),
     Facts { variety: true, ..share(row(Metric::Copies, super::copies::COPIES, "copies ↓", Lower, Absolute(0.1), Kind(Text))) },
     row(Metric::Latency, "latency", "latency ms ↓", Lower, Relative(0.25), Time),
     row(Metric::Throughput, "throughput", "tok/s ↑", Higher, Relative(0.25), Time),

@@ -5,7 +5,10 @@
 
 use std::collections::HashSet;
 
+use rayon::prelude::*;
+
 pub use crate::sample::family::unigram_entropy;
+use crate::sample::mbr::bleu;
 
 /// Share of distinct bigrams among the bigrams of one sample [L]; 1 when the sample has no bigram.
 pub fn distinct_2(tokens: &[u32]) -> f64 {
@@ -17,6 +20,21 @@ pub fn repetition(tokens: &[u32]) -> f64 {
     let mut seen = HashSet::new();
     let repeated = tokens.windows(4).filter(|gram| !seen.insert(*gram)).count();
     repeated as f64 / tokens.len().saturating_sub(3).max(1) as f64
+}
+
+/// Samples that each one is compared with in [`self_bleu`].
+const COMPARED: usize = 32;
+
+/// How much each sample resembles others: the mean of its smoothed BLEU-4 against the 32 samples that were drawn next (all others, of
+/// fewer). Its mean over samples is the mean over such pairs: what Zhu et al. 2018 (Texygen) call self-BLEU, pair by pair.
+pub fn self_bleu(samples: &[&[u32]]) -> Vec<f64> {
+    let n = samples.len();
+    let others = COMPARED.min(n.saturating_sub(1));
+    let one = |i: usize| {
+        let sum: f64 = (1..=others).map(|ahead| bleu(samples[i], samples[(i + ahead) % n])).sum();
+        sum / others.max(1) as f64
+    };
+    (0..n).into_par_iter().map(one).collect()
 }
 
 /// Distinct bigrams over all samples divided by all their bigrams: low when samples copy each other; 1 without bigrams.
@@ -72,6 +90,20 @@ mod tests {
     use super::*;
     use crate::rng::{StepRng, Stream};
     use rand::Rng;
+
+    #[test]
+    fn samples_that_copy_each_other_resemble_each_other_and_those_without_a_common_word_do_not() {
+        let (a, b): (&[u32], &[u32]) = (&[1, 2, 3, 4, 5, 6], &[7, 8, 9, 10, 11, 12]);
+        assert_eq!(self_bleu(&[a, a, a]), [1.0; 3]);
+        // No n-gram in common: the smoothed share of each order is one in its number plus one.
+        let none = (7.0f64 * 6.0 * 5.0 * 4.0).powf(-0.25);
+        assert!(self_bleu(&[a, b]).iter().all(|x| (x - none).abs() < 1e-12));
+        // The mean over ordered pairs: of three samples, two of which are equal, one pair in three.
+        let mean = self_bleu(&[a, a, b]).iter().sum::<f64>() / 3.0;
+        assert!((mean - (1.0 + 2.0 * none) / 3.0).abs() < 1e-12, "{mean}");
+        assert_eq!(self_bleu(&[a]), [0.0]);
+        assert!(self_bleu(&[]).is_empty());
+    }
 
     #[test]
     fn golden_values_by_hand() {
