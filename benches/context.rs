@@ -18,7 +18,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Instant;
 
-use fewstep::commands::device;
+use fewstep::study::device;
 use fewstep::eval::context::{ContextPoint, Paradigm};
 use fewstep::eval::stats::{Estimate, Spread};
 use fewstep::fs;

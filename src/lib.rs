@@ -2,15 +2,15 @@
 //!
 //! The crate's layers, lowest first; a module uses only lower ones (ARCHITECTURE.md):
 //! [`error`] [`shown`] [`rng`] [`room`] [`fs`] [`hub`] [`term`] [`profile`] [`alloc`] · [`process`] [`data`] [`weights`] · [`kernels`] · [`model`] · [`loss`] [`optim`] · [`method`] [`sample`] ·
-//! [`train`] [`eval`] · [`report`] [`gate`] [`export`] · [`recipe`] · [`commands`] [`cli`].
+//! [`train`] [`eval`] · [`report`] [`gate`] [`checkpoint`] · [`recipe`] · [`study`] · [`commands`] [`cli`].
 
 pub mod alloc;
+pub mod checkpoint;
 pub mod cli;
 pub mod commands;
 pub mod data;
 pub mod error;
 pub mod eval;
-pub mod export;
 pub mod fs;
 pub mod gate;
 pub mod hub;
@@ -27,6 +27,7 @@ pub mod rng;
 pub mod room;
 pub mod sample;
 pub mod shown;
+pub mod study;
 pub mod term;
 pub mod train;
 pub mod weights;

@@ -11,9 +11,9 @@ use clap::Parser;
 use clap::error::ErrorKind;
 
 use fewstep::cli::{Cli, usage_error};
-use fewstep::commands::room::Advised;
 use fewstep::error::{Error, Kind, Result};
 use fewstep::profile::Profile;
+use fewstep::study::ask::Advised;
 use fewstep::term::{self, Loudness};
 
 /// Training allocates and frees the same large buffers at every step; the system's allocator hands them back each time,

@@ -7,7 +7,7 @@
 use std::time::Instant;
 
 use burn::prelude::Device;
-use fewstep::commands::device;
+use fewstep::study::device;
 use fewstep::eval::stats::Spread;
 use fewstep::kernels::Divergence;
 use fewstep::method::{self, RowLoss, SdttConfig, distill};

@@ -1,16 +1,11 @@
 //! The verbs: each reads what the command line named, does one thing, and says where the result is.
 
-pub mod choice;
-pub mod device;
 pub mod export;
 pub mod gate;
 pub mod inspect;
 pub mod phases;
 pub mod recipe;
-pub mod room;
-pub mod run;
 pub mod sample;
-mod stored;
 
 use std::path::{Path, PathBuf};
 
@@ -19,11 +14,11 @@ use crate::error::{Error, Kind, Result};
 use crate::eval::results::Results;
 use crate::model::draw::Filter;
 use crate::recipe as recipes;
+use crate::study::exports::Wish;
+use crate::study::seeds::Seeds;
+use crate::study::{Study, choice, convert, device, stored};
 use crate::term::{self, Interrupt};
 use crate::{fs, report};
-use run::Study;
-use run::exports::Wish;
-use run::seeds::Seeds;
 
 /// Does what the command line says.
 pub fn dispatch(cli: Cli) -> Result<()> {
@@ -79,7 +74,7 @@ pub fn dispatch(cli: Cli) -> Result<()> {
             let path = results_file(results);
             let loaded = Results::load(&path)?;
             if results.is_dir() {
-                run::of_this_run(&loaded, results)?;
+                crate::study::of_this_run(&loaded, results)?;
             }
             let notes = notes.as_deref().map(report::notes::load_new).transpose()?;
             let files = match out {
@@ -111,7 +106,7 @@ pub fn dispatch(cli: Cli) -> Result<()> {
         Command::Export { run, model, out, dtype, adapters } => {
             // Before anything is read; what makes the directory asks again.
             fs::is_free(out)?;
-            if let Some(dir) = export::model_directory(run)? {
+            if let Some(dir) = convert::model_directory(run)? {
                 if let Some(name) = model {
                     return Err(Error::usage(format!("`--model {name}`: {} is one model, not a run", run.display()))
                         .hint("leave `--model` out"));
@@ -121,7 +116,7 @@ pub fn dispatch(cli: Cli) -> Result<()> {
                         .hint("give the run directory, with `--model NAME`"));
                 }
                 let dtype = dtype.unwrap_or_default();
-                let change = export::convert(&dir, out, dtype, &open()?)?;
+                let change = convert::convert(&dir, out, dtype, &open()?)?;
                 return export::say(&run.display().to_string(), out, dtype, change.as_ref(), global.json);
             }
             // Of several training seeds the first is exported.

@@ -1,11 +1,11 @@
 //! `fewstep phases`: searches an order with fixed phases for a model of a run, and prints how the known ones compare.
 
-use super::run::Study;
 use crate::error::{Error, Result, whole_within};
 use crate::eval::phases::{Found, Search, known, search};
 use crate::model::Denoise;
 use crate::process::order::phases::MOST_LISTED;
 use crate::sample::Decode;
+use crate::study::Study;
 use crate::{report, term};
 
 /// What is asked for.

@@ -4,26 +4,27 @@
 mod foreign;
 
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use burn::prelude::Device;
 use serde_json::json;
 
-use super::choice::main_model;
 use super::inspect::family::is_foreign;
-use super::{room, stored};
+use crate::checkpoint::{self, LoadedModel};
 use crate::cli;
 use crate::data::documents;
 use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
-use crate::export::{self, LoadedModel};
 use crate::method::Vectors;
 use crate::model::draw::Filter;
 use crate::model::{Denoise, Transformer, family};
 use crate::process::order::OrderConfig;
 use crate::sample::family::{EntropyStop, STOP_WINDOW};
+use crate::sample::given::{filled, given};
 use crate::sample::{DecodeConfig, Process, SampleSpec, Samples, beam, beyond, mbr};
+use crate::study::ask;
+use crate::study::stored::model_dir;
 use crate::term;
 
 /// What the command line asks for.
@@ -56,6 +57,11 @@ pub struct Request {
 const TOGETHER: usize = 16;
 
 impl Request {
+    /// What is given of a text: a prompt, and a template with gaps.
+    fn texts(&self) -> (Option<&str>, Option<&str>) {
+        (self.prompt.as_deref(), self.infill.as_deref())
+    }
+
     /// Candidates of each text that is printed.
     fn candidates(&self) -> usize {
         self.mbr.unwrap_or(1)
@@ -85,47 +91,6 @@ fn text(decode: Decode, ids: &[u32]) -> String {
     String::from_utf8_lossy(&decode(ids)).into_owned()
 }
 
-/// The directory of the model meant by a path: itself, or a model of a run.
-pub fn model_dir(path: &Path, name: Option<&str>) -> Result<PathBuf> {
-    if export::whole::is_model(path) {
-        return match name {
-            Some(name) => Err(Error::usage(format!("`--model {name}`: {} is one model, not a run", path.display()))
-                .hint("leave `--model` out")),
-            None => Ok(path.to_path_buf()),
-        };
-    }
-    // Of a study with several training seeds it is the first seed's.
-    let first = stored::first_seed(path)?;
-    let path = first.as_deref().unwrap_or(path);
-    let models = path.join("models");
-    let mut names: Vec<String> = match std::fs::read_dir(&models) {
-        Ok(entries) => entries
-            .flatten()
-            .filter(|e| e.path().join("final").is_dir())
-            .map(|e| e.file_name().to_string_lossy().into_owned())
-            .collect(),
-        Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => return Err(Error::io("read", &models, &e)),
-        Err(_) => Vec::new(),
-    };
-    names.sort();
-    if names.is_empty() {
-        return Err(Error::input(format!(
-            "{} is neither a model directory nor a run with trained models",
-            path.display()
-        ))
-        .hint("`fewstep run quickstart` makes a run in runs/quickstart"));
-    }
-    let name = match name {
-        Some(name) => name.to_string(),
-        None => main_model(&stored::read(path)?.recipe).to_string(),
-    };
-    if !names.contains(&name) {
-        let error = Error::usage(format!("no trained model `{name}` in {}", path.display()));
-        return Err(error.hint(format!("it has {}: `--model {}`", names.join(", "), names[names.len() - 1])));
-    }
-    Ok(models.join(name).join("final"))
-}
-
 /// Draws and prints.
 pub fn run(request: &Request, device: &Device) -> Result<()> {
     if request.raw && request.json {
@@ -136,7 +101,7 @@ pub fn run(request: &Request, device: &Device) -> Result<()> {
         return Err(Error::usage(format!("`--steps {k}` must be between 1 and {}", 1 << 20)));
     }
     let dir = model_dir(&family::resolve(&request.path)?, request.model.as_deref())?;
-    export::whole::verify(&dir)?;
+    checkpoint::whole::verify(&dir)?;
     if is_foreign(&dir)? {
         return foreign::run(request, &dir, device);
     }
@@ -147,9 +112,9 @@ pub fn run(request: &Request, device: &Device) -> Result<()> {
         ))
         .hint(format!("leave `{option}` out")));
     }
-    let loaded = export::read(&dir, device)?;
+    let loaded = checkpoint::read(&dir, device)?;
     let shape = (loaded.card.vocab_size, loaded.card.max_position_embeddings);
-    room::samples(&loaded.card.network, shape, 0, (request.batch(), request.candidates()), device)?;
+    ask::samples(&loaded.card.network, shape, 0, (request.batch(), request.candidates()), device)?;
     let process = match &request.decode {
         Some(text) => decoding(text, &loaded)?.process(loaded.card.process()),
         None => as_many_phases(&loaded, request.steps),
@@ -170,7 +135,7 @@ pub fn run(request: &Request, device: &Device) -> Result<()> {
     // What follows a whole caption is its picture, which begins at a fixed place.
     request.prompt = request.prompt.map(|prompt| picture.map_or_else(|| prompt.clone(), |shape| shape.padded(&prompt)));
     let request = &request;
-    let pinned = filled(given(request, &encode, words)?, process.length)?;
+    let pinned = filled(given(request.texts(), &encode, words)?, process.length)?;
     if loaded.codec.is_some() || loaded.model.bottleneck().is_some() || loaded.model.vectors().is_some() {
         return latent(request, &loaded, process, &decode, pinned);
     }
@@ -393,64 +358,6 @@ fn say(request: &Request, front: &str, text: &[u8]) {
         true => term::out_raw(&[front.as_bytes(), text, b"\n"].concat()),
         false => term::out_text(format!("{front}{}", String::from_utf8_lossy(text))),
     }
-}
-
-/// The tokens that a prompt or an infill template gives, none at its gaps; nothing without either.
-fn given(request: &Request, encode: &dyn Fn(&str) -> Result<Vec<u32>>, words: bool) -> Result<Vec<Option<u32>>> {
-    match (&request.prompt, &request.infill) {
-        (Some(_), Some(_)) => {
-            Err(Error::usage("`--prompt` and `--infill` cannot be given together")
-                .hint("put the prompt into the template"))
-        }
-        (None, None) => Ok(Vec::new()),
-        (Some(prompt), None) => Ok(encode(prompt)?.into_iter().map(Some).collect()),
-        (None, Some(template)) => template_tokens(template, encode, words),
-    }
-}
-
-/// Pinned positions [L] from what is given, or empty.
-fn filled(mut pinned: Vec<Option<u32>>, length: usize) -> Result<Vec<Option<u32>>> {
-    if pinned.len() > length {
-        return Err(Error::usage(format!("{} tokens are given, but the model writes {length}", pinned.len()))
-            .hint("shorten the prompt"));
-    }
-    if !pinned.is_empty() {
-        pinned.resize(length, None);
-    }
-    Ok(pinned)
-}
-
-/// A template's tokens: gaps are `_` or `·`, one a token; `words` has them between spaces.
-fn template_tokens(template: &str, encode: &dyn Fn(&str) -> Result<Vec<u32>>, words: bool) -> Result<Vec<Option<u32>>> {
-    let gap = |c: char| c == '_' || c == '·';
-    let mut out = Vec::new();
-    let mut piece = String::new();
-    let flush = |piece: &mut String, out: &mut Vec<Option<u32>>| -> Result<()> {
-        if !piece.is_empty() {
-            out.extend(encode(piece)?.into_iter().map(Some));
-            piece.clear();
-        }
-        Ok(())
-    };
-    if words {
-        for word in template.split_whitespace() {
-            match word.chars().all(gap) {
-                true => out.extend(word.chars().map(|_| None)),
-                false => out.extend(encode(word)?.into_iter().map(Some)),
-            }
-        }
-        return Ok(out);
-    }
-    for c in template.chars() {
-        if gap(c) {
-            flush(&mut piece, &mut out)?;
-            out.push(None);
-        } else {
-            piece.push(c);
-        }
-    }
-    flush(&mut piece, &mut out)?;
-    Ok(out)
 }
 
 fn beams(

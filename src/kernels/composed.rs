@@ -374,7 +374,7 @@ pub fn score_entropy(logits: Tensor<2>, ids: &[u32], offsets: &[f32]) -> Tensor<
 }
 
 /// The integrand of the ELBO of uniform diffusion of each row [n], without its factor -alpha'/(alpha (1 - alpha)); see
-/// objective/uniform.rs for the formula.
+/// method/uniform.rs for the formula.
 pub fn uniform_elbo(log_probs: Tensor<2>, rows: &UniformRows) -> Tensor<1> {
     let ([n, v], device, dtype) = (log_probs.dims(), log_probs.device().inner(), log_probs.dtype());
     let column = |value: &dyn Fn(usize) -> f64| -> Tensor<1> {
@@ -397,7 +397,7 @@ pub fn uniform_elbo(log_probs: Tensor<2>, rows: &UniformRows) -> Tensor<1> {
 }
 
 /// KL( q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t) ) of each row [n], where p is proportional to Q_t[., x_t] (f Qbar_{t-1}) for the
-/// prediction f; see objective/d3pm.rs.
+/// prediction f; see method/d3pm.rs.
 pub fn posterior(log_probs: Tensor<2>, rows: &PosteriorRows) -> Tensor<1> {
     let ([n, v], device, dtype) = (log_probs.dims(), log_probs.device().inner(), log_probs.dtype());
     let states = rows.states;

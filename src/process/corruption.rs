@@ -6,7 +6,7 @@
 //! near 1 in a single draw (methods E1).
 //!
 //! The p that makes this step exact is that of a position given all *others*: with p(x_0 | x_t) of the position itself the
-//! token i would be counted twice. It is also what the ELBO's optimum predicts (objective/uniform.rs).
+//! token i would be counted twice. It is also what the ELBO's optimum predicts (method/uniform.rs).
 //!
 //! B batch, L length; tokens are row-major [B, L]; the mask id is the vocabulary size V.
 

@@ -17,6 +17,7 @@ pub mod d3pm;
 pub mod decode;
 pub mod embedding;
 pub mod family;
+pub mod given;
 pub mod latent;
 pub mod mbr;
 pub mod uniform;

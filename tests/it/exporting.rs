@@ -3,7 +3,7 @@
 use burn::prelude::Device;
 use fewstep::eval::results::Results;
 use fewstep::model::{Denoise, Noised, Transformer, params};
-use fewstep::{export, weights};
+use fewstep::{checkpoint, weights};
 
 use super::binary::{Place, shared};
 
@@ -41,8 +41,8 @@ fn the_tiny_study_runs_to_a_report_and_its_export_samples_inspects_and_passes_it
 
     // Logits of the trained model and of its export are bit-equal.
     let device = Device::flex();
-    let before = export::read(&place.path("runs/tiny/models/student/final"), &device).unwrap();
-    let after = export::read(&place.path("a"), &device).unwrap();
+    let before = checkpoint::read(&place.path("runs/tiny/models/student/final"), &device).unwrap();
+    let after = checkpoint::read(&place.path("a"), &device).unwrap();
     let x: Vec<u32> = (0..64).map(|i| i % after.model.vocab() as u32).collect();
     let logits = |m: &Transformer| {
         let f = m.features(&Noised::tokens(&x, &[0.5; 64], 32));
@@ -77,12 +77,13 @@ fn the_tiny_study_runs_to_a_report_and_its_export_samples_inspects_and_passes_it
     // In several files it is the same model.
     let shards = place.path("shards");
     std::fs::create_dir(&shards).unwrap();
-    let extras = export::Extras { tokenizer: before.tokenizer.as_ref(), recipe: "", results: None, call: None };
+    let extras = checkpoint::Extras { tokenizer: before.tokenizer.as_ref(), recipe: "", results: None, call: None };
     let tensors = params::export(&before.model);
     for (storage, same) in [(weights::Storage::Kept, "a"), (weights::Storage::Int8, "int8")] {
-        export::write_as(&shards, &before.card, tensors.clone(), &extras, storage, 10_000).unwrap();
+        checkpoint::write_as(&shards, &before.card, tensors.clone(), &extras, storage, 10_000).unwrap();
         assert!(weights::Store::open(&shards).unwrap().parts.len() > 1);
-        let (many, one) = (export::read(&shards, &device).unwrap(), export::read(&place.path(same), &device).unwrap());
+        let (many, one) =
+            (checkpoint::read(&shards, &device).unwrap(), checkpoint::read(&place.path(same), &device).unwrap());
         assert_eq!(params::export(&many.model), params::export(&one.model));
     }
     place.run(&["inspect", "shards"]).ok();

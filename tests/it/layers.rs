@@ -3,7 +3,7 @@
 use std::path::Path;
 
 /// Modules by layer, lowest first.
-const LAYERS: [&[&str]; 11] = [
+const LAYERS: [&[&str]; 12] = [
     &["error", "shown", "rng", "room", "fs", "hub", "term", "profile", "alloc"],
     &["process", "data", "weights"],
     &["kernels"],
@@ -12,8 +12,9 @@ const LAYERS: [&[&str]; 11] = [
     &["method"],
     &["sample"],
     &["train", "eval"],
-    &["report", "gate", "export"],
+    &["report", "gate", "checkpoint"],
     &["recipe"],
+    &["study"],
     &["commands", "cli", "main", "lib"],
 ];
 

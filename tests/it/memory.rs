@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use burn::prelude::Device;
-use fewstep::commands::room;
+use fewstep::study::ask as room;
 use fewstep::error::Kind;
 use fewstep::model::TransformerConfig;
 use fewstep::model::config::Visibility;

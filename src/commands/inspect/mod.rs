@@ -7,8 +7,8 @@ use std::path::Path;
 use burn::prelude::*;
 use serde_json::json;
 
+use crate::checkpoint::{self, origin};
 use crate::error::{Error, Kind, Result};
-use crate::export::{self, origin};
 use crate::model::family as models;
 use crate::model::{Denoise, Noised, params};
 use crate::weights::{self, NonFinite};
@@ -21,8 +21,8 @@ pub fn run(path: &Path, model: Option<&str>, against: Option<&Path>, as_json: bo
     let path = &models::resolve(path)?;
     let (file, dir) = match path.is_dir() {
         true => {
-            let dir = crate::commands::sample::model_dir(path, model)?;
-            export::whole::verify(&dir)?;
+            let dir = crate::study::stored::model_dir(path, model)?;
+            checkpoint::whole::verify(&dir)?;
             if family::is_foreign(&dir)? {
                 return family::run(&dir, against, as_json, device);
             }
@@ -77,7 +77,7 @@ pub fn run(path: &Path, model: Option<&str>, against: Option<&Path>, as_json: bo
 
 /// The largest |logits - stored logits| of the model in `dir` on the inputs stored in `against`.
 fn largest_error(dir: &Path, against: &Path, device: &Device) -> Result<f64> {
-    let loaded = export::read(dir, device)?;
+    let loaded = checkpoint::read(dir, device)?;
     let stored = weights::read(against, NonFinite::Refuse)?;
     let place = against.display();
     let mut ints = weights::read_ints(against)?;

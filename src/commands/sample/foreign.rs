@@ -11,17 +11,16 @@ use burn::prelude::Device;
 use rand::Rng;
 
 use super::{Request, beams, filled, given, part, show, steps};
-use crate::commands::room;
+use crate::checkpoint;
 use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
-use crate::export;
 use crate::model::config::Visibility;
 use crate::model::family::{self, Description, LoadOptions, Loaded, Prediction};
 use crate::model::{Denoise, Transformer};
-use crate::process::{Corruption, Order, Schedule};
 use crate::rng::{StepRng, Stream};
 use crate::sample::family::{Draws, Plan, Sampler, Settings, walk};
-use crate::sample::{Decode, DecodeConfig, Process, SampleSpec, Samples, beam, sample};
+use crate::sample::{DecodeConfig, Process, SampleSpec, Samples, beam, sample};
+use crate::study::ask;
 use crate::term;
 use crate::weights::NonFinite;
 
@@ -105,7 +104,7 @@ pub fn run(request: &Request, dir: &Path, device: &Device) -> Result<()> {
     if let Some(sampler) = sampler {
         sampler.plan(&d, 0, d.length.max(1), &Settings::default())?;
     }
-    let mut pinned = given(request, &|text| speech.encode(text), matches!(speech, Speech::Ids(_)))?;
+    let mut pinned = given(request.texts(), &|text| speech.encode(text), matches!(speech, Speech::Ids(_)))?;
     let start = beginning(&d, &speech, &mut pinned)?;
     let slides = sampler.is_some_and(Sampler::slides);
     let length = match options.length {
@@ -134,7 +133,7 @@ pub fn run(request: &Request, dir: &Path, device: &Device) -> Result<()> {
         ..LoadOptions::default()
     };
     let weights = 4 * d.network.parameters(d.vocab, length.min(d.length));
-    room::samples(&d.network, (d.vocab, length), weights, (request.batch(), request.candidates()), device)?;
+    ask::samples(&d.network, (d.vocab, length), weights, (request.batch(), request.candidates()), device)?;
     let Loaded { model, .. } = family::load(dir, &load, device)?;
     let model = match d.special.mask {
         Some(mask) => model.with_mask(mask as usize),
@@ -155,7 +154,7 @@ pub fn run(request: &Request, dir: &Path, device: &Device) -> Result<()> {
     let answer = |ids: &[u32]| written(&d, ids, prompt, prompt).to_vec();
     if let Some(width) = request.beam {
         let search = beam::Search { ends: &d.ends, ..beam::Search::new(width, request.length_penalty) };
-        let process = decoded(request, &d, process(&d, length, None)?)?;
+        let process = decoded(request, &d, checkpoint::exact_process(&d, length, None)?)?;
         return beams(request, &model, &process, &decode, &pinned, &search);
     }
     // Of uniform noise no position is known to be noise, so the exact sampler does not apply.
@@ -177,7 +176,7 @@ pub fn run(request: &Request, dir: &Path, device: &Device) -> Result<()> {
             show(request, d.family.name(), &how, &decode, &draw)
         }
         (None, None) => {
-            let process = decoded(request, &d, process(&d, length, options.block)?)?;
+            let process = decoded(request, &d, checkpoint::exact_process(&d, length, options.block)?)?;
             let steps = steps(request, &process, STEPS, model.over_blocks())?;
             let (filter, trace) = (request.filter, request.trace);
             let spec = SampleSpec { filter, pinned, trace, ..SampleSpec::new(steps, request.seed, request.batch()) };
@@ -231,36 +230,6 @@ fn written<'a>(d: &Description, ids: &'a [u32], start: usize, prompt: usize) -> 
     let from = prompt.min(ids.len());
     let end = ids[from..].iter().position(|id| ends.contains(id)).map_or(ids.len(), |at| from + at);
     &ids[start.min(end)..end]
-}
-
-/// The process of the exact sampler: token by token, block by block, or all positions at once.
-fn process(d: &Description, length: usize, block: Option<usize>) -> Result<Process> {
-    let cached = d.family.prediction() == Prediction::NextToken;
-    let block = match (d.network.visibility, block) {
-        (_, Some(_)) if cached => {
-            return Err(
-                Error::usage("`--block`: an autoregressive model writes token by token").hint("leave `--block` out")
-            );
-        }
-        (_, None) if cached => 1,
-        (Visibility::Blocks(size), Some(block)) if block != size => {
-            return Err(Error::usage(format!("`--block {block}`: the model was trained on blocks of {size}"))
-                .hint("leave `--block` out"));
-        }
-        (Visibility::Blocks(size), _) => size.min(length),
-        (_, Some(block)) => block.min(length),
-        (_, None) => length,
-    };
-    let order = if block < length { Order::in_blocks(block) } else { Order::parallel(length) };
-    let cached = cached || export::keeps_blocks(&d.network);
-    Ok(Process {
-        order,
-        schedule: Schedule::LogLinear,
-        corruption: Corruption::Absorb,
-        length,
-        cached,
-        decode: Decode::Table,
-    })
 }
 
 /// The process in the order of `--decode`, where a masked checkpoint that sees everything is asked for one.

@@ -4,13 +4,13 @@ use std::fmt::Write;
 use std::path::Path;
 
 use super::Study;
-use crate::commands::export::{section, warn_of_missing_code};
+use super::convert::{section, warn_of_missing_code};
+use crate::checkpoint::{self, Extras, ModelCard};
 use crate::data::tokenizer;
 use crate::error::{Error, Result};
 use crate::eval;
 use crate::eval::change::Change;
 use crate::eval::results::Results;
-use crate::export::{self, Extras, ModelCard};
 use crate::fs::{self, Published};
 use crate::model::Transformer;
 use crate::model::family::{self, LoadOptions};
@@ -147,12 +147,12 @@ impl Study {
                     family::write_generation(out, description.family, generation)?;
                 }
                 fs::write_atomic(&out.join("recipe.toml"), self.text.as_bytes())?;
-                fs::write_atomic(&out.join("README.md"), export::model_card(&card, &extras).as_bytes())?;
+                fs::write_atomic(&out.join("README.md"), checkpoint::model_card(&card, &extras).as_bytes())?;
             }
-            None => export::write_as(out, &card, params::export(&done.model), &extras, storage, SHARD)?,
+            None => checkpoint::write_as(out, &card, params::export(&done.model), &extras, storage, SHARD)?,
         }
         if let Some(codec) = &done.codec {
-            export::write_codec(out, codec, &self.text, storage)?;
+            checkpoint::write_codec(out, codec, &self.text, storage)?;
         }
         if !storage.is_lossy() {
             return Ok(None);
@@ -164,7 +164,7 @@ impl Study {
                 params::import(done.model.clone(), &tensors, &self.device)
             }
             None => {
-                let read = export::read(out, &self.device)?;
+                let read = checkpoint::read(out, &self.device)?;
                 written_codec = read.codec;
                 read.model
             }
@@ -183,7 +183,7 @@ impl Study {
                 Change::held_out(&losses(&done.model), &losses(&after))
             }
         };
-        let text = export::model_card(&card, &extras) + &section(storage, &change);
+        let text = checkpoint::model_card(&card, &extras) + &section(storage, &change);
         fs::write_atomic(&out.join("README.md"), text.as_bytes())?;
         Ok(Some(change))
     }

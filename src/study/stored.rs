@@ -3,9 +3,10 @@
 
 use std::path::{Path, PathBuf};
 
-use super::run::seeds::seed_dir;
+use super::choice::main_model;
+use super::seeds::seed_dir;
+use crate::checkpoint::whole::{self, FINAL};
 use crate::error::{Error, Result};
-use crate::export::whole::FINAL;
 use crate::recipe::{self, Loaded};
 use crate::{fs, term};
 
@@ -57,4 +58,45 @@ fn is_finished(run: &Path, loaded: &Loaded) -> bool {
     };
     let has = |run: &PathBuf, name: &String| fs::is_there(&run.join("models").join(name).join(FINAL));
     runs.iter().all(|run| loaded.recipe.model.keys().all(|name| has(run, name)))
+}
+
+/// The directory of the model meant by a path: itself, or a model of a run.
+pub fn model_dir(path: &Path, name: Option<&str>) -> Result<PathBuf> {
+    if whole::is_model(path) {
+        return match name {
+            Some(name) => Err(Error::usage(format!("`--model {name}`: {} is one model, not a run", path.display()))
+                .hint("leave `--model` out")),
+            None => Ok(path.to_path_buf()),
+        };
+    }
+    // Of a study with several training seeds it is the first seed's.
+    let first = first_seed(path)?;
+    let path = first.as_deref().unwrap_or(path);
+    let models = path.join("models");
+    let mut names: Vec<String> = match std::fs::read_dir(&models) {
+        Ok(entries) => entries
+            .flatten()
+            .filter(|e| e.path().join("final").is_dir())
+            .map(|e| e.file_name().to_string_lossy().into_owned())
+            .collect(),
+        Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => return Err(Error::io("read", &models, &e)),
+        Err(_) => Vec::new(),
+    };
+    names.sort();
+    if names.is_empty() {
+        return Err(Error::input(format!(
+            "{} is neither a model directory nor a run with trained models",
+            path.display()
+        ))
+        .hint("`fewstep run quickstart` makes a run in runs/quickstart"));
+    }
+    let name = match name {
+        Some(name) => name.to_string(),
+        None => main_model(&read(path)?.recipe).to_string(),
+    };
+    if !names.contains(&name) {
+        let error = Error::usage(format!("no trained model `{name}` in {}", path.display()));
+        return Err(error.hint(format!("it has {}: `--model {}`", names.join(", "), names[names.len() - 1])));
+    }
+    Ok(models.join(name).join("final"))
 }

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use burn::prelude::Device;
 
-use super::run::{Shape, Study, shape};
+use super::{Shape, Study, shape};
 use crate::data::Data;
 use crate::error::{Error, Kind, Result};
 use crate::method::beside;

@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use super::{Shape, Study, not_trained};
+use crate::checkpoint::origin::{self, Origin};
 use crate::error::{Error, Kind, Result};
-use crate::export::origin::{self, Origin};
 use crate::model::family::adapters::{self, Base};
 use crate::model::family::{self, LoadOptions};
 use crate::model::params::Named;

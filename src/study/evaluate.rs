@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::{Study, kept};
+use crate::checkpoint::{self, LoadedModel};
 use crate::data::Data;
 use crate::error::{Error, Kind, Result};
 use crate::eval::control::{self, Control};
@@ -10,7 +11,6 @@ use crate::eval::flexibility::{self, Flexibility};
 use crate::eval::judge::TextJudge;
 use crate::eval::results::{Environment, ModelResult, Results, Role, Row};
 use crate::eval::{self, Scorer, copies, reconstruction};
-use crate::export::{self, LoadedModel};
 use crate::method;
 use crate::model::{Denoise, Oracle, params};
 use crate::process::Corruption;
@@ -438,7 +438,7 @@ impl Study {
         let guidance = config.guidance.get(name);
         // Its gradient by the vectors is asked for, which a plain device does not have.
         let device = self.device.clone().autodiff();
-        let classifier = guidance.map(|g| export::read(&self.final_dir(&g.classifier), &device)).transpose()?;
+        let classifier = guidance.map(|g| checkpoint::read(&self.final_dir(&g.classifier), &device)).transpose()?;
         let guided = classifier.as_ref().map(|c| &c.model).zip(guidance);
         let found = control::measure(generator, config, (seed, batch), pairs, &judge.model, guided)?;
         for row in &found.rows {

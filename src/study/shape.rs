@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::checkpoint::origin;
 use crate::data::{Data, Tokenizer};
 use crate::error::{Error, Result};
-use crate::export::origin;
 use crate::method::Objective;
 use crate::model::config::{Compute, UNIFORM_DIGITS};
 use crate::model::family::{self, Description, LoadOptions, Prediction, Rows, Vocabulary};

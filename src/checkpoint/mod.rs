@@ -19,12 +19,12 @@ use crate::error::{Error, Result};
 use crate::fs;
 use crate::method::{Made, Objective, Vectors};
 use crate::model::config::{TimeInput, Visibility};
-use crate::model::family::{self, Generation};
+use crate::model::family::{self, Description, Generation, Prediction};
 use crate::model::params::{self, Named};
 use crate::model::{Transformer, TransformerConfig};
 use crate::process::d3pm::{Matrices, Matrix, Neighbours};
 use crate::process::order::OrderConfig;
-use crate::process::{Corruption, Schedule};
+use crate::process::{Corruption, Order, Schedule};
 use crate::room;
 use crate::sample::{Decode, Embedding, Generator, Latent, LatentProcess, Process};
 use crate::shown::markdown;
@@ -101,6 +101,36 @@ impl ModelCard {
             decode: Decode::Table,
         }
     }
+}
+
+/// The process of the exact sampler: token by token, block by block, or all positions at once.
+pub fn exact_process(d: &Description, length: usize, block: Option<usize>) -> Result<Process> {
+    let cached = d.family.prediction() == Prediction::NextToken;
+    let block = match (d.network.visibility, block) {
+        (_, Some(_)) if cached => {
+            return Err(
+                Error::usage("`--block`: an autoregressive model writes token by token").hint("leave `--block` out")
+            );
+        }
+        (_, None) if cached => 1,
+        (Visibility::Blocks(size), Some(block)) if block != size => {
+            return Err(Error::usage(format!("`--block {block}`: the model was trained on blocks of {size}"))
+                .hint("leave `--block` out"));
+        }
+        (Visibility::Blocks(size), _) => size.min(length),
+        (_, Some(block)) => block.min(length),
+        (_, None) => length,
+    };
+    let order = if block < length { Order::in_blocks(block) } else { Order::parallel(length) };
+    let cached = cached || keeps_blocks(&d.network);
+    Ok(Process {
+        order,
+        schedule: Schedule::LogLinear,
+        corruption: Corruption::Absorb,
+        length,
+        cached,
+        decode: Decode::Table,
+    })
 }
 
 /// Whether a network over blocks sees in finished ones what it would see without a cache: no time of the noise.

@@ -3,14 +3,20 @@
 //! RUN/{recipe.toml, data/, models/NAME/{metrics.jsonl, step-*, final/, eval.json}, results.json, report/, export/NAME/,
 //! replaced/NAME-N/}; several training seeds have a run directory each (`seeds`).
 
+pub mod ask;
 mod bound;
+pub mod choice;
+pub mod convert;
 mod derived;
+pub mod device;
+pub mod dry_run;
 mod evaluate;
 pub mod exports;
 mod kept;
 mod place;
 pub mod seeds;
 mod shape;
+pub mod stored;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,13 +24,11 @@ use std::path::{Path, PathBuf};
 
 use burn::prelude::Device;
 
-use super::room::Ask;
-use super::stored;
+use crate::checkpoint::{self, Extras, LoadedModel, ModelCard, origin, whole};
 use crate::data::Data;
 use crate::error::{Error, Kind, Result};
 use crate::eval::context::ContextPoint;
 use crate::eval::results::Results;
-use crate::export::{self, Extras, LoadedModel, ModelCard, origin, whole};
 use crate::method::Parents;
 use crate::model::params;
 use crate::process::Order;
@@ -34,6 +38,7 @@ use crate::term::{self, Interrupt};
 use crate::train::{self, Draws, Job, Run, Start, Trained, state};
 use crate::weights::{Storage, Weights};
 use crate::{alloc, eval, fs, report};
+use ask::Ask;
 pub use bound::of_this_run;
 pub use shape::{Shape, shape};
 
@@ -178,7 +183,7 @@ impl Study {
         let manifest = self.verified(name)?;
         self.fetch_base(name)?;
         self.agrees(name, &manifest)?;
-        let done = export::read(&self.final_dir(name), &self.device)?;
+        let done = checkpoint::read(&self.final_dir(name), &self.device)?;
         alloc::settle(params::count(&done.model));
         Ok(done)
     }
@@ -297,18 +302,18 @@ impl Study {
         fs::commit_dir(&dir, "final", |tmp| {
             let extras = Extras { tokenizer: Some(&tokenizer), recipe: &self.text, results: None, call: None };
             match (trained.map(|t| t.weights), &shape.lora) {
-                (Some(weights), None) => export::write(tmp, &card, weights, &extras)?,
+                (Some(weights), None) => checkpoint::write(tmp, &card, weights, &extras)?,
                 (adapters, lora) => {
                     let origin = self.origin(name, &shape)?;
                     if let Some((plan, adapters)) = lora.as_ref().zip(adapters) {
                         self.write_adapters(tmp, name, &shape, plan, &adapters)?;
                     }
                     origin::write(tmp, &origin)?;
-                    export::write_beside(tmp, &card, &extras)?;
+                    checkpoint::write_beside(tmp, &card, &extras)?;
                 }
             }
             if let Some(codec) = &codec {
-                export::write_codec(tmp, codec, &self.text, Storage::Kept)?;
+                checkpoint::write_codec(tmp, codec, &self.text, Storage::Kept)?;
             }
             let extra = serde_json::json!({
                 "fingerprint": fingerprint, "seconds": seconds, "loss": loss, whole::DEVICE: self.device_name
