@@ -18,7 +18,6 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Instant;
 
-use fewstep::study::device;
 use fewstep::eval::context::{ContextPoint, Paradigm};
 use fewstep::eval::stats::{Estimate, Spread};
 use fewstep::fs;
@@ -27,6 +26,7 @@ use fewstep::process::{Corruption, Order, Reading, Schedule};
 use fewstep::report::figure::{Axis, Figure, Marker, Point, Scale, Series};
 use fewstep::report::plot;
 use fewstep::sample::{Decode, Process, SampleSpec, reading, sample};
+use fewstep::study::device;
 use paths::{flag, option, peak_kib};
 
 #[global_allocator]

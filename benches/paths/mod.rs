@@ -7,7 +7,6 @@
 use std::time::Instant;
 
 use burn::prelude::Device;
-use fewstep::study::device;
 use fewstep::eval::stats::Spread;
 use fewstep::kernels::Divergence;
 use fewstep::method::{self, RowLoss, SdttConfig, distill};
@@ -16,6 +15,7 @@ use fewstep::optim::Optimizer;
 use fewstep::process::{Corruption, Order, Schedule};
 use fewstep::rng::{StepRng, Stream};
 use fewstep::sample::{Decode, Process, SampleSpec, sample};
+use fewstep::study::device;
 use fewstep::train::TrainConfig;
 use rand::Rng;
 

@@ -9,14 +9,13 @@ pub mod sample;
 
 use std::path::{Path, PathBuf};
 
-use crate::cli::{self, Cli, Command, RecipeCommand};
-use crate::error::{Error, Kind, Result};
+use crate::cli::{self, Cli, Command, Global, RecipeCommand};
+use crate::error::{Kind, Result};
 use crate::eval::results::Results;
 use crate::model::draw::Filter;
 use crate::recipe as recipes;
-use crate::study::exports::Wish;
 use crate::study::seeds::Seeds;
-use crate::study::{Study, choice, convert, device, stored};
+use crate::study::{Study, device, stored};
 use crate::term::{self, Interrupt};
 use crate::{fs, report};
 
@@ -44,24 +43,7 @@ pub fn dispatch(cli: Cli) -> Result<()> {
                 None => study.run(global.json),
             }
         }
-        Command::Eval { run, only } => {
-            let loaded = stored::usable(run)?;
-            if let Some(name) = only {
-                loaded.recipe.model(name)?;
-            }
-            let device = (open()?, global.device.as_str());
-            let results = match loaded.recipe.seeds.is_empty() {
-                true => Study::open(loaded, Some(run.clone()), device, interrupt)?.evaluate(only.as_deref())?,
-                false => Seeds::open(loaded, Some(run.clone()), device, interrupt)?.evaluate(only.as_deref())?,
-            };
-            if global.json {
-                term::out_json(results.to_json()?.trim_end());
-                return Ok(());
-            }
-            term::out_text(report::summary::summary(&results));
-            term::out(format!("results {}", run.join("results.json").display()));
-            Ok(())
-        }
+        Command::Eval { run, only } => eval(run, only.as_deref(), global, interrupt),
         Command::Phases { run, model, steps, period, texts, tries, seed } => {
             // Of several training seeds the first is searched with.
             let dir = &stored::first_seed(run)?.unwrap_or_else(|| run.clone());
@@ -70,31 +52,7 @@ pub fn dispatch(cli: Cli) -> Result<()> {
             phases::run(&study, &phases::Request { model, steps, period, texts, tries, seed: *seed, json: global.json })
         }
         Command::Sample(args) => sample::run(&request(args, global.json), &open()?),
-        Command::Report { results, out, notes } => {
-            let path = results_file(results);
-            let loaded = Results::load(&path)?;
-            if results.is_dir() {
-                crate::study::of_this_run(&loaded, results)?;
-            }
-            let notes = notes.as_deref().map(report::notes::load_new).transpose()?;
-            let files = match out {
-                Some(dir) => report::write_with(&loaded, dir, notes.as_deref())?,
-                None => {
-                    let dir = path.parent().unwrap_or(Path::new(".")).join("report");
-                    fs::not_a_link(&dir)?;
-                    report::write_with(&loaded, &dir, notes.as_deref()).map_err(|e| match (e.kind, &e.hint) {
-                        (Kind::Io, None) => e.hint("`--out DIR` writes the report to another place"),
-                        _ => e,
-                    })?
-                }
-            };
-            if global.json {
-                term::out_json(serde_json::json!({ "files": files }));
-                return Ok(());
-            }
-            files.iter().for_each(|file| term::out(file.display()));
-            Ok(())
-        }
+        Command::Report { results, out, notes } => report(results, out.as_deref(), notes.as_deref(), global.json),
         Command::Gate { results, baseline, strict, allow_mismatch, junit } => gate::run(&gate::Request {
             candidate: results_file(results),
             baseline: results_file(baseline),
@@ -106,45 +64,8 @@ pub fn dispatch(cli: Cli) -> Result<()> {
         Command::Export { run, model, out, dtype, adapters } => {
             // Before anything is read; what makes the directory asks again.
             fs::is_free(out)?;
-            if let Some(dir) = convert::model_directory(run)? {
-                if let Some(name) = model {
-                    return Err(Error::usage(format!("`--model {name}`: {} is one model, not a run", run.display()))
-                        .hint("leave `--model` out"));
-                }
-                if *adapters {
-                    return Err(Error::usage(format!("`--adapters`: {} is one model, not a run", run.display()))
-                        .hint("give the run directory, with `--model NAME`"));
-                }
-                let dtype = dtype.unwrap_or_default();
-                let change = convert::convert(&dir, out, dtype, &open()?)?;
-                return export::say(&run.display().to_string(), out, dtype, change.as_ref(), global.json);
-            }
-            // Of several training seeds the first is exported.
-            let run = &stored::first_seed(run)?.unwrap_or_else(|| run.clone());
-            let study =
-                Study::open_to_read(stored::usable(run)?, run, (open()?, &global.device), Interrupt::default())?;
-            let name = match model {
-                Some(name) => name.clone(),
-                None => choice::main_model(&study.recipe).to_string(),
-            };
-            if *adapters && study.recipe.model(&name)?.lora.is_none() {
-                return Err(Error::usage(format!("`{name}` has no adapters"))
-                    .hint("leave `--adapters` out to export the whole network"));
-            }
-            if let (true, Some(dtype)) = (*adapters, dtype) {
-                return Err(Error::usage(format!(
-                    "`--dtype {}` beside `--adapters`, which are stored in f32",
-                    dtype.name()
-                ))
-                .hint("leave one of the two out"));
-            }
-            let path = run.join("results.json");
-            let results = if path.is_file() { Some(Results::load(&path)?) } else { None };
-            let dtype = dtype.unwrap_or(study.recipe.export.dtype);
-            let adapters = *adapters || study.recipe.export.adapters;
-            let wish = Wish { name: &name, results: results.as_ref(), storage: dtype, adapters };
-            let change = study.export(&wish, out)?;
-            export::say(&name, out, dtype, change.as_ref(), global.json)
+            let wish = export::Request { run, model: model.as_deref(), out, dtype: *dtype, adapters: *adapters };
+            export::run(&wish, global)
         }
         Command::Inspect { path, model, against } => {
             inspect::run(path, model.as_deref(), against.as_deref(), global.json, &open()?)
@@ -156,6 +77,54 @@ pub fn dispatch(cli: Cli) -> Result<()> {
             RecipeCommand::Diff { old, new } => recipe::diff(old, new),
         },
     }
+}
+
+/// `eval`: what is missing of an evaluation, and its table.
+fn eval(run: &Path, only: Option<&str>, global: &Global, interrupt: Interrupt) -> Result<()> {
+    let loaded = stored::usable(run)?;
+    if let Some(name) = only {
+        loaded.recipe.model(name)?;
+    }
+    let device = (device::open(&global.device)?, global.device.as_str());
+    let dir = Some(run.to_path_buf());
+    let results = match loaded.recipe.seeds.is_empty() {
+        true => Study::open(loaded, dir, device, interrupt)?.evaluate(only)?,
+        false => Seeds::open(loaded, dir, device, interrupt)?.evaluate(only)?,
+    };
+    if global.json {
+        term::out_json(results.to_json()?.trim_end());
+        return Ok(());
+    }
+    term::out_text(report::summary::summary(&results));
+    term::out(format!("results {}", run.join("results.json").display()));
+    Ok(())
+}
+
+/// `report`: tables and plots of results.
+fn report(results: &Path, out: Option<&Path>, notes: Option<&Path>, as_json: bool) -> Result<()> {
+    let path = results_file(results);
+    let loaded = Results::load(&path)?;
+    if results.is_dir() {
+        crate::study::of_this_run(&loaded, results)?;
+    }
+    let notes = notes.map(report::notes::load_new).transpose()?;
+    let files = match out {
+        Some(dir) => report::write_with(&loaded, dir, notes.as_deref())?,
+        None => {
+            let dir = path.parent().unwrap_or(Path::new(".")).join("report");
+            fs::not_a_link(&dir)?;
+            report::write_with(&loaded, &dir, notes.as_deref()).map_err(|e| match (e.kind, &e.hint) {
+                (Kind::Io, None) => e.hint("`--out DIR` writes the report to another place"),
+                _ => e,
+            })?
+        }
+    };
+    if as_json {
+        term::out_json(serde_json::json!({ "files": files }));
+        return Ok(());
+    }
+    files.iter().for_each(|file| term::out(file.display()));
+    Ok(())
 }
 
 /// results.json itself, or the one of a run directory.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::{Study, kept};
 use crate::checkpoint::{self, LoadedModel};
 use crate::data::Data;
+use crate::data::story::Story;
 use crate::error::{Error, Kind, Result};
 use crate::eval::control::{self, Control};
 use crate::eval::flexibility::{self, Flexibility};
@@ -17,13 +18,28 @@ use crate::process::Corruption;
 use crate::process::d3pm::Matrix;
 use crate::recipe::{ModelConfig, Recipe, slug};
 use crate::sample::decode::walkable;
-use crate::sample::{Decode, Generator, Process, latent};
+use crate::sample::{Decode, DecodeConfig, Generator, Process, latent};
 use crate::{fs, shown, term};
 
 /// What scores samples: the judge of the study, and a second one beside it.
 struct Judges<'a> {
     scorer: &'a Scorer<'a>,
     second: Option<&'a TextJudge<'a>>,
+    /// The judge's model, where there is one.
+    judge: Option<&'a LoadedModel>,
+    /// The hashes of both judges.
+    hash: String,
+    held_out: &'a [Vec<u32>],
+}
+
+/// A way in which a model is sampled: what it is called, and where what is kept of it lies.
+struct Way<'a> {
+    name: &'a str,
+    label: String,
+    decode: DecodeConfig,
+    shown: String,
+    /// Of several ways each has a file of its own.
+    file: String,
 }
 
 impl Study {
@@ -36,29 +52,9 @@ impl Study {
         self.ask().study(&[], !self.has_results(), &self.dir)?;
         self.keep()?;
         let judge = config.judge.as_ref().map(|name| self.finished(name)).transpose()?;
-        // One with the data's tokens reads them with a start token in front.
-        let from = config.judge.as_ref().is_some_and(|name| self.recipe.model[name].from.is_some());
-        let public = from && judge.as_ref().is_some_and(|judge| !judge.card.network.shift);
-        let scorer = match (&self.data, &judge) {
-            (Data::Story(story), _) => Scorer::Story(story),
-            (Data::Pictures(pictures), _) => Scorer::Pictures(pictures),
-            (data, Some(judge)) => match &judge.tokenizer {
-                // A checkpoint reads the text, whatever it was tokens of.
-                Some(_) if public => Scorer::Text(self.text_judge(judge)?),
-                _ => match data {
-                    Data::Pairs(pairs) => Scorer::Sentences(&judge.model, pairs),
-                    data => match data.end() {
-                        Some(end) => Scorer::Documents(&judge.model, end),
-                        None => Scorer::Judge(&judge.model),
-                    },
-                },
-            },
-            (data, None) => {
-                return Err(Error::usage(format!("`data.{}` needs `eval.judge`", data.kind())));
-            }
-        };
         let checkpoint = config.second_judge.as_ref().map(|name| self.finished(name)).transpose()?;
         let second = checkpoint.as_ref().map(|judge| self.text_judge(judge)).transpose()?;
+        let scorer = self.scorer(judge.as_ref())?;
         let held_out = self.data.held_out(config.held_out);
         if let Scorer::Text(judge) = &scorer {
             let (share, length) = (100.0 * judge.cut(&held_out), judge.model.length());
@@ -67,149 +63,36 @@ impl Study {
             ));
         }
         let summary = eval::data_summary(&self.data, &scorer, second.as_ref(), &held_out)?;
-        let judges = Judges { scorer: &scorer, second: second.as_ref() };
-        let judge_hash: String = [&judge, &checkpoint].into_iter().flatten().map(|j| &j.weights_sha256[..]).collect();
+        let by = Judges {
+            scorer: &scorer,
+            second: second.as_ref(),
+            judge: judge.as_ref(),
+            hash: [&judge, &checkpoint].into_iter().flatten().map(|j| &j.weights_sha256[..]).collect(),
+            held_out: &held_out,
+        };
         let mut models = Vec::new();
-        for (name, model) in &self.recipe.model {
-            if !names.contains(&name.as_str()) {
-                continue;
-            }
-            let done = self.finished(name)?;
+        for name in names {
+            let (done, model) = (self.finished(name)?, self.recipe.model(name)?);
             for (label, decode) in Recipe::decodings(model) {
+                let way = Way {
+                    shown: if label.is_empty() { name.to_string() } else { format!("{name}: {label}") },
+                    file: eval_file(&label),
+                    name,
+                    label,
+                    decode,
+                };
                 // What steers it decides its numbers too.
                 let steers = config.control.as_ref().and_then(|c| c.guidance.get(name));
                 let steers =
                     steers.map(|g| Ok::<_, Error>(self.finished(&g.classifier)?.weights_sha256)).transpose()?;
-                let how = format!("{decode:?} {}", steers.unwrap_or_default());
-                let key = self.eval_key(&[&done.weights_sha256, &judge_hash, &how])?;
-                let shown = if label.is_empty() { name.clone() } else { format!("{name}: {label}") };
-                // Of several ways each has a file of its own.
-                let file = eval_file(&label);
-                models.push(self.cached((name, &file), &key, || {
-                    let role = self.recipe.role(name, model);
-                    let process = decode.process(done.card.process());
-                    // A public judge reads other tokens than the held-out ones, and a rule has no likelihood of its own.
-                    // One that sees everything has none over blocks either: it does not know what is finished.
-                    // Nor in phases, whose number may be that of the steps: the sampler's own likelihood says it there.
-                    let follows = process.order.pattern.is_some_and(|p| p.follows_steps());
-                    let seen = !follows && (done.model.over_blocks() || !method::beside(process.order, process.length));
-                    let ar = model.objective.facts().causal();
-                    let tokens = done.codec.is_none() && done.model.vectors().is_none() && role != Role::Codec;
-                    let likely = tokens
-                        && !done.model.reads_uniforms()
-                        && (role != Role::Judge || !(public || config.second_judge.as_deref() == Some(name)))
-                        && process.decode == Decode::Table
-                        && (seen || ar);
-                    let likelihood =
-                        likely.then(|| eval::likelihood(&done.model, &model.objective, &process, &held_out));
-                    let (rows, sweep) = match role {
-                        Role::Judge | Role::Codec | Role::Classifier => (Vec::new(), Vec::new()),
-                        _ => {
-                            let generator = done.generator(process)?;
-                            let steps = match &generator {
-                                _ if ar => vec![process.length],
-                                generator => taken(&done, generator, &config.steps),
-                            };
-                            let rows = self.rows((name, &shown, &file), &generator, &steps, &judges, true)?;
-                            (
-                                match tokens {
-                                    true => self.with_sampler_nll(rows, &done.model, &process, &scorer)?,
-                                    false => rows,
-                                },
-                                self.sweep(&shown, &generator, &steps, &scorer)?,
-                            )
-                        }
-                    };
-                    // Gaps in a text are no gaps among its latents.
-                    let flexibility = match role {
-                        Role::Judge => None,
-                        _ if !tokens || done.model.reads_uniforms() => None,
-                        _ => self.flexibility(&shown, &done.model, &process)?,
-                    };
-                    let control = match role {
-                        Role::Judge | Role::Codec | Role::Classifier => None,
-                        _ => self.control((name, &shown), &done, &done.generator(process)?, judge.as_ref())?,
-                    };
-                    let extra = fs::verify_manifest(&self.final_dir(name))?.extra;
-                    let cost = self.recipe.train_cost(name, self.data.length())?;
-                    let reconstruction = match done.model.bottleneck() {
-                        Some(shape) => Some(reconstruction::measure(
-                            &held_out,
-                            (shape.latents, shape.width),
-                            &reconstruction::SIGMAS,
-                            |sigma| latent::reconstructed(&done.model, &held_out, sigma, config.seed),
-                        )?),
-                        None => None,
-                    };
-                    Ok(ModelResult {
-                        name: shown.clone(),
-                        role,
-                        objective: model.objective.name().into(),
-                        order: decode.name(),
-                        teacher: self.teacher_shown(model, &label)?,
-                        parameters: params::count(&done.model) as u64,
-                        weights_sha256: done.weights_sha256.clone(),
-                        seed: done.card.seed,
-                        train_steps: done.card.train_steps as u64,
-                        train_tokens: done.card.train_tokens,
-                        train_seconds: extra["seconds"].as_f64().unwrap_or(0.0),
-                        train_forwards: cost.0,
-                        train_positions: cost.1,
-                        codec: self.recipe.latent(name)?.map(|(_, config)| config.codec.clone()),
-                        neighbours: self.neighbours_shown(model)?,
-                        likelihood,
-                        rows,
-                        sweep,
-                        flexibility,
-                        reconstruction,
-                        by_seed: Vec::new(),
-                        control,
-                    })
-                })?);
+                let how = format!("{:?} {}", way.decode, steers.unwrap_or_default());
+                let key = self.eval_key(&[&done.weights_sha256, &by.hash, &how])?;
+                models.push(self.cached((name, &way.file), &key, || self.one(&way, model, &done, &by))?);
             }
         }
         if let (Data::Story(story), true) = (&self.data, config.oracle) {
             let key = self.eval_key(&["oracle"])?;
-            models.push(self.cached(("oracle", "eval"), &key, || {
-                let oracle = Oracle::new(Arc::clone(story.chain()), self.device.clone());
-                let process = Process {
-                    order: crate::process::Order::parallel(story.length()),
-                    schedule: crate::process::Schedule::LogLinear,
-                    corruption: Corruption::Absorb,
-                    length: story.length(),
-                    cached: false,
-                    decode: Decode::Table,
-                };
-                Ok(ModelResult {
-                    name: "oracle".into(),
-                    role: Role::Oracle,
-                    objective: "exact".into(),
-                    order: "parallel".into(),
-                    teacher: None,
-                    parameters: 0,
-                    weights_sha256: summary.sha256.clone(),
-                    seed: 0,
-                    train_steps: 0,
-                    train_tokens: 0,
-                    train_seconds: 0.0,
-                    train_forwards: 0,
-                    train_positions: 0,
-                    codec: None,
-                    neighbours: None,
-                    likelihood: None,
-                    rows: {
-                        let generator = Generator::Tokens(&oracle, process);
-                        let rows =
-                            self.rows(("oracle", "oracle", "eval"), &generator, &config.steps, &judges, false)?;
-                        self.with_sampler_nll(rows, &oracle, &process, &scorer)?
-                    },
-                    sweep: self.sweep("oracle", &Generator::Tokens(&oracle, process), &config.steps, &scorer)?,
-                    flexibility: self.flexibility("oracle", &oracle, &process)?,
-                    reconstruction: None,
-                    by_seed: Vec::new(),
-                    control: None,
-                })
-            })?);
+            models.push(self.cached(("oracle", "eval"), &key, || self.oracle(story, &summary.sha256, &by))?);
         }
         let results = Results {
             format: eval::results::FORMAT,
@@ -224,6 +107,156 @@ impl Study {
         };
         results.save(&self.dir.join("results.json"))?;
         Ok(results)
+    }
+
+    /// Whether the judge is a public checkpoint that reads text: one with the data's tokens reads them with a start token in front.
+    fn judge_reads_text(&self, judge: Option<&LoadedModel>) -> bool {
+        let from = self.recipe.eval.judge.as_ref().is_some_and(|name| self.recipe.model[name].from.is_some());
+        from && judge.is_some_and(|judge| !judge.card.network.shift)
+    }
+
+    /// What gives a sample its likelihood: the language itself, or the judge.
+    fn scorer<'a>(&'a self, judge: Option<&'a LoadedModel>) -> Result<Scorer<'a>> {
+        let public = self.judge_reads_text(judge);
+        Ok(match (&self.data, judge) {
+            (Data::Story(story), _) => Scorer::Story(story),
+            (Data::Pictures(pictures), _) => Scorer::Pictures(pictures),
+            // A checkpoint reads the text, whatever it was tokens of.
+            (_, Some(judge)) if public && judge.tokenizer.is_some() => Scorer::Text(self.text_judge(judge)?),
+            (Data::Pairs(pairs), Some(judge)) => Scorer::Sentences(&judge.model, pairs),
+            (data, Some(judge)) => match data.end() {
+                Some(end) => Scorer::Documents(&judge.model, end),
+                None => Scorer::Judge(&judge.model),
+            },
+            (data, None) => return Err(Error::usage(format!("`data.{}` needs `eval.judge`", data.kind()))),
+        })
+    }
+
+    /// A finished model, sampled in one way.
+    fn one(&self, way: &Way, model: &ModelConfig, done: &LoadedModel, by: &Judges) -> Result<ModelResult> {
+        let name = way.name;
+        let role = self.recipe.role(name, model);
+        let process = way.decode.process(done.card.process());
+        let ar = model.objective.facts().causal();
+        let tokens = done.codec.is_none() && done.model.vectors().is_none() && role != Role::Codec;
+        let likely = tokens && self.has_likelihood(name, role, done, &process, by);
+        let likelihood = likely.then(|| eval::likelihood(&done.model, &model.objective, &process, by.held_out));
+        let writes = !matches!(role, Role::Judge | Role::Codec | Role::Classifier);
+        let (mut rows, mut sweep) = (Vec::new(), Vec::new());
+        if writes {
+            let generator = done.generator(process)?;
+            let steps = match &generator {
+                _ if ar => vec![process.length],
+                generator => taken(done, generator, &self.recipe.eval.steps),
+            };
+            rows = self.rows((name, &way.shown, &way.file), &generator, &steps, by, true)?;
+            if tokens {
+                rows = self.with_sampler_nll(rows, &done.model, &process, by.scorer)?;
+            }
+            sweep = self.sweep(&way.shown, &generator, &steps, by.scorer)?;
+        }
+        // Gaps in a text are no gaps among its latents.
+        let flexibility = match role {
+            Role::Judge => None,
+            _ if !tokens || done.model.reads_uniforms() => None,
+            _ => self.flexibility(&way.shown, &done.model, &process)?,
+        };
+        let control = match writes {
+            false => None,
+            true => self.control((name, &way.shown), done, &done.generator(process)?, by.judge)?,
+        };
+        let extra = fs::verify_manifest(&self.final_dir(name))?.extra;
+        let cost = self.recipe.train_cost(name, self.data.length())?;
+        Ok(ModelResult {
+            name: way.shown.clone(),
+            role,
+            objective: model.objective.name().into(),
+            order: way.decode.name(),
+            teacher: self.teacher_shown(model, &way.label)?,
+            parameters: params::count(&done.model) as u64,
+            weights_sha256: done.weights_sha256.clone(),
+            seed: done.card.seed,
+            train_steps: done.card.train_steps as u64,
+            train_tokens: done.card.train_tokens,
+            train_seconds: extra["seconds"].as_f64().unwrap_or(0.0),
+            train_forwards: cost.0,
+            train_positions: cost.1,
+            codec: self.recipe.latent(name)?.map(|(_, config)| config.codec.clone()),
+            neighbours: self.neighbours_shown(model)?,
+            likelihood,
+            rows,
+            sweep,
+            flexibility,
+            reconstruction: self.reconstruction(done, by.held_out)?,
+            by_seed: Vec::new(),
+            control,
+        })
+    }
+
+    /// Whether a model of tokens has a likelihood of its own in this process.
+    ///
+    /// A public judge reads other tokens than the held-out ones, and a rule has no likelihood of its own. One that sees everything
+    /// has none over blocks either: it does not know what is finished. Nor in phases, whose number may be that of the steps: the
+    /// sampler's own likelihood says it there.
+    fn has_likelihood(&self, name: &str, role: Role, done: &LoadedModel, process: &Process, by: &Judges) -> bool {
+        let follows = process.order.pattern.is_some_and(|p| p.follows_steps());
+        let seen = !follows && (done.model.over_blocks() || !method::beside(process.order, process.length));
+        let second = self.recipe.eval.second_judge.as_deref() == Some(name);
+        let foreign = role == Role::Judge && (second || self.judge_reads_text(by.judge));
+        let ar = done.card.objective.facts().causal();
+        !done.model.reads_uniforms() && !foreign && process.decode == Decode::Table && (seen || ar)
+    }
+
+    /// How well an autoencoder gives back the text that it read; nothing for other models.
+    fn reconstruction(
+        &self,
+        done: &LoadedModel,
+        held_out: &[Vec<u32>],
+    ) -> Result<Option<eval::results::Reconstruction>> {
+        let Some(shape) = done.model.bottleneck() else { return Ok(None) };
+        let seed = self.recipe.eval.seed;
+        let back = |sigma| latent::reconstructed(&done.model, held_out, sigma, seed);
+        let size = (shape.latents, shape.width);
+        reconstruction::measure(held_out, size, &reconstruction::SIGMAS, back).map(Some)
+    }
+
+    /// The exact posterior of the story language, sampled like a model.
+    fn oracle(&self, story: &Story, sha256: &str, by: &Judges) -> Result<ModelResult> {
+        let oracle = Oracle::new(Arc::clone(story.chain()), self.device.clone());
+        let process = Process {
+            order: crate::process::Order::parallel(story.length()),
+            schedule: crate::process::Schedule::LogLinear,
+            corruption: Corruption::Absorb,
+            length: story.length(),
+            cached: false,
+            decode: Decode::Table,
+        };
+        let (generator, steps) = (Generator::Tokens(&oracle, process), &self.recipe.eval.steps);
+        let rows = self.rows(("oracle", "oracle", "eval"), &generator, steps, by, false)?;
+        Ok(ModelResult {
+            name: "oracle".into(),
+            role: Role::Oracle,
+            objective: "exact".into(),
+            order: "parallel".into(),
+            teacher: None,
+            parameters: 0,
+            weights_sha256: sha256.to_string(),
+            seed: 0,
+            train_steps: 0,
+            train_tokens: 0,
+            train_seconds: 0.0,
+            train_forwards: 0,
+            train_positions: 0,
+            codec: None,
+            neighbours: None,
+            likelihood: None,
+            rows: self.with_sampler_nll(rows, &oracle, &process, by.scorer)?,
+            sweep: self.sweep("oracle", &generator, steps, by.scorer)?,
+            flexibility: self.flexibility("oracle", &oracle, &process)?,
+            reconstruction: None,
+            by_seed: Vec::new(),
+            control: None,
+        })
     }
 
     /// A checkpoint that reads the text of samples with its own tokenizer.

@@ -6,10 +6,10 @@
 use std::time::Duration;
 
 use burn::prelude::Device;
-use fewstep::study::ask as room;
 use fewstep::error::Kind;
 use fewstep::model::TransformerConfig;
 use fewstep::model::config::Visibility;
+use fewstep::study::ask as room;
 
 use super::binary::{Place, Ran};
 use super::watched::watch_for;
