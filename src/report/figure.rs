@@ -108,19 +108,63 @@ pub struct Figure {
 /// What the bars of a study's figures are.
 pub(super) const INTERVAL: &str = "95 % interval";
 
+fn axis(label: &str, scale: Scale) -> Axis {
+    Axis { label: label.into(), scale }
+}
+
+fn step_axis() -> Axis {
+    axis("sampling steps", Scale::Log2)
+}
+
+/// What held-out text costs under the samplers; none where it was not measured.
+fn sampler_steps(results: &Results) -> Option<Figure> {
+    let measured = results.models.iter().flat_map(|m| &m.rows).any(|r| r.sampler_nll.is_some());
+    measured.then(|| Figure {
+        name: "sampler_steps",
+        title: format!("{}: what held-out text costs under the sampler, against its steps", results.study),
+        x: step_axis(),
+        y: axis("sampler_nll, nats per token (lower is better; no judge)", Scale::Linear),
+        series: series(results, false, |at| Some((at.steps(), at.score(Metric::SamplerNll)?)))
+            .into_iter()
+            .map(|s| Series { bound: bounded(results, &s.name), ..s })
+            .collect(),
+        guides: level_guides(results, Metric::SamplerNll),
+        bars: INTERVAL,
+    })
+}
+
+/// Quality at the data's entropy; none where only one temperature was sampled.
+fn matched_steps(results: &Results) -> Option<Figure> {
+    let matched = matched::all(results);
+    let at = |model: &ModelResult, row: &Row| {
+        matched.iter().find(|m| m.model.name == model.name && m.steps == row.steps)?.nll
+    };
+    let (study, nll) = (&results.study, &results.data.nll_name);
+    let ar = results.models.iter().filter(|m| m.role == Role::Ar);
+    (!matched.is_empty()).then(|| Figure {
+        name: "matched_steps",
+        title: format!("{study}: quality at the data's entropy against sampling steps"),
+        x: step_axis(),
+        y: axis(&format!("{nll} at the data's entropy, nats per token (lower is better)"), Scale::Linear),
+        series: series(results, false, |point| {
+            // A seed alone is not read off here.
+            point.seed.is_none().then_some((point.steps(), at(point.model, point.row)?))
+        }),
+        guides: ar.filter_map(|m| Some(level(m, at(m, m.full()?)?))).collect(),
+        bars: INTERVAL,
+    })
+}
+
 /// The figures of a study, without those that would show nothing.
 pub fn figures(results: &Results) -> Vec<Figure> {
     let nll = &results.data.nll_name;
     let study = &results.study;
     let quality = format!("{nll}, nats per token (lower is better)");
-    let axis = |label: &str, scale| Axis { label: label.into(), scale };
-    let steps = || axis("sampling steps", Scale::Log2);
-
     let mut figures = vec![
         Figure {
             name: "quality_steps",
             title: format!("{study}: quality against sampling steps"),
-            x: steps(),
+            x: step_axis(),
             y: axis(&quality, Scale::Linear),
             series: series(results, false, |at| Some((at.steps(), at.score(Metric::Nll)?))),
             guides: level_guides(results, Metric::Nll),
@@ -152,45 +196,12 @@ pub fn figures(results: &Results) -> Vec<Figure> {
             bars: INTERVAL,
         },
     ];
-    if results.models.iter().flat_map(|m| &m.rows).any(|r| r.sampler_nll.is_some()) {
-        figures.insert(
-            0,
-            Figure {
-                name: "sampler_steps",
-                title: format!("{study}: what held-out text costs under the sampler, against its steps"),
-                x: steps(),
-                y: axis("sampler_nll, nats per token (lower is better; no judge)", Scale::Linear),
-                series: series(results, false, |at| Some((at.steps(), at.score(Metric::SamplerNll)?)))
-                    .into_iter()
-                    .map(|s| Series { bound: bounded(results, &s.name), ..s })
-                    .collect(),
-                guides: level_guides(results, Metric::SamplerNll),
-                bars: INTERVAL,
-            },
-        );
+    if let Some(figure) = sampler_steps(results) {
+        figures.insert(0, figure);
     }
-    let matched = matched::all(results);
-    if !matched.is_empty() {
-        let at = |model: &ModelResult, row: &Row| {
-            matched.iter().find(|m| m.model.name == model.name && m.steps == row.steps)?.nll
-        };
-        let ar = results.models.iter().filter(|m| m.role == Role::Ar);
+    if let Some(figure) = matched_steps(results) {
         let behind = figures.iter().position(|f| f.name == "quality_steps").map_or(0, |at| at + 1);
-        figures.insert(
-            behind,
-            Figure {
-                name: "matched_steps",
-                title: format!("{study}: quality at the data's entropy against sampling steps"),
-                x: steps(),
-                y: axis(&format!("{nll} at the data's entropy, nats per token (lower is better)"), Scale::Linear),
-                series: series(results, false, |point| {
-                    // A seed alone is not read off here.
-                    point.seed.is_none().then_some((point.steps(), at(point.model, point.row)?))
-                }),
-                guides: ar.filter_map(|m| Some(level(m, at(m, m.full()?)?))).collect(),
-                bars: INTERVAL,
-            },
-        );
+        figures.insert(behind, figure);
     }
     let share = match results.data.kind {
         DataKind::Story => Some(("validity_steps", Metric::Valid, "valid stories")),
@@ -201,7 +212,7 @@ pub fn figures(results: &Results) -> Vec<Figure> {
         figures.push(Figure {
             name,
             title: format!("{study}: {what} against sampling steps"),
-            x: steps(),
+            x: step_axis(),
             y: axis(&format!("share of {what} (higher is better)"), Scale::Linear),
             series: series(results, false, |at| Some((at.steps(), at.score(metric)?))),
             guides: level_guides(results, metric),

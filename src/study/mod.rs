@@ -293,6 +293,19 @@ impl Study {
             let _busy = alloc::training(size);
             Some(self.ask().advised(name, || train::train(&job))?)
         };
+        self.finish(name, trained, (card, &shape), codec.as_ref(), &fingerprint)
+    }
+
+    /// Writes what a training left as the finished model.
+    fn finish(
+        &self,
+        name: &str,
+        trained: Option<Trained>,
+        (card, shape): (ModelCard, &Shape),
+        codec: Option<&LoadedModel>,
+        fingerprint: &train::Fingerprint,
+    ) -> Result<()> {
+        let dir = self.model_dir(name);
         let (seconds, tokens) = trained.as_ref().map_or((0.0, 0), |t| (t.seconds, t.tokens));
         let card = ModelCard { train_tokens: tokens, train_seconds: seconds, ..card };
         let loss = trained.as_ref().map_or(0.0, |t| t.last_loss);
@@ -304,15 +317,15 @@ impl Study {
             match (trained.map(|t| t.weights), &shape.lora) {
                 (Some(weights), None) => checkpoint::write(tmp, &card, weights, &extras)?,
                 (adapters, lora) => {
-                    let origin = self.origin(name, &shape)?;
+                    let origin = self.origin(name, shape)?;
                     if let Some((plan, adapters)) = lora.as_ref().zip(adapters) {
-                        self.write_adapters(tmp, name, &shape, plan, &adapters)?;
+                        self.write_adapters(tmp, name, shape, plan, &adapters)?;
                     }
                     origin::write(tmp, &origin)?;
                     checkpoint::write_beside(tmp, &card, &extras)?;
                 }
             }
-            if let Some(codec) = &codec {
+            if let Some(codec) = codec {
                 checkpoint::write_codec(tmp, codec, &self.text, Storage::Kept)?;
             }
             let extra = serde_json::json!({
