@@ -279,16 +279,8 @@ pub fn read(dir: &Path, device: &Device) -> Result<LoadedModel> {
     read_nested(dir, device, 0)
 }
 
-/// [`read`] of a model that `depth` others lie on.
-fn read_nested(dir: &Path, device: &Device, depth: usize) -> Result<LoadedModel> {
-    fs::contained(dir)?;
-    let path = dir.join("config.json");
-    let bytes = fs::read_limited(&path, 1 << 20)?;
-    let card: ModelCard = serde_json::from_slice(&bytes).map_err(|e| {
-        Error::input(format!("{}: not the configuration of a fewstep model", path.display()))
-            .cause(e.to_string())
-            .hint("give a directory written by `fewstep export`, or a run directory")
-    })?;
+/// Checks the numbers of a stranger's configuration.
+fn in_range(card: &ModelCard, path: &Path) -> Result<()> {
     card.network.validate("network").map_err(|e| Error::input(format!("{}: {}", path.display(), e.message)))?;
     if card.vocab_size == 0
         || card.vocab_size > 1 << 24
@@ -330,6 +322,20 @@ fn read_nested(dir: &Path, device: &Device, depth: usize) -> Result<LoadedModel>
             card.max_position_embeddings
         )));
     }
+    Ok(())
+}
+
+/// [`read`] of a model that `depth` others lie on.
+fn read_nested(dir: &Path, device: &Device, depth: usize) -> Result<LoadedModel> {
+    fs::contained(dir)?;
+    let path = dir.join("config.json");
+    let bytes = fs::read_limited(&path, 1 << 20)?;
+    let card: ModelCard = serde_json::from_slice(&bytes).map_err(|e| {
+        Error::input(format!("{}: not the configuration of a fewstep model", path.display()))
+            .cause(e.to_string())
+            .hint("give a directory written by `fewstep export`, or a run directory")
+    })?;
+    in_range(&card, &path)?;
     fits_objective(&card).map_err(|e| Error::input(format!("{}: {e}", path.display())))?;
     let codec = match card.latent {
         Some(_) if depth > 0 => {

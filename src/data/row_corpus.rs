@@ -48,6 +48,36 @@ pub fn is_rows(paths: &[PathBuf], valid: Option<&[PathBuf]>) -> bool {
     paths.iter().chain(valid.into_iter().flatten()).any(|p| Format::of(p) != Format::Text)
 }
 
+/// The tokenizer of rows, where it is made of them: of the `part` to train on, with its hash and the bytes there are.
+fn tokenizer_of(
+    config: &TextConfig,
+    train: &Source,
+    (part, sha, bytes): (&Range<u64>, &str, u64),
+    (base, cache_dir): (&Path, Option<&Path>),
+) -> Result<Tokenizer> {
+    match config.tokenizer {
+        TokenizerConfig::Char => {
+            let mut chars: BTreeSet<char> =
+                train.separator.unwrap_or(END_CHAR.encode_utf8(&mut [0; 4])).chars().collect();
+            train.each("reading", part, &mut |_, text| {
+                chars.extend(text.chars());
+                Ok(())
+            })?;
+            Ok(Tokenizer::Char { chars: chars.into_iter().collect() })
+        }
+        TokenizerConfig::Train { bpe } => {
+            cache_dir.map_or(Ok(()), create_dir)?;
+            let path = cache_dir.map(|dir| dir.join(KEPT));
+            kept(path.as_deref(), (sha, bpe), || {
+                let mut words = Words::new(bytes);
+                train.each("counting the words of", part, &mut |_, text| words.add(text))?;
+                Ok(words)
+            })
+        }
+        ref other => Tokenizer::build(other, &[], base),
+    }
+}
+
 /// Reads and encodes the rows of the first files and perhaps, for validation, of the others, or takes the tokens from
 /// `cache_dir`.
 ///
@@ -97,27 +127,7 @@ pub fn prepare(
             ((0..cut, sha("train")), (train, cut..u64::MAX, sha("valid")))
         }
     };
-    let tokenizer = match config.tokenizer {
-        TokenizerConfig::Char => {
-            let mut chars: BTreeSet<char> =
-                train.separator.unwrap_or(END_CHAR.encode_utf8(&mut [0; 4])).chars().collect();
-            train.each("reading", &train_part, &mut |_, text| {
-                chars.extend(text.chars());
-                Ok(())
-            })?;
-            Tokenizer::Char { chars: chars.into_iter().collect() }
-        }
-        TokenizerConfig::Train { bpe } => {
-            cache_dir.map_or(Ok(()), create_dir)?;
-            let path = cache_dir.map(|dir| dir.join(KEPT));
-            kept(path.as_deref(), (&train_sha, bpe), || {
-                let mut words = Words::new(survey.bytes);
-                train.each("counting the words of", &train_part, &mut |_, text| words.add(text))?;
-                Ok(words)
-            })?
-        }
-        ref other => Tokenizer::build(other, &[], base)?,
-    };
+    let tokenizer = tokenizer_of(config, &train, (&train_part, &train_sha, survey.bytes), (base, cache_dir))?;
     let end = config.documents.as_ref().map(|_| tokenizer.end()).transpose()?;
     let tokenizer_sha = sha256_hex(tokenizer.to_json()?.as_bytes());
     cache_dir.map_or(Ok(()), create_dir)?;

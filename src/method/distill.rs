@@ -117,6 +117,18 @@ pub fn rows<'a>(
     rows_at(config, teacher, x0, length, dt, orders, rng, !shares_host(&teacher.device()))
 }
 
+/// An input in an order, with the finished text [B L] beside the noise where the order reads it.
+fn read_beside(order: Order, input: Noised, clean: Vec<u32>) -> Noised {
+    let clean = beside(order, input.length).then_some(State::Tokens(clean));
+    Noised { clean, ..input.in_blocks(order.layout()) }
+}
+
+/// The times of a teacher's k steps of size dt, for each of `batch` sequences: stratified over (0, 1] by one uniform.
+fn stratified_steps(batch: usize, (dt, k): (f64, usize), offset: f64) -> Vec<Vec<f64>> {
+    let t = |i: usize| 1.0 - (offset + i as f64 / batch as f64).fract();
+    (0..batch).map(|i| teacher_times(t(i), dt, k)).collect()
+}
+
 /// The orders of a distillation step.
 #[derive(Debug, Clone, Copy)]
 pub struct Orders {
@@ -159,83 +171,104 @@ fn rows_at<'a>(
     if let Some(phases) = order.phases(length, &[]) {
         return phase_rows(config, teacher, x0, &phases, (rng, step), on_device);
     }
-    // Over blocks the finished text stands beside the noise.
-    let reads = |order: Order, input: Noised, clean: Vec<u32>| {
-        let clean = beside(order, length).then_some(State::Tokens(clean));
-        Noised { clean, ..input.in_blocks(order.layout()) }
-    };
-    let offset = rng.at(step, Stream::Times).random::<f64>();
-    let t: Vec<f64> = (0..batch).map(|i| 1.0 - (offset + i as f64 / batch as f64).fract()).collect();
     let k = config.steps_per_step;
-    // What is left of the whole table before each of the teacher's steps, and then the time of a position.
-    let left: Vec<Vec<f64>> = t.iter().map(|t| teacher_times(*t, dt, k)).collect();
+    let left = stratified_steps(batch, (dt, k), rng.at(step, Stream::Times).random());
     let one_time = order.context == Context::Clean || order.blocks(length) == 1;
-    let time = |left: f64, l: usize| if one_time { left } else { order.time(length, 1.0 - left, l) };
-    let times = |i: usize, j: usize| (0..length).map(move |l| (i, j, l));
-    let times = |i: usize, j: usize| times(i, j).map(|(i, j, l)| time(left[i][j], l)).collect::<Vec<f64>>();
-    let t_row: Vec<f64> = (0..batch).flat_map(|i| times(i, 0)).collect();
+    let steps = Steps { order, length, one_time, schedule: config.schedule, left };
+    let t_row: Vec<f64> = (0..batch).flat_map(|i| steps.row(i, 0)).collect();
     let xt = Corruption::Absorb.corrupt(x0, &t_row, config.schedule, (mask, 0), &mut rng.at(step, Stream::Corrupt));
-    let falls = |r: usize| one_time || time(left[r / length][k], r % length) < t_row[r];
+    let falls = |r: usize| one_time || steps.time(r / length, k, r % length) < t_row[r];
     let rows: Vec<usize> = (0..xt.len()).filter(|i| xt[*i] == mask && falls(*i)).collect();
-
+    // Over blocks the finished text stands beside the noise.
+    let input = read_beside(order, Noised::tokens(&xt, &t_row, length), x0.to_vec());
     if rows.is_empty() {
         // A small batch at times near 0 can lose no token at all: then there is nothing to learn from it.
-        let (input, target) = (Noised::tokens(&xt, &t_row, length), Target::Tokens(Vec::new()));
-        return Ok(RowLoss { input: reads(order, input, x0.to_vec()), rows, weights: Vec::new(), target, alpha: None });
+        return Ok(RowLoss { input, rows, weights: Vec::new(), target: Target::Tokens(Vec::new()), alpha: None });
     }
-
-    let mut draws = rng.at(step, Stream::Teacher);
     // The text beside the noise is on the host.
     let device = (on_device && !beside(orders.teacher, length)).then(|| teacher.device().inner());
-    let mut canvas = Canvas::new(xt.clone(), length, device.as_ref());
-    let mut masked = rows.clone();
+    let canvas = Canvas::new(xt, length, device.as_ref());
+    let theirs =
+        revealed_features((teacher, orders.teacher), x0, canvas, &rows, &steps, rng.at(step, Stream::Teacher))?;
+    let target = Target::Teacher(teacher, theirs, config.divergence);
+    Ok(RowLoss { input, weights: vec![1.0 / rows.len() as f64; rows.len()], target, rows, alpha: None })
+}
+
+/// A teacher's steps.
+struct Steps {
+    /// The student's.
+    order: Order,
+    length: usize,
+    /// Whether all positions of a sequence have one time.
+    one_time: bool,
+    schedule: Schedule,
+    /// What is left of the whole table before each step, and behind the last, of each sequence.
+    left: Vec<Vec<f64>>,
+}
+
+impl Steps {
+    /// The time of position `l` of sequence `i` before step `j`.
+    fn time(&self, i: usize, j: usize, l: usize) -> f64 {
+        let left = self.left[i][j];
+        if self.one_time { left } else { self.order.time(self.length, 1.0 - left, l) }
+    }
+
+    /// The times [L] of sequence `i` before step `j`.
+    fn row(&self, i: usize, j: usize) -> Vec<f64> {
+        (0..self.length).map(|l| self.time(i, j, l)).collect()
+    }
+
+    /// How likely a masked position is revealed in step `j`.
+    fn chance(&self, i: usize, l: usize, j: usize) -> f64 {
+        let (now, next) = (self.time(i, j, l), self.time(i, j + 1, l));
+        if next < now { Corruption::Absorb.reveal_probability(self.schedule, now, next) } else { 0.0 }
+    }
+}
+
+/// The teacher's features [n, D] of the masked positions `rows` [n], each from the step in which it is revealed.
+fn revealed_features(
+    (teacher, order): (&Transformer, Order),
+    x0: &[u32],
+    mut canvas: Canvas,
+    rows: &[usize],
+    steps: &Steps,
+    mut draws: impl Rng,
+) -> Result<Tensor<2>> {
+    let (length, k) = (steps.length, steps.left[0].len() - 1);
+    let mut masked = rows.to_vec();
     // Per flat position: where the features of its target stand among all feature rows computed so far.
-    let mut target_of = vec![usize::MAX; xt.len()];
+    let mut target_of = vec![usize::MAX; x0.len()];
     let mut computed: Vec<Tensor<2>> = Vec::with_capacity(k);
     let mut total = 0;
     for j in 0..k {
         // Whether a position is revealed in this step does not depend on what the teacher predicts, so it is drawn first:
         // a step reads only the sequences in which it reveals something, and the last one all that is still masked.
-        let wanted: Vec<usize> = if j + 1 == k {
-            std::mem::take(&mut masked)
-        } else {
-            let chance = |i: usize, l: usize| {
-                let (now, next) = (time(left[i][j], l), time(left[i][j + 1], l));
-                if next < now { Corruption::Absorb.reveal_probability(config.schedule, now, next) } else { 0.0 }
-            };
-            let revealed = |r: &usize| draws.random::<f64>() < chance(r / length, r % length);
-            let (wanted, rest) = masked.into_iter().partition(revealed);
-            masked = rest;
-            wanted
-        };
+        let last = j + 1 == k;
+        let revealed = |r: &usize| last || draws.random::<f64>() < steps.chance(r / length, r % length, j);
+        let (wanted, rest): (Vec<usize>, Vec<usize>) = masked.into_iter().partition(revealed);
+        masked = rest;
         if wanted.is_empty() {
             continue;
         }
         let (sequences, part_rows) = sequences_of(&wanted, length);
-        let now: Vec<f64> = sequences.iter().flat_map(|i| times(*i, j)).collect();
-        let clean = if beside(orders.teacher, length) {
-            sequences.iter().flat_map(|i| &x0[i * length..][..length]).copied().collect()
-        } else {
-            Vec::new()
+        let now: Vec<f64> = sequences.iter().flat_map(|i| steps.row(*i, j)).collect();
+        let text = |i: &usize| x0[i * length..][..length].to_vec();
+        let clean = match beside(order, length) {
+            true => sequences.iter().flat_map(text).collect(),
+            false => Vec::new(),
         };
-        let input = reads(orders.teacher, canvas.input(&sequences, &now, length), clean);
+        let input = read_beside(order, canvas.input(&sequences, &now, length), clean);
         let features = teacher.features_at(&input, &part_rows);
         wanted.iter().enumerate().for_each(|(n, r)| target_of[*r] = total + n);
         total += wanted.len();
-        if j + 1 < k {
+        if !last {
             let picks: Vec<(usize, f64)> = (0..wanted.len()).map(|n| (n, draws.random())).collect();
             // What is not finite on a device is in these features, which are targets, and so in the step's loss.
             canvas.reveal(teacher, features.clone(), &picks, &wanted, Filter::default())?;
         }
         computed.push(features);
     }
-    Ok(RowLoss {
-        input: reads(order, Noised::tokens(&xt, &t_row, length), x0.to_vec()),
-        weights: vec![1.0 / rows.len() as f64; rows.len()],
-        target: Target::Teacher(teacher, pick(computed, rows.iter().map(|r| target_of[*r])), config.divergence),
-        rows,
-        alpha: None,
-    })
+    Ok(pick(computed, rows.iter().map(|r| target_of[*r])))
 }
 
 /// [`rows`] of a student with fixed phases.

@@ -237,6 +237,12 @@ fn reading(results: &Results) -> Vec<String> {
             ),
         );
     }
+    of_the_data(results, &nll, &mut lines);
+    lines
+}
+
+/// What is to be known of a kind of data.
+fn of_the_data(results: &Results, nll: &str, lines: &mut Vec<String>) {
     if results.data.entropy_rate.is_some() {
         lines.insert(
             1,
@@ -269,7 +275,6 @@ fn reading(results: &Results) -> Vec<String> {
                 .into(),
         );
     }
-    lines
 }
 
 #[cfg(test)]

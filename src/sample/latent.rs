@@ -159,18 +159,7 @@ fn vectors(
     let (device, d) = (model.device().inner(), model.vectors().map_or(0, |v| v.width));
     let c = model.vectors().map_or(0, |v| v.condition);
     let told = condition.map(|c| c.repeat(b));
-    let mut normal = |scale: f64| {
-        let draw = |rng: &mut ChaCha8Rng| -> Vec<f32> {
-            (0..m * d)
-                .map(|_| {
-                    let z: f64 = StandardNormal.sample(&mut *rng);
-                    (scale * z) as f32
-                })
-                .collect()
-        };
-        let values: Vec<f32> = noise.iter_mut().flat_map(draw).collect();
-        Tensor::<3>::from_data(TensorData::new(values, [b, m, d]), &device)
-    };
+    let mut normal = |scale: f64| drawn_noise(noise, [m, d], scale, &device);
     let temperature = spec.filter.temperature;
     let mut x = normal(temperature);
     let grid = latent.order.grid(m, spec.steps)?;
@@ -189,22 +178,20 @@ fn vectors(
         let own = process.estimates;
         let estimate = last.clone().map(|x| x.narrow(1, 0, end));
         // Finished vectors before a block are read without one, as in training.
+        let noisy = || t.iter().map(|t| f64::from(u8::from(*t > 0.0))).collect::<Vec<f64>>();
         let estimate = match beside(latent.order, m) {
-            true => {
-                let noisy: Vec<f64> = t.iter().map(|t| f64::from(u8::from(*t > 0.0))).collect();
-                estimate.map(|x| x * column(&noisy, [b, end], &device))
-            }
+            true => estimate.map(|x| x * column(&noisy(), [b, end], &device)),
             false => estimate,
         };
-        let layout = Some(latent.order.layout());
-        let phases = grid.phases().cloned();
-        let given = Given { estimate, condition: told.as_deref(), clean: None, layout, phases };
-        // Only a mean velocity is told where the step ends: all else was trained on no distance.
-        let to = (process.walk == Walk::Jump).then_some(&s[..]);
-        let mut says = model.says(read.clone(), &t, to, &given);
+        let given = Given {
+            estimate,
+            condition: told.as_deref(),
+            clean: None,
+            layout: Some(latent.order.layout()),
+            phases: grid.phases().cloned(),
+        };
+        let says = guided(model, process, (&read, &t, &s), &given);
         if process.guidance != 1.0 && told.is_some() {
-            let free = model.says(read.clone(), &t, to, &Given { condition: None, ..given.clone() });
-            says = free.clone() + (says - free) * process.guidance as f32;
             passes += 1;
             positions += (c + end) as u64;
         }
@@ -215,16 +202,16 @@ fn vectors(
         if steps.iter().any(|s| s.noise > 0.0) {
             moved = moved + normal(temperature).narrow(1, 0, end) * of(|c| c.noise);
         }
-        let rest = |x: Tensor<3>| (end < m).then(|| x.narrow(1, end, m - end));
-        let joined = |front: Tensor<3>, back: Option<Tensor<3>>| match back {
-            Some(back) => Tensor::cat(vec![front, back], 1),
-            None => front,
+        // What lies behind what was read stays.
+        let joined = |front: Tensor<3>, all: Tensor<3>| match end < m {
+            true => Tensor::cat(vec![front, all.narrow(1, end, m - end)], 1),
+            false => front,
         };
         last = own.then(|| {
             let behind = last.clone().unwrap_or_else(|| x.zeros_like());
-            joined(x0, rest(behind))
+            joined(x0, behind)
         });
-        x = joined(moved, rest(x));
+        x = joined(moved, x);
         passes += 1;
         positions += (c + end) as u64;
         now = next;
@@ -238,6 +225,38 @@ fn vectors(
     out.positions.extend(std::iter::repeat_n(positions, b));
     out.layer_positions.extend(std::iter::repeat_n(positions * layers, b));
     Ok(x)
+}
+
+/// Normal numbers [B, M, d] of deviation `scale`, those of each sample from its own generator.
+fn drawn_noise(noise: &mut [ChaCha8Rng], [m, d]: [usize; 2], scale: f64, device: &Device) -> Tensor<3> {
+    let draw = |rng: &mut ChaCha8Rng| -> Vec<f32> {
+        (0..m * d)
+            .map(|_| {
+                let z: f64 = StandardNormal.sample(&mut *rng);
+                (scale * z) as f32
+            })
+            .collect()
+    };
+    let b = noise.len();
+    let values: Vec<f32> = noise.iter_mut().flat_map(draw).collect();
+    Tensor::from_data(TensorData::new(values, [b, m, d]), device)
+}
+
+/// What the network says of x_t [B, l, d] at times t on its way to s [B l], taken away from what it says without its condition.
+fn guided(
+    model: &Transformer,
+    process: LatentProcess,
+    (read, t, s): (&Tensor<3>, &[f64], &[f64]),
+    given: &Given,
+) -> Tensor<3> {
+    // Only a mean velocity is told where the step ends: all else was trained on no distance.
+    let to = (process.walk == Walk::Jump).then_some(s);
+    let says = model.says(read.clone(), t, to, given);
+    if process.guidance == 1.0 || given.condition.is_none() {
+        return says;
+    }
+    let free = model.says(read.clone(), t, to, &Given { condition: None, ..given.clone() });
+    free.clone() + (says - free) * process.guidance as f32
 }
 
 /// The step of one latent; none where it keeps its time.

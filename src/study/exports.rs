@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::Study;
 use super::convert::{section, warn_of_missing_code};
-use crate::checkpoint::{self, Extras, ModelCard};
+use crate::checkpoint::{self, Extras, LoadedModel, ModelCard};
 use crate::data::tokenizer;
 use crate::error::{Error, Result};
 use crate::eval;
@@ -15,6 +15,7 @@ use crate::fs::{self, Published};
 use crate::model::Transformer;
 use crate::model::family::{self, LoadOptions};
 use crate::model::params::{self, Named};
+use crate::recipe::ModelConfig;
 use crate::weights::{SHARD, Storage};
 use crate::{report, term};
 
@@ -86,6 +87,73 @@ impl Study {
         results.models.iter().find(|m| m.name == wish.name).map(|m| report::summary::model_card(results, m))
     }
 
+    /// What the type of the weights in `out` costs the model.
+    fn change(&self, model: &ModelConfig, done: &LoadedModel, shape: &Shape, out: &Path) -> Result<Change> {
+        let mut written_codec = None;
+        let after = match &shape.from {
+            Some(_) => {
+                let tensors = self.start(out, shape)?;
+                params::import(done.model.clone(), &tensors, &self.device)
+            }
+            None => {
+                let read = checkpoint::read(out, &self.device)?;
+                written_codec = read.codec;
+                read.model
+            }
+        };
+        let ends = done.model.vectors().is_some() || done.model.bottleneck().is_some();
+        Ok(match ends {
+            // Their losses are in no unit of text.
+            true => {
+                let codecs = done.codec.as_ref().zip(written_codec.as_ref());
+                let codecs = codecs.map(|(before, after)| (&before.model, &after.model));
+                Change::on_random_tokens(&done.model, &after).with_codec(codecs)
+            }
+            false => {
+                let held_out = self.data.held_out(self.recipe.eval.held_out);
+                let losses = |m: &Transformer| eval::losses(m, &model.objective, &done.card.process(), &held_out).0;
+                Change::held_out(&losses(&done.model), &losses(&after))
+            }
+        })
+    }
+
+    /// Writes a model's weights and tokenizer in the layout of the checkpoint `from`; `out` becomes `to`.
+    fn lay_out(
+        &self,
+        (from, description): (&Path, &family::Description),
+        done: &LoadedModel,
+        shape: &Shape,
+        storage: Storage,
+        (out, to): (&Path, &Path),
+    ) -> Result<()> {
+        let own = params::export(&done.model);
+        let parameters = match &shape.rows {
+            Some((rows, _)) => rows.put(own, &self.whole(from, shape)?),
+            None => own,
+        };
+        match &shape.keep {
+            // What it is laid out as has the same blocks: the source without the others, in a directory that goes.
+            Some(keep) => {
+                let source = out.join(".source");
+                fs::create_dir(&source)?;
+                family::shallow(from, &source, description, keep)?;
+                let described = family::shallow_description(description, keep)?;
+                family::export(&source, out, &described, &parameters, storage)?;
+                fs::remove_dir(&source)?;
+            }
+            None => family::export(from, out, description, &parameters, storage)?,
+        }
+        warn_of_missing_code(out, to)?;
+        if let (None, Some(tokenizer)) = (family::tokenizer(out)?, &done.tokenizer) {
+            // The source brings none: it is the study's that the model was trained with.
+            match out.join(tokenizer::CONFIG).exists() {
+                true => tokenizer.save(out)?,
+                false => tokenizer.save_for_others(out)?,
+            }
+        }
+        Ok(())
+    }
+
     /// Writes an export into the temporary directory `out`, which becomes `to`.
     fn export_into(&self, wish: &Wish, out: &Path, to: &Path) -> Result<Option<Change>> {
         let (name, storage) = (wish.name, wish.storage);
@@ -118,31 +186,7 @@ impl Study {
         match shape.from.as_ref().zip(described) {
             // What came from a public checkpoint leaves as one.
             Some((from, description)) => {
-                let own = params::export(&done.model);
-                let parameters = match &shape.rows {
-                    Some((rows, _)) => rows.put(own, &self.whole(from, &shape)?),
-                    None => own,
-                };
-                match &shape.keep {
-                    // What it is laid out as has the same blocks: the source without the others, in a directory that goes.
-                    Some(keep) => {
-                        let source = out.join(".source");
-                        fs::create_dir(&source)?;
-                        family::shallow(from, &source, &description, keep)?;
-                        let described = family::shallow_description(&description, keep)?;
-                        family::export(&source, out, &described, &parameters, storage)?;
-                        fs::remove_dir(&source)?;
-                    }
-                    None => family::export(from, out, &description, &parameters, storage)?,
-                }
-                warn_of_missing_code(out, to)?;
-                if let (None, Some(tokenizer)) = (family::tokenizer(out)?, &done.tokenizer) {
-                    // The source brings none: it is the study's that the model was trained with.
-                    match out.join(tokenizer::CONFIG).exists() {
-                        true => tokenizer.save(out)?,
-                        false => tokenizer.save_for_others(out)?,
-                    }
-                }
+                self.lay_out((from, &description), &done, &shape, storage, (out, to))?;
                 if let Some(generation) = &card.generation {
                     family::write_generation(out, description.family, generation)?;
                 }
@@ -157,32 +201,7 @@ impl Study {
         if !storage.is_lossy() {
             return Ok(None);
         }
-        let mut written_codec = None;
-        let after = match &shape.from {
-            Some(_) => {
-                let tensors = self.start(out, &shape)?;
-                params::import(done.model.clone(), &tensors, &self.device)
-            }
-            None => {
-                let read = checkpoint::read(out, &self.device)?;
-                written_codec = read.codec;
-                read.model
-            }
-        };
-        let ends = done.model.vectors().is_some() || done.model.bottleneck().is_some();
-        let change = match ends {
-            // Their losses are in no unit of text.
-            true => {
-                let codecs = done.codec.as_ref().zip(written_codec.as_ref());
-                let codecs = codecs.map(|(before, after)| (&before.model, &after.model));
-                Change::on_random_tokens(&done.model, &after).with_codec(codecs)
-            }
-            false => {
-                let held_out = self.data.held_out(self.recipe.eval.held_out);
-                let losses = |m: &Transformer| eval::losses(m, &model.objective, &done.card.process(), &held_out).0;
-                Change::held_out(&losses(&done.model), &losses(&after))
-            }
-        };
+        let change = self.change(model, &done, &shape, out)?;
         let text = checkpoint::model_card(&card, &extras) + &section(storage, &change);
         fs::write_atomic(&out.join("README.md"), text.as_bytes())?;
         Ok(Some(change))

@@ -232,10 +232,7 @@ impl Study {
         let size = shape.network.parameters(shape.vocab, length).try_into().unwrap_or(usize::MAX);
         alloc::settle(size);
         if model.from.is_some() {
-            shape.notes.iter().for_each(|note| term::warn(note));
-        }
-        if let Some((rows, vocab)) = shape.rows.as_ref().filter(|_| model.from.is_some()) {
-            term::note(&format!("{name}: {}", rows.summary(*vocab)));
+            say_of_checkpoint(name, &shape);
         }
         let card = ModelCard { neighbours: self.neighbours(model)?, ..self.card(name, model, &shape, (0, 0.0))? };
         let matrices = card.matrices()?;
@@ -422,6 +419,14 @@ impl Study {
         let written = report::write(&results, &self.dir.join("report"))?;
         self.export_all(&results, &self.dir.join("export"))?;
         say(&results, &written, as_json)
+    }
+}
+
+/// Says what was passed over in a checkpoint, and how its tokens fit the data's.
+fn say_of_checkpoint(name: &str, shape: &Shape) {
+    shape.notes.iter().for_each(|note| term::warn(note));
+    if let Some((rows, vocab)) = &shape.rows {
+        term::note(&format!("{name}: {}", rows.summary(*vocab)));
     }
 }
 

@@ -173,6 +173,48 @@ pub(super) fn at_hand(from: &Path, base: &Path) -> Option<PathBuf> {
     }
 }
 
+/// Checks that a model is trained for what the network of its checkpoint can do.
+fn goes_with(recipe: &Recipe, name: &str, d: &family::Description, from: &Path) -> Result<()> {
+    let (place, model) = (from.display(), recipe.model(name)?);
+    recipe.check_network(name, &d.network).map_err(|e| {
+        // The network is the checkpoint's, so what has to change is what it is trained for.
+        let causal = d.family.prediction() == Prediction::NextToken && !model.objective.facts().causal();
+        e.cause(format!("{place} holds {}", d.family.name())).hint(match causal {
+            true => format!(
+                "an autoregressive checkpoint is tuned or judges: `model.{name}.objective = {{ ar_nll = {{}} }}` with \
+                 `model.{name}.order = \"left_to_right\"`; a diffusion teacher comes from a masked checkpoint"
+            ),
+            false => format!("give `model.{name}` an order and an objective that fit the checkpoint's network"),
+        })
+    })
+}
+
+/// The error of a causal model with a policy for its vocabulary.
+fn has_no_other_ids(name: &str, policy: &str, from: &Path) -> Error {
+    let place = from.display();
+    let key = format!("model.{name}.vocabulary");
+    Error::usage(format!("`{key} = \"{}\"` is for a judge alone", policy))
+        .cause("a causal model that is trained or sampled has no other ids than its own")
+        .hint(format!(
+            "leave `{key}` out, and give the data the tokenizer of the checkpoint: \
+                 `data.text.tokenizer = {{ dir = {{ path = \"{place}\" }} }}`"
+        ))
+}
+
+/// Checks that learned positions are those of the data's sequences.
+fn reads_length(name: &str, d: &family::Description, from: &Path, data: &Data) -> Result<()> {
+    let place = from.display();
+    if d.network.learned_positions && d.length != data.length() {
+        return Err(Error::usage(format!("`model.{name}`: {place} has learned positions for {} tokens", d.length))
+            .cause(format!("the data has sequences of {}", data.length()))
+            .hint(match data {
+                Data::Text { .. } => format!("`data.text.length = {}`", d.length),
+                _ => "take a checkpoint without learned positions, such as LLaMA or Qwen2".to_string(),
+            }));
+    }
+    Ok(())
+}
+
 /// The shape of a model as its network is described, all blocks of it.
 fn whole(recipe: &Recipe, name: &str, data: &Data, base: &Path) -> Result<Shape> {
     let types = recipe.dtype(name)?;
@@ -195,17 +237,7 @@ fn whole(recipe: &Recipe, name: &str, data: &Data, base: &Path) -> Result<Shape>
         }
     }
     let notes = std::mem::take(&mut d.notes);
-    recipe.check_network(name, &d.network).map_err(|e| {
-        // The network is the checkpoint's, so what has to change is what it is trained for.
-        let causal = d.family.prediction() == Prediction::NextToken && !model.objective.facts().causal();
-        e.cause(format!("{place} holds {}", d.family.name())).hint(match causal {
-            true => format!(
-                "an autoregressive checkpoint is tuned or judges: `model.{name}.objective = {{ ar_nll = {{}} }}` with \
-                 `model.{name}.order = \"left_to_right\"`; a diffusion teacher comes from a masked checkpoint"
-            ),
-            false => format!("give `model.{name}` an order and an objective that fit the checkpoint's network"),
-        })
-    })?;
+    goes_with(recipe, name, &d, &from)?;
     let (theirs, policy) = (family::tokenizer(&from)?, recipe.vocabulary(name)?);
     // A student's checkpoint is its teacher's.
     let ignore_extra = recipe.lineage(name)?.last().is_some_and(|root| root.ignore_extra);
@@ -216,22 +248,9 @@ fn whole(recipe: &Recipe, name: &str, data: &Data, base: &Path) -> Result<Shape>
     let (network, mask) = trainable(&d, &from, &model.objective)?;
     let causal = network.shift;
     if causal && !policy.is_refuse() {
-        let key = format!("model.{name}.vocabulary");
-        return Err(Error::usage(format!("`{key} = \"{}\"` is for a judge alone", policy.name()))
-            .cause("a causal model that is trained or sampled has no other ids than its own")
-            .hint(format!(
-                "leave `{key}` out, and give the data the tokenizer of the checkpoint: \
-                 `data.text.tokenizer = {{ dir = {{ path = \"{place}\" }} }}`"
-            )));
+        return Err(has_no_other_ids(name, policy.name(), &from));
     }
-    if d.network.learned_positions && d.length != data.length() {
-        return Err(Error::usage(format!("`model.{name}`: {place} has learned positions for {} tokens", d.length))
-            .cause(format!("the data has sequences of {}", data.length()))
-            .hint(match data {
-                Data::Text { .. } => format!("`data.text.length = {}`", d.length),
-                _ => "take a checkpoint without learned positions, such as LLaMA or Qwen2".to_string(),
-            }));
-    }
+    reads_length(name, &d, &from, data)?;
     let (ours, length) = (data.tokenizer(), data.length());
     if !policy.is_refuse() {
         let named = |e: Error| Error { message: format!("{place}: {}", e.message), ..e };

@@ -82,6 +82,38 @@ impl Speech {
     }
 }
 
+/// The model with the mask of its checkpoint, which never draws rows of the embedding without text, whatever the family.
+fn drawn(model: Transformer, (dir, d): (&Path, &Description), speech: &Speech) -> Result<Transformer> {
+    let model = match d.special.mask {
+        Some(mask) => model.with_mask(mask as usize),
+        None => model,
+    };
+    let beside = family::tokenizer(dir)?;
+    let known = match speech {
+        Speech::Text(tokenizer, _) => Some(tokenizer),
+        Speech::Ids(_) => beside.as_ref(),
+    };
+    Ok(match known {
+        Some(tokenizer) => model.with_tokens(tokenizer.vocab_size()).without(&tokenizer.without_text()),
+        None => model,
+    })
+}
+
+/// Tokens of the texts: as many as are `asked` for, or those that the model reads behind what is given.
+fn length_of(asked: Option<usize>, (dir, d): (&Path, &Description), slides: bool, given: usize) -> Result<usize> {
+    match asked {
+        Some(length) if length > d.length && !slides => {
+            let blocks = matches!(d.network.visibility, Visibility::Blocks(_));
+            let more = if blocks { ", or `--sampler bd3lm`, which writes longer texts" } else { "" };
+            Err(Error::usage(format!("`--length {length}`: the model in {} reads {}", dir.display(), d.length))
+                .hint(format!("at most `--length {}`{more}", d.length)))
+        }
+        Some(length) if length > 1 << 20 => Err(Error::usage(format!("`--length {length}` is more than {}", 1 << 20))),
+        Some(length) => Ok(length),
+        None => Ok(d.length.min(given + WRITTEN)),
+    }
+}
+
 /// Draws and prints.
 pub fn run(request: &Request, dir: &Path, device: &Device) -> Result<()> {
     let options = &request.public;
@@ -106,24 +138,7 @@ pub fn run(request: &Request, dir: &Path, device: &Device) -> Result<()> {
     }
     let mut pinned = given(request.texts(), &|text| speech.encode(text), matches!(speech, Speech::Ids(_)))?;
     let start = beginning(&d, &speech, &mut pinned)?;
-    let slides = sampler.is_some_and(Sampler::slides);
-    let length = match options.length {
-        Some(length) if length > d.length && !slides => {
-            let blocks = matches!(d.network.visibility, Visibility::Blocks(_));
-            let more = if blocks { ", or `--sampler bd3lm`, which writes longer texts" } else { "" };
-            return Err(Error::usage(format!(
-                "`--length {length}`: the model in {} reads {}",
-                dir.display(),
-                d.length
-            ))
-            .hint(format!("at most `--length {}`{more}", d.length)));
-        }
-        Some(length) if length > 1 << 20 => {
-            return Err(Error::usage(format!("`--length {length}` is more than {}", 1 << 20)));
-        }
-        Some(length) => length,
-        None => d.length.min(pinned.len() + WRITTEN),
-    };
+    let length = length_of(options.length, (dir, &d), sampler.is_some_and(Sampler::slides), pinned.len())?;
     let pinned = filled(pinned, length)?;
     let non_finite = if options.allow_non_finite { NonFinite::Allow } else { NonFinite::Refuse };
     let load = LoadOptions {
@@ -135,20 +150,7 @@ pub fn run(request: &Request, dir: &Path, device: &Device) -> Result<()> {
     let weights = 4 * d.network.parameters(d.vocab, length.min(d.length));
     ask::samples(&d.network, (d.vocab, length), weights, (request.batch(), request.candidates()), device)?;
     let Loaded { model, .. } = family::load(dir, &load, device)?;
-    let model = match d.special.mask {
-        Some(mask) => model.with_mask(mask as usize),
-        None => model,
-    };
-    // Rows of the embedding without text are never drawn, whatever the family.
-    let beside = family::tokenizer(dir)?;
-    let known = match &speech {
-        Speech::Text(tokenizer, _) => Some(tokenizer),
-        Speech::Ids(_) => beside.as_ref(),
-    };
-    let model = match known {
-        Some(tokenizer) => model.with_tokens(tokenizer.vocab_size()).without(&tokenizer.without_text()),
-        None => model,
-    };
+    let model = drawn(model, (dir, &d), &speech)?;
     let prompt = pinned.iter().take_while(|p| p.is_some()).count();
     let decode = |ids: &[u32]| speech.decode(written(&d, ids, start, prompt));
     let answer = |ids: &[u32]| written(&d, ids, prompt, prompt).to_vec();

@@ -39,25 +39,8 @@ impl TransformerConfig {
         }
     }
 
-    /// Checks ranges and contradictions; `key` is the dotted place of this table in the recipe.
-    pub fn validate(&self, key: &str) -> Result<()> {
-        let at = |name: &str| format!("{key}.{name}");
-        // What is computed from these numbers is computed after they are known to be small enough.
-        for (name, value, most) in [
-            ("dim", self.dim, MOST_WIDTH),
-            ("layers", self.layers, 1024),
-            ("heads", self.heads, 1024),
-            ("hidden", self.hidden.unwrap_or(1), 1 << 20),
-            ("kv_heads", self.kv_heads.unwrap_or(1), 1024),
-            ("head_dim", self.head_dim.unwrap_or(2), MOST_WIDTH),
-            ("cond_dim", self.cond_dim.unwrap_or(1), MOST_WIDTH),
-        ] {
-            whole_within(&at(name), value, 1..=most)?;
-        }
-        whole_within(&at("encoder_layers"), self.encoder_layers, 0..=1024)?;
-        if let Visibility::Blocks(size) = self.visibility {
-            whole_within(&at("visibility.blocks"), size, 1..=1 << 20)?;
-        }
+    /// Checks that heads divide the width evenly.
+    fn validate_heads(&self, key: &str) -> Result<()> {
         if let Some(d) = self.head_dim.filter(|d| !d.is_multiple_of(2)) {
             return Err(Error::usage(format!("`{key}.head_dim` must be even, but it is {d}"))
                 .cause("rotary positions turn its numbers in pairs")
@@ -84,6 +67,29 @@ impl TransformerConfig {
             let nearest = nearest_where(self.kv_heads(), self.heads, fits).unwrap_or(1);
             return Err(error.hint(format!("`{key}.kv_heads = {nearest}`")));
         }
+        Ok(())
+    }
+
+    /// Checks ranges and contradictions; `key` is the dotted place of this table in the recipe.
+    pub fn validate(&self, key: &str) -> Result<()> {
+        let at = |name: &str| format!("{key}.{name}");
+        // What is computed from these numbers is computed after they are known to be small enough.
+        for (name, value, most) in [
+            ("dim", self.dim, MOST_WIDTH),
+            ("layers", self.layers, 1024),
+            ("heads", self.heads, 1024),
+            ("hidden", self.hidden.unwrap_or(1), 1 << 20),
+            ("kv_heads", self.kv_heads.unwrap_or(1), 1024),
+            ("head_dim", self.head_dim.unwrap_or(2), MOST_WIDTH),
+            ("cond_dim", self.cond_dim.unwrap_or(1), MOST_WIDTH),
+        ] {
+            whole_within(&at(name), value, 1..=most)?;
+        }
+        whole_within(&at("encoder_layers"), self.encoder_layers, 0..=1024)?;
+        if let Visibility::Blocks(size) = self.visibility {
+            whole_within(&at("visibility.blocks"), size, 1..=1 << 20)?;
+        }
+        self.validate_heads(key)?;
         if self.uniforms && self.visibility != Visibility::Order {
             return Err(Error::usage(format!("`{key}.uniforms = true` needs `{key}.visibility = \"order\"`"))
                 .cause("they are shared by the positions that a step of the order reveals")

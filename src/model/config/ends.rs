@@ -172,36 +172,44 @@ impl TransformerConfig {
                 .hint(format!("`{key}.visibility = \"full\"`")));
             }
         }
-        if let Some(c) = &self.bottleneck {
-            plain("bottleneck")?;
-            whole_within(&at("bottleneck.latents"), c.latents, 1..=1 << 14)?;
-            whole_within(&at("bottleneck.width"), c.width, 1..=1 << 14)?;
-            let most = self.layers.saturating_sub(1).max(1);
-            whole_within(&at("bottleneck.decoder_layers"), c.decoder_layers, 1..=most)?;
-            match c.decoder {
-                Decoder::Parallel | Decoder::Autoregressive => {}
-                Decoder::Strided(count) => whole_within(&at("bottleneck.decoder.strided"), count, 1..=1 << 14)?,
-                Decoder::Dilated(count) => whole_within(&at("bottleneck.decoder.dilated"), count, 1..=1 << 14)?,
+        match &self.bottleneck {
+            Some(c) => {
+                plain("bottleneck")?;
+                self.validate_bottleneck(key, c)
             }
-            if self.layers < 2 {
-                return Err(Error::usage(format!("`{key}.bottleneck` needs `{key}.layers` of at least 2"))
-                    .cause("one to read the text and one to write it")
-                    .hint(format!("`{key}.layers = 2`")));
+            None => Ok(()),
+        }
+    }
+
+    fn validate_bottleneck(&self, key: &str, c: &BottleneckConfig) -> Result<()> {
+        let at = |name: &str| format!("{key}.{name}");
+        whole_within(&at("bottleneck.latents"), c.latents, 1..=1 << 14)?;
+        whole_within(&at("bottleneck.width"), c.width, 1..=1 << 14)?;
+        let most = self.layers.saturating_sub(1).max(1);
+        whole_within(&at("bottleneck.decoder_layers"), c.decoder_layers, 1..=most)?;
+        match c.decoder {
+            Decoder::Parallel | Decoder::Autoregressive => {}
+            Decoder::Strided(count) => whole_within(&at("bottleneck.decoder.strided"), count, 1..=1 << 14)?,
+            Decoder::Dilated(count) => whole_within(&at("bottleneck.decoder.dilated"), count, 1..=1 << 14)?,
+        }
+        if self.layers < 2 {
+            return Err(Error::usage(format!("`{key}.bottleneck` needs `{key}.layers` of at least 2"))
+                .cause("one to read the text and one to write it")
+                .hint(format!("`{key}.layers = 2`")));
+        }
+        for (fine, other, wants) in [
+            (self.time == TimeInput::None, "time", "\"none\""),
+            (self.visibility == Visibility::Full, "visibility", "\"full\""),
+        ] {
+            if !fine {
+                return Err(Error::usage(format!("`{key}.bottleneck` needs `{key}.{other} = {wants}`"))
+                    .hint(format!("`{key}.{other} = {wants}`")));
             }
-            for (fine, other, wants) in [
-                (self.time == TimeInput::None, "time", "\"none\""),
-                (self.visibility == Visibility::Full, "visibility", "\"full\""),
-            ] {
-                if !fine {
-                    return Err(Error::usage(format!("`{key}.bottleneck` needs `{key}.{other} = {wants}`"))
-                        .hint(format!("`{key}.{other} = {wants}`")));
-                }
-            }
-            if !self.learned_positions {
-                return Err(Error::usage(format!("`{key}.bottleneck` needs `{key}.learned_positions = true`"))
-                    .cause("latents stand for places in the text")
-                    .hint(format!("`{key}.learned_positions = true`")));
-            }
+        }
+        if !self.learned_positions {
+            return Err(Error::usage(format!("`{key}.bottleneck` needs `{key}.learned_positions = true`"))
+                .cause("latents stand for places in the text")
+                .hint(format!("`{key}.learned_positions = true`")));
         }
         Ok(())
     }
