@@ -8,7 +8,6 @@
 
 use super::documents::{self, Documents, Windows};
 use super::reading::Reading;
-use super::row_corpus;
 use super::text::{Misfit, Text};
 use super::text_config::{DocumentsConfig, Paths, TextConfig};
 use super::token_file::{Of, cached};
@@ -41,28 +40,26 @@ pub struct Corpus {
     pub documents: Option<Box<Documents>>,
 }
 
+/// A split of a text that has no window of `length` tokens; `fits` is a length that it has one of.
+pub fn too_short(split: &str, has: &str, fits: usize, length: usize) -> Error {
+    let error = Error::usage(format!("`data.text.length = {length}` is more than the {split} text has"))
+        .cause(format!("it has {has}, and one window has {length} tokens"));
+    match fits {
+        0 | 1 => error.hint("take a longer text"),
+        _ => error.hint(format!("take a longer text, or `data.text.length = {fits}`")),
+    }
+}
+
 impl Corpus {
-    /// Reads and encodes the text of `config` (paths relative to `base`), or takes the tokens from `cache_dir`; without one
-    /// nothing is written.
-    ///
-    /// Errors: text that is missing, empty or not in the tokenizer's alphabet, and damaged cache files, are of kind
-    /// input; a text shorter than one window, and contradictory settings, of kind usage.
-    pub fn prepare<'a>(
+    /// Reads and encodes texts that are no files of rows, as [`Corpus::prepare`] does.
+    pub(super) fn of_text(
         config: &TextConfig,
+        (paths, others): (&[PathBuf], Option<&[PathBuf]>),
         base: &Path,
-        cache_dir: impl Into<Option<&'a Path>>,
+        cache_dir: Option<&Path>,
     ) -> Result<(Corpus, Tokenizer)> {
-        let cache_dir = cache_dir.into();
-        if config.valid_path.is_some() && config.valid_fraction.is_some() {
-            return Err(Error::usage("`valid_path` and `valid_fraction` cannot both be given").hint("delete one"));
-        }
-        let paths = files(base, &config.path)?;
-        let others = config.valid_path.as_ref().map(|others| files(base, others)).transpose()?;
-        if row_corpus::is_rows(&paths, others.as_deref()) {
-            return row_corpus::prepare(config, (&paths, others.as_deref()), base, cache_dir);
-        }
-        let text = Text::open(&paths)?;
-        let other = others.as_ref().map(|others| Text::open(others)).transpose()?;
+        let text = Text::open(paths)?;
+        let other = others.map(Text::open).transpose()?;
         for_rows_alone(config, text.path())?;
         let (train, valid) = splits(config, &text, other.as_ref())?;
         let mut characters = (config.tokenizer == TokenizerConfig::Char).then(Characters::default);
@@ -135,7 +132,7 @@ impl Corpus {
         for (split, tokens) in [("training", self.train.len()), ("validation", self.valid.len())] {
             if tokens < length {
                 let fits = self.train.len().min(self.valid.len());
-                return Err(super::start::too_short(split, &format!("{tokens} tokens"), fits, length));
+                return Err(too_short(split, &format!("{tokens} tokens"), fits, length));
             }
         }
         Ok(())

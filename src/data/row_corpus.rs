@@ -5,7 +5,7 @@
 //! a vocabulary of their own), so that beside the tokens only a row is in memory. A split by a fraction falls between two
 //! rows: training has the rows that begin before the (1 - fraction)-th part of all bytes.
 
-use super::corpus::{Corpus, DEFAULT_VALID_FRACTION};
+use super::corpus::{Corpus, DEFAULT_VALID_FRACTION, files};
 use super::reading::Reading;
 use super::rows::{Format, each};
 use super::text_config::{DocumentsConfig, TextConfig};
@@ -75,6 +75,30 @@ fn tokenizer_of(
             })
         }
         ref other => Tokenizer::build(other, &[], base),
+    }
+}
+
+impl Corpus {
+    /// Reads and encodes the text of `config` (paths relative to `base`), or takes the tokens from `cache_dir`; without one
+    /// nothing is written.
+    ///
+    /// Errors: text that is missing, empty or not in the tokenizer's alphabet, and damaged cache files, are of kind
+    /// input; a text shorter than one window, and contradictory settings, of kind usage.
+    pub fn prepare<'a>(
+        config: &TextConfig,
+        base: &Path,
+        cache_dir: impl Into<Option<&'a Path>>,
+    ) -> Result<(Corpus, Tokenizer)> {
+        let cache_dir = cache_dir.into();
+        if config.valid_path.is_some() && config.valid_fraction.is_some() {
+            return Err(Error::usage("`valid_path` and `valid_fraction` cannot both be given").hint("delete one"));
+        }
+        let paths = files(base, &config.path)?;
+        let others = config.valid_path.as_ref().map(|others| files(base, others)).transpose()?;
+        match is_rows(&paths, others.as_deref()) {
+            true => prepare(config, (&paths, others.as_deref()), base, cache_dir),
+            false => Corpus::of_text(config, (&paths, others.as_deref()), base, cache_dir),
+        }
     }
 }
 

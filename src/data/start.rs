@@ -41,7 +41,7 @@ pub fn check(config: &TextConfig, base: &Path) -> Result<()> {
         }
     };
     match parts.into_iter().find(|(_, n)| *n < config.length as u64) {
-        Some((split, n)) => Err(too_short(
+        Some((split, n)) => Err(super::corpus::too_short(
             split,
             &format!("at most {n} of the {bytes} bytes in {}", paths[0].display()),
             {
@@ -51,16 +51,6 @@ pub fn check(config: &TextConfig, base: &Path) -> Result<()> {
             config.length,
         )),
         None => Ok(()),
-    }
-}
-
-/// A split of a text that has no window of `length` tokens; `fits` is a length that it has one of.
-pub fn too_short(split: &str, has: &str, fits: usize, length: usize) -> Error {
-    let error = Error::usage(format!("`data.text.length = {length}` is more than the {split} text has"))
-        .cause(format!("it has {has}, and one window has {length} tokens"));
-    match fits {
-        0 | 1 => error.hint("take a longer text"),
-        _ => error.hint(format!("take a longer text, or `data.text.length = {fits}`")),
     }
 }
 

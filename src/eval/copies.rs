@@ -14,6 +14,7 @@
 use indexmap::IndexMap;
 use rayon::prelude::*;
 
+pub use super::metric::COPIES;
 use super::results::Row;
 use super::stats::{mean, mean_interval};
 use crate::data::documents::told;
@@ -24,8 +25,6 @@ use crate::room;
 
 /// The score of a sample: characters of its longest match.
 pub const COPIED: &str = "copied";
-/// Whether the match is long: as a mean, the share of samples that are copies.
-pub const COPIES: &str = "copies";
 /// The likelihood of the samples that are no copies.
 pub const WITHOUT: &str = "nll_without_copies";
 /// Characters from which on a match is long.

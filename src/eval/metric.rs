@@ -5,7 +5,25 @@
 use serde::{Deserialize, Serialize};
 
 use super::quality;
-use super::results::DataKind;
+
+/// The second judge's score, nats per character.
+pub const SECOND_NLL: &str = "second_judge_nll";
+/// The share of samples that copy: 0 or 1 of one.
+pub const COPIES: &str = "copies";
+
+/// The kinds of data a study can have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DataKind {
+    /// The built-in language, whose likelihood is known exactly.
+    Story,
+    /// The built-in captions with pictures, whose likelihood is known exactly too.
+    Pictures,
+    /// Attributes with sentences, scored by a judge model.
+    Pairs,
+    /// Any text, scored by a judge model.
+    Text,
+}
 
 /// Which way a metric gets better.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,7 +134,7 @@ use Slack::{Absolute, Relative};
 pub const TABLE: [Facts; 14] = [
     row(Metric::SamplerNll, "sampler_nll", "sampler nll ↓", Lower, Relative(0.05), Sampler),
     row(Metric::Nll, "nll", "nll ↓", Lower, Relative(0.05), Samples),
-    row(Metric::SecondJudgeNll, super::SECOND_NLL, "second judge ↓", Lower, Relative(0.05), SecondJudge),
+    row(Metric::SecondJudgeNll, SECOND_NLL, "second judge ↓", Lower, Relative(0.05), SecondJudge),
     Facts { texts: Some(|t| each(t, quality::unigram_entropy)), ..row(Metric::Entropy, "entropy", "entropy", Near, Relative(0.02), Samples) },
     share(row(Metric::Valid, "valid", "valid ↑", Higher, Absolute(0.05), Kind(Story))),
     share(row(Metric::CaptionValid, "caption_valid", "caption valid ↑", Higher, Absolute(0.05), Kind(Pictures))),
@@ -125,7 +143,7 @@ pub const TABLE: [Facts; 14] = [
     share(variety(|t| each(t, quality::distinct_2), row(Metric::Distinct2, "distinct_2", "distinct-2", Near, Relative(0.05), Samples))),
     share(variety(|t| each(t, quality::repetition), row(Metric::Repetition, "repetition", "repetition", Near, Absolute(0.02), Samples))),
     share(variety(quality::self_bleu, row(Metric::SelfBleu, "self_bleu", "self-BLEU", Near, Relative(0.05), Samples))),
-    Facts { variety: true, ..share(row(Metric::Copies, super::copies::COPIES, "copies ↓", Lower, Absolute(0.1), Kind(Text))) },
+    Facts { variety: true, ..share(row(Metric::Copies, COPIES, "copies ↓", Lower, Absolute(0.1), Kind(Text))) },
     row(Metric::Latency, "latency", "latency ms ↓", Lower, Relative(0.25), Time),
     row(Metric::Throughput, "throughput", "tok/s ↑", Higher, Relative(0.25), Time),
 ];

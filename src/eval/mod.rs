@@ -38,6 +38,7 @@ use crate::sample::{Decode, Generator, Process, SampleSpec};
 pub use control::ControlConfig;
 pub use flexibility::FlexibilityConfig;
 use metric::Metric;
+pub use metric::SECOND_NLL;
 use results::{Bound, DataKind, DataSummary, Likelihood, Row, SweepRow};
 pub use sampler::SamplerConfig;
 use stats::{Estimate, mean_interval};
@@ -170,9 +171,6 @@ impl EvalConfig {
         self.flexibility.as_ref().map_or(Ok(()), FlexibilityConfig::validate)
     }
 }
-
-/// The second judge's score, nats per character.
-pub const SECOND_NLL: &str = "second_judge_nll";
 
 /// Adds the second judge's score to rows whose sequences are `drawn`.
 pub fn add_second(rows: &mut [Row], drawn: &[Vec<Vec<u32>>], judge: &judge::TextJudge) {

@@ -8,8 +8,9 @@
 use super::context::ContextPoint;
 use super::control::Control;
 use super::flexibility::Flexibility;
-pub use super::metric::{Direction, Metric};
+pub use super::metric::{DataKind, Direction, Metric};
 use super::sampler::SamplerNll;
+pub use super::stats::Bound;
 use super::stats::{Estimate, Spread};
 use crate::data::picture::{Pictures, PicturesConfig};
 use crate::error::{Error, Kind, Result};
@@ -61,20 +62,6 @@ pub struct Environment {
     pub os: String,
     /// Processor features in use, as free text.
     pub cpu_features: String,
-}
-
-/// The kinds of data a study can have.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum DataKind {
-    /// The built-in language, whose likelihood is known exactly.
-    Story,
-    /// The built-in captions with pictures, whose likelihood is known exactly too.
-    Pictures,
-    /// Attributes with sentences, scored by a judge model.
-    Pairs,
-    /// Any text, scored by a judge model.
-    Text,
 }
 
 /// The data and what real data scores.
@@ -223,18 +210,6 @@ pub struct ReconstructionPoint {
     pub accuracy: Estimate,
     /// Share of texts that come back whole.
     pub exact: Estimate,
-}
-
-/// Likelihoods differ in kind and are never compared unmarked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Bound {
-    /// The exact negative log-likelihood.
-    Exact,
-    /// An upper bound on it (the negative ELBO).
-    Elbo,
-    /// A number that bounds nothing.
-    None,
 }
 
 /// The model's own likelihood of held-out data, nats per token.

@@ -12,7 +12,7 @@ use std::ops::Range;
 use rand::Rng;
 use serde::{Deserialize, Serialize};
 
-use super::results::Bound;
+use super::stats::Bound;
 use super::stats::{Estimate, mean, mean_interval};
 use crate::error::Result;
 use crate::fs::sha256_hex;

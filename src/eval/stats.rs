@@ -13,6 +13,18 @@ use crate::rng::{StepRng, Stream};
 use rand::RngCore;
 use serde::{Deserialize, Serialize};
 
+/// Likelihoods differ in kind and are never compared unmarked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Bound {
+    /// The exact negative log-likelihood.
+    Exact,
+    /// An upper bound on it (the negative ELBO).
+    Elbo,
+    /// A number that bounds nothing.
+    None,
+}
+
 /// Resamples behind every printed interval: the ends then carry about 3 % of the half width as Monte Carlo noise.
 pub const RESAMPLES: usize = 2000;
 

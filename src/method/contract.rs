@@ -9,9 +9,9 @@ use std::str::FromStr;
 
 use burn::optim::GradientsParams;
 
-use super::embedding::config::EmbeddingConfig;
-use super::few_step::config::LatentDistillConfig;
-use super::latent::config::LatentConfig;
+use super::embedding_config::EmbeddingConfig;
+use super::few_step_config::LatentDistillConfig;
+use super::latent_config::LatentConfig;
 use super::masked::NoiseRange;
 use crate::error::{Error, Result};
 use crate::loss::{self, RowLoss};

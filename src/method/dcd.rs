@@ -13,8 +13,9 @@ use rand::Rng;
 use serde::{Deserialize, Serialize};
 
 use super::contract::{Batch, Facts, Ground, Kept, Made, Method, Nets, Parts, Site, Training, contradiction};
-use super::rounds::{Refresh, Teacher};
-use super::{diffusion, rounds};
+use super::refresh::Refresh;
+use super::rounds::Teacher;
+use super::{diffusion, refresh};
 use crate::error::{Error, Result, whole_within, within};
 use crate::loss::{self, Divergence, RowLoss, Target};
 use crate::model::{Denoise, Noised, Transformer, TransformerConfig};
@@ -85,7 +86,7 @@ impl DcdConfig {
 
     /// The round that training step `step` of `total` belongs to.
     pub fn round(&self, step: usize, total: usize) -> usize {
-        rounds::round(step, total, self.rounds)
+        refresh::round(step, total, self.rounds)
     }
 
     /// How far the teacher of `round` is ahead.

@@ -25,9 +25,9 @@ use serde::{Deserialize, Serialize};
 
 use super::contract::{Batch, Facts, Ground, Kept, Made, Method, Nets, Network, Parts, Site, Training, contradiction};
 use super::masked::beside;
-pub use super::rounds::Refresh;
+pub use super::refresh::Refresh;
 use super::rounds::Teacher;
-use super::{diffusion, rounds};
+use super::{diffusion, refresh};
 use crate::error::{Error, Result, whole_within, within};
 use crate::loss::{self, Divergence, RowLoss, Target};
 use crate::model::canvas::{Canvas, shares_host};
@@ -81,7 +81,7 @@ fn default_k() -> usize {
 impl SdttConfig {
     /// The round that training step `step` of `total` belongs to.
     pub fn round(&self, step: usize, total: usize) -> usize {
-        rounds::round(step, total, self.rounds)
+        refresh::round(step, total, self.rounds)
     }
 
     /// The teacher's step size in `round`.

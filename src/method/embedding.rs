@@ -12,13 +12,12 @@
 //! (AR-Diffusion, Wu et al. 2023) every position has a level of its own.
 //! B batch, L length, d width of an embedding, V vocabulary, T levels, C given positions.
 
-pub mod config;
-
 use burn::optim::GradientsParams;
 use burn::prelude::*;
 use rand::Rng;
 
 use super::contract::{Batch, Facts, FromStep, Ground, Made, Method, Nets, Network, Site, Training, Vectors};
+pub use super::embedding_config::{ClassifierConfig, EmbeddingConfig};
 use super::latent::{column, finish, mixed, normals};
 use crate::error::{Error, Result};
 use crate::kernels::{composed, index_tensor};
@@ -30,7 +29,6 @@ use crate::process::ddpm;
 use crate::process::gaussian::Mix;
 use crate::process::order::OrderConfig;
 use crate::rng::{StepRng, Stream};
-pub use config::{ClassifierConfig, EmbeddingConfig};
 
 /// The embeddings [B, L, d] of tokens x0 [B L].
 pub fn embedded(codebook: Tensor<2>, x0: &[u32], length: usize) -> Tensor<3> {

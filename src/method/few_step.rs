@@ -15,8 +15,6 @@
 //! the path are central differences of the network, taken in f32 with a step that the smooth embedding of the time allows; forward
 //! differentiation is not to be had. B batch, M latents, d their width.
 
-pub mod config;
-
 use std::f64::consts::FRAC_PI_2;
 
 use burn::optim::GradientsParams;
@@ -25,9 +23,13 @@ use rand::Rng;
 use rand_distr::{Distribution, Normal};
 
 use super::contract::{Batch as Data, Facts, Ground, Kept, Made, Method, Nets, Parts, Site, Training, Vectors};
+pub use super::few_step_config::{
+    Consistency, Continuous, FewStep, LatentDistillConfig, Matching, MeanFlow, Progressive, Shortcut,
+};
 use super::latent;
 use super::latent::{Batch, LatentConfig, column, estimate, finish, mean_square, mixed, normals};
-use super::rounds::{Refresh, Teacher};
+use super::refresh::Refresh;
+use super::rounds::Teacher;
 use crate::error::{Error, Result};
 use crate::model::transformer::ends::Given;
 use crate::model::{Transformer, TransformerConfig, params};
@@ -35,7 +37,6 @@ use crate::optim::{Decay, Optimizer, TrainConfig};
 use crate::process::gaussian::{Mix, Path, Prediction};
 use crate::process::order::OrderConfig;
 use crate::rng::{StepRng, Stream};
-pub use config::{Consistency, Continuous, FewStep, LatentDistillConfig, Matching, MeanFlow, Progressive, Shortcut};
 
 /// The step of a central difference in t: the slowest that f32 resolves well.
 const H: f64 = 4e-3;

@@ -7,14 +7,13 @@
 //! time for all latents, one a block with the finished ones beside the noise, or a column of a noisy table.
 //! B batch, L length, M latents, d their width.
 
-pub mod config;
-
 use burn::optim::GradientsParams;
 use burn::prelude::*;
 use rand::Rng;
 use rand_distr::{Distribution, StandardNormal};
 
 use super::contract::{Batch as Data, Facts, FromStep, Ground, Made, Method, Nets, Network, Site, Training, Vectors};
+pub use super::latent_config::{AutoencoderConfig, LatentConfig};
 use super::masked::beside;
 use crate::error::{Error, Result, within};
 use crate::kernels;
@@ -25,7 +24,6 @@ use crate::process::gaussian::{Mix, Path, Prediction};
 use crate::process::order::OrderConfig;
 use crate::process::{Context, Order};
 use crate::rng::{StepRng, Stream};
-pub use config::{AutoencoderConfig, LatentConfig};
 
 /// Standard normal numbers of `shape`, on a plain device.
 pub fn normals<const D: usize>(shape: [usize; D], rng: &mut impl Rng, device: &Device) -> Tensor<D> {

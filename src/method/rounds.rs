@@ -1,26 +1,9 @@
 //! The teacher of a distillation by rounds: at the border of a round the student so far takes its place.
 
-use serde::{Deserialize, Serialize};
-
 use super::contract::{Kept, Nets, Parts};
+use super::refresh::Refresh;
 use crate::error::Result;
 use crate::model::Transformer;
-
-/// Which weights become the next round's teacher.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Refresh {
-    /// The trained weights themselves (SDTT, DCD).
-    #[default]
-    Raw,
-    /// Their moving average; needs `train.ema`.
-    Ema,
-}
-
-/// The round that training step `step` of `total` belongs to, of `rounds` that share them evenly.
-pub fn round(step: usize, total: usize, rounds: usize) -> usize {
-    (step * rounds / total.max(1)).min(rounds - 1)
-}
 
 /// The teacher of the round under way, on a plain device.
 pub struct Teacher<'a> {

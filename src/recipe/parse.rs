@@ -6,6 +6,7 @@
 
 mod compare;
 mod explain;
+mod keys;
 mod locate;
 mod shape;
 mod survey;
@@ -61,7 +62,7 @@ pub fn parse<T: DeserializeOwned + Serialize>(text: &str, place: &str, sets: &[S
 
 /// Segments as one dotted key, quoted where TOML asks for it.
 pub fn dotted_key(path: &[&str]) -> String {
-    compare::join(path)
+    keys::join(path)
 }
 
 /// What the user wrote, and where: the file first, then every `--set`, in one range of byte offsets.
@@ -194,7 +195,7 @@ fn apply<'a>(root: &mut DeTable<'a>, source: &Source<'a>, index: usize) -> Resul
         Err(_) => Spanned::new(at..at + word.len(), DeValue::String(Cow::Borrowed(word))),
     };
     insert(root, &path, value).map_err(|known| {
-        fail(format!("`{}` is not a table", compare::join(&path[..known].iter().map(|s| &s.0).collect::<Vec<_>>())))
+        fail(format!("`{}` is not a table", keys::join(&path[..known].iter().map(|s| &s.0).collect::<Vec<_>>())))
             .hint("what stands there is a value, which has no keys below it")
     })
 }

@@ -1,6 +1,6 @@
 //! What the plots show, as data: series with intervals, and guide lines; `plot` draws it.
 
-use super::table::{collapsed, shown};
+use super::table::{collapsed, several_orders, shown};
 use crate::eval::matched;
 use crate::eval::results::{Bound, DataKind, Metric, ModelResult, Results, Role, Row, SeedRow};
 use crate::eval::stats::{Estimate, mean};
@@ -155,8 +155,8 @@ fn matched_steps(results: &Results) -> Option<Figure> {
     })
 }
 
-/// The figures of a study, without those that would show nothing.
-pub fn figures(results: &Results) -> Vec<Figure> {
+/// The figures of quality: against steps, time, variety and cost.
+pub(super) fn quality(results: &Results) -> Vec<Figure> {
     let nll = &results.data.nll_name;
     let study = &results.study;
     let quality = format!("{nll}, nats per token (lower is better)");
@@ -232,17 +232,7 @@ pub fn figures(results: &Results) -> Vec<Figure> {
             figure.y.scale = Scale::Log10;
         }
     }
-    figures.extend(super::autoencoder::figure(results));
-    figures.retain(|f| f.series.iter().any(|s| s.marker != Marker::Star && !s.points.is_empty()));
     figures
-}
-
-/// Whether the study compares orders, so that a step of one model is not a step of another.
-pub fn several_orders(results: &Results) -> bool {
-    let mut orders: Vec<&str> = results.models.iter().map(|m| m.order.as_str()).filter(|o| !o.is_empty()).collect();
-    orders.sort_unstable();
-    orders.dedup();
-    orders.len() > 2
 }
 
 /// Quality against what every order pays in: passes, positions computed, positions times layers, and measured time.

@@ -5,6 +5,7 @@
 mod autoencoder;
 mod budget;
 mod by_seed;
+pub mod contents;
 pub mod control;
 mod copies;
 pub mod figure;
@@ -112,8 +113,8 @@ pub fn page(results: &Results, notes: Vec<String>) -> Page {
     if !notes.is_empty() {
         parts.push(Part::Notes { title: "What this shows", lines: notes });
     }
-    let mut tables = table::tables(results).into_iter();
-    let mut figures = figure::figures(results).into_iter();
+    let mut tables = contents::tables(results).into_iter();
+    let mut figures = contents::figures(results).into_iter();
     // The plots that matter come before the table, the rest after it.
     parts.extend(figures.next().map(Part::Figure));
     parts.extend(figures.next().map(Part::Figure));

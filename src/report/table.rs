@@ -1,6 +1,5 @@
 //! The tables of a report as text cells, for Markdown and HTML alike.
 
-use super::figure::several_orders;
 use crate::eval::results::{Bound, DataKind, Metric, ModelResult, Results, Role, Row};
 use crate::eval::stats::{Estimate, Spread};
 use crate::eval::{copies, matched};
@@ -59,29 +58,12 @@ pub fn collapsed(results: &Results, model: &ModelResult, row: &Row) -> bool {
     }
 }
 
-/// All tables of the report.
-pub fn tables(results: &Results) -> Vec<Table> {
-    let all = [
-        Some(quality(results)),
-        matched(results),
-        gap(results),
-        Some(reference(results)),
-        super::copies::table(results),
-        corpus(results),
-    ];
-    let flexible = super::control::table(results)
-        .into_iter()
-        .chain(super::flexibility::tables(results))
-        .chain(super::survey::table(results));
-    let made = [super::autoencoder::table(results), Some(models(results)), super::budget::table(results)];
-    let seeds = super::by_seed::tables(results);
-    all.into_iter()
-        .flatten()
-        .chain(seeds)
-        .chain(flexible)
-        .chain(made.into_iter().flatten())
-        .filter(|t| !t.rows.is_empty())
-        .collect()
+/// Whether the study compares orders, so that a step of one model is not a step of another.
+pub fn several_orders(results: &Results) -> bool {
+    let mut orders: Vec<&str> = results.models.iter().map(|m| m.order.as_str()).filter(|o| !o.is_empty()).collect();
+    orders.sort_unstable();
+    orders.dedup();
+    orders.len() > 2
 }
 
 /// What is known exactly about each sample of a kind of data.
@@ -94,7 +76,7 @@ fn truth(kind: DataKind) -> &'static [Metric] {
 }
 
 /// The main table: one row per model and number of steps.
-fn quality(results: &Results) -> Table {
+pub(super) fn quality(results: &Results) -> Table {
     let exact = truth(results.data.kind);
     let orders = several_orders(results);
     let decoded = results.models.iter().flat_map(|m| &m.rows).any(|r| r.decode_positions.is_some());
@@ -165,7 +147,7 @@ fn quality(results: &Results) -> Table {
 }
 
 /// NLL where a model's samples are as varied as the data, read off its temperatures; for studies that sample at several.
-fn matched(results: &Results) -> Option<Table> {
+pub(super) fn matched(results: &Results) -> Option<Table> {
     let all = matched::all(results);
     let order = shown(results);
     let rank = |name: &str| order.iter().position(|m| m.name == name);
@@ -194,7 +176,7 @@ fn matched(results: &Results) -> Option<Table> {
 }
 
 /// How far each row is from the language's entropy rate; known for the story language only.
-fn gap(results: &Results) -> Option<Table> {
+pub(super) fn gap(results: &Results) -> Option<Table> {
     let rate = results.data.entropy_rate?;
     let name = &results.data.nll_name;
     let mut rows = Vec::new();
@@ -222,7 +204,7 @@ fn gap(results: &Results) -> Option<Table> {
 }
 
 /// What real data scores.
-fn reference(results: &Results) -> Table {
+pub(super) fn reference(results: &Results) -> Table {
     let n = results.data.n_reference.to_string();
     let row = |(key, e): (&String, &Estimate)| vec![key.clone(), interval(*e), n.clone()];
     Table {
@@ -233,7 +215,7 @@ fn reference(results: &Results) -> Table {
 }
 
 /// Scores of whole sets of samples, which see copies between samples.
-fn corpus(results: &Results) -> Option<Table> {
+pub(super) fn corpus(results: &Results) -> Option<Table> {
     let models = shown(results);
     let mut keys: Vec<&String> = Vec::new();
     for key in models.iter().flat_map(|m| &m.rows).flat_map(|r| r.corpus.keys()) {
@@ -268,7 +250,7 @@ fn corpus(results: &Results) -> Option<Table> {
 }
 
 /// What each model is and what its training cost.
-fn models(results: &Results) -> Table {
+pub(super) fn models(results: &Results) -> Table {
     let mut models = shown(results);
     models.extend(results.models.iter().filter(|m| m.rows.is_empty()));
     let row = |m: &ModelResult| {

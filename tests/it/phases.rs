@@ -658,7 +658,7 @@ fn a_study_of_students_in_phases_runs_resumes_and_says_what_held_out_text_costs(
     // What is only a bound is drawn as one, beside what is exact.
     let figure = std::fs::read_to_string(place.path("whole/report/sampler_steps.svg")).unwrap();
     assert!(figure.contains("dashed: an upper bound"));
-    let figures = fewstep::report::figure::figures(&results);
+    let figures = fewstep::report::contents::figures(&results);
     let own = figures.iter().find(|f| f.name == "sampler_steps").unwrap();
     let bound = |name: &str| own.series.iter().find(|s| s.name == name).unwrap().bound;
     assert_eq!((bound("teacher: parallel"), bound("teacher: strided"), bound("taught")), (true, false, false));

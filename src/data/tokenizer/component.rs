@@ -6,8 +6,10 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokenizers::{DecoderWrapper, ModelWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper};
 
-use super::hf::LIBRARY;
 use crate::error::Error;
+
+/// The library that reads and runs tokenizers of others.
+pub(super) const LIBRARY: &str = "tokenizers 0.23.2";
 
 /// Why the library refuses a part, if it does.
 type Refusal = fn(&Value) -> Option<String>;

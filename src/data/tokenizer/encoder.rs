@@ -2,12 +2,10 @@
 
 use std::collections::HashMap;
 
+use super::hf::Out;
 use super::{Tokenizer, hf};
 use crate::data::text::Misfit;
 use crate::error::{Error, Result};
-
-/// Where ids go, in order.
-pub type Out<'o> = &'o mut dyn FnMut(u32);
 
 /// A text on its way to ids.
 pub struct Encoder<'a> {

@@ -1,7 +1,6 @@
 //! The Hugging Face side: every call of the `tokenizers` crate that sees a file of strangers, each inside
 //! `catch_unwind`, and our own kinds written as `tokenizer.json`.
 
-use super::encoder::Out;
 use super::{END, MAX_FILE, Tokenizer, UNKNOWN, component};
 use crate::error::{Error, Result};
 use crate::fs::read_limited;
@@ -22,8 +21,9 @@ const MAX_ALL_ADDED: usize = 1 << 20;
 const PIECE: usize = 1 << 20;
 /// Bytes in which a place to cut is looked for.
 const WINDOW: usize = 4 * PIECE;
-/// The library that reads and runs tokenizers of others.
-pub(super) const LIBRARY: &str = "tokenizers 0.23.2";
+
+/// Where ids go.
+pub type Out<'o> = &'o mut dyn FnMut(u32);
 
 /// Runs `work` of the library on data that may be crafted to make it panic.
 pub(super) fn guarded<T>(what: &str, work: impl FnOnce() -> tokenizers::Result<T>) -> Result<T> {

@@ -324,10 +324,13 @@ fn a_part_of_a_newer_kind_is_named_with_its_value_and_the_version_of_the_library
     ];
     for (change, words) in cases {
         let e = said(change);
-        assert!(e.contains(words) && e.contains(hf::LIBRARY) && e.contains("hint:") && e.len() < 900, "{words}: {e}");
+        assert!(
+            e.contains(words) && e.contains(component::LIBRARY) && e.contains("hint:") && e.len() < 900,
+            "{words}: {e}"
+        );
     }
     let manifest = include_str!("../../../Cargo.toml");
-    let version = hf::LIBRARY.strip_prefix("tokenizers ").unwrap();
+    let version = component::LIBRARY.strip_prefix("tokenizers ").unwrap();
     assert!(manifest.contains(&format!("tokenizers = {{ version = \"={version}\"")), "{version} is not in Cargo.toml");
 }
 

@@ -30,7 +30,7 @@ pub fn describe(file: &str, config: &Value, tensors: &Shapes) -> Result<Descript
     generic(&keys)?;
     let mut described = of_family(&keys, family, tensors).map_err(|e| {
         let asked = keys.maybe_usize("num_hidden_layers").ok().flatten();
-        let there = super::load::layers(tensors.keys());
+        let there = super::names::layers(tensors.keys());
         match asked.filter(|asked| there > 0 && *asked != there) {
             Some(asked) => e.cause(format!("config.json says {asked} layers, and the weights have {there}")),
             None => e,

@@ -166,7 +166,7 @@ pub fn fits(opened: &Opened, options: &LoadOptions) -> Result<()> {
     let found: Shapes = shapes.iter().filter(|(name, _)| !aside(name)).map(|(n, s)| (n.clone(), s.clone())).collect();
     match_shapes(&wanted, &found, options.ignore_extra).map_err(|e| {
         let mut e = Error { message: format!("{place}: {}", e.message), ..e };
-        let layers = layers(found.keys());
+        let layers = super::names::layers(found.keys());
         if layers != network.layers {
             e = e.cause(format!("config.json says {} layers, and the weights have {layers}", network.layers));
         }
@@ -262,12 +262,6 @@ fn read(opened: &Opened, options: &LoadOptions, device: &Device) -> Result<Trans
         Some(mask) => model.with_mask(mask as usize),
         None => model,
     })
-}
-
-/// One more than the highest block number among canonical names.
-pub fn layers<'a>(names: impl Iterator<Item = &'a String>) -> usize {
-    let number = |name: &String| name.split('.').nth(1)?.parse::<usize>().ok();
-    names.filter_map(number).max().map_or(0, |n| n.saturating_add(1))
 }
 
 /// LLaDA's blocks in groups of more than one.

@@ -179,6 +179,12 @@ pub fn is_buffer(family: Family, name: &str) -> bool {
     }
 }
 
+/// One more than the highest block number among canonical names.
+pub fn layers<'a>(names: impl Iterator<Item = &'a String>) -> usize {
+    let number = |name: &String| name.split('.').nth(1)?.parse::<usize>().ok();
+    names.filter_map(number).max().map_or(0, |n| n.saturating_add(1))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -8,7 +8,7 @@ use indexmap::IndexMap;
 use toml::Value;
 use toml::de::{DeTable, DeValue};
 
-use super::{Source, explain};
+use super::{Source, explain, keys};
 use crate::error::Result;
 
 /// A key of the flat view, in segments, and its value.
@@ -18,7 +18,7 @@ type Flat = Vec<(Vec<String>, Value)>;
 ///
 /// Errors: Usage if the text is not TOML.
 pub fn flatten(text: &str) -> Result<IndexMap<String, Value>> {
-    Ok(flat(text, "recipe")?.into_iter().map(|(path, value)| (join(&path), value)).collect())
+    Ok(flat(text, "recipe")?.into_iter().map(|(path, value)| (keys::join(&path), value)).collect())
 }
 
 /// The lines `- key = old` and `+ key = new` for every key whose value differs, below the two names; empty if none.
@@ -37,7 +37,7 @@ pub fn diff(a_text: &str, b_text: &str, a_name: &str, b_name: &str) -> Result<St
 /// Errors: Usage if either text is not TOML.
 pub fn changed(old_text: &str, new_text: &str) -> Result<Vec<String>> {
     let changes = changes(&flat(old_text, "the old recipe")?, &flat(new_text, "the new recipe")?);
-    Ok(changes.iter().map(|c| join(&c.path)).collect())
+    Ok(changes.iter().map(|c| keys::join(&c.path)).collect())
 }
 
 /// Every value of the TOML `text` as text under its dotted key below `prefix`, without the keys (in `text`) that are listed
@@ -47,7 +47,7 @@ pub fn changed(old_text: &str, new_text: &str) -> Result<Vec<String>> {
 pub fn lines(prefix: &[&str], text: &str, without: &[&str]) -> Result<BTreeMap<String, String>> {
     let all = flat(text, "recipe")?.into_iter();
     let decisive = all.filter(|(path, _)| !without.iter().any(|key| covers(key, path)));
-    let full = |path: Vec<String>| join(&prefix.iter().map(|s| s.to_string()).chain(path).collect::<Vec<_>>());
+    let full = |path: Vec<String>| keys::join(&prefix.iter().map(|s| s.to_string()).chain(path).collect::<Vec<_>>());
     Ok(decisive.map(|(path, value)| (full(path), inline(&value))).collect())
 }
 
@@ -88,7 +88,7 @@ fn shown(changes: &[Change]) -> String {
     for change in changes {
         for (sign, value) in [('-', &change.old), ('+', &change.new)] {
             if let Some(value) = value {
-                text.push_str(&format!("{sign} {} = {}\n", join(&change.path), inline(value)));
+                text.push_str(&format!("{sign} {} = {}\n", keys::join(&change.path), inline(value)));
             }
         }
     }
@@ -100,7 +100,7 @@ fn inline(value: &Value) -> String {
     match value {
         Value::Table(table) if table.is_empty() => "{}".to_string(),
         // A string of several lines would be written on several lines.
-        Value::String(text) => quoted(text),
+        Value::String(text) => keys::quoted(text),
         other => other.to_string().trim_end().replace('\n', " "),
     }
 }
@@ -109,31 +109,6 @@ fn inline(value: &Value) -> String {
 fn covers(key: &str, path: &[String]) -> bool {
     let key: Vec<&str> = key.split('.').collect();
     key.len() <= path.len() && key.iter().zip(path).all(|(k, segment)| k == segment)
-}
-
-/// Segments as one dotted key, quoted where TOML asks for it.
-pub(super) fn join(path: &[impl AsRef<str>]) -> String {
-    let bare = |s: &str| !s.is_empty() && s.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-');
-    let segment = |s: &str| if bare(s) { s.to_string() } else { quoted(s) };
-    path.iter().map(|s| segment(s.as_ref())).collect::<Vec<_>>().join(".")
-}
-
-/// A TOML basic string.
-pub(super) fn quoted(text: &str) -> String {
-    let mut out = String::from("\"");
-    for c in text.chars() {
-        match c {
-            '"' => out.push_str("\\\""),
-            '\\' => out.push_str("\\\\"),
-            '\n' => out.push_str("\\n"),
-            '\t' => out.push_str("\\t"),
-            '\r' => out.push_str("\\r"),
-            c if c.is_control() => out.push_str(&format!("\\u{:04X}", c as u32)),
-            c => out.push(c),
-        }
-    }
-    out.push('"');
-    out
 }
 
 fn flat(text: &str, place: &str) -> Result<Flat> {

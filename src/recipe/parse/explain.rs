@@ -6,7 +6,7 @@ use std::ops::Range;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::{Piece, Source, compare, shown};
+use super::{Piece, Source, keys, shown};
 use crate::error::{Error, Result, nearest};
 
 /// The tree of the file's text.
@@ -21,7 +21,7 @@ pub(super) fn out_of_range(root: &DeTable<'_>, source: &Source<'_>, range: &Rang
     let path = find(root, range, false).map_or(Vec::new(), |found| found.path);
     let limit =
         format!("numbers go from {:e} to {:e}, whole ones from {} to {}", f64::MIN, f64::MAX, i64::MIN, i64::MAX);
-    let message = format!("`{}` is out of range ({})", compare::join(&path), source.name(range.start));
+    let message = format!("`{}` is out of range ({})", keys::join(&path), source.name(range.start));
     let mut error = Error::usage(message);
     error.causes.extend(source.snippet(range));
     error.hint(limit)
@@ -78,7 +78,7 @@ impl Fault {
         let found = find(root, &range, missing);
         let path = found.as_ref().map_or(Vec::new(), |f| f.path.clone());
         let place = source.name(range.start);
-        let key = compare::join(&path);
+        let key = keys::join(&path);
         let mut fault =
             Fault { range: range.clone(), path, message: String::new(), hint: None, missing, mend: Mend::Fill };
         if let Some(known) = unknown_key(text) {
@@ -105,7 +105,7 @@ impl Fault {
         } else if text.starts_with("invalid type: unit variant") {
             let kind = found.as_ref().and_then(|f| f.value.as_str()).unwrap_or_default();
             fault.message = format!("`{key}` is `{}`, which needs settings ({place})", shown(kind, 40));
-            fault.hint = Some(format!("put them in a table `[{key}.{}]`", compare::join(&[kind])));
+            fault.hint = Some(format!("put them in a table `[{key}.{}]`", keys::join(&[kind])));
         } else if let Some((_, wanted)) = text.rsplit_once(", expected ").filter(|_| text.starts_with("invalid ")) {
             fault.explain_type(wanted, found.as_ref(), source, &place);
         } else if text.starts_with("wanted string or table") {
@@ -152,7 +152,7 @@ impl Fault {
     }
 
     fn explain_missing(&mut self, name: &str, source: &Source<'_>, place: &str) {
-        let table = compare::join(&self.path);
+        let table = keys::join(&self.path);
         let header = source.slice(&self.range);
         let in_set = matches!(source.piece(self.range.start), Piece::Set { .. });
         let (message, hint) = if self.path.is_empty() {
@@ -173,7 +173,7 @@ impl Fault {
     }
 
     fn explain_type(&mut self, wanted: &str, found: Option<&Found<'_, '_>>, source: &Source<'_>, place: &str) {
-        let key = compare::join(&self.path);
+        let key = keys::join(&self.path);
         let Some(found) = found else {
             self.message = format!("{place} must be {}", phrase(wanted, false));
             return;
@@ -201,7 +201,7 @@ impl Fault {
                 x.filter(|x| x.fract() == 0.0 && x.abs() < 9e15).map(|x| format!("{x:.0}"))
             }
             DeValue::Table(_) | DeValue::Array(_) => None,
-            _ if matches!(wanted, "a string" | "string") => Some(compare::quoted(written)),
+            _ if matches!(wanted, "a string" | "string") => Some(keys::quoted(written)),
             _ => None,
         };
         self.hint = better.map(|better| match source.piece(self.range.start) {
@@ -215,7 +215,7 @@ impl Fault {
 
     /// A choice (an externally tagged enum) with no or several of its kinds.
     fn explain_choice(&mut self, found: Option<&Found<'_, '_>>, source: &Source<'_>, place: &str) {
-        let key = compare::join(&self.path);
+        let key = keys::join(&self.path);
         let kinds = found.and_then(|f| f.value.as_table()).map_or(Vec::new(), |table| {
             table.keys().map(|k| format!("`{}` ({})", k.get_ref(), source.name(k.span().start))).collect::<Vec<_>>()
         });
@@ -402,7 +402,7 @@ fn syntax(e: &toml::de::Error, source: &Source<'_>) -> Error {
             None => "it stands in the same table already; keep one of them".to_string(),
         });
     } else if what == "string values must be quoted" && !written.is_empty() {
-        error.hint = Some(format!("write `{}`", compare::quoted(&shown(written, 60))));
+        error.hint = Some(format!("write `{}`", keys::quoted(&shown(written, 60))));
     } else if let Some(wanted) = wanted {
         error.hint = Some(format!("expected {wanted}"));
     }

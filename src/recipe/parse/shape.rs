@@ -5,7 +5,7 @@ use serde::Serialize;
 use toml::de::{DeTable, DeValue};
 use toml::{Spanned, Table, Value};
 
-use super::{Source, compare};
+use super::{Source, keys};
 use crate::error::{Error, Result};
 
 /// Checks that each array of the tree was read as one.
@@ -18,7 +18,7 @@ pub(super) fn check<T: Serialize>(root: &DeTable<'_>, value: &T, source: &Source
     match in_table(root, &read, &mut path) {
         None => Ok(()),
         Some(range) => {
-            let key = compare::join(&path);
+            let key = keys::join(&path);
             let mut error =
                 Error::usage(format!("`{key}` must be a table, but it is an array ({})", source.name(range.start)));
             error.causes.extend(source.snippet(&range));

@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::refresh::{Refresh, round};
 use crate::error::{Error, Result, whole_within, within};
-use crate::method::rounds::{self, Refresh};
 use crate::process::gaussian::{Path, Prediction};
 
 /// A few-step student of latents.
@@ -161,7 +161,7 @@ impl LatentDistillConfig {
     /// The round that training step `step` of `total` belongs to.
     pub fn round(&self, step: usize, total: usize) -> usize {
         match &self.method {
-            FewStep::Progressive(p) => rounds::round(step, total, p.rounds),
+            FewStep::Progressive(p) => round(step, total, p.rounds),
             _ => 0,
         }
     }
