@@ -8,9 +8,9 @@ fn read(name: &str) -> String {
     std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap()
 }
 
-/// The commands of the README's `sh` blocks.
-fn commands() -> Vec<String> {
-    let text = read("README.md");
+/// The commands of a page's `sh` blocks.
+fn commands(page: &str) -> Vec<String> {
+    let text = read(page);
     let mut out = Vec::new();
     let mut inside = false;
     for line in text.lines() {
@@ -26,7 +26,7 @@ fn commands() -> Vec<String> {
 
 #[test]
 fn every_command_of_the_readme_runs() {
-    let commands = commands();
+    let commands = commands("README.md");
     assert!(commands.len() >= 2, "{commands:?}");
     let place = Place::new();
     let mut ran = 0;
@@ -70,6 +70,65 @@ fn every_command_of_the_readme_runs() {
     }
     assert!(valid("student", 8) >= valid("teacher", 16));
     a_student_trained_at_a_tenth_of_the_steps_fails_the_gate(&place);
+    every_command_of_the_pages_runs(&place);
+}
+
+/// The pages of docs/, by name.
+fn pages() -> Vec<String> {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/src");
+    let names = std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().to_string_lossy().into_owned());
+    let mut names: Vec<String> = names.filter(|name| name.ends_with(".md")).collect();
+    names.sort();
+    names
+}
+
+/// Each page in a directory of its own, which has the quickstart's run.
+fn every_command_of_the_pages_runs(quickstart: &Place) {
+    let mut ran = 0;
+    for page in pages() {
+        let place = Place::new();
+        std::fs::create_dir(place.path("runs")).unwrap();
+        let (from, to) = (quickstart.path("runs/quickstart"), place.path("runs/quickstart"));
+        assert!(std::process::Command::new("cp").arg("-r").arg(from).arg(to).status().unwrap().success());
+        for command in commands(&format!("docs/src/{page}")) {
+            let words = shlex::split(&command).unwrap_or_else(|| panic!("{page}: unbalanced quotes in `{command}`"));
+            match words.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+                ["cargo", "install", "--path", "."] => {}
+                ["fewstep", args @ ..] => drop(place.run(args).ok()),
+                _ => panic!("{page}: no way to test `{command}`"),
+            }
+            ran += 1;
+        }
+    }
+    assert!(ran >= 20, "{ran} commands");
+}
+
+#[test]
+fn pages_are_as_short_as_they_should_be_and_every_link_and_recipe_is_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for (page, most) in [("README.md", 8192), ("ARCHITECTURE.md", 12_288)] {
+        assert!(read(page).len() <= most, "{page} has {} bytes", read(page).len());
+    }
+    let table = read("README.md");
+    let listed = Place::new().run(&["recipe", "list"]).ok().out;
+    for line in listed.lines() {
+        let name = line.split_whitespace().next().unwrap();
+        assert!(table.contains(&format!("`{name}`")), "the README's table lacks `{name}`");
+    }
+    let summary = read("docs/src/SUMMARY.md");
+    let named = ["README.md", "ARCHITECTURE.md"].map(str::to_string);
+    for page in named.into_iter().chain(pages().into_iter().map(|name| format!("docs/src/{name}"))) {
+        let text = read(&page);
+        let dir = root.join(&page);
+        for link in text.split("](").skip(1).map(|rest| rest.split(')').next().unwrap()) {
+            let target = link.split('#').next().unwrap();
+            let outside = target.is_empty() || target.contains("://");
+            assert!(outside || dir.parent().unwrap().join(target).exists(), "{page}: `{link}` leads nowhere");
+        }
+        let name = page.trim_start_matches("docs/src/");
+        let book = page.starts_with("docs/") && name != "SUMMARY.md";
+        assert!(!book || summary.contains(&format!("({name})")), "{page} is not in the book");
+    }
 }
 
 /// The same study with 100 of the student's 1000 steps, its other models taken over, against the good run as baseline.
