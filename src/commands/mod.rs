@@ -129,7 +129,7 @@ fn report(results: &Path, out: Option<&Path>, notes: Option<&Path>, as_json: boo
 
 /// results.json itself, or the one of a run directory.
 fn results_file(path: &Path) -> PathBuf {
-    if path.is_dir() { path.join("results.json") } else { path.to_path_buf() }
+    if path.is_dir() { Results::file_in(path) } else { path.to_path_buf() }
 }
 
 fn request(args: &cli::Sample, json: bool) -> sample::Request {

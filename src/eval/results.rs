@@ -14,13 +14,13 @@ pub use super::stats::Bound;
 use super::stats::{Estimate, Spread};
 use crate::data::picture::{Pictures, PicturesConfig};
 use crate::error::{Error, Kind, Result};
-use crate::fs::{Sealed, create_dir, read_limited, seal, sha256_hex, unseal, write_atomic};
+use crate::fs::{Sealed, create_dir, read_unpacked, seal, sha256_hex, unseal, write_atomic};
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 use serde_json::error::Category;
 use std::collections::HashSet;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 mod agree;
 #[cfg(test)]
@@ -309,14 +309,20 @@ pub struct Speed {
 const MAX_FILE: u64 = 16 << 30;
 
 impl Results {
-    /// Reads and checks a file; every fault of its content is an input error that names the place.
+    /// The results file of a directory: results.json, or where there is none results.json.gz.
+    pub fn file_in(dir: &Path) -> PathBuf {
+        let (plain, packed) = (dir.join("results.json"), dir.join("results.json.gz"));
+        if !plain.exists() && packed.exists() { packed } else { plain }
+    }
+
+    /// Reads and checks a file, packed by gzip or not; every fault of its content is an input error that names the place.
     pub fn load(path: &Path) -> Result<Self> {
         let place = path.display();
         if !path.exists() {
             return Err(Error::input(format!("no results at {place}"))
                 .hint("`fewstep run <recipe.toml>` evaluates a study and writes its results.json"));
         }
-        let bytes = read_limited(path, MAX_FILE)?;
+        let bytes = read_unpacked(path, MAX_FILE)?;
         let text = str::from_utf8(&bytes)
             .map_err(|e| Error::input(format!("{place}: not UTF-8 text at byte {}", e.valid_up_to())))?;
         Self::parse(text).map_err(|e| Error { message: format!("{place}{}", e.message), ..e })

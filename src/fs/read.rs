@@ -87,6 +87,31 @@ pub fn read_limited(path: &Path, max_bytes: u64) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// How many times a gzip file may grow while it is unpacked.
+const GROWTH: u64 = 64;
+
+/// The whole file, unpacked where its name ends in `.gz`: at most `max_bytes`, and at most 64 times its length and a MiB.
+///
+/// Errors: as [`read_limited`]; (input) one that is not gzip, or that grows beyond its limit.
+pub fn read_unpacked(path: &Path, max_bytes: u64) -> Result<Vec<u8>> {
+    let packed = read_limited(path, max_bytes)?;
+    if path.extension().is_none_or(|e| e != "gz") {
+        return Ok(packed);
+    }
+    let shown = path.display();
+    let most = max_bytes.min((packed.len() as u64).saturating_mul(GROWTH) + (1 << 20));
+    let mut bytes = Vec::new();
+    let mut unpacked = flate2::read::MultiGzDecoder::new(&packed[..]).take(most + 1);
+    unpacked.read_to_end(&mut bytes).map_err(|e| {
+        Error::input(format!("{shown} is not a gzip file")).cause(e.to_string()).hint("make it anew: `gzip -9 results.json`")
+    })?;
+    match bytes.len() as u64 > most {
+        true => Err(Error::input(format!("{shown} is too long"))
+            .cause(format!("more than {most} bytes come out of its {}", packed.len()))),
+        false => Ok(bytes),
+    }
+}
+
 /// As [`read_limited`], of a file of UTF-8 text (kind input where it is none, with the offset).
 pub fn read_text(path: &Path, max_bytes: u64) -> Result<String> {
     String::from_utf8(read_limited(path, max_bytes)?).map_err(|e| {

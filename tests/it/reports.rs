@@ -6,14 +6,14 @@ use super::binary::Place;
 use fewstep::eval::results::{Metric, Results, Role};
 
 fn report(name: &str) -> Results {
-    Results::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("reports").join(name).join("results.json")).unwrap()
+    Results::load(&Results::file_in(&Path::new(env!("CARGO_MANIFEST_DIR")).join("reports").join(name))).unwrap()
 }
 
 /// Directories of the reports that were rendered from results.
 fn rendered() -> Vec<PathBuf> {
     let all = std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("reports")).unwrap();
     let dirs = all.flatten().map(|entry| entry.path());
-    dirs.filter(|dir| dir.join("results.json").is_file() && dir.join("report.md").is_file()).collect()
+    dirs.filter(|dir| Results::file_in(dir).is_file() && dir.join("report.md").is_file()).collect()
 }
 
 #[test]
@@ -26,11 +26,11 @@ fn every_committed_report_is_what_its_results_render_to() {
         if notes.exists() {
             std::fs::copy(&notes, out.path().join("notes.md")).unwrap();
         }
-        let files = fewstep::report::write(&Results::load(&dir.join("results.json")).unwrap(), out.path()).unwrap();
+        let files = fewstep::report::write(&Results::load(&Results::file_in(&dir)).unwrap(), out.path()).unwrap();
         for file in &files {
             let name = file.file_name().unwrap();
-            // A large report may leave its bitmaps out: the same plots are there as SVG.
-            if file.extension().is_some_and(|e| e == "png") && !dir.join(name).exists() {
+            // Bitmaps and pages may be left out: the same plots are there as SVG, the same tables as Markdown.
+            if file.extension().is_some_and(|e| e == "png" || e == "html") && !dir.join(name).exists() {
                 continue;
             }
             let committed = std::fs::read(dir.join(name)).unwrap_or_default();
@@ -57,8 +57,7 @@ fn distort(value: &mut serde_json::Value, next: &mut impl FnMut(usize) -> usize,
 #[test]
 fn a_report_of_any_numbers_is_drawn_or_refused() {
     let odd = [f64::MAX, f64::MIN, 1e308, -1e308, 1e300, 1e17, 5e-324, f64::MIN_POSITIVE, 0.0, -0.0, -1.0, 3.0];
-    let text = std::fs::read_to_string(rendered()[0].join("../quickstart/results.json")).unwrap();
-    let mut whole: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let mut whole: serde_json::Value = serde_json::from_str(&report("quickstart").to_json().unwrap()).unwrap();
     // Scores of single samples are not drawn.
     for model in whole["models"].as_array_mut().unwrap() {
         for row in model["rows"].as_array_mut().unwrap() {
@@ -149,4 +148,39 @@ fn one_step_latent_students_beat_every_one_step_model_of_tokens_and_four_steps_r
     };
     let there: Vec<&&str> = students.iter().filter(reaches).collect();
     assert!(there.len() >= 2, "only {there:?}");
+}
+
+#[test]
+fn the_committed_reports_take_at_most_twelve_megabytes() {
+    fn bytes(dir: &Path) -> u64 {
+        let entries = std::fs::read_dir(dir).unwrap().flatten().map(|e| e.path());
+        entries.map(|path| if path.is_dir() { bytes(&path) } else { path.metadata().unwrap().len() }).sum()
+    }
+    let all = bytes(&Path::new(env!("CARGO_MANIFEST_DIR")).join("reports"));
+    assert!((1 << 20..12 << 20).contains(&all), "{all} bytes");
+}
+
+#[test]
+fn packed_results_are_read_like_plain_ones_and_one_that_grows_without_end_is_refused() {
+    let place = Place::new();
+    let results = report("quickstart");
+    results.save(&place.path("plain/results.json")).unwrap();
+    let pack = |name: &str, text: &[u8]| {
+        use std::io::Write;
+        let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+        packed.write_all(text).unwrap();
+        place.write(name, packed.finish().unwrap());
+    };
+    let text = std::fs::read(place.path("plain/results.json")).unwrap();
+    pack("packed/results.json.gz", &text);
+    assert_eq!(Results::load(&place.path("packed/results.json.gz")).unwrap(), results);
+    place.run(&["report", "packed", "--out", "a"]).ok();
+    place.run(&["report", "plain/results.json", "--out", "b"]).ok();
+    let md = |dir: &str| std::fs::read(place.path(dir).join("report.md")).unwrap();
+    assert_eq!(md("a"), md("b"));
+    place.run(&["gate", "plain/results.json", "--baseline", "packed"]).ok();
+    pack("long.json.gz", &vec![b' '; 200 << 20]);
+    place.run(&["report", "long.json.gz", "--out", "c"]).fails(3, &["long.json.gz is too long"]);
+    place.write("not.json.gz", "{}");
+    place.run(&["report", "not.json.gz", "--out", "c"]).fails(3, &["is not a gzip file", "hint:"]);
 }
