@@ -131,9 +131,9 @@ fn nothing_is_written_or_removed_through_a_link_inside_a_run_and_the_hint_helps(
 fn a_report_replaces_links_at_the_place_of_its_files_and_leaves_what_they_lead_to() {
     use std::os::unix::fs::symlink;
     let place = Place::new();
-    let results = Path::new(env!("CARGO_MANIFEST_DIR")).join("reports/quickstart/results.json");
+    let results = Path::new(env!("CARGO_MANIFEST_DIR")).join("reports/quickstart/results.json.gz");
     std::fs::create_dir_all(place.path("r/report")).unwrap();
-    std::fs::copy(results, place.path("r/results.json")).unwrap();
+    std::fs::copy(results, place.path("r/results.json.gz")).unwrap();
     place.write("notes.md", "- a finding\n");
     let victim = place.write("victim", "precious");
     for name in ["report.md", "report.html", "quality_steps.png", "quality_steps.svg", "notes.md"] {
@@ -274,7 +274,7 @@ fn a_check_writes_nothing_anywhere() {
 fn a_verdict_goes_into_a_pipe_that_is_named_and_the_pipe_stays() {
     use std::os::unix::fs::FileTypeExt;
     let place = Place::new();
-    let results = Path::new(env!("CARGO_MANIFEST_DIR")).join("reports/quickstart/results.json");
+    let results = Path::new(env!("CARGO_MANIFEST_DIR")).join("reports/quickstart/results.json.gz");
     let pipe = place.path("pipe");
     assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
     let mut cat = std::process::Command::new("cat");
@@ -289,7 +289,7 @@ fn a_verdict_goes_into_a_pipe_that_is_named_and_the_pipe_stays() {
 #[test]
 fn a_pipe_that_nobody_reads_is_refused_before_anything_is_judged() {
     let place = Place::new();
-    let results = Path::new(env!("CARGO_MANIFEST_DIR")).join("reports/quickstart/results.json");
+    let results = Path::new(env!("CARGO_MANIFEST_DIR")).join("reports/quickstart/results.json.gz");
     assert!(std::process::Command::new("mkfifo").arg(place.path("pipe")).status().unwrap().success());
     let shown = results.display().to_string();
     let words = ["cannot write pipe", "a pipe from which nobody reads", "hint: start what reads"];

@@ -138,7 +138,7 @@ fn names_and_metadata_of_weights_stay_in_their_line() {
 
 /// The results of a committed report with names of `name`.
 fn results(name: &str) -> Results {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("reports/quickstart/results.json");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("reports/quickstart/results.json.gz");
     let mut results = Results::load(&path).unwrap();
     results.study = name.into();
     results.environment.device = name.into();
