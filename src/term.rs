@@ -14,7 +14,8 @@ use crate::shown;
 pub use signals::{Interrupt, Saving, settle};
 
 /// How much goes to stderr. Process-wide because stderr is: a flag handed through every layer could only disagree.
-static LOUDNESS: AtomicU8 = AtomicU8::new(Loudness::Normal as u8);
+/// A library is quiet; the binary says how loud it is.
+static LOUDNESS: AtomicU8 = AtomicU8::new(Loudness::Quiet as u8);
 
 /// How much goes to stderr, from least to most.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -411,13 +411,19 @@ impl Study {
         self.notes.iter().for_each(|note| term::warn(note));
     }
 
-    /// The whole study: train, evaluate, report, export; prints the table and where everything is, or all results as JSON.
-    pub fn run(&self, as_json: bool) -> Result<()> {
+    /// The whole study: train, evaluate, report, export. The results, and the files of the report.
+    pub fn complete(&self) -> Result<(Results, Vec<PathBuf>)> {
         self.announce();
         self.train(None)?;
         let results = self.evaluate(None)?;
         let written = report::write(&results, &self.dir.join("report"))?;
         self.export_all(&results, &self.dir.join("export"))?;
+        Ok((results, written))
+    }
+
+    /// The same; prints the table and where everything is, or all results as JSON.
+    pub fn run(&self, as_json: bool) -> Result<()> {
+        let (results, written) = self.complete()?;
         say(&results, &written, as_json)
     }
 }

@@ -103,8 +103,8 @@ impl Seeds {
         Ok(results)
     }
 
-    /// The whole study under every seed, and one report; what it exports is the first seed's.
-    pub fn run(&self, as_json: bool) -> Result<()> {
+    /// The whole study under every seed, and one report; what it exports is the first seed's. The results, and the files of the report.
+    pub fn complete(&self) -> Result<(Results, Vec<PathBuf>)> {
         let each = self.each(None, |study| {
             study.announce();
             study.train(None)?;
@@ -116,6 +116,12 @@ impl Seeds {
             let (first, own) = &each[0];
             self.study(*first)?.export_all(own, &self.dir.join("export"))?;
         }
+        Ok((results, written))
+    }
+
+    /// The same; prints the table and where the report is, or all results as JSON.
+    pub fn run(&self, as_json: bool) -> Result<()> {
+        let (results, written) = self.complete()?;
         super::say(&results, &written, as_json)
     }
 

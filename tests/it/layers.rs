@@ -15,7 +15,7 @@ const LAYERS: [&[&str]; 12] = [
     &["report", "gate", "checkpoint"],
     &["recipe"],
     &["study"],
-    &["commands", "cli", "main", "lib"],
+    &["library", "prelude", "commands", "cli", "main", "lib"],
 ];
 
 fn layer(module: &str) -> usize {

@@ -23,6 +23,7 @@ mod kept;
 mod kills;
 mod latent;
 mod layers;
+mod library;
 mod memory;
 mod network;
 mod orders;
