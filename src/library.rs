@@ -171,7 +171,16 @@ impl Model {
 
     /// Draws texts, in as many steps as it was distilled for unless the caller says otherwise.
     pub fn sampler(&self) -> Sampler<'_> {
-        Sampler { model: self, steps: None, seed: 0, batch: 16, filter: Filter::default(), prompt: None, infill: None, decode: None }
+        Sampler {
+            model: self,
+            steps: None,
+            seed: 0,
+            batch: 16,
+            filter: Filter::default(),
+            prompt: None,
+            infill: None,
+            decode: None,
+        }
     }
 }
 

@@ -87,6 +87,9 @@ pub enum Slack {
     Absolute(f64),
 }
 
+/// A score of each of some texts.
+pub type OfTexts = fn(&[&[u32]]) -> Vec<f64>;
+
 /// What is known of a metric.
 #[derive(Debug, Clone, Copy)]
 pub struct Facts {
@@ -104,7 +107,7 @@ pub struct Facts {
     /// It is a column among those of variety, where anything has it.
     pub variety: bool,
     /// What the tokens alone say of each of some texts.
-    pub texts: Option<fn(&[&[u32]]) -> Vec<f64>>,
+    pub texts: Option<OfTexts>,
 }
 
 const fn row(metric: Metric, key: &'static str, label: &'static str, better: Direction, slack: Slack, of: Of) -> Facts {
@@ -115,7 +118,7 @@ const fn share(facts: Facts) -> Facts {
     Facts { share: true, ..facts }
 }
 
-const fn variety(texts: fn(&[&[u32]]) -> Vec<f64>, facts: Facts) -> Facts {
+const fn variety(texts: OfTexts, facts: Facts) -> Facts {
     Facts { variety: true, texts: Some(texts), ..facts }
 }
 

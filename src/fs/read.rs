@@ -103,7 +103,9 @@ pub fn read_unpacked(path: &Path, max_bytes: u64) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let mut unpacked = flate2::read::MultiGzDecoder::new(&packed[..]).take(most + 1);
     unpacked.read_to_end(&mut bytes).map_err(|e| {
-        Error::input(format!("{shown} is not a gzip file")).cause(e.to_string()).hint("make it anew: `gzip -9 results.json`")
+        Error::input(format!("{shown} is not a gzip file"))
+            .cause(e.to_string())
+            .hint("make it anew: `gzip -9 results.json`")
     })?;
     match bytes.len() as u64 > most {
         true => Err(Error::input(format!("{shown} is too long"))

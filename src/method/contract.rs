@@ -255,6 +255,9 @@ pub struct Kept {
     pub networks: Vec<(&'static str, Transformer, Option<Named>)>,
 }
 
+/// A network that is trained beside the model, with its moments.
+pub type Trained = (Transformer, Named);
+
 /// What a checkpoint kept, to be read.
 pub struct Parts<'a> {
     pub round: usize,
@@ -262,7 +265,7 @@ pub struct Parts<'a> {
     /// A network by its file's name, on a plain device; none where it was not kept.
     pub network: &'a dyn Fn(&str) -> Result<Option<Transformer>>,
     /// One that is trained, on an autodiff device, with its moments.
-    pub trained: &'a dyn Fn(&str) -> Result<Option<(Transformer, Named)>>,
+    pub trained: &'a dyn Fn(&str) -> Result<Option<Trained>>,
 }
 
 impl Parts<'_> {
