@@ -136,7 +136,7 @@ pub enum Command {
         #[arg(long, value_name = "FILE")]
         notes: Option<PathBuf>,
     },
-    /// Compare results with a baseline; exit code 1 if quality got worse
+    /// Compare results with a baseline; exit code 1 unless quality is shown to be within its limits
     #[command(after_help = "Examples:
   fewstep gate runs/tiny --baseline runs/tiny/results.json
   fewstep gate runs/tiny --baseline old.json --strict --junit gate.xml")]

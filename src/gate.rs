@@ -24,8 +24,8 @@ const MOST_RESAMPLES: usize = 100_000;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct GateConfig {
-    /// Rules; of several that match a row and metric, the last one holds. Default: nll and sampler_nll may rise by 5 %, valid may drop by
-    /// 0.05, entropy may move by 2 % either way, the share of copies may rise by 0.1, latency may rise by 25 %.
+    /// Rules; of several that match a row and metric, the last one holds. Default: nll and sampler_nll may rise by 5 %, valid and agreement
+    /// may drop by 0.05, entropy may move by 2 % either way, the share of copies may rise by 0.1, latency may rise by 25 %.
     pub rules: Vec<GateRule>,
     /// Bootstrap resamples per comparison, 100 to 100,000; default 2000.
     pub resamples: usize,

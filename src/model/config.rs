@@ -157,7 +157,7 @@ pub struct TransformerConfig {
     /// rms | layer
     #[serde(default = "default_norm")]
     pub norm: NormKind,
-    /// gelu | swiglu
+    /// gelu | swiglu | gelu_erf | geglu_erf
     #[serde(default = "default_activation")]
     pub activation: Activation,
     /// Biases in the projections and layer norms.
@@ -187,7 +187,7 @@ pub struct TransformerConfig {
     /// The head is the transposed embedding.
     #[serde(default)]
     pub tied: bool,
-    /// none | sequence | position
+    /// none | sequence | position | sigma | zero_sigma
     #[serde(default = "default_time")]
     pub time: TimeInput,
     /// The network reads position l - 1 to predict position l (autoregressive heads); a start token stands first.
@@ -228,7 +228,7 @@ pub struct TransformerConfig {
     /// Compose every operation from the framework's primitives, even where a fused one exists (slower; to check those).
     #[serde(default, skip_serializing_if = "is_default")]
     pub composed: bool,
-    /// Vectors in place of tokens come in and go out: `{ width = d }`.
+    /// Vectors in place of tokens come in and go out: `{ count = M, width = d }`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vectors: Option<VectorsConfig>,
     /// An autoencoder: `{ latents = M, width = d, decoder_layers = n }`.

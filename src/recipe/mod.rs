@@ -108,9 +108,9 @@ pub struct ModelConfig {
     pub network: Option<TransformerConfig>,
     pub objective: Objective,
     pub train: TrainConfig,
-    /// The ways it is sampled in the evaluation: { order = ... } | { pipelined = ... } | { switch = ... } |
-    /// { gaussian = ... } (embeddings); default: its own
-    /// order, or each order of a mixture.
+    /// The ways it is sampled in the evaluation: { order = ... } | { greedy_tail = ... } (uniform noise) | { pipelined = ... } |
+    /// { switch = ... } | { confidence = ... } | { mbr = ... } | { gaussian = ... } (embeddings); default: its own order, or each order
+    /// of a mixture.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub decode: Vec<DecodeConfig>,
 }
