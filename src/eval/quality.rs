@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use rayon::prelude::*;
 
 pub use crate::sample::family::unigram_entropy;
-use crate::sample::mbr::bleu;
+use crate::sample::mbr::Grams;
 
 /// Share of distinct bigrams among the bigrams of one sample [L]; 1 when the sample has no bigram.
 pub fn distinct_2(tokens: &[u32]) -> f64 {
@@ -25,16 +25,28 @@ pub fn repetition(tokens: &[u32]) -> f64 {
 /// Samples that each one is compared with in [`self_bleu`].
 const COMPARED: usize = 32;
 
-/// How much each sample resembles others: the mean of its smoothed BLEU-4 against the 32 samples that were drawn next (all others, of
-/// fewer). Its mean over samples is the mean over such pairs: what Zhu et al. 2018 (Texygen) call self-BLEU, pair by pair.
+/// How much samples resemble each other: the mean over pairs of their smoothed BLEU-4, each sample against 32 others (all, of fewer),
+/// which Zhu et al. 2018 (Texygen) call self-BLEU, pair by pair.
+///
+/// A pair is no sample of its own. What is given for a sample is therefore its part in the mean over pairs (Hoeffding 1948): with h the
+/// mean BLEU against its references, r the mean where it is one, and m the mean over all pairs, h + r - m. Their mean is m, and their spread is that
+/// of m itself, so an interval from them has its width; one of them alone may lie outside of [0, 1].
 pub fn self_bleu(samples: &[&[u32]]) -> Vec<f64> {
     let n = samples.len();
     let others = COMPARED.min(n.saturating_sub(1));
-    let one = |i: usize| {
-        let sum: f64 = (1..=others).map(|ahead| bleu(samples[i], samples[(i + ahead) % n])).sum();
-        sum / others.max(1) as f64
-    };
-    (0..n).into_par_iter().map(one).collect()
+    if others == 0 {
+        return vec![0.0; n];
+    }
+    // Spread over all of them: held-out text is in the order of its source, and neighbours are alike.
+    let ahead: Vec<usize> = (1..=others).map(|k| k * n / (others + 1)).collect();
+    let grams: Vec<Grams> = samples.par_iter().map(|text| Grams::of(text)).collect();
+    let against = |i: usize| ahead.iter().map(|a| grams[i].bleu(&grams[(i + a) % n])).collect();
+    let pairs: Vec<Vec<f64>> = (0..n).into_par_iter().map(against).collect();
+    let mean = |values: &mut dyn Iterator<Item = f64>| values.sum::<f64>() / others as f64;
+    let ours: Vec<f64> = pairs.iter().map(|row| mean(&mut row.iter().copied())).collect();
+    let theirs = |i: usize| mean(&mut ahead.iter().enumerate().map(|(k, a)| pairs[(i + n - a) % n][k]));
+    let all = ours.iter().sum::<f64>() / n as f64;
+    (0..n).map(|i| ours[i] + theirs(i) - all).collect()
 }
 
 /// Distinct bigrams over all samples divided by all their bigrams: low when samples copy each other; 1 without bigrams.
@@ -103,6 +115,32 @@ mod tests {
         assert!((mean - (1.0 + 2.0 * none) / 3.0).abs() < 1e-12, "{mean}");
         assert_eq!(self_bleu(&[a]), [0.0]);
         assert!(self_bleu(&[]).is_empty());
+    }
+
+    #[test]
+    fn the_interval_of_self_bleu_is_as_wide_as_its_mean_varies() {
+        let draw = |seed: u64| -> Vec<Vec<u32>> {
+            let mut rng = StepRng::new(seed).at(0, Stream::Token);
+            // Some texts have few different words, so they resemble one another.
+            let text = |rng: &mut rand_chacha::ChaCha8Rng| {
+                let words = [3, 8, 30][rng.random_range(0..3)];
+                (0..12).map(|_| rng.random_range(0..words)).collect()
+            };
+            (0..60).map(|_| text(&mut rng)).collect()
+        };
+        let of = |seed: u64| {
+            let texts = draw(seed);
+            self_bleu(&texts.iter().map(Vec::as_slice).collect::<Vec<_>>())
+        };
+        let spread = |values: &[f64]| {
+            let mean = values.iter().sum::<f64>() / values.len() as f64;
+            values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (values.len() - 1) as f64
+        };
+        let draws: Vec<Vec<f64>> = (0..300).map(of).collect();
+        let means: Vec<f64> = draws.iter().map(|v| v.iter().sum::<f64>() / v.len() as f64).collect();
+        let said = draws.iter().map(|v| spread(v) / v.len() as f64).sum::<f64>() / draws.len() as f64;
+        let ratio = said / spread(&means);
+        assert!((0.75..1.5).contains(&ratio), "{ratio}");
     }
 
     #[test]

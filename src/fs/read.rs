@@ -105,11 +105,12 @@ pub fn read_unpacked(path: &Path, max_bytes: u64) -> Result<Vec<u8>> {
     unpacked.read_to_end(&mut bytes).map_err(|e| {
         Error::input(format!("{shown} is not a gzip file"))
             .cause(e.to_string())
-            .hint("make it anew: `gzip -9 results.json`")
+            .hint(format!("`gzip -t {shown}` says what is wrong with it"))
     })?;
     match bytes.len() as u64 > most {
         true => Err(Error::input(format!("{shown} is too long"))
-            .cause(format!("more than {most} bytes come out of its {}", packed.len()))),
+            .cause(format!("more than {most} bytes come out of its {}", packed.len()))
+            .hint(format!("unpack it: `gunzip {shown}`"))),
         false => Ok(bytes),
     }
 }

@@ -1,6 +1,6 @@
 //! Divergences between the student's and the teacher's token distributions, row by row.
 //!
-//! Named by argument order, because the field is not of one mind (methods E9): with p the teacher and q the student,
+//! Named by argument order, because the field is not of one mind: with p the teacher and q the student,
 //! forward KL = KL(p || q), reverse KL = KL(q || p). The teacher is a constant. n rows, V vocabulary.
 
 use burn::prelude::*;

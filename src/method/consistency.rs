@@ -9,7 +9,7 @@
 //! * The second is the longest step that there is, from t to 0, where the right answer is x. The paper names such a term
 //!   without which samples lose their entropy; this form of it, over the positions that lost their token, is ours. On those a
 //!   noisy token says nothing of x, so its optimum is the one that the bound has (method/uniform.rs).
-//! * The third is the bound of method/mod.rs or method/uniform.rs on the same z_t.
+//! * The third is the bound of method/masked.rs or method/uniform.rs on the same z_t.
 //!
 //! Under absorbing noise rows are the masked positions; one that the bridge reveals has x itself as its answer at s, and counts
 //! by the cross-entropy. Under uniform noise all positions are rows. B batch, L length.

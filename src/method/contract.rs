@@ -51,6 +51,8 @@ pub struct Facts<'a> {
     /// Forward passes of a denoiser, or of an autoencoder, over one sequence that a training sequence takes: its own, and those of
     /// its teacher. Reading the latents of a text is not among them.
     pub passes: f64,
+    /// Whether a pass reads the finished text beside the noise where the order has any.
+    pub beside: Beside,
     /// The model that it learns from, with the key that names it.
     pub teacher: Option<(&'a str, &'static str)>,
     /// Another model that must be there: the autoencoder of latents, the diffusion that is classified, the owner of an embedding.
@@ -72,6 +74,15 @@ pub struct Facts<'a> {
     pub scores: Option<bool>,
     /// What it is in the space of vectors.
     pub vectors: Vectors<'a>,
+}
+
+/// When a pass in training reads the finished text beside the noise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Beside {
+    Never,
+    /// In blocks, and not in fixed phases.
+    Blocks,
+    Always,
 }
 
 /// A chain of transition matrices.
@@ -109,6 +120,7 @@ impl Facts<'_> {
             term,
             made: Made::Teacher,
             passes: 1.0,
+            beside: Beside::Never,
             teacher: None,
             parent: None,
             rounds: false,

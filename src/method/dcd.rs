@@ -6,7 +6,7 @@
 //!
 //! Rounds: dt = 2^round/levels, or (round + 1)/levels under linear growth; at the border of a round the student becomes the
 //! teacher. The divergence that the published code calls `kl-bwd`, its default, is KL(student || teacher), here `reverse_kl`;
-//! `kl-fwd` is `forward_kl` (methods E9). B batch, L length.
+//! `kl-fwd` is `forward_kl`. B batch, L length.
 
 use burn::optim::GradientsParams;
 use rand::Rng;

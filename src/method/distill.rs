@@ -23,7 +23,9 @@ use burn::prelude::*;
 use rand::Rng;
 use serde::{Deserialize, Serialize};
 
-use super::contract::{Batch, Facts, Ground, Kept, Made, Method, Nets, Network, Parts, Site, Training, contradiction};
+use super::contract::{
+    Batch, Beside, Facts, Ground, Kept, Made, Method, Nets, Network, Parts, Site, Training, contradiction,
+};
 use super::masked::beside;
 pub use super::refresh::Refresh;
 use super::rounds::Teacher;
@@ -378,6 +380,7 @@ impl Method for SdttConfig {
         Facts {
             made: Made::Student,
             passes: 1.0 + self.steps_per_step as f64,
+            beside: Beside::Blocks,
             teacher: Some((&self.teacher, "sdtt.teacher")),
             rounds: true,
             steps: Some((1.0 / self.dt(self.rounds)).round().max(1.0) as usize),

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::alpha::AlphaConfig;
 use super::clip::{self, Clip};
-use super::contract::{Batch, Facts, Ground, Kept, Method, Nets, Parts, Site, Training, contradiction};
+use super::contract::{Batch, Beside, Facts, Ground, Kept, Method, Nets, Parts, Site, Training, contradiction};
 use super::masked::{NoiseRange, elbo_within};
 use super::shared::{self, SharedConfig};
 use super::{diffusion, uniform};
@@ -49,6 +49,7 @@ impl Method for ElboConfig {
             corruption: self.corruption,
             schedule: self.schedule,
             ends: (self.corruption == Corruption::GaussianArgmax).then_some(Ends::WHOLE),
+            beside: Beside::Always,
             shared: self.shared.is_some(),
             ..Facts::of_tokens("elbo", "nelbo")
         }

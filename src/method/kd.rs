@@ -12,7 +12,7 @@
 use burn::optim::GradientsParams;
 use serde::{Deserialize, Serialize};
 
-use super::contract::{Batch, Facts, Ground, Kept, Made, Method, Nets, Parts, Site, Training};
+use super::contract::{Batch, Beside, Facts, Ground, Kept, Made, Method, Nets, Parts, Site, Training, Vectors};
 use super::diffusion;
 use super::masked::elbo;
 use super::rounds::Teacher;
@@ -76,6 +76,7 @@ impl Method for KdConfig {
         Facts {
             made: Made::Student,
             passes: 2.0,
+            beside: Beside::Always,
             teacher: Some((&self.teacher, "kd.teacher")),
             schedule: self.schedule,
             ..Facts::of_tokens("kd", "divergence")
@@ -85,7 +86,8 @@ impl Method for KdConfig {
     fn check(&self, site: &Site) -> Result<()> {
         let teacher = site.models.site(&self.teacher)?;
         let theirs = teacher.method.facts();
-        if theirs.causal() || !theirs.corruption.absorbs() {
+        let masked = theirs.corruption.absorbs() && theirs.chain.is_none() && theirs.scores.is_none();
+        if theirs.causal() || !masked || !matches!(theirs.vectors, Vectors::None) {
             return Err(Error::usage(format!(
                 "`{}` needs a masked teacher, but `{}` is \"{}\"",
                 site.at("teacher"),

@@ -12,7 +12,9 @@ use burn::prelude::*;
 use rand::Rng;
 use rand_distr::{Distribution, StandardNormal};
 
-use super::contract::{Batch as Data, Facts, FromStep, Ground, Made, Method, Nets, Network, Site, Training, Vectors};
+use super::contract::{
+    Batch as Data, Beside, Facts, FromStep, Ground, Made, Method, Nets, Network, Site, Training, Vectors,
+};
 pub use super::latent_config::{AutoencoderConfig, LatentConfig};
 use super::masked::beside;
 use crate::error::{Error, Result, within};
@@ -307,6 +309,7 @@ impl Method for LatentConfig {
     fn facts(&self) -> Facts<'_> {
         Facts {
             parent: Some(&self.codec),
+            beside: Beside::Always,
             vectors: Vectors::Latents(self),
             ..Facts::of_tokens("latent", "squared error")
         }

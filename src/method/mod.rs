@@ -34,7 +34,9 @@ pub use alpha::AlphaConfig;
 pub use ar::{ArConfig, ar_nll};
 pub use clip::Clip;
 pub use consistency::ConsistencyConfig;
-pub use contract::{Batch, Facts, Ground, Made, Method, Models, Nets, Network, Parents, Site, Training, Vectors};
+pub use contract::{
+    Batch, Beside, Facts, Ground, Made, Method, Models, Nets, Network, Parents, Site, Training, Vectors,
+};
 pub use d3pm::D3pmConfig;
 pub use dcd::DcdConfig;
 pub use distill::SdttConfig;

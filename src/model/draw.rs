@@ -1,6 +1,6 @@
 //! Drawing tokens from predictions, on the host or beside the network: weights in f32, sums and uniforms in f64.
 //!
-//! The second stage of the two-stage draw (methods E1): which positions are revealed was decided by their own uniforms,
+//! The second stage of the two-stage draw: which positions are revealed was decided by their own uniforms,
 //! so the token comes from p alone by inverse CDF. A token of probability p is lost only where p is below f32's own
 //! resolution, not where (reveal probability x p) is, which is what the usual f32 Gumbel over both cuts off.
 //! n rows, V vocabulary.

@@ -3,7 +3,7 @@
 //!
 //! What a uniform step down from t to s does to a token i, where x_0 is predicted as p, is a mixture of three draws
 //! ([`Bridge`]): i stays, a token from p, or any token. The first draw says which, so no small probability competes with one
-//! near 1 in a single draw (methods E1).
+//! near 1 in a single draw.
 //!
 //! The p that makes this step exact is that of a position given all *others*: with p(x_0 | x_t) of the position itself the
 //! token i would be counted twice. It is also what the ELBO's optimum predicts (method/uniform.rs).

@@ -2,7 +2,7 @@
 
 use super::{Network, Recipe};
 use crate::error::Result;
-use crate::method::{Vectors, beside};
+use crate::method::{Beside, Vectors, beside};
 
 impl Recipe {
     /// What training a model takes, counted: forward passes over a sequence and the positions computed in them, those of its
@@ -36,11 +36,10 @@ impl Recipe {
         let orders = model.order.all(length_of_order);
         let both =
             orders.iter().filter(|order| beside(**order, length_of_order)).count() as f64 / orders.len().max(1) as f64;
-        // A distillation reads one stream, but in fixed phases the passes of its teacher too.
-        let reads_both = match facts.key {
-            "sdtt" => !model.order.phased(),
-            "elbo" | "latent" => true,
-            _ => false,
+        let reads_both = match facts.beside {
+            Beside::Never => false,
+            Beside::Blocks => !model.order.phased(),
+            Beside::Always => true,
         };
         if reads_both {
             positions *= 1.0 + both;

@@ -21,13 +21,14 @@ use super::Samples;
 const ORDER: usize = 4;
 
 /// How often each n-gram of a text occurs, by n.
-struct Grams<'a> {
+pub struct Grams<'a> {
     length: usize,
     counts: Vec<HashMap<&'a [u32], usize>>,
 }
 
 impl<'a> Grams<'a> {
-    fn of(text: &'a [u32]) -> Self {
+    /// Those of a text.
+    pub fn of(text: &'a [u32]) -> Self {
         let count = |n: usize| {
             let mut counts = HashMap::new();
             text.windows(n).for_each(|gram| *counts.entry(gram).or_default() += 1);
@@ -36,8 +37,8 @@ impl<'a> Grams<'a> {
         Grams { length: text.len(), counts: (1..=ORDER).map(count).collect() }
     }
 
-    /// Smoothed BLEU-4 of this text against one reference.
-    fn bleu(&self, reference: &Grams) -> f64 {
+    /// Sentence BLEU-4 of this text against one reference, smoothed by adding one: in [0, 1], and 1 for equal texts.
+    pub fn bleu(&self, reference: &Grams) -> f64 {
         if self.length == 0 {
             return f64::from(u8::from(reference.length == 0));
         }
@@ -49,12 +50,6 @@ impl<'a> Grams<'a> {
         let brevity = (1.0 - reference.length as f64 / self.length as f64).min(0.0);
         (brevity + (1..=ORDER).map(|n| precision(n).ln()).sum::<f64>() / ORDER as f64).exp()
     }
-}
-
-/// Sentence BLEU-4 of the tokens `hypothesis` against `reference`, smoothed by adding one: in [0, 1], and 1 for equal
-/// texts.
-pub fn bleu(hypothesis: &[u32], reference: &[u32]) -> f64 {
-    Grams::of(hypothesis).bleu(&Grams::of(reference))
 }
 
 /// The number of the candidate that the others resemble most, the first of equals; 0 where there is no choice.
@@ -91,6 +86,10 @@ pub fn choose(drawn: Samples, n: usize, text: &dyn Fn(&[u32]) -> Vec<u32>) -> Sa
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn bleu(hypothesis: &[u32], reference: &[u32]) -> f64 {
+        Grams::of(hypothesis).bleu(&Grams::of(reference))
+    }
     use proptest::prelude::*;
 
     #[test]

@@ -1,7 +1,7 @@
 //! Sampling under uniform noise: every position starts as any token and takes a step of the bridge in every pass.
 //!
 //! The step from t down to s keeps the token, draws one from the prediction, or any ([`Bridge`]); one uniform says which, another
-//! draws (methods E1). No token is final before the end, so each pass reads all positions: K passes, K L positions. What is given
+//! draws. No token is final before the end, so each pass reads all positions: K passes, K L positions. What is given
 //! stays, at t = 0. A filter bends the prediction, in both the choice and the draw. The greedy tail takes the most probable
 //! tokens in the last step instead (DUO's `greedy`). B batch, L length, K steps, V vocabulary.
 

@@ -88,7 +88,9 @@ impl Ask<'_> {
             None => (whole, 0),
         };
         let facts = model.objective.facts();
-        let copies = 4 + u128::from(model.train.ema.is_some()) + u128::from(facts.rounds || facts.shared);
+        let copies = 4
+            + u128::from(model.train.ema.is_some())
+            + u128::from(facts.rounds || facts.shared || facts.teacher.is_some());
         let positions = match &network.vectors {
             Some(vectors) => vectors.count + vectors.condition,
             // Finished blocks are read beside the noise.

@@ -237,7 +237,10 @@ fn step<'a>(job: &Job<'a>, mut state: TrainState<'a>) -> Result<(TrainState<'a>,
     }
     let clipped = config.clip.map_or(1.0, |max| (max / (norm + 1e-6)).min(1.0));
     let scale = clipped / parts as f64;
-    state.model = state.optimizer.step(state.model, grads, config, state.step, scale);
+    // A model that is taken as it is has no states of an optimiser, which may be larger than it.
+    if config.steps > 0 {
+        state.model = state.optimizer.step(state.model, grads, config, state.step, scale);
+    }
     Ok((state, loss, norm))
 }
 

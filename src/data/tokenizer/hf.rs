@@ -107,6 +107,13 @@ fn from_value(mut value: Value, file: &str) -> Result<Tokenizer> {
     }
     let tokenizer: tokenizers::Tokenizer = guarded(&what, || Ok(tokenizers::Tokenizer::deserialize(&value)?))
         .map_err(|e| component::explained(e, &value))?;
+    // One of ours, written with other keys than ours: what the library writes of it is read as ours.
+    if matches!(tokenizer.get_model(), tokenizers::models::ModelWrapper::WordLevel(_)) {
+        let written = guarded(&what, || Ok(serde_json::to_value(&tokenizer)?))?;
+        if let Some(own) = own_kind(&written) {
+            return Ok(own);
+        }
+    }
     // The library numbers added tokens in order and does not look at the ids in the file: a gap would shift them all.
     for (name, id) in added.iter().filter_map(|(name, id)| Some((name, (*id)?))) {
         let got = tokenizer.token_to_id(name).map(u64::from);

@@ -244,6 +244,21 @@ fn rfuzz_2_two_tokens_with_one_id_are_refused_with_both_names() {
     assert!(e.contains(&format!("`{first}`")) && e.contains("`zweimal`") && e.contains("the same id"), "{e}");
 }
 
+/// Found by fuzzing: one of ours that lacked a key was not known as ours, but what was written of it was.
+#[test]
+fn rfuzz_3_a_tokenizer_of_ours_with_missing_or_unknown_keys_is_read_as_ours() {
+    let words = Tokenizer::Words(vec!["a".into(), "b".into()]);
+    for own in [words, Tokenizer::Bytes, Tokenizer::Char { chars: vec!['a', 'b'] }] {
+        let mut json: serde_json::Value = serde_json::from_str(&own.to_json().unwrap()).unwrap();
+        let fields = json.as_object_mut().unwrap();
+        fields.remove("post_processor");
+        fields.insert("pkst_processor".into(), serde_json::Value::Null);
+        let read = hf::parse("t", json.to_string().as_bytes()).unwrap();
+        assert_eq!(std::mem::discriminant(&read), std::mem::discriminant(&own));
+        assert_eq!(read.to_json().unwrap(), own.to_json().unwrap());
+    }
+}
+
 #[test]
 fn a_bad_line_of_merges_is_named() {
     let dir = tempfile::tempdir().unwrap();
