@@ -48,7 +48,12 @@ impl Study {
     /// A recipe that is not there or contradicts itself.
     pub fn open(recipe: impl AsRef<Path>) -> Result<Study> {
         let recipe = recipe.as_ref().to_string_lossy().into_owned();
-        let study = Study { recipe, sets: Vec::new(), out: None, device: "flex".into() };
+        let study = Study {
+            recipe,
+            sets: Vec::new(),
+            out: None,
+            device: device::compiled().first().unwrap_or(&"flex").to_string(),
+        };
         study.loaded().map(|_| study)
     }
 
@@ -63,7 +68,7 @@ impl Study {
         Study { out: Some(dir.into()), ..self }
     }
 
-    /// The device to compute on, as on the command line: `flex`, `cuda:0`, ...
+    /// The device to compute on, as on the command line: `flex`, `cuda:0`, ...; the first that this crate was built with if it is not given.
     pub fn device(self, name: impl Into<String>) -> Self {
         Study { device: name.into(), ..self }
     }
@@ -111,12 +116,12 @@ enum Of {
 }
 
 impl Model {
-    /// The model in a directory, or under `hf://owner/name` in the cache of the hub, on the processor.
+    /// The model in a directory, or under `hf://owner/name` in the cache of the hub, on the processor (or the first device that this crate was built with).
     ///
     /// # Errors
     /// A directory that is not a model's or is damaged, a family that is not known, a model without a tokenizer.
     pub fn load(path: impl AsRef<Path>) -> Result<Model> {
-        Model::load_on(path, &Device::flex())
+        Model::load_on(path, &device::first()?)
     }
 
     /// The same on a device of the caller's.

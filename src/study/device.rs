@@ -26,6 +26,16 @@ pub fn compiled() -> Vec<&'static str> {
     names
 }
 
+/// The first device that this binary was built with: a processor where it has one.
+///
+/// Errors: it was built without any (exit 2), a GPU that is not there (exit 6).
+pub fn first() -> Result<Device> {
+    match compiled().first() {
+        Some(name) => open(name),
+        None => Err(Error::usage("fewstep was built without a device").hint("build it with the feature `flex`")),
+    }
+}
+
 const KNOWN: [&str; 6] = ["flex", "ndarray", "cuda", "wgpu", "vulkan", "metal"];
 
 /// Opens the device `name`, such as `flex` or `cuda:1`.
