@@ -9,10 +9,9 @@ pub mod sample;
 
 use std::path::{Path, PathBuf};
 
-use crate::cli::{self, Cli, Command, Global, RecipeCommand};
+use crate::cli::{Cli, Command, Global, RecipeCommand};
 use crate::error::{Kind, Result};
 use crate::eval::results::Results;
-use crate::model::draw::Filter;
 use crate::recipe as recipes;
 use crate::study::seeds::Seeds;
 use crate::study::{Study, device, stored};
@@ -51,7 +50,7 @@ pub fn dispatch(cli: Cli) -> Result<()> {
             let (steps, period, texts, tries) = (*steps, *period, *texts, *tries);
             phases::run(&study, &phases::Request { model, steps, period, texts, tries, seed: *seed, json: global.json })
         }
-        Command::Sample(args) => sample::run(&request(args, global.json), &open()?),
+        Command::Sample(args) => sample::run(args, global.json, &open()?),
         Command::Report { results, out, notes } => report(results, out.as_deref(), notes.as_deref(), global.json),
         Command::Gate { results, baseline, strict, allow_mismatch, junit } => gate::run(&gate::Request {
             candidate: results_file(results),
@@ -130,26 +129,4 @@ fn report(results: &Path, out: Option<&Path>, notes: Option<&Path>, as_json: boo
 /// results.json itself, or the one of a run directory.
 fn results_file(path: &Path) -> PathBuf {
     if path.is_dir() { Results::file_in(path) } else { path.to_path_buf() }
-}
-
-fn request(args: &cli::Sample, json: bool) -> sample::Request {
-    sample::Request {
-        path: args.dir.clone(),
-        model: args.model.clone(),
-        steps: args.steps,
-        n: args.n,
-        seed: args.seed,
-        prompt: args.prompt.clone(),
-        infill: args.infill.clone(),
-        filter: Filter { temperature: args.temperature.unwrap_or(1.0), top_k: args.top_k, top_p: args.top_p },
-        temperature: args.temperature,
-        beam: args.beam,
-        decode: args.decode.clone(),
-        mbr: args.mbr,
-        length_penalty: args.length_penalty.unwrap_or(1.0),
-        trace: args.trace,
-        raw: args.raw,
-        public: args.public.clone(),
-        json,
-    }
 }

@@ -26,7 +26,15 @@ fn the_examples_train_a_study_and_sample_from_what_it_exports() {
     assert!(begun.iter().all(|text| text.starts_with("mia has")), "{begun:?}");
     let strided = model.sampler().decode(DecodeConfig::Order(OrderConfig::Strided(4))).steps(4).draw(2).unwrap();
     assert_eq!(strided.nfe, [4, 4]);
-    let none = model.sampler().decode(DecodeConfig::Order(OrderConfig::Mixture(Vec::new()))).draw(1);
+    let none = model
+        .sampler()
+        .decode(DecodeConfig::Order(OrderConfig::Mixture(vec![OrderConfig::Strided(2), OrderConfig::Strided(4)])))
+        .draw(1);
     assert!(none.unwrap_err().to_string().contains("one order is sampled at a time"));
+    // What the binary refuses is refused here.
+    for wrong in [model.sampler().temperature(-1.0), model.sampler().temperature(f64::NAN), model.sampler().steps(0)] {
+        assert!(wrong.draw(1).is_err());
+    }
+    assert!(model.sampler().published("llada").draw(1).unwrap_err().to_string().contains("for public checkpoints"));
     assert!(Study::open("tini").is_err() && Model::load(place.path("nowhere")).is_err());
 }

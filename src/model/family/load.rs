@@ -20,7 +20,7 @@ use crate::model::{Transformer, TransformerConfig, params};
 use crate::weights::{Dtype, HostTensor, NonFinite, Store, match_shapes, to_dtype};
 
 /// The longest sequence that rotary tables are made for, unless more is asked for.
-const DEFAULT_LENGTH: usize = 4096;
+pub const DEFAULT_LENGTH: usize = 4096;
 /// The longest config.json: real ones have a few thousand bytes, and a parsed one takes some twenty times its length.
 const MAX_CONFIG: u64 = 1 << 20;
 

@@ -32,7 +32,7 @@ pub use forward::forward;
 pub use generation::{Generation, Selection, own_call, write_generation};
 pub use hub::{cached, resolve};
 pub use layout::{export, export_in_files, missing_code, quantises};
-pub use load::{LoadOptions, Loaded, load, look, read_config};
+pub use load::{DEFAULT_LENGTH, LoadOptions, Loaded, load, look, read_config};
 pub use shallow::{described as shallow_description, fills_groups, shallow};
 pub use special::{settle, tokenizer};
 pub use vocabulary::{Rows, Vocabulary};
