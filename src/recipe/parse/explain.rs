@@ -102,6 +102,7 @@ impl Fault {
         } else if missing {
             let name = names(text).into_iter().next().unwrap_or_default();
             fault.explain_missing(&name, source, &place);
+            fault.hint = fault.misspelt(root, source).or(fault.hint);
         } else if text.starts_with("invalid type: unit variant") {
             let kind = found.as_ref().and_then(|f| f.value.as_str()).unwrap_or_default();
             fault.message = format!("`{key}` is `{}`, which needs settings ({place})", shown(kind, 40));
@@ -132,15 +133,7 @@ impl Fault {
     fn explain_unknown(&mut self, name: &str, known: &[String], siblings: &[String], source: &Source<'_>) {
         let near = near(name, known);
         self.hint = Some(match (&near, source.piece(self.range.start)) {
-            (Some(near), Piece::Set { text, at }) => {
-                let mut mended = text.to_string();
-                let end = (at + self.range.len()).min(text.len());
-                match text.is_char_boundary(at) && text.is_char_boundary(end) {
-                    true => mended.replace_range(at..end, near),
-                    false => mended = near.clone(),
-                }
-                format!("did you mean `--set {}`?", shell(&mended))
-            }
+            (Some(near), Piece::Set { text, at }) => meant(text, at..at + self.range.len(), near),
             (Some(near), Piece::File { .. }) => format!("did you mean `{near}`?"),
             (None, _) if known.is_empty() => "this table has no keys".to_string(),
             (None, _) => format!("known here: {}", list(known)),
@@ -149,6 +142,21 @@ impl Fault {
             Some(near) if !siblings.contains(&near) => Mend::Rename(near),
             _ => Mend::Remove,
         };
+    }
+
+    /// The hint for a table that a `--set` has made, where the recipe has one of nearly that name.
+    fn misspelt(&self, root: &DeTable<'_>, source: &Source<'_>) -> Option<String> {
+        let mut table = root;
+        for name in &self.path {
+            let (key, value) = table.iter().find(|(key, _)| key.get_ref() == name)?;
+            if let Piece::Set { text, at } = source.piece(key.span().start) {
+                let written = |key: &&Spanned<_>| matches!(source.piece(key.span().start), Piece::File { .. });
+                let known: Vec<String> = table.keys().filter(written).map(|key| key.get_ref().to_string()).collect();
+                return Some(meant(text, at..at + key.span().len(), &near(name, &known)?));
+            }
+            table = value.get_ref().as_table()?;
+        }
+        None
     }
 
     fn explain_missing(&mut self, name: &str, source: &Source<'_>, place: &str) {
@@ -435,4 +443,14 @@ fn collect(table: &DeTable<'_>, named: &impl Fn(&Range<usize>) -> bool, places: 
             _ => {}
         }
     }
+}
+
+/// The hint that a `--set` was meant with `near` in the place of what stands at `range`.
+fn meant(set: &str, range: Range<usize>, near: &str) -> String {
+    let (at, end) = (range.start, range.end.min(set.len()));
+    let mended = match (set.get(..at), set.get(end..)) {
+        (Some(front), Some(behind)) => format!("{front}{near}{behind}"),
+        _ => near.to_string(),
+    };
+    format!("did you mean `--set {}`?", shell(&mended))
 }

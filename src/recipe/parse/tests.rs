@@ -631,6 +631,10 @@ fn a_set_that_cannot_be_meant_names_itself() {
             "missing key `heads` in table `models.x.network` (`--set models.x.network.width=1`)\n   missing key `objective` in table `models.x` (`--set models.x.network.width=1`)\n   missing key `train` in table `models.x` (`--set models.x.network.width=1`)\n\nhint: add `--set models.x.network.heads=…`",
         ),
         (
+            "models.studnt.network.width=1",
+            "missing key `heads` in table `models.studnt.network` (`--set models.studnt.network.width=1`)\n   missing key `objective` in table `models.studnt` (`--set models.studnt.network.width=1`)\n   missing key `train` in table `models.studnt` (`--set models.studnt.network.width=1`)\n\nhint: did you mean `--set models.student.network.width=1`?",
+        ),
+        (
             "seed=99999999999999999999",
             "`seed` must be a whole number from 0 to 9223372036854775807, but it is `99999999999999999999` (`--set seed=99999999999999999999`)\n\nhint: the nearest allowed value: `seed = 9223372036854775807`",
         ),

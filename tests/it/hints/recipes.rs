@@ -303,6 +303,7 @@ pub const CASES: &[Case] = &[
         "`gate.rules[0].steps = [2, 4, 8]` are all of them",
     ),
     // Names that are nearly right.
+    Case("tiny", &["model.studnt.train.steps=3"], "did you mean `--set model.student.train.steps=3`?"),
     Case("tiny", &["model.ar.train.stps=3"], "did you mean `--set model.ar.train.steps=3`?"),
     Case("tiny", &["seed=1e3"], "`--set seed=1000`"),
 ];
