@@ -152,14 +152,18 @@ impl Request {
     }
 }
 
+/// The bytes of a text's ids, and the texts of these numbers.
+pub(super) type Decode<'a> = Box<dyn Fn(&[u32]) -> Vec<u8> + 'a>;
+pub(super) type Draw<'a> = Box<dyn Fn(Range<usize>) -> Result<Samples> + 'a>;
+
 /// Texts that are ready to be drawn.
 pub struct Drawing<'a> {
     /// The model's name, or its family's.
     pub name: String,
     /// In how many steps, and by which sampler.
     pub how: String,
-    pub(super) decode: Box<dyn Fn(&[u32]) -> Vec<u8> + 'a>,
-    pub(super) draw: Box<dyn Fn(Range<usize>) -> Result<Samples> + 'a>,
+    pub(super) decode: Decode<'a>,
+    pub(super) draw: Draw<'a>,
 }
 
 impl Drawing<'_> {

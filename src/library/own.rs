@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::drawing::{Beams, Drawing, LONGEST, Request, beams};
+use super::drawing::{Beams, Draw, Drawing, LONGEST, Request, beams};
 use crate::checkpoint::LoadedModel;
 use crate::data::documents;
 use crate::data::tokenizer::Tokenizer;
@@ -81,8 +81,6 @@ pub fn drawing<'a>(loaded: &'a LoadedModel, request: &'a Request) -> Result<Draw
     };
     shown(loaded, steps, Box::new(draw))
 }
-
-type Draw<'a> = Box<dyn Fn(Range<usize>) -> Result<crate::sample::Samples> + 'a>;
 
 fn shown<'a>(loaded: &'a LoadedModel, steps: usize, draw: Draw<'a>) -> Result<Drawing<'a>> {
     let tokenizer = tokenizer(loaded)?;

@@ -10,7 +10,7 @@ use std::time::Instant;
 use burn::prelude::Device;
 use rand::Rng;
 
-use super::drawing::{Beams, Drawing, LONGEST, Request, beams};
+use super::drawing::{Beams, Draw, Drawing, LONGEST, Request, beams};
 use crate::checkpoint::exact_process;
 use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
@@ -251,8 +251,6 @@ impl Public {
         Ok((self.shown(&given, String::new(), Box::new(|_| Ok(Samples::default()))), found))
     }
 }
-
-type Draw<'a> = Box<dyn Fn(Range<usize>) -> Result<Samples> + 'a>;
 
 impl Given {
     /// Tokens that every text begins with.
