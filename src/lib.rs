@@ -24,7 +24,9 @@
 
 pub mod alloc;
 pub mod checkpoint;
+#[cfg(feature = "cli")]
 pub mod cli;
+#[cfg(feature = "cli")]
 pub mod commands;
 pub mod data;
 pub mod error;
@@ -40,6 +42,7 @@ pub mod model;
 pub mod optim;
 pub mod prelude;
 pub mod process;
+#[cfg(feature = "cli")]
 pub mod profile;
 pub mod recipe;
 pub mod report;

@@ -1,6 +1,7 @@
 //! The terminal: data on stdout, everything else on stderr, readable without colour, and nothing that a terminal would
 //! obey. What becomes of stdout never changes what a command does: it ends as it would have ended, and `ended` says so.
 
+pub mod bar;
 mod signals;
 
 use std::fmt::Display;
@@ -11,7 +12,9 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use crate::error::{Error, Result};
 use crate::shown;
-pub use signals::{Interrupt, Saving, settle};
+#[cfg(feature = "cli")]
+pub use signals::settle;
+pub use signals::{Interrupt, Saving};
 
 /// How much goes to stderr. Process-wide because stderr is: a flag handed through every layer could only disagree.
 /// A library is quiet; the binary says how loud it is.

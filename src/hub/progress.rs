@@ -2,9 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use indicatif::{DecimalBytes, ProgressBar, ProgressStyle};
-
 use crate::term;
+use crate::term::bar::{Bar, Counts};
 
 /// Files below this many bytes are not spoken of unless they take a second.
 const SMALL: u64 = 1 << 20;
@@ -20,29 +19,20 @@ pub struct Progress {
     start: Instant,
     said: Instant,
     said_bytes: u64,
-    bar: Option<ProgressBar>,
+    bar: Option<Bar>,
 }
 
 impl Progress {
     /// That of a file of `total` bytes of which `before` are there.
     pub fn new(name: &str, total: u64, before: u64) -> Progress {
-        let bar = term::bars().then(|| {
-            let bar = ProgressBar::new(total).with_position(before);
-            let template =
-                "{prefix} {wide_bar} {decimal_bytes}/{decimal_total_bytes}  {decimal_bytes_per_sec}  {eta} left";
-            if let Ok(style) = ProgressStyle::with_template(template) {
-                bar.set_style(style);
-            }
-            bar.set_prefix(name.to_string());
-            bar
-        });
+        let bar = Bar::new(name, Counts::Bytes, (before, total));
         let now = Instant::now();
         if bar.is_none() && total >= SMALL {
             let rest = match before {
                 0 => String::new(),
-                _ => format!(", {} of it are there", DecimalBytes(before)),
+                _ => format!(", {} of it are there", bytes(before)),
             };
-            term::note(&format!("downloading {name} ({}{rest})", DecimalBytes(total)));
+            term::note(&format!("downloading {name} ({}{rest})", bytes(total)));
         }
         Progress { name: name.to_string(), total, before, start: now, said: now, said_bytes: before, bar }
     }
@@ -50,7 +40,7 @@ impl Progress {
     /// Says, where it is time to, that `done` bytes are there.
     pub fn at(&mut self, done: u64) {
         if let Some(bar) = &self.bar {
-            bar.set_position(done);
+            bar.at(done);
             return;
         }
         let since = self.said.elapsed();
@@ -62,7 +52,7 @@ impl Progress {
         let rate = done.saturating_sub(self.before) as f64 / self.start.elapsed().as_secs_f64().max(1e-3);
         let left = self.total.saturating_sub(done) as f64 / rate.max(1.0);
         let percent = 100 * u128::from(done) / u128::from(self.total.max(1));
-        let (done, total, rate) = (DecimalBytes(done), DecimalBytes(self.total), DecimalBytes(rate as u64));
+        let (done, total, rate) = (bytes(done), bytes(self.total), bytes(rate as u64));
         let left = left.min(1e6) as u64;
         term::note(&format!(
             "{}: {done} of {total} ({percent} %), {rate}/s, {}:{:02} left",
@@ -76,7 +66,26 @@ impl Progress {
 impl Drop for Progress {
     fn drop(&mut self) {
         if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
+            bar.finish();
         }
+    }
+}
+
+/// A number of bytes in the decimal units of a download: `512 B`, `1.05 MB`.
+fn bytes(n: u64) -> String {
+    let units = ["kB", "MB", "GB", "TB"];
+    let power = (1..=units.len()).rev().find(|p| n >= 1000u64.pow(*p as u32));
+    match power {
+        None => format!("{n} B"),
+        Some(p) => format!("{:.2} {}", n as f64 / 1000f64.powi(p as i32), units[p - 1]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn bytes_are_in_decimal_units() {
+        let shown = [0, 999, 1000, 1_048_576, 2_500_000_000, 3_000_000_000_000].map(super::bytes);
+        assert_eq!(shown, ["0 B", "999 B", "1.00 kB", "1.05 MB", "2.50 GB", "3.00 TB"]);
     }
 }

@@ -1,7 +1,9 @@
 //! The report as one HTML file that needs nothing else: plots inlined, no scripts, light and dark.
 
+use super::figure::Figure;
+use super::picture::Gallery;
 use super::table::Table;
-use super::{Page, Part, picture, plot};
+use super::{Page, Part, svg};
 use crate::error::Result;
 use crate::shown::markup as escape;
 use std::fmt::Write as _;
@@ -40,14 +42,11 @@ pub fn render(page: &Page) -> Result<String> {
                 }
                 text.push_str("</dl>\n");
             }
-            Part::Figure(figure) => {
-                let label = escape(&figure.title);
-                let _ = writeln!(text, "<figure role=\"img\" aria-label=\"{label}\">\n{}</figure>", plot::svg(figure)?);
-            }
-            Part::Gallery(gallery) => {
-                let label = escape(&gallery.title);
-                let svg = picture::svg(gallery)?;
-                let _ = writeln!(text, "<figure role=\"img\" aria-label=\"{label}\">\n{svg}</figure>");
+            Part::Figure(Figure { title, .. }) | Part::Gallery(Gallery { title, .. }) => {
+                if let Some((_, svg)) = svg(part)? {
+                    let label = escape(title);
+                    let _ = writeln!(text, "<figure role=\"img\" aria-label=\"{label}\">\n{svg}</figure>");
+                }
             }
             Part::Table(table) => text.push_str(&rows(table)),
             Part::Notes { title, lines } => {

@@ -30,7 +30,11 @@ pub fn render(page: &Page) -> String {
     text
 }
 
+/// The link to a picture, where the program draws any.
 fn image(name: &str, title: &str) -> String {
+    if !cfg!(feature = "plots") {
+        return format!("*{}*: not drawn\n", escape(title));
+    }
     format!("![{}]({name}.svg)\n", escape(title))
 }
 

@@ -14,7 +14,10 @@ pub mod html;
 pub mod markdown;
 pub mod notes;
 pub mod picture;
+#[cfg(feature = "plots")]
 pub mod plot;
+#[cfg(feature = "plots")]
+mod strips;
 pub mod summary;
 pub mod survey;
 pub mod table;
@@ -91,20 +94,45 @@ fn rendered(page: &Page) -> Result<Vec<(String, Vec<u8>)>> {
         ("report.html".to_string(), html::render(page)?.into_bytes()),
     ];
     for part in &page.parts {
-        match part {
-            Part::Figure(figure) => files.push((format!("{}.svg", figure.name), plot::svg(figure)?.into_bytes())),
-            Part::Gallery(g) => files.push((format!("{}.svg", g.name), picture::svg(g)?.into_bytes())),
-            _ => {}
+        if let Some((name, svg)) = svg(part)? {
+            files.push((format!("{name}.svg"), svg.into_bytes()));
         }
     }
     for part in &page.parts {
-        match part {
-            Part::Figure(figure) => files.push((format!("{}.png", figure.name), plot::png(figure)?)),
-            Part::Gallery(gallery) => files.push((format!("{}.png", gallery.name), picture::png(gallery)?)),
-            _ => {}
+        if let Some((name, png)) = png(part)? {
+            files.push((format!("{name}.png"), png));
         }
     }
     Ok(files)
+}
+
+/// Name and drawing of a part that is drawn, where the program was built to draw (feature `plots`).
+#[cfg(feature = "plots")]
+fn svg(part: &Part) -> Result<Option<(&'static str, String)>> {
+    Ok(match part {
+        Part::Figure(figure) => Some((figure.name, plot::svg(figure)?)),
+        Part::Gallery(gallery) => Some((gallery.name, strips::svg(gallery)?)),
+        _ => None,
+    })
+}
+
+#[cfg(feature = "plots")]
+fn png(part: &Part) -> Result<Option<(&'static str, Vec<u8>)>> {
+    Ok(match part {
+        Part::Figure(figure) => Some((figure.name, plot::png(figure)?)),
+        Part::Gallery(gallery) => Some((gallery.name, strips::png(gallery)?)),
+        _ => None,
+    })
+}
+
+#[cfg(not(feature = "plots"))]
+fn svg(_: &Part) -> Result<Option<(&'static str, String)>> {
+    Ok(None)
+}
+
+#[cfg(not(feature = "plots"))]
+fn png(_: &Part) -> Result<Option<(&'static str, Vec<u8>)>> {
+    Ok(None)
 }
 
 /// The report's content, with what its reader should take from it.

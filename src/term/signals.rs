@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+#[cfg(feature = "cli")]
 use crate::error::Result;
 
 /// The wish to stop, set by a signal and looked at between steps; clones share it.
@@ -32,6 +33,7 @@ impl Interrupt {
     /// A second one ends the process in any case. Call it once per process; a default handle listens to nothing.
     ///
     /// Errors: I/O, if the handlers cannot be registered.
+    #[cfg(feature = "cli")]
     pub fn listen() -> Result<Interrupt> {
         let interrupt = Interrupt::default();
         unix::listen(&interrupt)?;
@@ -61,11 +63,12 @@ impl Interrupt {
 }
 
 /// Prepares the process for signals that are faults of a write: SIGXFSZ would end it without a word. Call it first.
+#[cfg(feature = "cli")]
 pub fn settle() {
     unix::settle();
 }
 
-#[cfg(unix)]
+#[cfg(all(unix, feature = "cli"))]
 mod unix {
     use std::path::Path;
     use std::sync::Arc;
@@ -137,7 +140,7 @@ mod unix {
 }
 
 /// Elsewhere Ctrl-C ends the process at once, as it would without us; what was saved last is kept.
-#[cfg(not(unix))]
+#[cfg(all(not(unix), feature = "cli"))]
 mod unix {
     pub fn listen(_: &super::Interrupt) -> crate::error::Result<()> {
         Ok(())

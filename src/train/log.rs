@@ -2,13 +2,13 @@
 
 use std::path::Path;
 
-use indicatif::{ProgressBar, ProgressStyle};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::{TrainConfig, TrainState};
 use crate::error::{Error, Result, typed};
+use crate::term::bar::{Bar, Counts};
 use crate::{fs, term};
 
 /// The file of the log in a model's directory.
@@ -29,7 +29,7 @@ pub struct Log {
     file: fs::Appender,
     bytes: u64,
     hash: Sha256,
-    bar: Option<ProgressBar>,
+    bar: Option<Bar>,
     name: String,
     /// Loss sum, steps, tokens and seconds since the last line of text.
     sum: f64,
@@ -64,14 +64,7 @@ impl Log {
         };
         fs::not_a_link(&path)?;
         let file = fs::Appender::open(&path)?;
-        let bar = term::bars().then(|| {
-            let bar = ProgressBar::new(config.steps as u64).with_position(step as u64);
-            if let Ok(style) = ProgressStyle::with_template("{prefix} {wide_bar} {pos}/{len}  {msg}  {eta} left") {
-                bar.set_style(style);
-            }
-            bar.set_prefix(name.to_string());
-            bar
-        });
+        let bar = Bar::new(name, Counts::Steps, (step as u64, config.steps as u64));
         if step > 0 && step < config.steps {
             term::note(&format!("{name}: resumed at step {step} of {}", config.steps));
         }
@@ -112,8 +105,8 @@ impl Log {
             (self.seconds, self.tokens) = (state.seconds, state.tokens);
         }
         if let Some(bar) = &self.bar {
-            bar.set_position(state.step as u64);
-            bar.set_message(format!("loss {:.4}", self.sum / self.count as f64));
+            bar.at(state.step as u64);
+            bar.say(format!("loss {:.4}", self.sum / self.count as f64));
         }
         if state.step.is_multiple_of(config.log_every) || state.step == config.steps {
             let (dt, dn) = (state.seconds - self.seconds, (state.tokens - self.tokens) as f64);
@@ -132,7 +125,7 @@ impl Log {
                 clock(left)
             );
             match &self.bar {
-                Some(bar) => bar.println(text),
+                Some(bar) => bar.line(text),
                 None => term::note(&text),
             }
             (self.sum, self.count, self.seconds, self.tokens) = (0.0, 0, state.seconds, state.tokens);
@@ -143,7 +136,7 @@ impl Log {
     /// Takes the bar away.
     pub fn finish(&self) {
         if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
+            bar.finish();
         }
     }
 }
