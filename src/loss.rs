@@ -15,13 +15,12 @@ use burn::prelude::*;
 
 use crate::kernels::{self, Head, PosteriorRows, UniformRows, composed};
 pub use crate::kernels::{Divergence, chunk_rows};
-use crate::model::config::Compute;
-use crate::model::{Denoise, Noised, Transformer};
+use crate::model::{Denoise, Network, Noised, Through};
 
 /// What a row is compared with.
 #[derive(Debug, Clone)]
 #[allow(clippy::large_enum_variant)] // one a step: boxing would only hide it
-pub enum Target<'a> {
+pub enum Target {
     /// Token ids [n]: cross-entropy.
     Tokens(Vec<u32>),
     /// Token ids [n] of scores: with q = exp(logits - offset of the row), sum q - 1 - ln q(token).
@@ -30,23 +29,23 @@ pub enum Target<'a> {
     Uniform(UniformRows),
     /// Posteriors of a chain of transition matrices (`method/d3pm.rs`).
     Posterior(PosteriorRows),
-    /// The teacher's feature rows [n, D] (its log-probabilities are made chunk by chunk), and the divergence.
-    Teacher(&'a Transformer, Tensor<2>, Divergence),
+    /// The teacher's head and feature rows [n, D] (its log-probabilities are made chunk by chunk), and the divergence.
+    Teacher(Head, Tensor<2>, Divergence),
     /// The target of a teacher with the logits of both sides divided by a temperature.
-    Warmed(f64, Box<Target<'a>>),
+    Warmed(f64, Box<Target>),
     /// Several targets of the same rows, each with weights [n] of its own: the sum of their losses.
-    Several(Vec<(Vec<f64>, Target<'a>)>),
+    Several(Vec<(Vec<f64>, Target)>),
 }
 
 /// A training step before any gradient: the noisy input, and which rows count how much against what.
 #[derive(Debug, Clone)]
-pub struct RowLoss<'a> {
+pub struct RowLoss {
     pub input: Noised,
     /// Flat positions [n] in B x L.
     pub rows: Vec<usize>,
     /// Weights [n]; the loss is the weighted sum.
     pub weights: Vec<f64>,
-    pub target: Target<'a>,
+    pub target: Target,
     /// Further weights that depend on the predictions themselves.
     pub alpha: Option<Alpha>,
 }
@@ -72,14 +71,14 @@ impl Alpha {
 }
 
 /// The weights of a loss's rows under the predictions of their features [n, D]; no gradient goes through them.
-pub(crate) fn weights<'l>(model: &Transformer, rows: &Tensor<2>, loss: &'l RowLoss) -> Cow<'l, [f64]> {
+pub(crate) fn weights<'l, N: Network>(model: &N, rows: &Tensor<2>, loss: &'l RowLoss) -> Cow<'l, [f64]> {
     let Some(alpha) = &loss.alpha else { return Cow::Borrowed(&loss.weights) };
     let plain = model.valid();
     let losses = row_losses(&plain, rows.clone().inner(), &loss.target);
     Cow::Owned(loss.weights.iter().zip(alpha.factors(&losses)).map(|(w, f)| w * f).collect())
 }
 
-impl Target<'_> {
+impl Target {
     /// What rows `from .. from + weights` are compared with as the head's loss takes it, at a temperature.
     fn parts(&self, from: usize, weights: &[f64], temperature: f64) -> Vec<Part> {
         let to = from + weights.len();
@@ -95,8 +94,8 @@ impl Target<'_> {
                 alpha: rows.alpha[from..to].into(),
             }),
             Target::Posterior(rows) => kernels::Target::Posterior(rows.slice(from..to)),
-            Target::Teacher(teacher, rows, kind) => {
-                let head = warmed(teacher.head(), temperature);
+            Target::Teacher(head, rows, kind) => {
+                let head = warmed(head.clone(), temperature);
                 kernels::Target::Teacher(rows.clone().narrow(0, from, to - from), head, *kind)
             }
             Target::Warmed(own, target) => return target.parts(from, weights, temperature * own),
@@ -136,7 +135,7 @@ fn warmed(head: Head, temperature: f64) -> Head {
 
 /// The head's losses of feature rows `from ..`, weighted and summed, as a tensor [1].
 fn head_loss(
-    model: &Transformer,
+    head: &Head,
     rows: Tensor<2>,
     (loss, weights): (&RowLoss, &[f64]),
     from: usize,
@@ -145,7 +144,7 @@ fn head_loss(
     let weights = &weights[from..from + rows.dims()[0]];
     let parts = loss.target.parts(from, weights, 1.0).into_iter();
     let values = parts.map(|part| {
-        let head = warmed(model.head(), part.temperature);
+        let head = warmed(head.clone(), part.temperature);
         kernels::loss(rows.clone(), head, part.target, &part.weights, composed)
     });
     match values.reduce(|a, b| a + b) {
@@ -155,29 +154,26 @@ fn head_loss(
 }
 
 /// Value and gradients of a step: the blocks once, the head chunk by chunk.
-pub fn backward(model: &Transformer, loss: &RowLoss) -> (f64, GradientsParams) {
+pub fn backward<N: Network>(model: &N, loss: &RowLoss) -> (f64, GradientsParams) {
     if loss.rows.is_empty() {
         return (0.0, GradientsParams::new());
     }
-    let config = model.config();
-    let fused = kernels::fused(&model.device(), config.compute == Compute::F32, config.composed);
-    // Blocks that no kernel knows, and those with adapters, have no checkpoint of their own.
-    let by_blocks = config.checkpoint && (model.has_adapters() || !config.fused_blocks());
-    if loss.target.composed() || !fused || by_blocks {
+    let through = model.through();
+    if loss.target.composed() || through != Through::Fused {
         return backward_in_chunks(model, loss);
     }
     let features = model.features_at(&loss.input, &loss.rows);
     let weights = weights(model, &features, loss);
-    let value = head_loss(model, features, (loss, &weights), 0, false);
+    let value = head_loss(&model.head(), features, (loss, &weights), 0, false);
     let number = f64::from(value.clone().inner().into_scalar::<f32>());
     (number, GradientsParams::from_grads(value.backward(), model))
 }
 
 /// Each chunk's graph starts at a copy of its feature rows; the gradients with respect to those rows are gathered and
 /// sent back through the blocks: all at once, as the derivative of the dot product (features, gradient), or one by one.
-fn backward_in_chunks(model: &Transformer, loss: &RowLoss) -> (f64, GradientsParams) {
+fn backward_in_chunks<N: Network>(model: &N, loss: &RowLoss) -> (f64, GradientsParams) {
     let chunk = chunk_rows(model.vocab());
-    let mut acc = GradientsAccumulator::<Transformer>::new();
+    let mut acc = GradientsAccumulator::<N>::new();
     let mut value = 0.0;
     let mut head = |plain: Tensor<2>| -> Tensor<2> {
         let [n, d] = plain.dims();
@@ -186,7 +182,7 @@ fn backward_in_chunks(model: &Transformer, loss: &RowLoss) -> (f64, GradientsPar
         for from in (0..n).step_by(chunk) {
             let size = chunk.min(n - from);
             let leaf = plain.clone().slice([from..from + size, 0..d]).autodiff().require_grad();
-            let part = head_loss(model, leaf.clone(), (loss, &weights), from, true);
+            let part = head_loss(&model.head(), leaf.clone(), (loss, &weights), from, true);
             value += f64::from(part.clone().inner().into_scalar::<f32>());
             let mut grads = part.backward();
             row_grads.push(match leaf.grad_remove(&mut grads) {
@@ -197,14 +193,7 @@ fn backward_in_chunks(model: &Transformer, loss: &RowLoss) -> (f64, GradientsPar
         }
         if row_grads.len() == 1 { row_grads.remove(0) } else { Tensor::cat(row_grads, 0) }
     };
-    let through = match model.config().checkpoint {
-        true => model.backward_by_blocks(&loss.input, &loss.rows, head),
-        false => {
-            let rows = model.features_at(&loss.input, &loss.rows);
-            let row_grads = head(rows.clone().inner());
-            GradientsParams::from_grads((rows * row_grads.autodiff()).sum().backward(), model)
-        }
-    };
+    let through = model.backward_through(&loss.input, &loss.rows, &mut head);
     acc.accumulate(model, through);
     (value, acc.grads())
 }

@@ -136,7 +136,7 @@ pub fn sdtt() -> SdttConfig {
 }
 
 /// The rows of training step `i`.
-pub fn elbo_rows(s: &Sizes, x0: &[u32], i: u64) -> RowLoss<'static> {
+pub fn elbo_rows(s: &Sizes, x0: &[u32], i: u64) -> RowLoss {
     let draws = (StepRng::new(1).at(i, Stream::Times), StepRng::new(1).at(i, Stream::Corrupt));
     method::elbo(x0, s.length, s.vocab as u32, Order::parallel(s.length), Schedule::LogLinear, draws)
 }

@@ -69,7 +69,7 @@ mod tests {
         Transformer::init(&config, 7, L, 3, &device)
     }
 
-    fn rows(alpha: Option<AlphaConfig>) -> RowLoss<'static> {
+    fn rows(alpha: Option<AlphaConfig>) -> RowLoss {
         let x0: Vec<u32> = (0..3 * L).map(|i| (i * i * 5 % 11 % 7) as u32).collect();
         let order = Order::in_phases(Pattern::Strided(3), L);
         let draws = (StepRng::new(1).at(0, Stream::Times), StepRng::new(1).at(0, Stream::Corrupt));

@@ -17,7 +17,7 @@ use crate::process::order::OrderConfig;
 pub struct ArConfig {}
 
 /// Teacher forcing: every position of x0 [B, L], weight 1 / (B L), in nats per token.
-pub fn ar_nll<'a>(x0: &[u32], length: usize) -> RowLoss<'a> {
+pub fn ar_nll(x0: &[u32], length: usize) -> RowLoss {
     let n = x0.len();
     RowLoss {
         input: Noised::tokens(x0, &vec![0.0; n], length),

@@ -23,7 +23,7 @@ use super::diffusion;
 use super::uniform::{self, EDGE, Level};
 use crate::error::{Error, Result, within};
 use crate::loss::{self, Divergence, RowLoss, Target};
-use crate::model::{Denoise, Noised, Transformer, TransformerConfig};
+use crate::model::{Denoise, Noised, Teach, Transformer, TransformerConfig};
 use crate::process::{Corruption, Schedule, corruption};
 use crate::rng::{StepRng, Stream};
 
@@ -82,14 +82,14 @@ impl ConsistencyConfig {
 }
 
 /// The rows of one step on x0 [B, L]; `average` is the network of the averaged weights, `mask` the mask's id.
-pub fn rows<'a>(
+pub fn rows(
     config: &ConsistencyConfig,
-    average: &'a Transformer,
+    average: &dyn Teach,
     x0: &[u32],
     length: usize,
     mask: u32,
     (rng, step): (StepRng, u64),
-) -> RowLoss<'a> {
+) -> RowLoss {
     let (n, batch, vocab) = (x0.len(), x0.len() / length, average.vocab());
     let (schedule, absorbs) = (config.schedule, config.corruption.absorbs());
     let mut times = rng.at(step, Stream::Times);
@@ -128,7 +128,7 @@ pub fn rows<'a>(
     };
     let ids: Vec<u32> = rows.iter().map(|r| x0[*r]).collect();
     let mut targets = vec![
-        (weights(&|r| if open(r) { 0.0 } else { mean }), Target::Teacher(average, features, config.divergence)),
+        (weights(&|r| if open(r) { 0.0 } else { mean }), Target::Teacher(average.head(), features, config.divergence)),
         (weights(&by_token), Target::Tokens(ids)),
     ];
     if !absorbs {

@@ -290,7 +290,7 @@ impl Parts<'_> {
 /// A training whose steps are rows of a batch, with nothing kept.
 pub struct FromRows<F>(pub F);
 
-impl<'r, F: Fn(&Batch) -> Result<RowLoss<'r>>> Training for FromRows<F> {
+impl<F: Fn(&Batch) -> Result<RowLoss>> Training for FromRows<F> {
     fn step(&self, nets: &Nets, batch: &Batch) -> Result<(f64, GradientsParams)> {
         Ok(loss::backward(nets.model, &(self.0)(batch)?))
     }

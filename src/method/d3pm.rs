@@ -59,13 +59,13 @@ impl D3pmConfig {
 }
 
 /// One draw of the hybrid loss on x0 [B, L], in nats per token; `auxiliary` 0 is the bound alone.
-pub fn rows<'a>(
+pub fn rows(
     matrices: &Matrices,
     auxiliary: f64,
     x0: &[u32],
     length: usize,
     (mut times, mut noise): (impl Rng, impl Rng),
-) -> RowLoss<'a> {
+) -> RowLoss {
     let (n, batch, levels) = (x0.len(), x0.len() / length, matrices.levels());
     let offset = times.random::<f64>();
     let level = |i: usize| 1 + (((offset + i as f64 / batch as f64).fract() * levels as f64) as usize).min(levels - 1);

@@ -18,7 +18,7 @@ use super::rounds::Teacher;
 use super::{diffusion, refresh};
 use crate::error::{Error, Result, whole_within, within};
 use crate::loss::{self, Divergence, RowLoss, Target};
-use crate::model::{Denoise, Noised, Transformer, TransformerConfig};
+use crate::model::{Denoise, Noised, Teach, Transformer, TransformerConfig};
 use crate::process::d3pm::Matrix;
 use crate::process::duality::{Duality, Ends};
 use crate::process::{Corruption, Schedule};
@@ -102,19 +102,19 @@ impl DcdConfig {
 /// The rows of one step on x0 [B, L] with the teacher `dt` ahead: all positions, weight 1 / (B L).
 ///
 /// One uniform draw per batch places the times, stratified over the range.
-pub fn rows<'a>(
+pub fn rows(
     config: &DcdConfig,
-    teacher: &'a Transformer,
+    teacher: &dyn Teach,
     duality: &Duality,
     x0: &[u32],
     length: usize,
     dt: f64,
     (rng, step): (StepRng, u64),
-) -> RowLoss<'a> {
+) -> RowLoss {
     let n = x0.len();
     let (student, ahead) = inputs(config, duality, (x0, length), teacher.vocab(), dt, (rng, step));
     let rows: Vec<usize> = (0..n).collect();
-    let target = Target::Teacher(teacher, teacher.features_at(&ahead, &rows), config.divergence);
+    let target = Target::Teacher(teacher.head(), teacher.features_at(&ahead, &rows), config.divergence);
     RowLoss { input: student, weights: vec![1.0 / n as f64; n], target, rows, alpha: None }
 }
 

@@ -34,7 +34,7 @@ use crate::error::{Error, Result, whole_within, within};
 use crate::loss::{self, Divergence, RowLoss, Target};
 use crate::model::canvas::{Canvas, shares_host};
 use crate::model::draw::Filter;
-use crate::model::{Denoise, Noised, State, Transformer, index_tensor};
+use crate::model::{Denoise, Noised, State, Teach, Transformer, index_tensor};
 use crate::process::{Context, Corruption, Order, Phases, Schedule};
 use crate::rng::{StepRng, Stream};
 
@@ -107,15 +107,15 @@ pub fn teacher_times(t: f64, dt: f64, k: usize) -> Vec<f64> {
 ///
 /// Errors (exit 5) where the teacher's predictions are no distribution; on a device with its own memory such a teacher makes
 /// the loss no number instead.
-pub fn rows<'a>(
+pub fn rows(
     config: &SdttConfig,
-    teacher: &'a Transformer,
+    teacher: &dyn Teach,
     x0: &[u32],
     length: usize,
     dt: f64,
     orders: Orders,
     rng: (StepRng, u64),
-) -> Result<RowLoss<'a>> {
+) -> Result<RowLoss> {
     rows_at(config, teacher, x0, length, dt, orders, rng, !shares_host(&teacher.device()))
 }
 
@@ -159,16 +159,16 @@ impl Orders {
 
 /// [`rows`] with the teacher's canvas on its device, or on the host.
 #[allow(clippy::too_many_arguments)]
-fn rows_at<'a>(
+fn rows_at(
     config: &SdttConfig,
-    teacher: &'a Transformer,
+    teacher: &dyn Teach,
     x0: &[u32],
     length: usize,
     dt: f64,
     orders: Orders,
     (rng, step): (StepRng, u64),
     on_device: bool,
-) -> Result<RowLoss<'a>> {
+) -> Result<RowLoss> {
     let (batch, mask, order) = (x0.len() / length, teacher.mask(), orders.student);
     if let Some(phases) = order.phases(length, &[]) {
         return phase_rows(config, teacher, x0, &phases, (rng, step), on_device);
@@ -192,7 +192,7 @@ fn rows_at<'a>(
     let canvas = Canvas::new(xt, length, device.as_ref());
     let theirs =
         revealed_features((teacher, orders.teacher), x0, canvas, &rows, &steps, rng.at(step, Stream::Teacher))?;
-    let target = Target::Teacher(teacher, theirs, config.divergence);
+    let target = Target::Teacher(teacher.head(), theirs, config.divergence);
     Ok(RowLoss { input, weights: vec![1.0 / rows.len() as f64; rows.len()], target, rows, alpha: None })
 }
 
@@ -229,7 +229,7 @@ impl Steps {
 
 /// The teacher's features [n, D] of the masked positions `rows` [n], each from the step in which it is revealed.
 fn revealed_features(
-    (teacher, order): (&Transformer, Order),
+    (teacher, order): (&dyn Teach, Order),
     x0: &[u32],
     mut canvas: Canvas,
     rows: &[usize],
@@ -274,14 +274,14 @@ fn revealed_features(
 }
 
 /// [`rows`] of a student with fixed phases.
-fn phase_rows<'a>(
+fn phase_rows(
     config: &SdttConfig,
-    teacher: &'a Transformer,
+    teacher: &dyn Teach,
     x0: &[u32],
     phases: &Phases,
     (rng, step): (StepRng, u64),
     on_device: bool,
-) -> Result<RowLoss<'a>> {
+) -> Result<RowLoss> {
     let (length, k) = (phases.len(), config.steps_per_step);
     let batch = x0.len() / length;
     let offset = rng.at(step, Stream::Times).random::<f64>();
@@ -334,7 +334,7 @@ fn phase_rows<'a>(
         }
         computed.push(features);
     }
-    let taught = Target::Teacher(teacher, pick(computed, rows.iter().map(|r| target_of[*r])), config.divergence);
+    let taught = Target::Teacher(teacher.head(), pick(computed, rows.iter().map(|r| target_of[*r])), config.divergence);
     let target = match config.data {
         0.0 => taught,
         share => Target::Several(vec![

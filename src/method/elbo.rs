@@ -112,7 +112,7 @@ struct Elbo<'a> {
 }
 
 impl Elbo<'_> {
-    fn rows(&self, batch: &Batch) -> Result<RowLoss<'static>> {
+    fn rows(&self, batch: &Batch) -> Result<RowLoss> {
         let (config, length) = (self.config, batch.length);
         if !config.corruption.absorbs() {
             let (vocab, duality) = (self.ground.vocab, self.duality.as_ref());
@@ -129,7 +129,7 @@ impl Elbo<'_> {
         Ok(RowLoss { alpha, ..loss })
     }
 
-    fn shared(&self, finer: &Transformer, batch: &Batch) -> Result<RowLoss<'static>> {
+    fn shared(&self, finer: &Transformer, batch: &Batch) -> Result<RowLoss> {
         let theirs: &[Order] = self.ground.parents.orders;
         let Some(fine) = shared::finer(batch.order, theirs, batch.length) else {
             return Err(self.ground.lacks("a model of finer phases, each of its own phases some of those"));

@@ -18,7 +18,7 @@ use super::masked::elbo;
 use super::rounds::Teacher;
 use crate::error::{Error, Result, within};
 use crate::loss::{Divergence, RowLoss, Target, backward};
-use crate::model::{Denoise, Transformer, TransformerConfig};
+use crate::model::{Denoise, Teach, Transformer, TransformerConfig};
 use crate::process::Schedule;
 
 /// The configuration of the objective.
@@ -49,7 +49,7 @@ fn one() -> f64 {
 }
 
 /// The rows of one step: those of the negative ELBO, each masked position counting the same.
-pub fn rows<'a>(config: &KdConfig, teacher: &'a Transformer, batch: &Batch) -> RowLoss<'a> {
+pub fn rows(config: &KdConfig, teacher: &dyn Teach, batch: &Batch) -> RowLoss {
     let loss = elbo(&batch.x0, batch.length, teacher.mask(), batch.order, config.schedule, batch.draws());
     let n = loss.rows.len();
     if n == 0 {
@@ -61,7 +61,7 @@ pub fn rows<'a>(config: &KdConfig, teacher: &'a Transformer, batch: &Batch) -> R
             alpha: None,
         };
     }
-    let theirs = Target::Teacher(teacher, teacher.features_at(&loss.input, &loss.rows), config.divergence);
+    let theirs = Target::Teacher(teacher.head(), teacher.features_at(&loss.input, &loss.rows), config.divergence);
     let t = config.temperature;
     let divergence = (vec![(1.0 - config.data) * t * t; n], Target::Warmed(t, Box::new(theirs)));
     let target = match config.data {

@@ -39,19 +39,19 @@ pub const T_MIN: f64 = 1e-3;
 /// variance. Fixed phases are blocks of that kind, whatever their size: each is revealed in one step, so that one pass over both
 /// streams gives the exact likelihood of the sampler in that order. Where the context is noisy (AR-Diffusion, pipelined blocks) a sequence is a column of the order's table; its
 /// positions lose their noise -dt/dprogress times as fast, which is one more factor of the weight.
-pub fn elbo<'a>(
+pub fn elbo(
     x0: &[u32],
     length: usize,
     mask: u32,
     order: Order,
     schedule: Schedule,
     gens: (impl Rng, impl Rng),
-) -> RowLoss<'a> {
+) -> RowLoss {
     elbo_within(x0, length, mask, order, schedule, NoiseRange::WHOLE, gens)
 }
 
 /// [`elbo`] with times of a part of the noise only, which bounds nothing ([`clip`]).
-pub fn elbo_within<'a>(
+pub fn elbo_within(
     x0: &[u32],
     length: usize,
     mask: u32,
@@ -59,7 +59,7 @@ pub fn elbo_within<'a>(
     schedule: Schedule,
     range: NoiseRange,
     (mut times, mut noise): (impl Rng, impl Rng),
-) -> RowLoss<'a> {
+) -> RowLoss {
     let (batch, offset) = (x0.len() / length, times.random::<f64>());
     let (layout, in_blocks) = (order.layout(), order.context == Context::Clean);
     let single = |l: usize| in_blocks && (order.pattern.is_some() || layout.range(l).len() == 1);

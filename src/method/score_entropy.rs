@@ -35,13 +35,13 @@ fn yes() -> bool {
 /// sigma' (sum_y s_y - r ln s_x0 + r (ln r - 1)) = sigma' r (sum_y q_y - 1 - ln q_x0): the rows and weights of [`elbo`],
 /// and equal to it where q sums to 1. Scaled scores are exp(logits) r/(V - 1) for V tokens with the mask; unscaled ones are
 /// exp(logits) as they are.
-pub fn score_entropy<'a>(
+pub fn score_entropy(
     x0: &[u32],
     length: usize,
     (mask, vocab): (u32, usize),
     scaled: bool,
     gens: (impl Rng, impl Rng),
-) -> RowLoss<'a> {
+) -> RowLoss {
     let rows = elbo(x0, length, mask, Order::parallel(length), Schedule::LogLinear, gens);
     let offset = |t: f64| if scaled { ((vocab - 1) as f64).ln() } else { -sigma(t).exp_m1().ln() };
     let Target::Tokens(ids) = rows.target else { panic!("the elbo is of tokens") };

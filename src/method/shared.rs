@@ -69,7 +69,7 @@ pub fn rows(
     length: usize,
     schedule: Schedule,
     (rng, step): (StepRng, u64),
-) -> Result<RowLoss<'static>> {
+) -> Result<RowLoss> {
     let gens = || (rng.at(step, Stream::Times), rng.at(step, Stream::Corrupt));
     let asked = elbo(x0, length, finer.mask(), fine, schedule, gens());
     let features = finer.features_at(&asked.input, &asked.rows);

@@ -54,14 +54,14 @@ impl Level {
 }
 
 /// One draw of the bound on x0 [B, L], in nats per token, over V tokens; levels are stratified over the batch.
-pub fn elbo<'a>(
+pub fn elbo(
     x0: &[u32],
     length: usize,
     vocab: usize,
     schedule: Schedule,
     duality: Option<&Duality>,
     (mut times, mut noise): (impl Rng, impl Rng),
-) -> RowLoss<'a> {
+) -> RowLoss {
     let (batch, offset) = (x0.len() / length, times.random::<f64>());
     let level = |i: usize| {
         let u = 1.0 - (offset + i as f64 / batch as f64).fract();

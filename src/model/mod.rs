@@ -14,9 +14,11 @@ use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 
+use burn::module::Module;
+use burn::optim::GradientsParams;
 use burn::prelude::*;
 
-pub use crate::kernels::index_tensor;
+pub use crate::kernels::{Head, index_tensor};
 use crate::process::d3pm::Matrices;
 use crate::process::{Layout, Order, Phases};
 pub use config::TransformerConfig;
@@ -217,6 +219,47 @@ pub trait Denoise {
     }
     /// Where its tensors live.
     fn device(&self) -> Device;
+}
+
+/// A denoiser that others can learn from: its predictions are those of a linear head on its features.
+pub trait Teach: Denoise {
+    /// The head: logits [n, V] = features [n, D] weight [D, V] + bias [V], with what it never predicts far below (-1e6).
+    fn head(&self) -> Head;
+}
+
+/// A network that can be trained: any module of Burn with features and a linear head.
+///
+/// A new one has its parameters on a device with autodiff (`Device::autodiff`), and implements `features`, `predict`, `head` and what
+/// else [`Denoise`] has no default for.
+pub trait Network: Teach + Module + Clone {
+    /// How the gradients of a step go.
+    fn through(&self) -> Through {
+        Through::Chunks
+    }
+    /// Whether a parameter is trained.
+    fn trains(&self, _name: &str) -> bool {
+        true
+    }
+    /// The gradients of its parameters, given by `head` those of its feature rows [n, D] of `rows` [n] for their values.
+    fn backward_through(
+        &self,
+        input: &Noised,
+        rows: &[usize],
+        head: &mut dyn FnMut(Tensor<2>) -> Tensor<2>,
+    ) -> GradientsParams {
+        let features = self.features_at(input, rows);
+        let row_grads = head(features.clone().inner());
+        GradientsParams::from_grads((features * row_grads.autodiff()).sum().backward(), self)
+    }
+}
+
+/// How the gradients of a step go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Through {
+    /// Through one graph, whose head is a fused operation.
+    Fused,
+    /// Through the head chunk by chunk, then through all else.
+    Chunks,
 }
 
 /// The feature rows [n, D] of flat positions `rows` of a [B, L, D] tensor.

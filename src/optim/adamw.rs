@@ -9,7 +9,7 @@ use burn::prelude::*;
 
 use super::TrainConfig;
 use crate::kernels::{self, AdamWStep};
-use crate::model::Transformer;
+use crate::model::Network;
 use crate::model::params::{self, Named};
 use crate::weights::HostTensor;
 
@@ -29,7 +29,7 @@ pub struct Optimizer {
 
 impl Optimizer {
     /// Zero moments for every parameter of `model`, and its own weights as averages where `averaged`.
-    pub fn new(model: &Transformer, averaged: bool) -> Self {
+    pub fn new<N: Network>(model: &N, averaged: bool) -> Self {
         let mut slots = BTreeMap::new();
         params::update(model.valid(), &mut GradientsParams::new(), |p| {
             // Frozen weights under adapters have no moments.
@@ -46,14 +46,14 @@ impl Optimizer {
 
     /// The model after step number `step` (from 0): gradients times `scale`, and averages that warm up with the run, so
     /// that early on they are not the initial weights.
-    pub fn step(
+    pub fn step<N: Network>(
         &mut self,
-        model: Transformer,
+        model: N,
         mut grads: GradientsParams,
         config: &TrainConfig,
         step: usize,
         scale: f64,
-    ) -> Transformer {
+    ) -> N {
         let t = (step + 1) as i32;
         let warm = (1.0 + step as f64) / (10.0 + step as f64);
         let common = AdamWStep {
@@ -82,7 +82,7 @@ impl Optimizer {
     }
 
     /// The averaged network, where averages are kept.
-    pub fn averaged(&self, model: &Transformer) -> Option<Transformer> {
+    pub fn averaged<N: Network>(&self, model: &N) -> Option<N> {
         self.slots.values().all(|s| s.average.is_some()).then(|| {
             params::update(model.valid(), &mut GradientsParams::new(), |p| {
                 match self.slots.get(p.name).and_then(|s| s.average.clone()) {
@@ -103,9 +103,9 @@ impl Optimizer {
     /// The state with these moments, and the weights of `average` as averages.
     ///
     /// Errors with the name of the first moment that is missing, superfluous or of another length.
-    pub fn restored(
-        model: &Transformer,
-        average: Option<&Transformer>,
+    pub fn restored<N: Network>(
+        model: &N,
+        average: Option<&N>,
         moments: &Named,
     ) -> std::result::Result<Self, String> {
         let mut new = Self::new(model, false);

@@ -34,7 +34,7 @@ fn texts(n: usize) -> Vec<u32> {
     (0..n * L).map(|i| (i * i * 5 % 11 % V) as u32).collect()
 }
 
-fn elbo(x0: &[u32], mask: u32, order: Order, seed: u64) -> RowLoss<'static> {
+fn elbo(x0: &[u32], mask: u32, order: Order, seed: u64) -> RowLoss {
     let gens = (StepRng::new(seed).at(0, Stream::Times), StepRng::new(seed).at(0, Stream::Corrupt));
     method::elbo(x0, L, mask, order, Schedule::LogLinear, gens)
 }

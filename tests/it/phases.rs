@@ -62,7 +62,7 @@ fn texts(n: usize) -> Vec<Vec<u32>> {
     (0..n).map(|i| (0..L).map(|l| ((i * L + l) * (i + l) * 5 % 11 % V) as u32).collect()).collect()
 }
 
-fn elbo(x0: &[u32], mask: u32, order: Order) -> RowLoss<'static> {
+fn elbo(x0: &[u32], mask: u32, order: Order) -> RowLoss {
     let draws = || StepRng::new(1).at(0, Stream::Times);
     method::elbo(x0, L, mask, order, Schedule::LogLinear, (draws(), draws()))
 }
@@ -475,7 +475,7 @@ fn pairs(seed: u64, n: usize) -> Vec<u32> {
 fn trained(
     model: Transformer,
     steps: usize,
-    rows: impl Fn(&Transformer, &[u32], u64) -> RowLoss<'static>,
+    rows: impl Fn(&Transformer, &[u32], u64) -> RowLoss,
 ) -> Transformer {
     use fewstep::optim::{Optimizer, TrainConfig};
     let config: TrainConfig = toml::from_str(&format!("steps = {steps}\nbatch = 16\nlr = 5e-3\nwarmup = 5")).unwrap();

@@ -4,10 +4,11 @@
 
 use std::ops::Range;
 
+use burn::optim::GradientsParams;
 use burn::prelude::*;
 
-use super::super::config::Visibility;
-use super::super::{Cache, Denoise, Layers, Noised, select_rows};
+use super::super::config::{Compute, Visibility};
+use super::super::{Cache, Denoise, Head, Layers, Network, Noised, Teach, Through, select_rows};
 use super::Transformer;
 use super::read::Read;
 use crate::kernels::{self, Visible, composed};
@@ -187,5 +188,39 @@ impl Transformer {
         }
         cache.filled = l;
         self.finish(x, condition)
+    }
+}
+
+impl Teach for Transformer {
+    fn head(&self) -> Head {
+        Transformer::head(self)
+    }
+}
+
+impl Network for Transformer {
+    fn through(&self) -> Through {
+        let config = self.config();
+        let fused = kernels::fused(&self.device(), config.compute == Compute::F32, config.composed);
+        // Blocks that no kernel knows, and those with adapters, have no checkpoint of their own.
+        let by_blocks = config.checkpoint && (self.has_adapters() || !config.fused_blocks());
+        if fused && !by_blocks { Through::Fused } else { Through::Chunks }
+    }
+
+    fn trains(&self, name: &str) -> bool {
+        Transformer::trains(self, name)
+    }
+
+    fn backward_through(
+        &self,
+        input: &Noised,
+        rows: &[usize],
+        head: &mut dyn FnMut(Tensor<2>) -> Tensor<2>,
+    ) -> GradientsParams {
+        if self.config().checkpoint {
+            return self.backward_by_blocks(input, rows, head);
+        }
+        let features = self.features_at(input, rows);
+        let row_grads = head(features.clone().inner());
+        GradientsParams::from_grads((features * row_grads.autodiff()).sum().backward(), self)
     }
 }
