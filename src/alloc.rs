@@ -58,8 +58,11 @@ impl Drop for Training {
 
 #[cfg(all(test, feature = "cli"))]
 mod tests {
+    use super::global::PURGE_DELAY;
     use super::*;
     use libmimalloc_sys::mi_option_get;
+    #[cfg(target_os = "linux")]
+    use std::alloc::{GlobalAlloc, Layout};
 
     /// Faults of this thread's pages so far.
     #[cfg(target_os = "linux")]

@@ -23,7 +23,7 @@ use super::diffusion;
 use super::uniform::{self, EDGE, Level};
 use crate::error::{Error, Result, within};
 use crate::loss::{self, Divergence, RowLoss, Target};
-use crate::model::{Denoise, Noised, Teach, Transformer, TransformerConfig};
+use crate::model::{Noised, Teach, Transformer, TransformerConfig};
 use crate::process::{Corruption, Schedule, corruption};
 use crate::rng::{StepRng, Stream};
 

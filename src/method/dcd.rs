@@ -18,7 +18,7 @@ use super::rounds::Teacher;
 use super::{diffusion, refresh};
 use crate::error::{Error, Result, whole_within, within};
 use crate::loss::{self, Divergence, RowLoss, Target};
-use crate::model::{Denoise, Noised, Teach, Transformer, TransformerConfig};
+use crate::model::{Noised, Teach, Transformer, TransformerConfig};
 use crate::process::d3pm::Matrix;
 use crate::process::duality::{Duality, Ends};
 use crate::process::{Corruption, Schedule};

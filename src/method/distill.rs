@@ -34,7 +34,7 @@ use crate::error::{Error, Result, whole_within, within};
 use crate::loss::{self, Divergence, RowLoss, Target};
 use crate::model::canvas::{Canvas, shares_host};
 use crate::model::draw::Filter;
-use crate::model::{Denoise, Noised, State, Teach, Transformer, index_tensor};
+use crate::model::{Noised, State, Teach, Transformer, index_tensor};
 use crate::process::{Context, Corruption, Order, Phases, Schedule};
 use crate::rng::{StepRng, Stream};
 
@@ -562,7 +562,7 @@ impl Training for Sdtt<'_> {
 mod tests {
     use super::*;
     use crate::model::config::Visibility;
-    use crate::model::{TransformerConfig, params};
+    use crate::model::{Denoise, TransformerConfig, params};
     use crate::weights::{HostTensor, Weights};
 
     fn sdtt(teacher_steps: usize, steps_per_step: usize, rounds: usize) -> SdttConfig {

@@ -48,7 +48,7 @@ pub struct Step<'a> {
     pub plain: &'a Transformer,
     /// The average of the weights, where it is kept.
     pub average: Option<&'a Transformer>,
-    pub teacher: &dyn Teach,
+    pub teacher: &'a Transformer,
     pub process: (Path, Prediction),
     pub batch: &'a Batch,
     /// This step of all.

@@ -18,7 +18,7 @@ use super::masked::elbo;
 use super::rounds::Teacher;
 use crate::error::{Error, Result, within};
 use crate::loss::{Divergence, RowLoss, Target, backward};
-use crate::model::{Denoise, Teach, Transformer, TransformerConfig};
+use crate::model::{Teach, Transformer, TransformerConfig};
 use crate::process::Schedule;
 
 /// The configuration of the objective.

@@ -472,11 +472,7 @@ fn pairs(seed: u64, n: usize) -> Vec<u32> {
 }
 
 /// A network trained for `steps` steps on the rows that `rows` makes of a batch.
-fn trained(
-    model: Transformer,
-    steps: usize,
-    rows: impl Fn(&Transformer, &[u32], u64) -> RowLoss,
-) -> Transformer {
+fn trained(model: Transformer, steps: usize, rows: impl Fn(&Transformer, &[u32], u64) -> RowLoss) -> Transformer {
     use fewstep::optim::{Optimizer, TrainConfig};
     let config: TrainConfig = toml::from_str(&format!("steps = {steps}\nbatch = 16\nlr = 5e-3\nwarmup = 5")).unwrap();
     let (mut model, mut optimizer) = (model.clone(), Optimizer::new(&model, false));
