@@ -542,6 +542,7 @@ fn mismatches(baseline: &Results, candidate: &Results, allow: bool) -> Result<Ve
         DataKind::Pictures => "pictures",
         DataKind::Pairs => "pairs",
         DataKind::Text => "text",
+        DataKind::Own => "own data",
     };
     let judge = |r: &Results| -> Vec<String> {
         r.models.iter().filter(|m| m.role == Role::Judge).map(|m| brief(&m.weights_sha256)).collect()

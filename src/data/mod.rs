@@ -4,6 +4,7 @@
 
 pub mod chain;
 pub mod corpus;
+pub mod dataset;
 pub mod documents;
 pub mod pairs;
 pub mod picture;
@@ -31,6 +32,7 @@ use pairs::{Pairs, PairsConfig};
 use picture::{Pictures, PicturesConfig};
 use story::{Story, StoryConfig};
 use text_config::TextConfig;
+pub use dataset::{Dataset, Sequences};
 pub use tokenizer::Tokenizer;
 
 /// Where the training text comes from.

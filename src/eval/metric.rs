@@ -23,6 +23,8 @@ pub enum DataKind {
     Pairs,
     /// Any text, scored by a judge model.
     Text,
+    /// Data of a program that uses the library, scored by itself or by a judge model.
+    Own,
 }
 
 /// Which way a metric gets better.

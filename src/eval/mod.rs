@@ -28,9 +28,10 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::data::pairs::Pairs;
-use crate::data::{Data, documents};
+use crate::data::{Data, Dataset, documents};
 use crate::error::{Error, Result, number, whole_within};
-use crate::method::{self, Objective};
+use crate::fs::sha256_hex;
+use crate::method;
 use crate::model::{Denoise, Transformer};
 use crate::process::Schedule;
 use crate::rng::{StepRng, Stream};
@@ -133,6 +134,26 @@ fn step_counts(key: &str, steps: &[usize]) -> Result<()> {
 }
 
 impl EvalConfig {
+    /// So many samples, drawn so many at a time, at these numbers of steps, and all else as in a recipe that leaves it out.
+    pub fn new(samples: usize, batch: usize, steps: Vec<usize>) -> Self {
+        EvalConfig {
+            samples,
+            batch,
+            steps,
+            temperatures: Vec::new(),
+            seed: 0,
+            held_out: default_held_out(),
+            sampler: SamplerConfig::default(),
+            speed_repeats: default_repeats(),
+            judge: None,
+            second_judge: None,
+            oracle: true,
+            flexibility: None,
+            control: None,
+            context: None,
+        }
+    }
+
     /// Whether the model `name` is one of the judges.
     pub fn is_judge(&self, name: &str) -> bool {
         [&self.judge, &self.second_judge].into_iter().any(|judge| judge.as_deref() == Some(name))
@@ -187,8 +208,10 @@ pub enum Scorer<'a> {
     Story(&'a crate::data::story::Story),
     /// The picture task itself.
     Pictures(&'a crate::data::picture::Pictures),
+    /// The language of a program's own data, where it is known.
+    Exact(&'a dyn Dataset),
     /// A held-out autoregressive model.
-    Judge(&'a Transformer),
+    Judge(&'a dyn Denoise),
     /// The same of documents, with their end token: it scores the text up to its end, and not what fills it up.
     Documents(&'a Transformer, u32),
     /// A held-out autoregressive model of sentences behind conditions: it scores the sentence with its end alone.
@@ -201,7 +224,7 @@ impl Scorer<'_> {
     /// The score's key in results.
     pub fn name(&self) -> &'static str {
         match self {
-            Scorer::Story(_) | Scorer::Pictures(_) => "oracle_nll",
+            Scorer::Story(_) | Scorer::Pictures(_) | Scorer::Exact(_) => "oracle_nll",
             Scorer::Judge(_) | Scorer::Documents(..) | Scorer::Sentences(..) => "judge_nll",
             Scorer::Text(_) => "judge_nll_per_character",
         }
@@ -212,6 +235,8 @@ impl Scorer<'_> {
         match self {
             Scorer::Story(s) => texts.par_iter().map(|t| -s.chain().log_likelihood(t) / t.len() as f64).collect(),
             Scorer::Pictures(p) => texts.par_iter().map(|t| -p.log_likelihood(t) / t.len() as f64).collect(),
+            // Data that knows the likelihood of one text knows that of all.
+            Scorer::Exact(data) => texts.iter().map(|t| data.nll(t).unwrap_or(f64::NAN)).collect(),
             Scorer::Judge(judge) => ar_nll(*judge, texts),
             Scorer::Documents(judge, end) => ended_nll(judge, texts, *end),
             Scorer::Sentences(judge, pairs) => {
@@ -266,7 +291,7 @@ pub fn ar_losses(model: &dyn Denoise, texts: &[Vec<u32>]) -> Vec<Vec<f64>> {
 }
 
 /// NELBO per token of each text, nats: `draws` stratified times each, the same masks for every model.
-pub fn nelbo(model: &Transformer, schedule: Schedule, process: &Process, texts: &[Vec<u32>], draws: usize) -> Vec<f64> {
+pub fn nelbo(model: &dyn Denoise, schedule: Schedule, process: &Process, texts: &[Vec<u32>], draws: usize) -> Vec<f64> {
     let rng = StepRng::new(0);
     texts
         .iter()
@@ -286,8 +311,8 @@ pub fn nelbo(model: &Transformer, schedule: Schedule, process: &Process, texts: 
 }
 
 /// The model's own loss per token of each text, nats, and what it is.
-pub fn losses(model: &Transformer, objective: &Objective, process: &Process, texts: &[Vec<u32>]) -> (Vec<f64>, Bound) {
-    match objective.facts().causal() {
+pub fn losses(model: &dyn Denoise, causal: bool, process: &Process, texts: &[Vec<u32>]) -> (Vec<f64>, Bound) {
+    match causal {
         true => (ar_nll(model, texts), Bound::Exact),
         false => {
             // Where every position has a step of its own nothing is left to chance, and the bound is the likelihood.
@@ -298,8 +323,8 @@ pub fn losses(model: &Transformer, objective: &Objective, process: &Process, tex
 }
 
 /// The model's own likelihood of held-out text, its kind marked.
-pub fn likelihood(model: &Transformer, objective: &Objective, process: &Process, texts: &[Vec<u32>]) -> Likelihood {
-    let (values, kind) = losses(model, objective, process, texts);
+pub fn likelihood(model: &dyn Denoise, causal: bool, process: &Process, texts: &[Vec<u32>]) -> Likelihood {
+    let (values, kind) = losses(model, causal, process, texts);
     Likelihood { estimate: mean_interval(&values, 0), kind, n: texts.len() }
 }
 
@@ -466,6 +491,27 @@ pub fn data_summary(
         nll_name: scorer.name().to_string(),
         reference,
         corpus,
+    })
+}
+
+/// The same of a program's own data.
+///
+/// Errors: a tokenizer that cannot be written.
+pub fn own_summary(data: &dyn Dataset, scorer: &Scorer, held_out: &[Vec<u32>]) -> Result<DataSummary> {
+    let reference = estimates(&scores(held_out, scorer));
+    Ok(DataSummary {
+        kind: DataKind::Own,
+        pictures: None,
+        vocab: data.vocab(),
+        length: data.length(),
+        sha256: data.sha256(),
+        tokenizer_sha256: Some(sha256_hex(data.tokenizer().to_json()?.as_bytes())),
+        entropy: reference["entropy"],
+        n_reference: held_out.len(),
+        entropy_rate: None,
+        nll_name: scorer.name().to_string(),
+        corpus: between(&held_out.iter().map(|t| scorer.scored(t)).collect::<Vec<_>>()),
+        reference,
     })
 }
 

@@ -64,6 +64,38 @@ pub struct Environment {
     pub cpu_features: String,
 }
 
+impl Environment {
+    /// That of this process, on a device called `name`.
+    pub fn of(device: &Device, name: &str) -> Self {
+        Environment {
+            burn: "0.22.1".into(),
+            rustc: env!("FEWSTEP_RUSTC").into(),
+            device: name.to_string(),
+            threads: rayon::current_num_threads(),
+            dtype: super::device_dtype(device),
+            os: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
+            cpu_features: cpu_features(),
+        }
+    }
+}
+
+fn cpu_features() -> String {
+    let mut found = Vec::new();
+    #[cfg(target_arch = "x86_64")]
+    {
+        for (name, there) in [
+            ("avx2", std::arch::is_x86_feature_detected!("avx2")),
+            ("fma", std::arch::is_x86_feature_detected!("fma")),
+            ("avx512f", std::arch::is_x86_feature_detected!("avx512f")),
+        ] {
+            if there {
+                found.push(name);
+            }
+        }
+    }
+    found.join(" ")
+}
+
 /// The data and what real data scores.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -3,16 +3,22 @@
 //! Nothing here prints, ends the process, or listens to signals: progress goes to stderr only where [`term::set_loudness`] asks for it.
 
 mod drawing;
+mod evaluation;
 mod model;
 mod own;
 mod public;
+mod trainer;
 
 use std::path::{Path, PathBuf};
 
+use burn::prelude::Device;
+
 pub use drawing::{Beams, Drawing, Request};
+pub use evaluation::{Evaluation, write_report};
 pub use model::{Model, Sampler};
 pub use own::{drawing as own_drawing, search as own_search};
 pub use public::{Given, Public, Wanted};
+pub use trainer::{Step, Trained, Trainer};
 
 use crate::error::Result;
 use crate::eval::results::Results;
@@ -20,6 +26,14 @@ use crate::recipe::{self, Loaded};
 use crate::study::seeds::Seeds;
 use crate::study::{self, device};
 use crate::term::Interrupt;
+
+/// The device of a network that is to be trained: the first that this crate was built with, with autodiff.
+///
+/// # Errors
+/// The crate was built without a device, or its GPU is not there.
+pub fn training_device() -> Result<Device> {
+    Ok(device::first()?.autodiff())
+}
 
 /// A study that a recipe describes.
 ///

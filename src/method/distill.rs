@@ -66,6 +66,22 @@ pub struct SdttConfig {
     pub data: f64,
 }
 
+impl SdttConfig {
+    /// From a teacher of so many steps in so many rounds, each of which halves the steps.
+    pub fn new(teacher_steps: usize, rounds: usize) -> Self {
+        SdttConfig {
+            teacher: String::new(),
+            divergence: default_divergence(),
+            teacher_steps,
+            steps_per_step: default_k(),
+            rounds,
+            refresh: Refresh::default(),
+            schedule: Schedule::default(),
+            data: 0.0,
+        }
+    }
+}
+
 fn is_none(steps: &usize) -> bool {
     *steps == 0
 }

@@ -39,11 +39,11 @@ pub use contract::{
 };
 pub use d3pm::D3pmConfig;
 pub use dcd::DcdConfig;
-pub use distill::SdttConfig;
+pub use distill::{Orders, SdttConfig, rows as sdtt_rows};
 pub use elbo::ElboConfig;
 pub use embedding::{ClassifierConfig, EmbeddingConfig};
 pub use few_step::{FewStep, LatentDistillConfig};
-pub use kd::KdConfig;
+pub use kd::{KdConfig, rows as kd_rows};
 pub use latent::{AutoencoderConfig, LatentConfig};
 pub use masked::{NoiseRange, T_MIN, beside, elbo, elbo_within};
 pub use score_entropy::ScoreEntropyConfig;

@@ -3,11 +3,59 @@
 pub mod adamw;
 pub mod lr;
 
+use burn::optim::{GradientsAccumulator, GradientsParams};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, whole_within, within};
+use crate::model::{Network, params};
 pub use adamw::Optimizer;
 pub use lr::Decay;
+
+/// Loss and gradients of a step.
+pub struct Gathered {
+    pub loss: f64,
+    /// Sums over the parts; [`Gathered::scale`] makes their mean of them.
+    pub grads: GradientsParams,
+    /// The global norm of the mean.
+    pub norm: f64,
+    parts: usize,
+}
+
+/// The mean loss and the gradients of `parts` parts of a step, of which `part` gives one.
+///
+/// Errors: those of a part.
+pub fn gather<N: Network>(
+    model: &N,
+    parts: usize,
+    part: &mut dyn FnMut(usize) -> Result<(f64, GradientsParams)>,
+) -> Result<Gathered> {
+    let (mut loss, mut grads) = part(0)?;
+    if parts > 1 {
+        let mut acc = GradientsAccumulator::<N>::new();
+        acc.accumulate(model, grads);
+        for i in 1..parts {
+            let (value, grads) = part(i)?;
+            loss += value;
+            acc.accumulate(model, grads);
+        }
+        grads = acc.grads();
+    }
+    let norm = params::gradient_norm(model, &grads) / parts as f64;
+    Ok(Gathered { loss: loss / parts as f64, grads, norm, parts })
+}
+
+impl Gathered {
+    /// Whether the loss and the norm are numbers.
+    pub fn is_finite(&self) -> bool {
+        self.loss.is_finite() && self.norm.is_finite()
+    }
+
+    /// What the gradients are multiplied by: the mean of the parts, clipped.
+    pub fn scale(&self, config: &TrainConfig) -> f64 {
+        let clipped = config.clip.map_or(1.0, |max| (max / (self.norm + 1e-6)).min(1.0));
+        clipped / self.parts as f64
+    }
+}
 
 /// Steps of a training, at most.
 const MOST_STEPS: usize = 1_000_000_000;
@@ -80,6 +128,28 @@ fn default_keep() -> usize {
 }
 
 impl TrainConfig {
+    /// So many steps on batches of so many sequences at this peak learning rate, and all else as in a recipe that leaves it out.
+    pub fn new(steps: usize, batch: usize, lr: f64) -> Self {
+        TrainConfig {
+            steps,
+            batch,
+            lr,
+            decay: Decay::default(),
+            warmup: 0,
+            final_fraction: 0.0,
+            weight_decay: 0.0,
+            beta1: default_beta1(),
+            beta2: default_beta2(),
+            eps: default_eps(),
+            clip: None,
+            accumulate: one(),
+            ema: None,
+            log_every: default_log(),
+            save_every: 0,
+            keep: default_keep(),
+        }
+    }
+
     /// Checks ranges; `key` is the dotted place of this table in the recipe.
     pub fn validate(&self, key: &str) -> Result<()> {
         let at = |name: &str| format!("{key}.{name}");

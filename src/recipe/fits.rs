@@ -71,7 +71,7 @@ impl Recipe {
                     DataKind::Story => "only stories are valid or not",
                     DataKind::Pictures => "only captions with pictures have it",
                     DataKind::Pairs => "only sentences with attributes have it",
-                    DataKind::Text => "only a text has a training text to be copied",
+                    DataKind::Text | DataKind::Own => "only a text has a training text to be copied",
                 },
             ),
             Of::Time => {

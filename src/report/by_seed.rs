@@ -9,7 +9,7 @@ pub fn tables(results: &Results) -> Vec<Table> {
     let exact = match results.data.kind {
         DataKind::Story => Some(Metric::Valid),
         DataKind::Pictures => Some(Metric::Agreement),
-        DataKind::Text | DataKind::Pairs => None,
+        DataKind::Text | DataKind::Pairs | DataKind::Own => None,
     };
     if results.seeds().is_empty() {
         return Vec::new();

@@ -206,7 +206,7 @@ pub(super) fn quality(results: &Results) -> Vec<Figure> {
     let share = match results.data.kind {
         DataKind::Story => Some(("validity_steps", Metric::Valid, "valid stories")),
         DataKind::Pictures => Some(("agreement_steps", Metric::Agreement, "pictures that agree with their captions")),
-        DataKind::Pairs | DataKind::Text => None,
+        DataKind::Pairs | DataKind::Text | DataKind::Own => None,
     };
     if let Some((name, metric, what)) = share {
         figures.push(Figure {
@@ -252,7 +252,7 @@ fn by_cost(results: &Results, quality: &str) -> Vec<Figure> {
     let truth = match results.data.kind {
         DataKind::Story => Some(("validity", Metric::Valid, "share of valid stories (higher is better)")),
         DataKind::Pictures => Some(("agreement", Metric::Agreement, "share of exact pictures (higher is better)")),
-        DataKind::Pairs | DataKind::Text => None,
+        DataKind::Pairs | DataKind::Text | DataKind::Own => None,
     };
     let mut all = Vec::new();
     for (name, label, cost) in costs {

@@ -151,7 +151,12 @@ pub fn page(results: &Results, notes: Vec<String>) -> Page {
     parts.extend(figures.map(Part::Figure));
     parts.extend(tables.map(Part::Table));
     parts.push(Part::Notes { title: "How to read this", lines: reading(results) });
-    parts.push(Part::Notes { title: "Made by", lines: vec![format!("`fewstep run {}`", code(&results.study))] });
+    // A program that uses the library has no recipe.
+    let made = match results.recipe.is_empty() {
+        true => "a program of its own, with the library fewstep".to_string(),
+        false => format!("`fewstep run {}`", code(&results.study)),
+    };
+    parts.push(Part::Notes { title: "Made by", lines: vec![made] });
     Page { title: format!("{}: what few steps cost", results.study), parts }
 }
 
@@ -162,6 +167,7 @@ fn facts(results: &Results) -> Vec<(&'static str, String)> {
         DataKind::Pictures => "captions with pictures",
         DataKind::Pairs => "attributes with sentences",
         DataKind::Text => "text",
+        DataKind::Own => "data of its own program",
     };
     let hash: String = data.sha256.chars().take(16).collect();
     let entropy = table::interval(data.entropy);

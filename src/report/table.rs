@@ -71,7 +71,7 @@ fn truth(kind: DataKind) -> &'static [Metric] {
     match kind {
         DataKind::Story => &[Metric::Valid],
         DataKind::Pictures => &[Metric::CaptionValid, Metric::Clauses, Metric::Agreement],
-        DataKind::Pairs | DataKind::Text => &[],
+        DataKind::Pairs | DataKind::Text | DataKind::Own => &[],
     }
 }
 

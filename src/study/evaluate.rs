@@ -140,7 +140,7 @@ impl Study {
         let ar = model.objective.facts().causal();
         let tokens = done.codec.is_none() && done.model.vectors().is_none() && role != Role::Codec;
         let likely = tokens && self.has_likelihood(name, role, done, &process, by);
-        let likelihood = likely.then(|| eval::likelihood(&done.model, &model.objective, &process, by.held_out));
+        let likelihood = likely.then(|| eval::likelihood(&done.model, ar, &process, by.held_out));
         let writes = !matches!(role, Role::Judge | Role::Codec | Role::Classifier);
         let (mut rows, mut sweep) = (Vec::new(), Vec::new());
         if writes {
@@ -498,15 +498,7 @@ impl Study {
     }
 
     fn environment(&self) -> Environment {
-        Environment {
-            burn: "0.22.1".into(),
-            rustc: env!("FEWSTEP_RUSTC").into(),
-            device: self.device_name.clone(),
-            threads: rayon::current_num_threads(),
-            dtype: eval::device_dtype(&self.device),
-            os: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
-            cpu_features: cpu_features(),
-        }
+        Environment::of(&self.device, &self.device_name)
     }
 }
 
@@ -544,19 +536,3 @@ fn samples_file(file: &str) -> String {
     format!("samples{}.txt", file.strip_prefix("eval").unwrap_or(file))
 }
 
-fn cpu_features() -> String {
-    let mut found = Vec::new();
-    #[cfg(target_arch = "x86_64")]
-    {
-        for (name, there) in [
-            ("avx2", std::arch::is_x86_feature_detected!("avx2")),
-            ("fma", std::arch::is_x86_feature_detected!("fma")),
-            ("avx512f", std::arch::is_x86_feature_detected!("avx512f")),
-        ] {
-            if there {
-                found.push(name);
-            }
-        }
-    }
-    found.join(" ")
-}

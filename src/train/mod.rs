@@ -9,7 +9,6 @@ use std::path::Path;
 use std::time::Instant;
 
 use burn::module::Module;
-use burn::optim::GradientsAccumulator;
 use burn::prelude::*;
 use rand::Rng;
 
@@ -18,6 +17,7 @@ use crate::method::{Batch, Ground, Method, Nets, Parents};
 use crate::model::params::{self, Named};
 use crate::model::transformer::lora::Plan;
 use crate::model::{Transformer, TransformerConfig};
+use crate::optim::gather;
 pub use crate::optim::{Decay, TrainConfig, lr};
 use crate::process::Order;
 use crate::rng::{StepRng, Stream};
@@ -213,33 +213,21 @@ fn step<'a>(job: &Job<'a>, mut state: TrainState<'a>) -> Result<(TrainState<'a>,
         non_finite: &refused,
     };
     state.training.due(&nets)?;
-    let part = |i: usize| {
+    let mut part = |i: usize| {
         let part = (state.step * parts + i) as u64;
         let rng = StepRng::new(job.draws.seed);
         let (x0, order) = ((job.draws.batch)(part), order_of(job.orders, (rng, part)));
         state.training.step(&nets, &Batch { x0, length: job.network.length, order, rng, part })
     };
-    let (mut loss, mut grads) = part(0)?;
-    if parts > 1 {
-        let mut acc = GradientsAccumulator::<Transformer>::new();
-        acc.accumulate(&state.model, grads);
-        for i in 1..parts {
-            let (value, grads) = part(i)?;
-            loss += value;
-            acc.accumulate(&state.model, grads);
-        }
-        grads = acc.grads();
-    }
-    loss /= parts as f64;
-    let norm = params::gradient_norm(&state.model, &grads) / parts as f64;
-    if !loss.is_finite() || !norm.is_finite() {
+    let gathered = gather(&state.model, parts, &mut part)?;
+    let (loss, norm) = (gathered.loss, gathered.norm);
+    if !gathered.is_finite() {
         return Err(non_finite(job, state.step, loss, norm));
     }
-    let clipped = config.clip.map_or(1.0, |max| (max / (norm + 1e-6)).min(1.0));
-    let scale = clipped / parts as f64;
+    let scale = gathered.scale(config);
     // A model that is taken as it is has no states of an optimiser, which may be larger than it.
     if config.steps > 0 {
-        state.model = state.optimizer.step(state.model, grads, config, state.step, scale);
+        state.model = state.optimizer.step(state.model, gathered.grads, config, state.step, scale);
     }
     Ok((state, loss, norm))
 }
