@@ -220,8 +220,8 @@ mod tests {
     }
 
     #[test]
-    fn loudness_has_an_order() {
+    fn loudness_has_an_order_and_a_library_is_quiet_until_its_program_asks() {
         assert!(Loudness::Quiet < Loudness::Normal && Loudness::Normal < Loudness::Verbose);
-        assert_eq!(loudness(), Loudness::Normal);
+        assert_eq!(loudness(), Loudness::Quiet);
     }
 }

@@ -4,6 +4,14 @@ use fewstep::prelude::*;
 
 use super::binary::Place;
 
+#[path = "../../examples/distil.rs"]
+mod distil;
+#[path = "../../examples/own_data.rs"]
+mod own_data;
+#[path = "../../examples/own_denoiser.rs"]
+mod own_denoiser;
+#[path = "../../examples/own_method.rs"]
+mod own_method;
 #[path = "../../examples/sample.rs"]
 mod sample;
 #[path = "../../examples/train.rs"]
@@ -37,4 +45,61 @@ fn the_examples_train_a_study_and_sample_from_what_it_exports() {
     }
     assert!(model.sampler().published("llada").draw(1).unwrap_err().to_string().contains("for public checkpoints"));
     assert!(Study::open("tini").is_err() && Model::load(place.path("nowhere")).is_err());
+}
+
+#[test]
+fn a_teacher_is_distilled_compared_and_reported_from_code() {
+    let place = Place::new();
+    let out = place.path("report");
+    let results = distil::run(60, &out.display().to_string()).unwrap();
+    assert_eq!(results.models.len(), 3);
+    for model in &results.models {
+        let [first, last] = [0, model.rows.len() - 1].map(|i| model.rows[i].scores["oracle_nll"].mean);
+        assert!(model.rows.len() == 3 && first > last, "{}: more steps are not better: {first} {last}", model.name);
+        assert!(model.rows.iter().all(|row| row.sampler_nll.is_some()) && model.likelihood.is_some());
+    }
+    // What was written is read by the binary, the report among it.
+    let page = std::fs::read_to_string(out.join("report.md")).unwrap();
+    assert!(page.contains("data of its own program") && page.contains("a program of its own, with the library"), "{page}");
+    place.run(&["report", "report/results.json", "--out", "again"]).ok();
+    let gate = place.run(&["gate", "report/results.json", "--baseline", "report/results.json"]);
+    assert!(gate.code == 0, "{}", gate.err);
+}
+
+#[test]
+fn own_data_is_learnt_and_scored_by_a_judge() {
+    let by_one = own_data::run(120).unwrap();
+    // Of any two digits one pair in five differs by one.
+    assert!(by_one > 0.5, "{by_one}");
+}
+
+#[test]
+fn an_own_objective_learns() {
+    // Untrained networks write stories of some 4 nats a token.
+    let [own, elbo] = own_method::run(150).unwrap();
+    assert!(own < 3.5 && elbo < 3.5, "{own} {elbo}");
+}
+
+#[test]
+fn an_own_network_is_trained_distilled_and_sampled() {
+    let [before, behind] = own_denoiser::run(200).unwrap();
+    assert!(before < 3.5 && behind < before + 0.2, "{before} {behind}");
+}
+
+/// `cargo tree` of the library alone.
+#[test]
+fn a_library_without_command_line_and_plots_links_none_of_their_crates() {
+    let tree = |features: &[&str]| {
+        let mut cargo = std::process::Command::new(option_env!("CARGO").unwrap_or("cargo"));
+        cargo.args(["tree", "--offline", "-e", "normal", "--prefix", "none", "--no-default-features"]).args(features);
+        let ran = cargo.current_dir(env!("CARGO_MANIFEST_DIR")).output().unwrap();
+        assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+        let text = String::from_utf8(ran.stdout).unwrap();
+        text.lines().filter_map(|line| line.split(' ').next()).map(str::to_string).collect::<Vec<_>>()
+    };
+    let (library, binary) = (tree(&["--features", "flex"]), tree(&["--features", "flex,cli,plots"]));
+    for name in ["clap", "indicatif", "signal-hook", "mimalloc", "libmimalloc-sys", "plotters", "image", "dejavu"] {
+        assert!(!library.contains(&name.to_string()), "a library links {name}");
+        assert!(binary.contains(&name.to_string()), "the binary does not link {name}");
+    }
 }

@@ -1,6 +1,6 @@
 //! Peak memory of loading: a generated LLaMA of 1.5 GB in shards of f32, against the size of its weights in memory.
 //!
-//!     cargo run --release --example loading [DIR]
+//!     cargo bench --bench loading -- [DIR]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

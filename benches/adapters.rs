@@ -1,6 +1,6 @@
 //! Memory of a student with adapters beside its teacher: the frozen weights are there once.
 //!
-//!     cargo run --release --example adapters
+//!     cargo bench --bench adapters
 
 use burn::module::Module;
 use burn::prelude::Device;

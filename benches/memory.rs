@@ -1,6 +1,6 @@
 //! Peak memory of one distillation step at a real vocabulary: B = 16, L = 256, V = 50,257. Prints the maximum resident size.
 //!
-//!     cargo run --release --example memory
+//!     cargo bench --bench memory
 
 use burn::prelude::Device;
 use fewstep::kernels::Divergence;
