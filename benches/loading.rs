@@ -62,10 +62,12 @@ fn resident(key: &str) -> f64 {
 }
 
 fn main() {
-    let given = std::env::args().nth(1).map(PathBuf::from);
+    // `cargo bench` adds an option of its own.
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();
+    let given = arguments.first().map(PathBuf::from);
     let dir = given.unwrap_or_else(|| std::env::temp_dir().join("fewstep-loading"));
     // Generated in a process of its own, whose memory does not count.
-    if std::env::args().nth(2).as_deref() == Some("generate") {
+    if arguments.get(1).is_some_and(|a| a == "generate") {
         println!("generated {} MB", generate(&dir) >> 20);
         return;
     }

@@ -15,10 +15,9 @@ pub fn run(steps: usize, out: &str) -> Result<Results> {
 
     let teacher = trainer(new(1)).elbo()?;
     // The student begins as its teacher, and learns two of its steps in one, three times over: 32, 16, 8.
-    let from = || teacher.model.clone().train();
-    let fewer = trainer(from()).lr(1e-3).sdtt(&teacher.model, &SdttConfig::new(32, 3))?;
+    let fewer = trainer(teacher.trainable()).lr(1e-3).sdtt(&teacher.model, &SdttConfig::new(32, 3))?;
     // The same budget without a teacher.
-    let more = trainer(from()).lr(1e-3).elbo()?;
+    let more = trainer(teacher.trainable()).lr(1e-3).elbo()?;
 
     let results = Evaluation::new("distil", &data)
         .samples(64)

@@ -69,7 +69,8 @@ pub fn run(steps: usize) -> Result<[f64; 2]> {
     let data = Data::Story(Arc::new(Story::new(&StoryConfig::default())?));
     let new = Mixer::new(Dataset::vocab(&data), Dataset::length(&data), 64, &training_device()?);
     let teacher = Trainer::new(new, &data).steps(steps).lr(5e-3).elbo()?;
-    let student = Trainer::new(teacher.model.clone().train(), &data).steps(steps).sdtt(&teacher.model, &SdttConfig::new(16, 1))?;
+    let student =
+        Trainer::new(teacher.trainable(), &data).steps(steps).sdtt(&teacher.model, &SdttConfig::new(16, 1))?;
     let evaluation = Evaluation::new("mixer", &data).samples(64).steps(&[8]).teacher("teacher", &teacher);
     let results = evaluation.student("student", &student, "teacher").run()?;
     Ok([0, 1].map(|i| results.models[i].rows[0].scores["oracle_nll"].mean))

@@ -28,11 +28,11 @@ use crate::error::Result;
 use crate::fs;
 use crate::rng::{StepRng, Stream};
 use corpus::Corpus;
+pub use dataset::{Dataset, Sequences};
 use pairs::{Pairs, PairsConfig};
 use picture::{Pictures, PicturesConfig};
 use story::{Story, StoryConfig};
 use text_config::TextConfig;
-pub use dataset::{Dataset, Sequences};
 pub use tokenizer::Tokenizer;
 
 /// Where the training text comes from.

@@ -66,7 +66,7 @@ pub struct Environment {
 
 impl Environment {
     /// That of this process, on a device called `name`.
-    pub fn of(device: &Device, name: &str) -> Self {
+    pub fn of(device: &burn::prelude::Device, name: &str) -> Self {
         Environment {
             burn: "0.22.1".into(),
             rustc: env!("FEWSTEP_RUSTC").into(),

@@ -125,7 +125,9 @@ impl<'a> Evaluation<'a> {
             }
         };
         let Some(device) = self.models.first().map(|entry| entry.model.device()) else {
-            return Err(Error::usage("an evaluation without models").hint("add one: `teacher`, `student` or `baseline`"));
+            return Err(
+                Error::usage("an evaluation without models").hint("add one: `teacher`, `student` or `baseline`")
+            );
         };
         let summary = eval::own_summary(self.data, &scorer, &held_out)?;
         let config = &self.config;
@@ -136,11 +138,7 @@ impl<'a> Evaluation<'a> {
             result.likelihood = Some(eval::likelihood(model, causal, &process, &held_out));
             let steps = if causal { vec![process.length] } else { walkable(&process, &config.steps) };
             let generator = Generator::Tokens(model, process);
-            let texts = sampler::Texts {
-                tokens: &likely,
-                counted: &sampler::whole,
-                batch: config.batch,
-            };
+            let texts = sampler::Texts { tokens: &likely, counted: &sampler::whole, batch: config.batch };
             for k in steps {
                 let (mut row, _) = eval::row(&generator, k, config, &scorer, true)?;
                 row.sampler_nll = sampler::nll(model, &process, k, texts, config.sampler.partitions)?;

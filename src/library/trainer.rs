@@ -4,8 +4,6 @@
 
 use std::time::Instant;
 
-use burn::module::Module;
-
 use crate::data::Dataset;
 use crate::error::{Error, Kind, Result};
 use crate::loss::{RowLoss, backward};
@@ -83,6 +81,11 @@ impl<N: Network> Trained<N> {
             cached: self.causal || self.model.over_blocks(),
             decode: Decode::Table,
         }
+    }
+
+    /// A copy on a device with autodiff, for another training that starts from it.
+    pub fn trainable(&self) -> N {
+        self.model.clone().train()
     }
 
     /// Number of its parameters.
@@ -207,7 +210,10 @@ impl<'a, N: Network> Trainer<'a, N> {
             }
             let known = if now.0 == 0 { &whole[..] } else { &whole[1..] };
             let Some(orders) = Orders::of(batch.order, known, length) else {
-                return Err(Error::usage(format!("a teacher of all positions at once is not asked in `{}`", order.name())));
+                return Err(Error::usage(format!(
+                    "a teacher of all positions at once is not asked in `{}`",
+                    order.name()
+                )));
             };
             let teacher: &dyn Teach = now.1.as_ref().map_or(teacher, |student| student);
             method::sdtt_rows(&config, teacher, &batch.x0, length, config.dt(now.0), orders, batch.stream())
@@ -234,15 +240,19 @@ impl<'a, N: Network> Trainer<'a, N> {
         for step in 0..config.steps {
             let mut part = |i: usize| {
                 let part = (step * config.accumulate + i) as u64;
-                let (x0, order) = (self.data.batch(self.seed, part, config.batch), crate::train::order_of(&orders, (rng, part)));
+                let (x0, order) =
+                    (self.data.batch(self.seed, part, config.batch), crate::train::order_of(&orders, (rng, part)));
                 let batch = Batch { x0, length, order, rng, part };
                 Ok(backward(&model, &rows(&model, &batch, (step, config.steps))?))
             };
             let gathered = gather(&model, config.accumulate, &mut part)?;
             if !gathered.is_finite() {
                 let (loss, norm) = (gathered.loss, gathered.norm);
-                return Err(Error::new(Kind::NonFinite, format!("loss {loss}, gradient norm {norm} in step {}", step + 1))
-                    .hint("a smaller learning rate, or a smaller `clip`"));
+                return Err(Error::new(
+                    Kind::NonFinite,
+                    format!("loss {loss}, gradient norm {norm} in step {}", step + 1),
+                )
+                .hint("a smaller learning rate, or a smaller `clip`"));
             }
             let (scale, told) = (gathered.scale(config), (gathered.loss, gathered.norm));
             model = optimizer.step(model, gathered.grads, config, step, scale);

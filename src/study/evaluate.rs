@@ -535,4 +535,3 @@ fn eval_file(label: &str) -> String {
 fn samples_file(file: &str) -> String {
     format!("samples{}.txt", file.strip_prefix("eval").unwrap_or(file))
 }
-

@@ -111,7 +111,8 @@ impl Study {
             }
             false => {
                 let held_out = self.data.held_out(self.recipe.eval.held_out);
-                let losses = |m: &Transformer| eval::losses(m, &model.objective, &done.card.process(), &held_out).0;
+                let causal = model.objective.facts().causal();
+                let losses = |m: &Transformer| eval::losses(m, causal, &done.card.process(), &held_out).0;
                 Change::held_out(&losses(&done.model), &losses(&after))
             }
         })

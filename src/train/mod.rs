@@ -14,7 +14,7 @@ use rand::Rng;
 
 use crate::error::{Error, Kind, Result};
 use crate::method::{Batch, Ground, Method, Nets, Parents};
-use crate::model::params::{self, Named};
+use crate::model::params::Named;
 use crate::model::transformer::lora::Plan;
 use crate::model::{Transformer, TransformerConfig};
 use crate::optim::gather;

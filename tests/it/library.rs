@@ -60,7 +60,10 @@ fn a_teacher_is_distilled_compared_and_reported_from_code() {
     }
     // What was written is read by the binary, the report among it.
     let page = std::fs::read_to_string(out.join("report.md")).unwrap();
-    assert!(page.contains("data of its own program") && page.contains("a program of its own, with the library"), "{page}");
+    assert!(
+        page.contains("data of its own program") && page.contains("a program of its own, with the library"),
+        "{page}"
+    );
     place.run(&["report", "report/results.json", "--out", "again"]).ok();
     let gate = place.run(&["gate", "report/results.json", "--baseline", "report/results.json"]);
     assert!(gate.code == 0, "{}", gate.err);
