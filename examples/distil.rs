@@ -4,13 +4,13 @@ use fewstep::data::story::{Story, StoryConfig};
 use fewstep::prelude::*;
 use std::sync::Arc;
 
-/// Trains a masked diffusion, distils it twice, compares the three, and writes a report into `out`.
+/// Trains a masked diffusion, distils it twice, compares the three, and writes a report and the student into `out`.
 pub fn run(steps: usize, out: &str) -> Result<Results> {
     // Stories of 32 tokens, whose likelihood is known.
     let data = Data::Story(Arc::new(Story::new(&StoryConfig::default())?));
     let config = TransformerConfig { learned_positions: true, ..TransformerConfig::new(64, 2, 4, Visibility::Full) };
     let device = training_device()?;
-    let new = |seed| Transformer::init(&config, Dataset::vocab(&data), Dataset::length(&data), seed, &device);
+    let new = |seed| Transformer::init(&config, data.vocab(), data.length(), seed, &device);
     let trainer = |model| Trainer::new(model, &data).steps(steps).lr(3e-3).ema(0.99);
 
     let teacher = trainer(new(1)).elbo()?;
@@ -32,6 +32,7 @@ pub fn run(steps: usize, out: &str) -> Result<Results> {
         }
     }
     write_report(&results, out)?;
+    fewer.export(&data, format!("{out}/student"))?;
     Ok(results)
 }
 

@@ -41,13 +41,13 @@ impl Dataset for Counting {
 /// Trains on it, judged by an autoregressive network of another seed; returns the share of steps by one in samples of 8 steps.
 pub fn run(steps: usize) -> Result<f64> {
     let (data, device) = (Counting { length: 16 }, training_device()?);
-    let new = |visibility, seed| {
-        let config = TransformerConfig { learned_positions: true, ..TransformerConfig::new(48, 2, 4, visibility) };
-        Transformer::init(&config, data.vocab(), data.length(), seed, &device)
+    let trainer = |config: TransformerConfig, seed| {
+        let config = TransformerConfig { learned_positions: true, ..config };
+        let network = Transformer::init(&config, data.vocab(), data.length(), seed, &device);
+        Trainer::new(network, &data).steps(steps).lr(5e-3).seed(seed)
     };
-    let trainer = |model| Trainer::new(model, &data).steps(steps).lr(5e-3);
-    let judge = trainer(new(Visibility::Causal, 7)).seed(7).ar()?;
-    let model = trainer(new(Visibility::Full, 1)).elbo()?;
+    let judge = trainer(TransformerConfig::causal(48, 2, 4), 7).ar()?;
+    let model = trainer(TransformerConfig::new(48, 2, 4, Visibility::Full), 1).elbo()?;
     let results = Evaluation::new("counting", &data).judge(&judge.model).samples(32).teacher("model", &model).run()?;
     for row in &results.models[0].rows {
         println!("{:>3} steps  nll by the judge {:.3}", row.steps, row.scores["judge_nll"].mean);

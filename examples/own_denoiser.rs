@@ -1,6 +1,5 @@
 //! A network of a program's own, trained, distilled and sampled: `cargo run --release --example own_denoiser -- 400`.
-//!
-//! It mixes positions by one matrix, as MLP-Mixer does, and has no attention. What it needs is features for every position, and a head.
+//! It mixes positions by one matrix, as MLP-Mixer does. What a network needs is features for every position, and a head.
 
 use burn::module::{Module, Param};
 use burn::prelude::*;
@@ -8,13 +7,13 @@ use burn::tensor::Distribution;
 use burn::tensor::activation::{gelu, log_softmax};
 use fewstep::data::story::{Story, StoryConfig};
 use fewstep::prelude::*;
-use std::ops::Range;
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
-/// Embedding [V + 1, D], a mixing of positions [L, L], a mixing of features [D, D], and the embedding again as the head.
+/// Embeddings of tokens [V + 1, D] (the head too) and places [L, D], a mixing of positions [L, L] and one of features [D, D].
 #[derive(Module, Debug)]
 struct Mixer {
     embed: Param<Tensor<2>>,
+    places: Param<Tensor<2>>,
     positions: Param<Tensor<2>>,
     features: Param<Tensor<2>>,
     vocab: usize,
@@ -23,11 +22,10 @@ struct Mixer {
 impl Mixer {
     fn new(vocab: usize, length: usize, width: usize, device: &Device) -> Self {
         let random = |rows: usize, columns: usize| {
-            let spread = Distribution::Normal(0.0, 1.0 / (columns as f64).sqrt());
-            Param::from_tensor(Tensor::random([rows, columns], spread, device))
+            Param::from_tensor(Tensor::random([rows, columns], Distribution::Normal(0.0, 0.1), device))
         };
-        let (embed, positions) = (random(vocab + 1, width), random(length, length));
-        Mixer { embed, positions, features: random(width, width), vocab }
+        let (embed, places) = (random(vocab + 1, width), random(length, width));
+        Mixer { embed, places, positions: random(length, length), features: random(width, width), vocab }
     }
 }
 
@@ -36,7 +34,7 @@ impl Denoise for Mixer {
         let ([b, l], device) = (input.dims(), self.device());
         let ids: Vec<i64> = input.host_ids().iter().map(|id| i64::from(*id)).collect();
         let ids = Tensor::<1, Int>::from_data(TensorData::new(ids, [b * l]), &device);
-        let x = self.embed.val().select(0, ids).reshape([b, l, self.embed.dims()[1]]);
+        let x = self.embed.val().select(0, ids).reshape([b, l, self.embed.dims()[1]]) + self.places.val().unsqueeze();
         let mixed = x.clone() + gelu(self.positions.val().unsqueeze::<3>().matmul(x));
         mixed.clone() + gelu(mixed.matmul(self.features.val().unsqueeze::<3>()))
     }
@@ -67,17 +65,16 @@ impl Network for Mixer {}
 /// Trains it, distils it into 8 steps, and returns the negative log-likelihood of its samples in 8 steps before and behind that.
 pub fn run(steps: usize) -> Result<[f64; 2]> {
     let data = Data::Story(Arc::new(Story::new(&StoryConfig::default())?));
-    let new = Mixer::new(Dataset::vocab(&data), Dataset::length(&data), 64, &training_device()?);
+    let new = Mixer::new(data.vocab(), data.length(), 64, &training_device()?);
     let teacher = Trainer::new(new, &data).steps(steps).lr(5e-3).elbo()?;
-    let student =
-        Trainer::new(teacher.trainable(), &data).steps(steps).sdtt(&teacher.model, &SdttConfig::new(16, 1))?;
-    let evaluation = Evaluation::new("mixer", &data).samples(64).steps(&[8]).teacher("teacher", &teacher);
-    let results = evaluation.student("student", &student, "teacher").run()?;
+    let student = Trainer::new(teacher.trainable(), &data).steps(steps);
+    let student = student.sdtt(&teacher.model, &SdttConfig::new(16, 1))?;
+    let both = Evaluation::new("mixer", &data).teacher("teacher", &teacher).student("student", &student, "teacher");
+    let results = both.samples(64).steps(&[8]).run()?;
     Ok([0, 1].map(|i| results.models[i].rows[0].scores["oracle_nll"].mean))
 }
 
 #[allow(dead_code)] // the tests call `run`
 fn main() -> Result<()> {
-    println!("{:?}", run(std::env::args().nth(1).and_then(|steps| steps.parse().ok()).unwrap_or(400))?);
-    Ok(())
+    run(std::env::args().nth(1).and_then(|steps| steps.parse().ok()).unwrap_or(400)).map(|nll| println!("{nll:?}"))
 }

@@ -35,7 +35,7 @@ pub fn run(steps: usize) -> Result<[f64; 2]> {
     let config = TransformerConfig { learned_positions: true, ..TransformerConfig::new(48, 2, 4, Visibility::Full) };
     let device = training_device()?;
     let trainer = || {
-        let model = Transformer::init(&config, Dataset::vocab(&data), Dataset::length(&data), 1, &device);
+        let model = Transformer::init(&config, data.vocab(), data.length(), 1, &device);
         Trainer::new(model, &data).steps(steps).lr(3e-3)
     };
     let own = trainer().by("spans", |model, batch| Ok(spans(model, batch)))?;

@@ -56,7 +56,8 @@ impl Drop for Training {
     }
 }
 
-#[cfg(all(test, feature = "cli"))]
+#[cfg(feature = "cli")]
+#[cfg(test)]
 mod tests {
     use super::global::PURGE_DELAY;
     use super::*;

@@ -232,6 +232,20 @@ pub enum RecipeCommand {
         #[arg(long, value_name = "KEY=VALUE")]
         set: Vec<String>,
     },
+    /// Explain the keys of a recipe: meaning, values and default
+    #[command(after_help = "Examples:
+  fewstep recipe explain
+  fewstep recipe explain train.lr
+  fewstep recipe explain model.student.objective.sdtt")]
+    Explain {
+        /// A key, whole or its last parts; without it, the tables of a recipe
+        key: Option<String>,
+    },
+    /// Print a JSON schema of recipes, for editors and validators
+    #[command(after_help = "Examples:
+  fewstep recipe schema
+  fewstep recipe schema > fewstep.schema.json")]
+    Schema,
     /// Show which keys differ between two recipes
     #[command(after_help = "Examples:
   fewstep recipe diff tiny my.toml

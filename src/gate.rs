@@ -15,13 +15,14 @@ use crate::eval::copies::COPIES;
 use crate::eval::metric::Slack;
 use crate::eval::results::{DataKind, Direction, Metric, ModelResult, Results, Role, Row, Speed};
 use crate::eval::stats::{Change, Estimate, Pairing, RESAMPLES, Spread, change_interval, mean, seeds_change};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Most resamples of a comparison.
 const MOST_RESAMPLES: usize = 100_000;
 
 /// What a gate checks; every key has a default, and giving `rules` replaces all default rules.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct GateConfig {
     /// Rules; of several that match a row and metric, the last one holds. Default: nll and sampler_nll may rise by 5 %, valid and agreement
@@ -34,7 +35,7 @@ pub struct GateConfig {
 }
 
 /// One limit: how much worse a metric may get.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct GateRule {
     pub metric: Metric,

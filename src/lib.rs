@@ -54,3 +54,10 @@ pub mod study;
 pub mod term;
 pub mod train;
 pub mod weights;
+
+/// The pages of the book that have Rust, so that it is compiled and runs.
+#[cfg(doctest)]
+mod book {
+    #[doc = include_str!("../docs/src/library.md")]
+    struct Library;
+}

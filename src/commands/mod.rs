@@ -73,6 +73,8 @@ pub fn dispatch(cli: Cli) -> Result<()> {
             RecipeCommand::List => recipe::list(global.json),
             RecipeCommand::Copy { name, to } => recipe::copy(name, to.as_deref()),
             RecipeCommand::Check { recipe, set } => recipe::check(recipe, set, &open()?, global.json),
+            RecipeCommand::Explain { key } => recipe::explain(key.as_deref(), global.json),
+            RecipeCommand::Schema => recipe::schema(),
             RecipeCommand::Diff { old, new } => recipe::diff(old, new),
         },
     }

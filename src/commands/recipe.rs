@@ -1,4 +1,4 @@
-//! `recipe list | copy | check | diff`.
+//! `recipe list | copy | check | explain | schema | diff`.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::data::Data;
 use crate::data::documents::Windows;
 use crate::error::{Error, Result};
-use crate::recipe::{self as recipes, builtin, parse};
+use crate::recipe::{self as recipes, builtin, parse, reference};
 use crate::study::ask::Ask;
 use crate::study::dry_run::dry_run;
 use crate::study::shape;
@@ -42,6 +42,48 @@ pub fn copy(name: &str, to: Option<&Path>) -> Result<()> {
     }
     crate::fs::write_named(to, text.as_bytes())?;
     term::out(to.display());
+    Ok(())
+}
+
+/// Prints what a key means, which values it takes and its default; without a key, the tables of a recipe.
+pub fn explain(key: Option<&str>, as_json: bool) -> Result<()> {
+    let Some(key) = key else {
+        for table in reference::tables() {
+            let path = if table.path.is_empty() { "(the recipe)" } else { &table.path };
+            match as_json {
+                true => term::out_json(json!({ "path": table.path, "about": table.about })),
+                false => term::out(format!("{path}\n    {}", table.about)),
+            }
+        }
+        return Ok(());
+    };
+    let tables = reference::tables();
+    for found in reference::find(key)? {
+        let (of, below) = (&found.key, found.key.table.as_ref().and_then(|path| tables.iter().find(|t| t.path == *path)));
+        if as_json {
+            let below = below.map(|table| table.keys.iter().map(|key| &key.name).collect::<Vec<_>>());
+            term::out_json(json!({ "path": found.path, "values": of.values, "default": of.default, "needed": of.needed,
+                "about": of.about, "keys": below }));
+            continue;
+        }
+        term::out(format!("{}\n    {}", found.path, of.about));
+        for (name, text) in [("value", of.shown(false)), ("default", of.given(false))] {
+            if !text.is_empty() {
+                term::out(format!("    {name}: {text}"));
+            }
+        }
+        for key in below.into_iter().flat_map(|table| &table.keys) {
+            let default = key.given(false);
+            let default = if default.is_empty() { default } else { format!(" ({default})") };
+            term::out(format!("    {}{default}: {}", key.name, key.about));
+        }
+    }
+    Ok(())
+}
+
+/// Prints the JSON schema of recipes.
+pub fn schema() -> Result<()> {
+    term::out(format!("{:#}", reference::schema()));
     Ok(())
 }
 

@@ -2,7 +2,7 @@
 //!
 //! B batch, L length, V vocabulary.
 
-use super::{Data, Tokenizer};
+use super::{Data, Tokenizer, picture};
 use crate::error::{Error, Result};
 use crate::fs;
 use crate::rng::{StepRng, Stream};
@@ -27,6 +27,16 @@ pub trait Dataset {
     /// The tokenizer to ship with a model: if it is not given, one whose words are the ids.
     fn tokenizer(&self) -> Tokenizer {
         Tokenizer::Words((0..self.vocab()).map(|id| id.to_string()).collect())
+    }
+
+    /// Of documents, the token that ends one: what stands behind it is not text.
+    fn end(&self) -> Option<u32> {
+        None
+    }
+
+    /// Where text and picture lie in a sequence, if it is both.
+    fn picture(&self) -> Option<picture::Shape> {
+        None
     }
 
     /// The negative log-likelihood of a sequence in nats per token, where the language is known; samples are scored by it.
@@ -64,6 +74,14 @@ impl Dataset for Data {
 
     fn tokenizer(&self) -> Tokenizer {
         Data::tokenizer(self)
+    }
+
+    fn end(&self) -> Option<u32> {
+        Data::end(self)
+    }
+
+    fn picture(&self) -> Option<picture::Shape> {
+        Data::picture(self)
     }
 
     fn nll(&self, tokens: &[u32]) -> Option<f64> {

@@ -22,6 +22,7 @@ pub mod tokens;
 use std::path::Path;
 use std::sync::Arc;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
@@ -36,7 +37,7 @@ use text_config::TextConfig;
 pub use tokenizer::Tokenizer;
 
 /// Where the training text comes from.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum DataConfig {
     /// The built-in language with its exact likelihood.

@@ -14,6 +14,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use rand::Rng;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::chain::Chain;
@@ -24,7 +25,7 @@ const THINGS: [&str; 8] = ["apples", "plums", "nuts", "figs", "pears", "beans", 
 const PLACES: [&str; 6] = ["park", "wood", "town", "barn", "yard", "lane"];
 
 /// The size of the language.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct StoryConfig {
     /// Names a story can be about, 2 to 8.

@@ -1,8 +1,10 @@
 //! The settings of a text, and their ranges, checked before any file is opened.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Deserializer, SeqAccess, Unexpected, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 
@@ -10,7 +12,7 @@ use super::tokenizer::TokenizerConfig;
 use crate::error::{Error, Result, whole_within};
 
 /// A corpus from files of text.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TextConfig {
     /// The text: a file of text, or of rows (.jsonl, .parquet), or a list of them, one after the other; relative to the
@@ -124,6 +126,34 @@ impl<'de> Deserialize<'de> for DocumentsConfig {
             }
         }
         from.deserialize_any(LineOrTrue)
+    }
+}
+
+impl JsonSchema for Paths {
+    fn schema_name() -> Cow<'static, str> {
+        "Paths".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]})
+    }
+}
+
+impl JsonSchema for DocumentsConfig {
+    fn schema_name() -> Cow<'static, str> {
+        "DocumentsConfig".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({"anyOf": [{"type": "string"}, {"const": true}]})
     }
 }
 

@@ -24,6 +24,7 @@ use std::collections::HashMap;
 
 use indexmap::IndexMap;
 use rand::RngCore;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::quality;
@@ -38,7 +39,7 @@ use crate::sample::embedding::{self, Steering};
 use crate::sample::{Embedding, Generator, GuidanceConfig, SampleSpec};
 
 /// How controllable generation is measured.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ControlConfig {
     /// Held-out conditions (n), one sentence for each.

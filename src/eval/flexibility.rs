@@ -19,6 +19,7 @@ mod tasks;
 mod tests;
 
 use indexmap::IndexMap;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::stats::Estimate;
@@ -29,7 +30,7 @@ use crate::sample::Process;
 use tasks::{Draws, Part, Scores};
 
 /// How flexibility is measured.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct FlexibilityConfig {
     /// Held-out texts of each task.

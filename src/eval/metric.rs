@@ -2,6 +2,7 @@
 //!
 //! A new metric is a variant with its row here, and the place where it is computed.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::quality;
@@ -37,7 +38,7 @@ pub enum Direction {
 }
 
 /// Every metric that a report shows or a gate can judge.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Metric {
     /// The sampler's own likelihood of held-out text.

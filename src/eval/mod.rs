@@ -25,6 +25,7 @@ use std::path::PathBuf;
 use burn::prelude::*;
 use indexmap::IndexMap;
 use rayon::prelude::*;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::data::pairs::Pairs;
@@ -45,7 +46,7 @@ pub use sampler::SamplerConfig;
 use stats::{Estimate, mean_interval};
 
 /// What is evaluated.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EvalConfig {
     /// Samples n of each model at each step count.

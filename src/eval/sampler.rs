@@ -10,6 +10,7 @@
 use std::ops::Range;
 
 use rand::Rng;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::stats::Bound;
@@ -23,7 +24,7 @@ use crate::rng::{StepRng, Stream};
 use crate::sample::{Decode, Process, evened};
 
 /// How the sampler's likelihood is measured.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SamplerConfig {
     /// Held-out texts, at most; 0 measures none.

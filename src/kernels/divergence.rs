@@ -4,10 +4,11 @@
 //! forward KL = KL(p || q), reverse KL = KL(q || p). The teacher is a constant. n rows, V vocabulary.
 
 use burn::prelude::*;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// A divergence of the student from the teacher.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Divergence {
     /// KL(teacher || student): covers the teacher.

@@ -82,7 +82,7 @@ impl<'a> Evaluation<'a> {
         let result = ModelResult {
             name: name.to_string(),
             role,
-            objective: trained.objective.clone(),
+            objective: trained.name.clone(),
             order: trained.order.name(),
             teacher,
             parameters: trained.parameters() as u64,

@@ -2,16 +2,24 @@
 //!
 //! A study trains with checkpoints, logs and resumption ([`crate::train`]); this is the loop alone. B batch, L length.
 
+use std::path::Path;
 use std::time::Instant;
 
+use burn::optim::GradientsParams;
+
+use crate::checkpoint::{self, Extras, ModelCard};
 use crate::data::Dataset;
 use crate::error::{Error, Kind, Result};
+use crate::fs;
 use crate::loss::{RowLoss, backward};
-use crate::method::{self, Batch, KdConfig, Orders, SdttConfig};
-use crate::model::{Network, Teach, params};
+use crate::method::{
+    self, ArConfig, Batch, ElboConfig, Ground, KdConfig, Method, Nets, Objective, Orders, Parents, SdttConfig, Training,
+};
+use crate::model::family::{Generation, Selection};
+use crate::model::{Denoise, Network, Teach, Transformer, params};
 use crate::optim::{Decay, Optimizer, TrainConfig, gather};
 use crate::process::order::OrderConfig;
-use crate::process::{Corruption, Order, Schedule};
+use crate::process::{Order, Schedule};
 use crate::rng::StepRng;
 use crate::sample::{Decode, Process};
 
@@ -51,12 +59,82 @@ pub struct Step {
     pub grad_norm: f64,
 }
 
+/// Where a training is, before a step or a part of it.
+struct At<'p, N> {
+    model: &'p N,
+    average: &'p dyn Fn() -> Option<N>,
+    /// From 0, of all.
+    step: usize,
+    config: &'p TrainConfig,
+}
+
+/// What a training minimises.
+trait Minimise<N> {
+    /// What is due before a step.
+    fn due(&mut self, _at: &At<N>) -> Result<()> {
+        Ok(())
+    }
+    /// Value and gradients of one part of a step.
+    fn part(&mut self, at: &At<N>, batch: &Batch) -> Result<(f64, GradientsParams)>;
+}
+
+/// Rows of every batch, in a step of so many.
+struct ByRows<F>(F);
+
+impl<N: Network, F: FnMut(&N, &Batch, (usize, usize)) -> Result<RowLoss>> Minimise<N> for ByRows<F> {
+    fn part(&mut self, at: &At<N>, batch: &Batch) -> Result<(f64, GradientsParams)> {
+        Ok(backward(at.model, &(self.0)(at.model, batch, (at.step, at.config.steps))?))
+    }
+}
+
+/// A method, with all that it keeps from step to step.
+struct ByMethod<'m> {
+    training: Box<dyn Training + 'm>,
+    data: &'m dyn Dataset,
+    seed: u64,
+}
+
+impl ByMethod<'_> {
+    /// What its training sees of the networks.
+    fn with<T>(&mut self, at: &At<Transformer>, of: impl FnOnce(&mut dyn Training, &Nets) -> T) -> T {
+        let draw = |part: u64| self.data.batch(self.seed, part, at.config.batch);
+        let bad = |loss: f64, norm: f64| non_finite(loss, norm, at.step);
+        let nets = Nets {
+            model: at.model,
+            average: at.average,
+            step: at.step,
+            config: at.config,
+            draw: &draw,
+            non_finite: &bad,
+        };
+        of(&mut *self.training, &nets)
+    }
+}
+
+impl Minimise<Transformer> for ByMethod<'_> {
+    fn due(&mut self, at: &At<Transformer>) -> Result<()> {
+        self.with(at, |training, nets| training.due(nets))
+    }
+
+    fn part(&mut self, at: &At<Transformer>, batch: &Batch) -> Result<(f64, GradientsParams)> {
+        self.with(at, |training, nets| training.step(nets, batch))
+    }
+}
+
+/// The error of a step whose numbers are not finite.
+fn non_finite(loss: f64, norm: f64, step: usize) -> Error {
+    Error::new(Kind::NonFinite, format!("loss {loss}, gradient norm {norm} in step {}", step + 1))
+        .hint("a smaller learning rate, or a smaller `clip`")
+}
+
 /// A trained network, on a device without autodiff: its moving average where one was kept, with what it was trained by.
 #[derive(Debug, Clone)]
 pub struct Trained<N> {
     pub model: N,
-    /// What it was trained to do, such as `elbo`.
-    pub objective: String,
+    /// What it was trained by, in results.
+    pub name: String,
+    /// The same as checkpoints have it: an objective of a program's own is named by the process that it is sampled in, `elbo`.
+    pub objective: Objective,
     /// Whether it writes from left to right.
     pub causal: bool,
     pub order: OrderConfig,
@@ -76,7 +154,7 @@ impl<N: Network> Trained<N> {
         Process {
             order: self.order.order(self.length),
             schedule: self.schedule,
-            corruption: Corruption::Absorb,
+            corruption: self.objective.facts().corruption,
             length: self.length,
             cached: self.causal || self.model.over_blocks(),
             decode: Decode::Table,
@@ -85,7 +163,8 @@ impl<N: Network> Trained<N> {
 
     /// A copy on a device with autodiff, for another training that starts from it.
     pub fn trainable(&self) -> N {
-        self.model.clone().train()
+        let device = self.model.device().autodiff();
+        params::import(self.model.clone(), &params::export(&self.model), &device)
     }
 
     /// Number of its parameters.
@@ -178,11 +257,16 @@ impl<'a, N: Network> Trainer<'a, N> {
     /// Trains an autoregressive network by its negative log-likelihood.
     ///
     /// # Errors
-    /// As [`Trainer::by`].
+    /// As [`Trainer::by`], and (usage) a network that reads the tokens it is asked for.
     pub fn ar(self) -> Result<Trained<N>> {
+        if reads_ahead(&self.model, self.data) {
+            return Err(Error::usage("the network reads the tokens that it is asked for")
+                .cause("what it says of a position depends on the token there, or on one after it")
+                .hint("begin with `TransformerConfig::causal`, or shift a causal network's input by one position"));
+        }
         let ordered = self.order(OrderConfig::LeftToRight);
-        let trained = ordered.by("ar_nll", |_, batch| Ok(method::ar_nll(&batch.x0, batch.length)))?;
-        Ok(Trained { causal: true, ..trained })
+        let mut rows = ByRows(|_: &N, batch: &Batch, _| Ok(method::ar_nll(&batch.x0, batch.length)));
+        ordered.walk("ar_nll", Objective::ArNll(ArConfig::default()), &mut rows)
     }
 
     /// Distils `teacher` by knowledge distillation at equal steps; the configuration's `teacher` is a name that is not looked at.
@@ -190,7 +274,8 @@ impl<'a, N: Network> Trainer<'a, N> {
     /// # Errors
     /// As [`Trainer::by`].
     pub fn kd(self, teacher: &dyn Teach, config: &KdConfig) -> Result<Trained<N>> {
-        self.by("kd", |_, batch| Ok(method::kd_rows(config, teacher, batch)))
+        let mut rows = ByRows(|_: &N, batch: &Batch, _| Ok(method::kd_rows(config, teacher, batch)));
+        self.walk("kd", Objective::Kd(config.clone()), &mut rows)
     }
 
     /// Distils `teacher` into fewer steps by self-distillation through time; in later rounds the student so far is the teacher. The
@@ -203,7 +288,8 @@ impl<'a, N: Network> Trainer<'a, N> {
         let own = order.order(length);
         let (whole, config) = ([Order::parallel(length), own], config.clone());
         let mut now: (usize, Option<N>) = (0, None);
-        self.walk("sdtt", &mut |model, batch, (step, steps)| {
+        let format = Objective::Sdtt(config.clone());
+        let mut rows = ByRows(move |model: &N, batch: &Batch, (step, steps): (usize, usize)| {
             let round = config.round(step, steps);
             if round > now.0 {
                 now = (round, Some(model.valid()));
@@ -217,7 +303,8 @@ impl<'a, N: Network> Trainer<'a, N> {
             };
             let teacher: &dyn Teach = now.1.as_ref().map_or(teacher, |student| student);
             method::sdtt_rows(&config, teacher, &batch.x0, length, config.dt(now.0), orders, batch.stream())
-        })
+        });
+        self.walk("sdtt", format, &mut rows)
     }
 
     /// Trains by an objective of the caller's, called `name`: the rows of every batch that count, each with its weight and its target.
@@ -225,12 +312,18 @@ impl<'a, N: Network> Trainer<'a, N> {
     /// # Errors
     /// Settings out of range, an order that does not fit, rows that the objective refuses, a loss that is not a finite number.
     pub fn by(self, name: &str, rows: impl Fn(&N, &Batch) -> Result<RowLoss>) -> Result<Trained<N>> {
-        self.walk(name, &mut |model, batch, _| rows(model, batch))
+        let elbo = ElboConfig { schedule: self.schedule, ..ElboConfig::default() };
+        let mut rows = ByRows(|model: &N, batch: &Batch, _| rows(model, batch));
+        self.walk(name, Objective::Elbo(elbo), &mut rows)
     }
 
-    fn walk(mut self, name: &str, rows: Rows<N>) -> Result<Trained<N>> {
+    fn check(&self) -> Result<()> {
         self.config.validate("train")?;
-        self.order.validate("order")?;
+        self.order.validate("order")
+    }
+
+    fn walk(mut self, name: &str, format: Objective, what: &mut dyn Minimise<N>) -> Result<Trained<N>> {
+        self.check()?;
         let (config, length, begin) = (&self.config, self.data.length(), Instant::now());
         let orders = self.order.all(length);
         let rng = StepRng::new(self.seed);
@@ -238,21 +331,19 @@ impl<'a, N: Network> Trainer<'a, N> {
         let mut model = self.model;
         let mut last_loss = f64::NAN;
         for step in 0..config.steps {
+            let average = || optimizer.averaged(&model).filter(|_| config.ema.is_some());
+            let at = At { model: &model, average: &average, step, config };
+            what.due(&at)?;
             let mut part = |i: usize| {
                 let part = (step * config.accumulate + i) as u64;
                 let (x0, order) =
                     (self.data.batch(self.seed, part, config.batch), crate::train::order_of(&orders, (rng, part)));
                 let batch = Batch { x0, length, order, rng, part };
-                Ok(backward(&model, &rows(&model, &batch, (step, config.steps))?))
+                what.part(&at, &batch)
             };
             let gathered = gather(&model, config.accumulate, &mut part)?;
             if !gathered.is_finite() {
-                let (loss, norm) = (gathered.loss, gathered.norm);
-                return Err(Error::new(
-                    Kind::NonFinite,
-                    format!("loss {loss}, gradient norm {norm} in step {}", step + 1),
-                )
-                .hint("a smaller learning rate, or a smaller `clip`"));
+                return Err(non_finite(gathered.loss, gathered.norm, step));
             }
             let (scale, told) = (gathered.scale(config), (gathered.loss, gathered.norm));
             model = optimizer.step(model, gathered.grads, config, step, scale);
@@ -263,19 +354,112 @@ impl<'a, N: Network> Trainer<'a, N> {
         }
         Ok(Trained {
             model: optimizer.averaged(&model).filter(|_| config.ema.is_some()).unwrap_or_else(|| model.valid()),
-            objective: name.to_string(),
-            causal: false,
+            name: name.to_string(),
+            causal: format.facts().causal(),
             order: self.order,
-            schedule: self.schedule,
+            schedule: format.facts().schedule,
             length,
             seed: self.seed,
             steps: config.steps,
             tokens: (config.steps * config.accumulate * config.batch * length) as u64,
             seconds: begin.elapsed().as_secs_f64(),
             last_loss,
+            objective: format,
         })
     }
 }
 
-/// The rows of a batch, in a step of so many.
-type Rows<'r, N> = &'r mut dyn FnMut(&N, &Batch, (usize, usize)) -> Result<RowLoss>;
+/// Whether what a network says of a position depends on the token there or on later ones.
+fn reads_ahead<N: Network>(model: &N, data: &dyn Dataset) -> bool {
+    let (length, vocab, model) = (data.length(), data.vocab() as u32, model.valid());
+    let rows: Vec<usize> = (0..=length / 2).collect();
+    let of = |shift: u32| {
+        let tokens = |l: usize| (l as u32 * 7 + if l < length / 2 { 0 } else { shift }) % vocab;
+        let x0: Vec<u32> = (0..length).map(tokens).collect();
+        params::floats(model.features_at(&method::ar_nll(&x0, length).input, &rows))
+    };
+    of(0).iter().zip(of(1)).any(|(a, b)| (a - b).abs() > 1e-4 * a.abs().max(1.0))
+}
+
+impl<'a> Trainer<'a, Transformer> {
+    /// Trains by a method, one of this crate's or of the caller's, with all that it keeps from step to step; `parents` are the other
+    /// networks that it needs.
+    ///
+    /// # Errors
+    /// As [`Trainer::by`], and (usage) a method that lacks something.
+    pub fn method(self, objective: &Objective, parents: Parents<'a>) -> Result<Trained<Transformer>> {
+        self.with_method(objective.name(), objective.clone(), objective.method(), parents)
+    }
+
+    /// Trains by a method of the caller's, called `name`; checkpoints name it as `elbo`, the process that it is sampled in.
+    ///
+    /// # Errors
+    /// As [`Trainer::method`].
+    pub fn own_method(self, name: &str, method: &dyn Method, parents: Parents<'a>) -> Result<Trained<Transformer>> {
+        let elbo = ElboConfig { schedule: self.schedule, ..ElboConfig::default() };
+        self.with_method(name, Objective::Elbo(elbo), method, parents)
+    }
+
+    fn with_method(
+        self,
+        name: &str,
+        format: Objective,
+        method: &dyn Method,
+        parents: Parents<'a>,
+    ) -> Result<Trained<Transformer>> {
+        self.check()?;
+        let (length, orders) = (self.data.length(), self.order.all(self.data.length()));
+        let (vocab, mask) = (self.model.vocab(), self.model.mask());
+        let ground =
+            Ground { name, length, vocab, mask, seed: self.seed, orders: &orders, dir: None, parents };
+        let mut training = method.begin(&ground)?;
+        training.start(&self.model);
+        let mut by = ByMethod { training, data: self.data, seed: self.seed };
+        self.walk(name, format, &mut by)
+    }
+}
+
+impl Trained<Transformer> {
+    /// Writes it into the new directory `dir`, with the tokenizer of its data, so that [`super::Model::load`] and the binary read it.
+    ///
+    /// # Errors
+    /// A directory that is there already, a refused write.
+    pub fn export(&self, data: &dyn Dataset, dir: impl AsRef<Path>) -> Result<()> {
+        let dir = dir.as_ref();
+        let name = dir.file_name().map_or(self.name.clone(), |name| name.to_string_lossy().into_owned());
+        let facts = self.objective.facts();
+        let card = ModelCard {
+            architectures: vec!["FewstepTransformer".into()],
+            model_type: "fewstep".into(),
+            fewstep_version: env!("CARGO_PKG_VERSION").into(),
+            name,
+            vocab_size: self.model.vocab(),
+            mask_token_id: self.model.mask() as usize,
+            excluded_token_ids: Vec::new(),
+            end_token_id: data.end(),
+            max_position_embeddings: self.length,
+            network: self.model.config().clone(),
+            order: self.order.clone(),
+            schedule: self.schedule,
+            corruption: facts.corruption,
+            seed: self.seed,
+            train_steps: self.steps,
+            train_tokens: self.tokens,
+            train_seconds: self.seconds,
+            // With fixed phases the order says it.
+            generation: facts.steps.filter(|_| !self.order.phased()).map(|steps| Generation {
+                steps,
+                selection: Selection::Random,
+                temperature: 1.0,
+            }),
+            picture: data.picture(),
+            latent: None,
+            neighbours: None,
+            quantization_config: None,
+            objective: self.objective.clone(),
+        };
+        let tokenizer = data.tokenizer();
+        let extras = Extras { tokenizer: Some(&tokenizer), recipe: "", results: None, call: None };
+        fs::new_dir(dir, |out| checkpoint::write(out, &card, params::export(&self.model), &extras))
+    }
+}

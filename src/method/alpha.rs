@@ -10,6 +10,7 @@
 //! the positions of a phase, never a whole text: a weight of hundreds of nats would leave nothing of most texts.
 //! n rows.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, whole_within, within};
@@ -17,7 +18,7 @@ use crate::loss::{Alpha, RowLoss};
 use crate::process::Order;
 
 /// How groups count.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AlphaConfig {
     /// Neighbouring positions of a phase that are one group.

@@ -2,6 +2,7 @@
 //!
 //! B batch, L length.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::contract::{Facts, FromRows, Ground, Made, Method, Site, Training, contradiction};
@@ -12,7 +13,7 @@ use crate::model::{Noised, TransformerConfig};
 use crate::process::order::OrderConfig;
 
 /// The configuration of the objective: there is nothing to set.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ArConfig {}
 

@@ -17,6 +17,7 @@
 //! `resample`) it draws a block's masks again until their share lies in the range.
 //! B batch, L length, P blocks, n rows.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::masked::{NoiseRange, T_MIN, elbo_within};
@@ -28,7 +29,7 @@ use crate::process::{Order, Schedule};
 use crate::rng::{StepRng, Stream};
 
 /// How the range is chosen.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Clip {
     /// This one.
@@ -38,7 +39,7 @@ pub enum Clip {
 }
 
 /// When the range is searched, and on how much.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Search {
     /// Optimiser steps between two searches.

@@ -16,6 +16,7 @@
 
 use burn::optim::GradientsParams;
 use rand::Rng;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::contract::{Batch, Facts, Ground, Method, Nets, Site, Training, contradiction};
@@ -28,7 +29,7 @@ use crate::process::{Corruption, Schedule, corruption};
 use crate::rng::{StepRng, Stream};
 
 /// The configuration of the objective.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ConsistencyConfig {
     /// absorb | uniform

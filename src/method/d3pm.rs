@@ -12,6 +12,7 @@
 use std::sync::Arc;
 
 use rand::Rng;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::contract::{Batch, Chain, Facts, FromRows, Ground, Method, Site, Training};
@@ -26,7 +27,7 @@ use crate::process::d3pm::{Matrices, Matrix};
 use crate::process::{Corruption, Schedule};
 
 /// The configuration of the objective.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct D3pmConfig {
     /// absorbing | uniform | gaussian | { neighbours = { model = NAME, k = K } }

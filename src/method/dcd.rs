@@ -10,6 +10,7 @@
 
 use burn::optim::GradientsParams;
 use rand::Rng;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::contract::{Batch, Facts, Ground, Kept, Made, Method, Nets, Parts, Site, Training, contradiction};
@@ -25,7 +26,7 @@ use crate::process::{Corruption, Schedule};
 use crate::rng::{StepRng, Stream};
 
 /// How the step grows from round to round.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Growth {
     /// 1, 2, 4, ... levels.
@@ -36,7 +37,7 @@ pub enum Growth {
 }
 
 /// The configuration of the objective.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DcdConfig {
     /// The model of this recipe to learn from; the student starts from its weights.

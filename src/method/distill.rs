@@ -21,6 +21,7 @@ use std::sync::Arc;
 use burn::optim::GradientsParams;
 use burn::prelude::*;
 use rand::Rng;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::contract::{
@@ -39,7 +40,7 @@ use crate::process::{Context, Corruption, Order, Phases, Schedule};
 use crate::rng::{StepRng, Stream};
 
 /// The configuration of the objective.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SdttConfig {
     /// The model of this recipe to learn from; the student starts from its weights.

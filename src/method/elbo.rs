@@ -4,6 +4,7 @@
 //! may count by their joint probability (alpha.rs), and positions may share the uniforms that pick their tokens (shared.rs).
 
 use burn::optim::GradientsParams;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::alpha::AlphaConfig;
@@ -21,7 +22,7 @@ use crate::rng::StepRng;
 use crate::term;
 
 /// The configuration of the objective.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ElboConfig {
     /// absorb | uniform | gaussian_argmax

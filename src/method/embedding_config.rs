@@ -1,5 +1,6 @@
 //! The settings of a diffusion of embeddings, and of a classifier of it.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result, whole_within, within};
@@ -7,7 +8,7 @@ use crate::process::ddpm::{Betas, Sampler, alphas_cumprod};
 use crate::process::gaussian::Prediction;
 
 /// Gaussian diffusion of token embeddings.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct EmbeddingConfig {
     /// linear | cosine | trunc_cos | sqrt
@@ -41,7 +42,7 @@ impl Default for EmbeddingConfig {
 }
 
 /// A classifier of noisy embeddings: it predicts the first `given` tokens of a sequence from the noisy rest.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ClassifierConfig {
     /// The embedding diffusion of this recipe whose noisy embeddings it reads.

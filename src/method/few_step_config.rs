@@ -1,5 +1,6 @@
 //! The few-step methods of latents as a recipe has them: their settings, what they cost, and what contradicts itself.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::refresh::{Refresh, round};
@@ -7,7 +8,7 @@ use crate::error::{Error, Result, whole_within, within};
 use crate::process::gaussian::{Path, Prediction};
 
 /// A few-step student of latents.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LatentDistillConfig {
     /// The denoiser of latents of this recipe to learn from; the student starts with its weights.
@@ -18,7 +19,7 @@ pub struct LatentDistillConfig {
 }
 
 /// How a few-step student is trained; see the file's head.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum FewStep {
     Progressive(Progressive),
@@ -30,7 +31,7 @@ pub enum FewStep {
 }
 
 /// Halving of the steps, round by round.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Progressive {
     /// Steps of the first round's teacher, halved each round.
@@ -43,7 +44,7 @@ pub struct Progressive {
 }
 
 /// Consistency in discrete time.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Consistency {
     /// Grid of times in the beginning, and in the end; it doubles in between.
@@ -60,7 +61,7 @@ pub struct Consistency {
 }
 
 /// Consistency in continuous time.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Continuous {
     /// true: the path's direction is the teacher's; false: that of the data and its noise.
@@ -77,7 +78,7 @@ pub struct Continuous {
 }
 
 /// Steps of any size by self-consistency.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Shortcut {
     /// The smallest step that is learnt by two halves is 2 / finest; its halves are taken by the velocity itself.
@@ -89,7 +90,7 @@ pub struct Shortcut {
 }
 
 /// The mean velocity by its own identity.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MeanFlow {
     /// Share of the sequences with s < t; the others learn the velocity.
@@ -101,7 +102,7 @@ pub struct MeanFlow {
 }
 
 /// Matching of distributions with a critic.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Matching {
     /// Steps that the student will take; each is trained on what its own earlier ones leave.

@@ -10,6 +10,7 @@
 //! that of the negative ELBO in any order (masked.rs). B batch, L length, n masked rows.
 
 use burn::optim::GradientsParams;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::contract::{Batch, Beside, Facts, Ground, Kept, Made, Method, Nets, Parts, Site, Training, Vectors};
@@ -22,7 +23,7 @@ use crate::model::{Teach, Transformer, TransformerConfig};
 use crate::process::Schedule;
 
 /// The configuration of the objective.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct KdConfig {
     /// The model of this recipe to learn from; the student starts from its weights.

@@ -1,11 +1,12 @@
 //! The settings of autoencoders and of the diffusion of their latents.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::process::gaussian::{Path, Prediction};
 
 /// Training of an autoencoder; its shape is `network.bottleneck`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AutoencoderConfig {
     /// Largest standard deviation of the noise on latents of unit variance.
@@ -17,7 +18,7 @@ pub struct AutoencoderConfig {
 }
 
 /// Gaussian diffusion of the latents of an autoencoder.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LatentConfig {
     /// The autoencoder of this recipe whose latents it denoises.

@@ -3,6 +3,7 @@
 //! B batch, L length.
 
 use rand::Rng;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::loss::{RowLoss, Target};
@@ -11,7 +12,7 @@ use crate::process::order::Context;
 use crate::process::{Corruption, Order, Schedule};
 
 /// The times that are trained on.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NoiseRange {
     pub low: f64,

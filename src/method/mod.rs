@@ -27,6 +27,7 @@ pub mod score_entropy;
 pub mod shared;
 pub mod uniform;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use crate::loss::{Divergence, RowLoss, Target, backward, chunk_rows, evaluate};
@@ -50,7 +51,7 @@ pub use score_entropy::ScoreEntropyConfig;
 pub use shared::SharedConfig;
 
 /// What is minimised: the format of `model.NAME.objective`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Objective {
     /// Next-token negative log-likelihood with teacher forcing.

@@ -1,9 +1,10 @@
 //! The rounds of a distillation: which one a step is in, and which weights become the next one's teacher.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Which weights become the next round's teacher.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Refresh {
     /// The trained weights themselves (SDTT, DCD).

@@ -3,6 +3,7 @@
 //! B batch, L length, V vocabulary.
 
 use rand::Rng;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::contract::{Batch, Facts, FromRows, Ground, Method, Site, Training, contradiction};
@@ -17,7 +18,7 @@ use crate::process::order::OrderConfig;
 use crate::process::{Order, Schedule};
 
 /// The configuration of the objective.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ScoreEntropyConfig {
     /// The scores are scaled by the noise (`scale_by_sigma` of the checkpoint).

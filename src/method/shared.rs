@@ -15,6 +15,7 @@
 //! B batch, L length, V vocabulary, n rows.
 
 use rand::Rng;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::contract::{Network, Site, contradiction};
@@ -27,7 +28,7 @@ use crate::process::{Order, Schedule};
 use crate::rng::{StepRng, Stream};
 
 /// Where the uniforms come from.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SharedConfig {
     /// The model of this recipe whose phases are parts of the student's.

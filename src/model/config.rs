@@ -6,6 +6,7 @@ mod rope;
 mod tensors;
 
 use burn::tensor::FloatDType;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use ends::{BottleneckConfig, Decoder, VectorsConfig};
@@ -20,7 +21,7 @@ pub const SIGMA_DIM: usize = 256;
 pub const UNIFORM_DIGITS: usize = 24;
 
 /// Which positions a position may attend to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Visibility {
     Full,
@@ -32,7 +33,7 @@ pub enum Visibility {
 }
 
 /// The pre-normalisation of each half block.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum NormKind {
     Rms,
@@ -40,7 +41,7 @@ pub enum NormKind {
 }
 
 /// The nonlinearity of the feed-forward half.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Activation {
     /// GELU in its tanh form.
@@ -61,7 +62,7 @@ impl Activation {
 }
 
 /// Which layers have biases, where it is not all or none of them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Biases {
     /// Offsets of the layer norms.
@@ -74,7 +75,7 @@ pub struct Biases {
 }
 
 /// How the network is told the noise level.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum TimeInput {
     /// Not at all: for absorbing noise the masks say it (MDLM's default).
@@ -98,7 +99,7 @@ impl TimeInput {
 
 /// The type that blocks and head compute in, or that frozen weights are kept in. Trained weights, their gradients, norms,
 /// softmax and losses stay f32.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Compute {
     #[default]
@@ -133,7 +134,7 @@ impl Compute {
 }
 
 /// The configuration of [`super::Transformer`]; vocabulary and length come from the data.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TransformerConfig {
     /// Width D of the residual stream.
@@ -303,6 +304,11 @@ impl TransformerConfig {
             vectors: None,
             bottleneck: None,
         }
+    }
+
+    /// A network that writes from left to right: position l sees the tokens before it.
+    pub fn causal(dim: usize, layers: usize, heads: usize) -> Self {
+        TransformerConfig { shift: true, ..TransformerConfig::new(dim, layers, heads, Visibility::Causal) }
     }
 
     /// Whether it reads positions sorted by phase: it sees what its order says, describes the token that it reads, and no block of it

@@ -4,6 +4,7 @@ pub mod adamw;
 pub mod lr;
 
 use burn::optim::{GradientsAccumulator, GradientsParams};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, whole_within, within};
@@ -61,7 +62,7 @@ impl Gathered {
 const MOST_STEPS: usize = 1_000_000_000;
 
 /// How a model is trained.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TrainConfig {
     /// Optimiser steps.

@@ -11,12 +11,13 @@
 //! B batch, L length; tokens are row-major [B, L]; the mask id is the vocabulary size V.
 
 use rand::Rng;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::schedule::Schedule;
 
 /// The kind of noise.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Corruption {
     /// A lost token becomes the mask and stays it until it is revealed.

@@ -17,6 +17,7 @@ mod tests;
 
 use std::f64::consts::FRAC_PI_2;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::gaussian::{Mix, Prediction};
@@ -27,7 +28,7 @@ pub use sampler::Sampler;
 const LARGEST: f64 = 0.999;
 
 /// A schedule of variances over T levels.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Betas {
     /// beta from 0.1/T to 20/T in equal parts (Ho et al. 2020, whose T is 1000).

@@ -11,6 +11,7 @@ mod embedding;
 mod fits;
 mod load;
 mod names;
+pub mod reference;
 pub mod parse;
 mod settings;
 mod start;
@@ -19,6 +20,7 @@ mod ways;
 use std::path::PathBuf;
 
 use indexmap::IndexMap;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::data::DataConfig;
@@ -41,7 +43,7 @@ pub use load::{BASE, Loaded, Written, load, read, stored};
 pub use names::{ORACLE, slug};
 
 /// One study.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Recipe {
     /// Name of the study and of its default run directory.
@@ -63,7 +65,7 @@ pub struct Recipe {
 }
 
 /// One model of a study.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ModelConfig {
     /// Its own seed; default: the study's.
@@ -116,7 +118,7 @@ pub struct ModelConfig {
 }
 
 /// Types of a network that comes from a checkpoint.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DtypeConfig {
     /// f32 | bf16 | f16: what its matrices are kept in; weights that are trained are f32.
@@ -128,7 +130,7 @@ pub struct DtypeConfig {
 }
 
 /// What `run` exports.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ExportConfig {
     /// Names of the models to export at the end of a run.

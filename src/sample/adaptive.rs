@@ -18,6 +18,7 @@ use std::ops::Range;
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Process, SampleSpec, Samples, reading};
@@ -39,7 +40,7 @@ pub enum Rule {
 }
 
 /// The rule of the surest first.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Confidence {
     /// Positions of a block, one block after the other; 0: the whole text at once.
@@ -48,7 +49,7 @@ pub struct Confidence {
 }
 
 /// The thresholds of pipelined decoding, shares and probabilities.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Pipelined {
     /// Positions of a block.
@@ -77,7 +78,7 @@ fn default_commit() -> f64 {
 }
 
 /// The rule of switching.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Switch {
     /// Positions of a block.

@@ -3,6 +3,7 @@
 //!
 //! L length.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Process;
@@ -42,7 +43,7 @@ impl Decode {
 }
 
 /// The ways a recipe can name to draw from a model.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum DecodeConfig {
     /// In the steps of this order's table.

@@ -21,6 +21,7 @@ use burn::prelude::*;
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::StandardNormal;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{SampleSpec, Samples};
@@ -37,7 +38,7 @@ use crate::process::ddpm::{self, GaussianStep, Levels, Sampler, normals, spaced}
 use crate::rng::{StepRng, Stream};
 
 /// How a classifier steers a diffusion of embeddings.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct GuidanceConfig {
     /// The classifier of this recipe.

@@ -6,6 +6,7 @@ use super::{Described, Dtype, INDEX, MAX_INDEX, Outputs, SINGLE, header_bytes};
 use crate::error::{Error, Result};
 use crate::fs::write_atomic_from;
 use crate::fs::{read_limited, write_atomic};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -14,7 +15,7 @@ use std::path::Path;
 pub const SHARD: u64 = 5_000_000_000;
 
 /// The type that exported parameters are stored in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Storage {
     /// Each as in the source; f32 where there is none.

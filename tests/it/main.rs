@@ -5,6 +5,7 @@ mod asking;
 mod bad_input;
 mod benches;
 mod binary;
+mod book;
 mod bound;
 mod checking;
 mod consistency;

@@ -1,12 +1,13 @@
 //! The size of the picture task, and what of it fits together.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{CLAUSE, CLOSING, COLOURS, KINDS, NAMES, OPENING, PLACES, Shape};
 use crate::error::{Error, Result, whole_within, within};
 
 /// The size of the task.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct PicturesConfig {
     /// Names of painters, 1 to 8.

@@ -15,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::fs::{read_limited, write_atomic};
 use crate::hub;
 pub use encoder::Encoder;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
@@ -42,7 +43,7 @@ pub const END_CHAR: char = '\u{3}';
 
 /// Which tokenizer a recipe asks for: `"bytes"`, `"char"`, `train = { bpe = 2048 }`, `json = { path = ".." }`,
 /// `dir = { path = ".." }` or `bpe = { vocab = "..", merges = ".." }`; each path may be `hf://owner/name/file`, and that of `dir` `hf://owner/name`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum TokenizerConfig {
     /// One token per byte, 256 in all: any file at all can be a corpus.

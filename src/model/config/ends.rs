@@ -2,6 +2,7 @@
 //!
 //! L length, M latents, d their width, D width of the network.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{TimeInput, TransformerConfig, Visibility};
@@ -9,7 +10,7 @@ use crate::error::{Error, Result, whole_within, within};
 use crate::process::{Pattern, Phases};
 
 /// Vectors of width d come in and go out: a denoiser of latents or of token embeddings.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct VectorsConfig {
     /// Number of vectors M: of latents, those of the autoencoder.
@@ -35,7 +36,7 @@ pub struct VectorsConfig {
 
 /// L tokens become M vectors of width d and come back: the first layers read the text and M learned queries, the others
 /// the vectors.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BottleneckConfig {
     /// Number of latents M.
@@ -50,7 +51,7 @@ pub struct BottleneckConfig {
 }
 
 /// How a text is written from its latents.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Decoder {
     /// All positions in one pass.

@@ -1,5 +1,6 @@
 //! Rotary angles: their base, how they are stretched, and the blocks that see only near positions.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{TransformerConfig, is_default};
@@ -8,7 +9,7 @@ use crate::error::{Error, Result, number, within};
 /// Stretched rotary angles. With `factor` alone every wavelength is that many times as long; with the other three as LLaMA 3
 /// has it: wavelengths above old / low_freq are `factor` times as long, those below old / high_freq stay, and those between
 /// are interpolated.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RopeScaling {
     pub factor: f64,
@@ -86,7 +87,7 @@ impl RopeScaling {
 }
 
 /// Blocks that see only near positions (ModernBERT): all but every `every`-th, or all but those that are listed.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Local {
     /// How far a position sees to either side.

@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::data::tokenizer::Tokenizer;
@@ -14,7 +15,7 @@ use crate::model::params::Named;
 use crate::weights::HostTensor;
 
 /// What to do where a checkpoint has another tokenizer than the data.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Vocabulary {
     /// An error. Rows of padding behind equal tokenizers are no difference.

@@ -11,6 +11,7 @@ use std::ops::Range;
 use burn::module::Param;
 use burn::prelude::*;
 use rand::Rng;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::super::config::TransformerConfig;
@@ -24,7 +25,7 @@ use crate::weights::{HostTensor, match_shapes};
 const PATH: &str = ".lora.";
 
 /// What is adapted, and how much.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LoraConfig {
     /// Rank r of each term.

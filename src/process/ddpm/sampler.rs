@@ -1,12 +1,13 @@
 //! How the steps of a process over levels are drawn, as a recipe or a command names it.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Kind;
 use crate::error::{Result, within};
 
 /// How the steps of a process over levels are drawn.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Sampler {
     /// Noise of a step: 1 the posterior's (DDPM), 0 none (DDIM).

@@ -2,6 +2,7 @@
 //!
 //! L length.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::phases::{List, MOST_LISTED};
@@ -15,7 +16,7 @@ const SHOWN: usize = 16;
 const MOST: usize = 1 << 20;
 
 /// The orders a recipe can name; each becomes an [`Order`] once the length is known.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum OrderConfig {
     /// All positions at once: one block of the whole length.
