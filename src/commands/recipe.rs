@@ -59,11 +59,14 @@ pub fn explain(key: Option<&str>, as_json: bool) -> Result<()> {
     };
     let tables = reference::tables();
     for found in reference::find(key)? {
-        let (of, below) = (&found.key, found.key.table.as_ref().and_then(|path| tables.iter().find(|t| t.path == *path)));
+        let (of, below) =
+            (&found.key, found.key.table.as_ref().and_then(|path| tables.iter().find(|t| t.path == *path)));
         if as_json {
             let below = below.map(|table| table.keys.iter().map(|key| &key.name).collect::<Vec<_>>());
-            term::out_json(json!({ "path": found.path, "values": of.values, "default": of.default, "needed": of.needed,
-                "about": of.about, "keys": below }));
+            term::out_json(
+                json!({ "path": found.path, "values": of.values, "default": of.default, "needed": of.needed,
+                "about": of.about, "keys": below }),
+            );
             continue;
         }
         term::out(format!("{}\n    {}", found.path, of.about));

@@ -55,7 +55,7 @@ pub struct EvalConfig {
     pub batch: usize,
     /// Denoising steps K of the diffusion models; an autoregressive model always takes L.
     pub steps: Vec<usize>,
-    /// Further sampling temperatures at every step count; with them models are also compared at the data's entropy.
+    /// Further sampling temperatures at every step count; with them models are also compared at the data's entropy. Default: none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub temperatures: Vec<f64>,
     /// Sampling seed: sample i draws from (seed, i) in every row.
@@ -64,7 +64,7 @@ pub struct EvalConfig {
     /// Held-out sequences for the likelihood and the reference values of real data.
     #[serde(default = "default_held_out")]
     pub held_out: usize,
-    /// The sampler's own likelihood of held-out text: `{ texts = n, partitions = r }`.
+    /// The sampler's own likelihood of held-out text, `{ texts = n, partitions = r }`; default: 64 texts, 2 partitions.
     #[serde(default, skip_serializing_if = "is_default")]
     pub sampler: SamplerConfig,
     /// Timed repeats of each speed measurement; 0 measures none.

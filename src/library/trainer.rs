@@ -410,8 +410,7 @@ impl<'a> Trainer<'a, Transformer> {
         self.check()?;
         let (length, orders) = (self.data.length(), self.order.all(self.data.length()));
         let (vocab, mask) = (self.model.vocab(), self.model.mask());
-        let ground =
-            Ground { name, length, vocab, mask, seed: self.seed, orders: &orders, dir: None, parents };
+        let ground = Ground { name, length, vocab, mask, seed: self.seed, orders: &orders, dir: None, parents };
         let mut training = method.begin(&ground)?;
         training.start(&self.model);
         let mut by = ByMethod { training, data: self.data, seed: self.seed };

@@ -32,7 +32,7 @@ use crate::rng::{StepRng, Stream};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ConsistencyConfig {
-    /// absorb | uniform
+    /// The noise on tokens: absorb, the mask, or uniform.
     #[serde(default)]
     pub corruption: Corruption,
     /// forward_kl | reverse_kl | jensen_shannon | total_variation | log_mse

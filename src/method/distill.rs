@@ -62,7 +62,7 @@ pub struct SdttConfig {
     /// log_linear | cosine: must be the teacher's.
     #[serde(default)]
     pub schedule: Schedule,
-    /// The share of the data's cross-entropy in the loss, of a student with fixed phases; the rest is the divergence.
+    /// The share of the data's cross-entropy in the loss, of a student with fixed phases; the rest is the divergence. Default: 0.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub data: f64,
 }

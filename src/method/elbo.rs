@@ -25,7 +25,7 @@ use crate::term;
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ElboConfig {
-    /// absorb | uniform | gaussian_argmax
+    /// The noise on tokens; default: absorb, the mask.
     #[serde(default, skip_serializing_if = "Corruption::absorbs")]
     pub corruption: Corruption,
     /// log_linear | cosine

@@ -12,7 +12,7 @@ pub struct AutoencoderConfig {
     /// Largest standard deviation of the noise on latents of unit variance.
     #[serde(default)]
     pub noise: f64,
-    /// Share of the tokens before a position that an autoregressive decoder does not see in training.
+    /// Share of the tokens before a position that an autoregressive decoder does not see in training; default: 0.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub token_dropout: f64,
 }
@@ -32,7 +32,7 @@ pub struct LatentConfig {
     /// Noise of its own sampling: 0 none (DDIM), 1 ancestral.
     #[serde(default)]
     pub eta: f64,
-    /// How far its answers are taken away from those without the condition it is given; 1: not.
+    /// How far its answers are taken away from those without the condition it is given; default: 1, not at all.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub guidance: f64,
     /// Share of the training steps in which a network with `vectors.self_conditioning` reads its own estimate.

@@ -15,7 +15,9 @@ use crate::process::{Corruption, Order, Schedule};
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NoiseRange {
+    /// Its lower end, from 0.
     pub low: f64,
+    /// Its upper end, at most 1.
     pub high: f64,
 }
 

@@ -67,10 +67,13 @@ impl Activation {
 pub struct Biases {
     /// Offsets of the layer norms.
     pub norm: bool,
+    /// The projection to queries, keys and values.
     pub qkv: bool,
     /// Attention's way back.
     pub out: bool,
+    /// The feed-forward network.
     pub mlp: bool,
+    /// The head, from features to logits.
     pub head: bool,
 }
 
@@ -152,7 +155,7 @@ pub struct TransformerConfig {
     /// full | causal | { blocks = N } | order
     pub visibility: Visibility,
     /// The first so many layers read finished text alone, once a block, and only the others iterate over noise (E2D2,
-    /// Arriola et al. 2025): they see, of finished blocks, what these layers made of them.
+    /// Arriola et al. 2025): they see, of finished blocks, what these layers made of them. Default: 0.
     #[serde(default, skip_serializing_if = "is_default")]
     pub encoder_layers: usize,
     /// rms | layer
@@ -170,7 +173,7 @@ pub struct TransformerConfig {
     /// Width of one attention head; default dim / heads.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub head_dim: Option<usize>,
-    /// What the norms add to the variance.
+    /// What the norms add to the variance; default: 1e-5.
     #[serde(default = "default_eps", skip_serializing_if = "is_default_eps")]
     pub norm_eps: f64,
     /// Root-mean-square norms of every query and key head (Qwen3).
@@ -220,7 +223,7 @@ pub struct TransformerConfig {
     /// Blocks that see only near positions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub local: Option<Local>,
-    /// f32 | bf16 | f16: what blocks and head compute in (bf16 is for GPUs; a CPU is slower with it).
+    /// What blocks and head compute in (bf16 is for GPUs; a CPU is slower with it); default: f32.
     #[serde(default, skip_serializing_if = "is_default")]
     pub compute: Compute,
     /// Activation checkpointing: each block keeps its input only and is computed again on the way back.

@@ -83,10 +83,13 @@ pub struct TrainConfig {
     /// AdamW's decoupled decay of the matrices (norms and biases are never decayed).
     #[serde(default)]
     pub weight_decay: f64,
+    /// AdamW's decay of the mean gradient.
     #[serde(default = "default_beta1")]
     pub beta1: f64,
+    /// AdamW's decay of the mean squared gradient.
     #[serde(default = "default_beta2")]
     pub beta2: f64,
+    /// What AdamW adds to the root of the mean squared gradient.
     #[serde(default = "default_eps")]
     pub eps: f64,
     /// Largest global gradient norm; larger gradients are scaled down to it.

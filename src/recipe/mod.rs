@@ -11,8 +11,8 @@ mod embedding;
 mod fits;
 mod load;
 mod names;
-pub mod reference;
 pub mod parse;
+pub mod reference;
 mod settings;
 mod start;
 mod ways;
@@ -54,12 +54,15 @@ pub struct Recipe {
     /// Several seeds in place of `seed`: the study once for each, joined into one report with the spread between them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub seeds: Vec<u64>,
+    /// Where texts come from.
     pub data: DataConfig,
     /// The models by name, in the order of the report.
     pub model: IndexMap<String, ModelConfig>,
     pub eval: EvalConfig,
+    /// What `fewstep gate` compares, and by how much it may differ; by default the rules below.
     #[serde(default)]
     pub gate: GateConfig,
+    /// Which models a run exports, and how; by default none.
     #[serde(default)]
     pub export: ExportConfig,
 }
@@ -82,7 +85,7 @@ pub struct ModelConfig {
     /// The model of this recipe whose weights it starts with, in a network of the same weights; default: its teacher, or none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start: Option<String>,
-    /// refuse | truncate_padding | shared_tokens | retokenize: what to do where `from` has another tokenizer than the data.
+    /// What to do where `from` has another tokenizer than the data; default: refuse.
     #[serde(default, skip_serializing_if = "Vocabulary::is_refuse")]
     pub vocabulary: Vocabulary,
     /// SHA-256 of the weights of `from`: of the file, or of the hashes of all files in the order of their names, joined by

@@ -44,11 +44,14 @@ pub struct Key {
 
 /// The JSON schema of a recipe.
 pub fn schema() -> Value {
-    let mut settings = SchemaSettings::draft07();
-    settings.definitions_path = "/definitions".into();
-    let mut schema = settings.into_generator().into_root_schema_for::<Recipe>().to_value();
+    let mut schema = with_null();
     without_null(&mut schema);
     schema
+}
+
+/// The same, in which a key that may be left out can be null.
+fn with_null() -> Value {
+    SchemaSettings::draft07().into_generator().into_root_schema_for::<Recipe>().to_value()
 }
 
 /// TOML has no null: a key that may be left out is one that is not required.
@@ -84,7 +87,7 @@ fn without_null(value: &mut Value) {
 
 /// All tables, in the order in which a recipe is read.
 pub fn tables() -> Vec<Table> {
-    let schema = schema();
+    let schema = with_null();
     let mut walk = Walk { schema: &schema, tables: Vec::new(), places: BTreeMap::new() };
     walk.table("", &schema);
     walk.tables
@@ -101,6 +104,18 @@ struct Walk<'a> {
 impl<'a> Walk<'a> {
     /// What a value refers to, with the name of the type.
     fn behind(&self, value: &'a Value) -> (&'a Value, Option<&'a str>) {
+        // A reference with words beside it is a list of one, and one that may be left out a choice with null.
+        let inner = match (value.get("allOf"), value.get("anyOf")) {
+            (Some(Value::Array(all)), _) => (all.len() == 1).then(|| &all[0]),
+            (_, Some(Value::Array(any))) => {
+                let mut real = any.iter().filter(|one| !is_null(one));
+                real.next().filter(|_| real.next().is_none())
+            }
+            _ => None,
+        };
+        if let Some(inner) = inner {
+            return self.behind(inner);
+        }
         let name = value.get("$ref").and_then(Value::as_str).and_then(|to| to.rsplit('/').next());
         match name.and_then(|name| self.schema["definitions"].get(name)) {
             Some(of) => (of, name),
@@ -138,9 +153,13 @@ impl<'a> Walk<'a> {
         let place = if path.is_empty() { name.to_string() } else { format!("{path}.{name}") };
         let (values, table) = self.values(&place, of);
         let about = [of, behind].into_iter().map(about).find(|about| !about.is_empty()).unwrap_or_default();
-        // A flag that is not written where it is false has no default in the schema.
-        let flag = (!needed && behind.get("type").is_some_and(|kind| kind == "boolean")).then(|| "false".to_string());
-        let default = of.get("default").map(toml_text).or(flag);
+        // A flag that is not written where it is false has no default in the schema, and what may be null is not given.
+        let flag = || behind.get("type").is_some_and(|kind| kind == "boolean").then(|| "false".to_string());
+        let none = || may_be_null(of).then(|| "none".to_string());
+        let given = of.get("default").filter(|default| !default.is_null()).map(toml_text);
+        // The keys of a table say theirs themselves.
+        let given = given.filter(|text| table.is_none() || text.len() < 40);
+        let default = if needed { None } else { given.or_else(none).or_else(flag) };
         Key { name: name.into(), values, table, default, needed, about }
     }
 
@@ -198,7 +217,11 @@ impl<'a> Walk<'a> {
             let table = all.iter().find_map(|(_, table)| table.clone());
             return (all.into_iter().map(|(values, _)| values).collect::<Vec<_>>().join(" or "), table);
         }
-        match behind.get("type").and_then(Value::as_str) {
+        let kind = match behind.get("type") {
+            Some(Value::Array(kinds)) => kinds.iter().filter_map(Value::as_str).find(|kind| *kind != "null"),
+            kind => kind.and_then(Value::as_str),
+        };
+        match kind {
             Some("array") => match behind.get("items") {
                 Some(items) if items.is_object() => {
                     let (values, table) = self.values(place, items);
@@ -218,6 +241,19 @@ impl<'a> Walk<'a> {
     }
 }
 
+fn is_null(value: &Value) -> bool {
+    value.get("type").is_some_and(|kind| kind == "null")
+}
+
+/// Whether a key may be left out with no value of its own in its place.
+fn may_be_null(value: &Value) -> bool {
+    let among = |key: &str, null: &dyn Fn(&Value) -> bool| match value.get(key) {
+        Some(Value::Array(all)) => all.iter().any(null),
+        _ => false,
+    };
+    among("type", &|kind| kind == "null") || among("anyOf", &is_null)
+}
+
 /// The words of a choice between words alone, none of which has a sentence of its own.
 fn words(value: &Value) -> Option<String> {
     let all = value.get("enum").and_then(Value::as_array)?;
@@ -235,7 +271,8 @@ fn toml_text(value: &Value) -> String {
     match value {
         Value::Object(object) if object.is_empty() => "{}".into(),
         Value::Object(object) => {
-            let inside: Vec<String> = object.iter().map(|(key, value)| format!("{key} = {}", toml_text(value))).collect();
+            let object = object.iter().filter(|(_, value)| !value.is_null());
+            let inside: Vec<String> = object.map(|(key, value)| format!("{key} = {}", toml_text(value))).collect();
             format!("{{ {} }}", inside.join(", "))
         }
         Value::Array(all) => format!("[{}]", all.iter().map(toml_text).collect::<Vec<_>>().join(", ")),
@@ -310,7 +347,11 @@ pub fn page() -> String {
         if !table.about.is_empty() {
             let _ = write!(text, "{}\n\n", cell(&table.about));
         }
-        text += if table.one_of { "| value | meaning |\n|---|---|\n" } else { "| key | value | default | meaning |\n|---|---|---|---|\n" };
+        text += if table.one_of {
+            "| value | meaning |\n|---|---|\n"
+        } else {
+            "| key | value | default | meaning |\n|---|---|---|---|\n"
+        };
         for key in &table.keys {
             let _ = match table.one_of {
                 true => writeln!(text, "| {} | {} |", cell(&key.choice(true)), cell(&key.about)),
@@ -350,7 +391,7 @@ impl Key {
     pub fn given(&self, marks: bool) -> String {
         match (&self.default, self.needed) {
             (_, true) => "has to be given".into(),
-            (Some(default), _) if marks => format!("`{default}`"),
+            (Some(default), _) if marks && default != "none" => format!("`{default}`"),
             (Some(default), _) => default.clone(),
             (None, false) => String::new(),
         }

@@ -57,7 +57,9 @@ pub enum DecodeConfig {
     Confidence(Confidence),
     /// The best of several candidates in this order, at the cost of all.
     Mbr {
+        /// The order in which each candidate is drawn.
         order: OrderConfig,
+        /// Candidates for each text.
         candidates: usize,
     },
     /// By this sampler of a diffusion of embeddings.

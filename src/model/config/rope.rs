@@ -12,11 +12,15 @@ use crate::error::{Error, Result, number, within};
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RopeScaling {
+    /// By how much low frequencies are stretched.
     pub factor: f64,
+    /// Llama 3: wavelengths longer than the original length divided by this are stretched whole.
     #[serde(default, skip_serializing_if = "is_default")]
     pub low_freq_factor: Option<f64>,
+    /// Llama 3: wavelengths shorter than the original length divided by this stay as they are.
     #[serde(default, skip_serializing_if = "is_default")]
     pub high_freq_factor: Option<f64>,
+    /// Llama 3: the length that the checkpoint was first trained at.
     #[serde(default, skip_serializing_if = "is_default")]
     pub original_max_position_embeddings: Option<f64>,
 }

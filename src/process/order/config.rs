@@ -26,12 +26,25 @@ pub enum OrderConfig {
     /// Blocks of so many tokens, one after the other over finished text; within a block all positions at once.
     Blocks(usize),
     /// Blocks of `block` tokens of which `window` are under way at the same time, each behind the one before it (D2F).
-    Pipelined { block: usize, window: usize },
+    Pipelined {
+        /// Tokens in a block.
+        block: usize,
+        /// Blocks that are under way at the same time.
+        window: usize,
+    },
     /// Every position at its own time, left ones ahead: AR-Diffusion's path of so many levels, without rounding. Few levels
     /// are near autoregression; with many most of the path is spent on all positions at once.
-    ArDiffusion { levels: usize },
+    ArDiffusion {
+        /// Levels of the path.
+        levels: usize,
+    },
     /// Segments that take turns: `text` tokens from left to right, then `block` tokens at once over the finished text.
-    Segments { text: usize, block: usize },
+    Segments {
+        /// Tokens of a segment that is written from left to right.
+        text: usize,
+        /// Tokens of a segment that is written at once.
+        block: usize,
+    },
     /// So many phases: in each step the positions that are equally far behind a multiple of it, so that L/K streams are written
     /// from left to right at once. 0: as many as there are steps, for sampling alone.
     Strided(usize),
@@ -40,7 +53,12 @@ pub enum OrderConfig {
     /// The phase of each position, over and over: `[0, 2, 1, 2]`.
     Phases(Vec<usize>),
     /// Blocks of so many tokens one after the other, and in each of them this order with fixed phases.
-    Within { block: usize, order: Box<OrderConfig> },
+    Within {
+        /// Tokens in a block.
+        block: usize,
+        /// The order inside each block.
+        order: Box<OrderConfig>,
+    },
     /// One network trained over several orders, one of them a step; it is sampled in the first unless told otherwise.
     Mixture(Vec<OrderConfig>),
 }
