@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Kind, Result};
 use crate::eval::results::Results;
-use crate::gate::{self, Verdict};
+use crate::gate::{self, GateConfig, Verdict};
 use crate::{fs, recipe as recipes, term};
 
 /// What the command line asks for.
@@ -27,10 +27,13 @@ pub struct Request {
 pub fn run(request: &Request) -> Result<()> {
     let junit = request.junit.as_deref().map(fs::Named::open).transpose()?;
     let (candidate, baseline) = (Results::load(&request.candidate)?, Results::load(&request.baseline)?);
-    // The limits are the candidate recipe's own.
-    let parse = |text: &str, place: &str| recipes::parse::parse::<recipes::Recipe>(text, place, &[]);
-    let config = parse(&candidate.recipe, "the recipe in results.json")?.value.gate;
-    if parse(&baseline.recipe, "the recipe in the baseline").is_ok_and(|t| t.value.gate != config) {
+    // The limits are the candidate recipe's own; results of a program without a recipe have the usual ones.
+    let limits = |text: &str, place: &str| match text.is_empty() {
+        true => Ok(GateConfig::default()),
+        false => recipes::parse::parse::<recipes::Recipe>(text, place, &[]).map(|read| read.value.gate),
+    };
+    let config = limits(&candidate.recipe, "the recipe in results.json")?;
+    if limits(&baseline.recipe, "the recipe in the baseline").is_ok_and(|other| other != config) {
         term::warn("the `gate` table differs from the baseline's: the limits are the candidate's");
     }
     let verdict = gate::judge(&baseline, &candidate, &config, request.allow_mismatch)?;

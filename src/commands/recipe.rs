@@ -49,11 +49,12 @@ pub fn copy(name: &str, to: Option<&Path>) -> Result<()> {
 pub fn explain(key: Option<&str>, as_json: bool) -> Result<()> {
     let Some(key) = key else {
         for table in reference::tables() {
-            let path = if table.path.is_empty() { "(the recipe)" } else { &table.path };
-            match as_json {
-                true => term::out_json(json!({ "path": table.path, "about": table.about })),
-                false => term::out(format!("{path}\n    {}", table.about)),
+            if as_json {
+                term::out_json(json!({ "path": table.path, "about": table.about }));
+                continue;
             }
+            term::out(if table.path.is_empty() { "(the recipe)" } else { &table.path });
+            term::out(format!("    {}", table.about));
         }
         return Ok(());
     };
@@ -69,7 +70,8 @@ pub fn explain(key: Option<&str>, as_json: bool) -> Result<()> {
             );
             continue;
         }
-        term::out(format!("{}\n    {}", found.path, of.about));
+        term::out(&found.path);
+        term::out(format!("    {}", of.about));
         for (name, text) in [("value", of.shown(false)), ("default", of.given(false))] {
             if !text.is_empty() {
                 term::out(format!("    {name}: {text}"));

@@ -47,9 +47,10 @@ pub struct Progressive {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Consistency {
-    /// Grid of times in the beginning, and in the end; it doubles in between.
+    /// Times of the grid in the beginning.
     #[serde(default = "ten")]
     pub first_grid: usize,
+    /// Times of the grid in the end; it doubles in between.
     #[serde(default = "grid")]
     pub last_grid: usize,
     /// true: the step towards the data is the teacher's (distillation); false: the same noise at a smaller time (training).
@@ -70,9 +71,10 @@ pub struct Continuous {
     /// Share of the training over which the unstable part of the tangent is faded in.
     #[serde(default = "tenth")]
     pub warmup: f64,
-    /// Mean and deviation of ln tan(phi), phi the angle of the time.
+    /// Mean of ln tan(phi), phi the angle of the time.
     #[serde(default = "zero")]
     pub mean: f64,
+    /// Standard deviation of ln tan(phi).
     #[serde(default = "wide")]
     pub deviation: f64,
 }

@@ -24,7 +24,9 @@ pub const UNIFORM_DIGITS: usize = 24;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Visibility {
+    /// Every position.
     Full,
+    /// Its own position and every one before it.
     Causal,
     /// Its own block of that many positions and every block before it.
     Blocks(usize),

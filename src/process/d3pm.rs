@@ -33,7 +33,9 @@ use crate::error::{Error, Result};
 #[serde(rename_all = "snake_case")]
 pub enum Matrix {
     #[default]
+    /// Every token becomes the mask.
     Absorbing,
+    /// Every token becomes any other, all alike.
     Uniform,
     /// Token ids are an ordinal scale: near ones are confused first.
     Gaussian,

@@ -52,6 +52,7 @@ pub struct Recipe {
     #[serde(default)]
     pub seed: u64,
     /// Several seeds in place of `seed`: the study once for each, joined into one report with the spread between them.
+    /// Default: none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub seeds: Vec<u64>,
     /// Where texts come from.

@@ -34,6 +34,8 @@ pub struct Key {
     pub values: String,
     /// The table that tells more about it.
     pub table: Option<String>,
+    /// Whether names stand between it and its values, as those of models.
+    pub named: bool,
     /// What holds where it is not given: a value, or nothing where the meaning says it or it has to be given.
     pub default: Option<String>,
     /// Whether it has to be given.
@@ -160,7 +162,9 @@ impl<'a> Walk<'a> {
         // The keys of a table say theirs themselves.
         let given = given.filter(|text| table.is_none() || text.len() < 40);
         let default = if needed { None } else { given.or_else(none).or_else(flag) };
-        Key { name: name.into(), values, table, default, needed, about }
+        let named = behind.get("additionalProperties").is_some_and(Value::is_object);
+        let values = if named && table.is_none() { format!("table of names, each {values}") } else { values };
+        Key { name: name.into(), values, table, named, default, needed, about }
     }
 
     /// The values of a choice: a word, or a table with one key.
@@ -169,6 +173,7 @@ impl<'a> Walk<'a> {
             name: name.into(),
             values: String::new(),
             table: None,
+            named: false,
             default: None,
             needed: false,
             about,
@@ -199,6 +204,9 @@ impl<'a> Walk<'a> {
         }
         if let Some(of) = behind.get("additionalProperties").filter(|of| of.is_object()) {
             return self.values(&format!("{place}.{NAME}"), of);
+        }
+        if behind.get("properties").is_none() && behind.get("additionalProperties").is_some_and(|of| of == false) {
+            return ("`{}`".into(), None);
         }
         if behind.get("properties").is_some() || behind.get("oneOf").is_some() {
             let kind = if behind.get("oneOf").is_some() { "one of" } else { "table" };
@@ -322,14 +330,13 @@ fn at(tables: &[Table], path: &str) -> Option<Found> {
     loop {
         let key = here.keys.iter().find(|key| Some(key.name.as_str()) == parts.peek().copied())?;
         parts.next();
+        if key.named {
+            parts.next();
+        }
         if parts.peek().is_none() {
             return Some(Found { path: path.into(), key: key.clone() });
         }
         here = table(key.table.as_deref()?)?;
-        if here.path.ends_with(&format!(".{NAME}")) {
-            parts.next();
-            parts.peek()?;
-        }
     }
 }
 

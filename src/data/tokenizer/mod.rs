@@ -51,13 +51,27 @@ pub enum TokenizerConfig {
     /// One token per character of the training text.
     Char,
     /// A byte-level BPE that is trained on the training text, of so many tokens.
-    Train { bpe: usize },
+    Train {
+        /// Tokens of its vocabulary.
+        bpe: usize,
+    },
     /// A Hugging Face `tokenizer.json`.
-    Json { path: PathBuf },
+    Json {
+        /// The file, relative to the recipe, or `hf://owner/name/file`.
+        path: PathBuf,
+    },
     /// The tokenizer beside a model in its directory.
-    Dir { path: PathBuf },
+    Dir {
+        /// The directory, relative to the recipe, or `hf://owner/name`.
+        path: PathBuf,
+    },
     /// The byte-level BPE of GPT-2 from its two files.
-    Bpe { vocab: PathBuf, merges: PathBuf },
+    Bpe {
+        /// Its vocab.json.
+        vocab: PathBuf,
+        /// Its merges.txt.
+        merges: PathBuf,
+    },
 }
 
 /// A tokenizer at work; ids are 0..vocab_size, the mask not among them.

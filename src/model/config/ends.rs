@@ -23,7 +23,7 @@ pub struct VectorsConfig {
     /// It is also told how far it is to go, t - s: for students that learn a mean velocity (shortcut, MeanFlow).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub two_times: bool,
-    /// Tokens at the start of a text that it is given (a prompt, or the attributes asked for), in front of the vectors.
+    /// Tokens at the start of a text that it is given (a prompt, or the attributes asked for), in front of the vectors; default: 0.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub condition: usize,
     /// It has a table of its tokens' vectors [V, d], trained with it (embedding diffusion).
