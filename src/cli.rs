@@ -35,7 +35,7 @@ pub struct Cli {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Global options")]
 pub struct Global {
-    /// Device to compute on: flex, ndarray, cuda[:n], wgpu, vulkan or metal
+    /// Device to compute on: flex, ndarray, cuda or cuda:N, wgpu, vulkan or metal
     #[arg(long, global = true, value_name = "DEVICE", default_value = "flex", value_parser = device)]
     pub device: String,
     /// CPU threads to use [default: all]
@@ -69,7 +69,7 @@ pub enum Command {
         /// Do only this model and what it needs
         #[arg(long, value_name = "NAME")]
         only: Option<String>,
-        /// Directory of the run [default: runs/<recipe>]
+        /// Directory of the run [default: runs/NAME]
         #[arg(long, value_name = "DIR")]
         out: Option<PathBuf>,
         /// Override a key of the recipe, as in `--set model.student.train.steps=500`; may be repeated
@@ -218,7 +218,7 @@ pub enum RecipeCommand {
     Copy {
         /// Name of a built-in recipe
         name: String,
-        /// File to write [default: <name>.toml]
+        /// File to write [default: NAME.toml]
         to: Option<PathBuf>,
     },
     /// Check a recipe without training: keys, contradictions, memory

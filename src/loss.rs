@@ -21,11 +21,11 @@ use crate::model::{Denoise, Network, Noised, Through};
 #[derive(Debug, Clone)]
 #[allow(clippy::large_enum_variant)] // one a step: boxing would only hide it
 pub enum Target {
-    /// Token ids [n]: cross-entropy.
+    /// Token ids `[n]`: cross-entropy.
     Tokens(Vec<u32>),
-    /// Token ids [n] of scores: with q = exp(logits - offset of the row), sum q - 1 - ln q(token).
+    /// Token ids `[n]` of scores: with q = exp(logits - offset of the row), sum q - 1 - ln q(token).
     Scores(Vec<u32>, Vec<f64>),
-    /// Clean and noisy tokens [n] under uniform noise: the integrand of its ELBO (`method/uniform.rs`).
+    /// Clean and noisy tokens `[n]` under uniform noise: the integrand of its ELBO (`method/uniform.rs`).
     Uniform(UniformRows),
     /// Posteriors of a chain of transition matrices (`method/d3pm.rs`).
     Posterior(PosteriorRows),
@@ -33,7 +33,7 @@ pub enum Target {
     Teacher(Head, Tensor<2>, Divergence),
     /// The target of a teacher with the logits of both sides divided by a temperature.
     Warmed(f64, Box<Target>),
-    /// Several targets of the same rows, each with weights [n] of its own: the sum of their losses.
+    /// Several targets of the same rows, each with weights `[n]` of its own: the sum of their losses.
     Several(Vec<(Vec<f64>, Target)>),
 }
 
@@ -41,9 +41,9 @@ pub enum Target {
 #[derive(Debug, Clone)]
 pub struct RowLoss {
     pub input: Noised,
-    /// Flat positions [n] in B x L.
+    /// Flat positions `[n]` in B x L.
     pub rows: Vec<usize>,
-    /// Weights [n]; the loss is the weighted sum.
+    /// Weights `[n]`; the loss is the weighted sum.
     pub weights: Vec<f64>,
     pub target: Target,
     /// Further weights that depend on the predictions themselves.
@@ -53,13 +53,13 @@ pub struct RowLoss {
 /// The group of each row of a loss.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Alpha {
-    /// [n], from 0.
+    /// `[n]`, from 0.
     pub group: Vec<usize>,
     pub power: f64,
 }
 
 impl Alpha {
-    /// What each row counts besides its weight, given its loss -log p [n].
+    /// What each row counts besides its weight, given its loss -log p `[n]`.
     pub fn factors(&self, losses: &[f64]) -> Vec<f64> {
         let count = self.group.iter().max().map_or(0, |g| g + 1);
         let mut sums = vec![(0.0, 0.0); count];
@@ -198,7 +198,7 @@ fn backward_in_chunks<N: Network>(model: &N, loss: &RowLoss) -> (f64, GradientsP
     (value, acc.grads())
 }
 
-/// The value of a step without gradients, and each row's unweighted loss [n].
+/// The value of a step without gradients, and each row's unweighted loss `[n]`.
 pub fn evaluate(model: &dyn Denoise, loss: &RowLoss) -> (f64, Vec<f64>) {
     let values = row_losses(model, model.features_at(&loss.input, &loss.rows), &loss.target);
     (values.iter().zip(&loss.weights).map(|(v, w)| v * w).sum(), values)

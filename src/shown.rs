@@ -3,7 +3,7 @@
 //!
 //! A terminal obeys control characters, a reader is misled by those that turn the direction of writing, and XML forbids
 //! most of them. They become visible (`\u{1b}`); all other text stays as it is. A name may not begin a line of its own, so
-//! [`line`] treats line ends alike; [`text`] keeps them, with tabs, where lines are meant.
+//! [`line()`] treats line ends alike; [`text`] keeps them, with tabs, where lines are meant.
 
 use std::borrow::Cow;
 
@@ -41,7 +41,7 @@ pub fn json(document: &str) -> Cow<'_, str> {
 }
 
 /// `text` as content or as an attribute in double quotes of HTML and XML: markup becomes entities, hidden characters are
-/// escaped as [`line`] has it.
+/// escaped as [`line()`] has it.
 pub fn markup(text: &str) -> String {
     line(text).replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }

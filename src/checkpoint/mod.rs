@@ -205,7 +205,7 @@ pub fn write(dir: &Path, card: &ModelCard, tensors: Named, extras: &Extras) -> R
     write_as(dir, card, tensors, extras, Storage::Kept, SHARD)
 }
 
-/// As [`write`], with weights of the given type in files of at most `limit` bytes of tensors.
+/// As [`write()`], with weights of the given type in files of at most `limit` bytes of tensors.
 ///
 /// Errors: a weight that does not fit the type; a refused write.
 pub fn write_as(

@@ -158,14 +158,14 @@ impl Chain {
         }
     }
 
-    /// Log-likelihood of a whole text [L], nats (forward algorithm); -inf for a text the chain cannot show.
+    /// Log-likelihood of a whole text `[L]`, nats (forward algorithm); -inf for a text the chain cannot show.
     ///
     /// With noise that is only a text with a token outside the vocabulary.
     pub fn log_likelihood(&self, tokens: &[u32]) -> f64 {
         self.forward(tokens.len(), |p| Some(tokens[p]))
     }
 
-    /// Log-probability of the visible words [L] of a text whose other words may be anything, nats; 0 where none is visible.
+    /// Log-probability of the visible words `[L]` of a text whose other words may be anything, nats; 0 where none is visible.
     ///
     /// What is hidden is summed over, so that ln p(hidden | visible) = `log_likelihood` of the whole text minus this.
     pub fn log_marginal(&self, visible: &[Option<u32>]) -> f64 {
@@ -264,7 +264,7 @@ impl Chain {
         out
     }
 
-    /// A text [L] drawn from the chain, noise included.
+    /// A text `[L]` drawn from the chain, noise included.
     pub fn sample(&self, rng: &mut impl Rng) -> Vec<u32> {
         let mut state = 0u32;
         let mut out = Vec::with_capacity(self.length());

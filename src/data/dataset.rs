@@ -16,7 +16,7 @@ pub trait Dataset {
     fn length(&self) -> usize;
     /// Tokens [B L] of training part `part`: a pure function of its arguments, so that a training can be repeated.
     fn batch(&self, seed: u64, part: u64, batch: usize) -> Vec<u32>;
-    /// Up to `n` sequences [L] that no batch has.
+    /// Up to `n` sequences `[L]` that no batch has.
     fn held_out(&self, n: usize) -> Vec<Vec<u32>>;
 
     /// The text of token ids: if it is not given, the ids themselves.

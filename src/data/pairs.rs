@@ -191,7 +191,7 @@ impl Pairs {
         (self.config.length_classes > 0).then(|| self.bounds.partition_point(|b| *b <= length))
     }
 
-    /// The tokens [C] of a condition; of one that asks for nothing all padding.
+    /// The tokens `[C]` of a condition; of one that asks for nothing all padding.
     pub fn condition(&self, ask: Option<Ask>) -> Vec<u32> {
         let mut tokens = vec![PAD; self.width];
         if let Some(ask) = ask {
@@ -205,7 +205,7 @@ impl Pairs {
         tokens
     }
 
-    /// The tokens [L] of a sentence behind a condition.
+    /// The tokens `[L]` of a sentence behind a condition.
     pub fn sequence(&self, ask: Option<Ask>, sentence: &[u32]) -> Vec<u32> {
         let mut tokens = self.condition(ask);
         tokens.extend_from_slice(sentence);
@@ -215,7 +215,7 @@ impl Pairs {
         tokens
     }
 
-    /// What of a sequence [L] is its sentence: the words behind the condition and before the first end or padding.
+    /// What of a sequence `[L]` is its sentence: the words behind the condition and before the first end or padding.
     pub fn sentence<'a>(&self, tokens: &'a [u32]) -> &'a [u32] {
         let behind = &tokens[self.width..];
         let end = behind.iter().position(|t| *t == END || *t == PAD).unwrap_or(behind.len());
@@ -245,7 +245,7 @@ impl Pairs {
         (0..batch).flat_map(&mut one).collect()
     }
 
-    /// Sequence `i` [L] of the validation split, with what it is asked for; its condition is a function of `i`.
+    /// Sequence `i` `[L]` of the validation split, with what it is asked for; its condition is a function of `i`.
     pub fn valid(&self, i: usize) -> (Vec<u32>, Ask) {
         let record = &self.valid[i % self.valid.len()];
         let ask = self.draw(record, &mut StepRng::new(super::HELD_OUT_SEED).at(i as u64, Stream::Validation));

@@ -159,7 +159,7 @@ impl Story {
         &self.chain
     }
 
-    /// A text [L] of the language.
+    /// A text `[L]` of the language.
     pub fn sample(&self, rng: &mut impl Rng) -> Vec<u32> {
         self.chain.sample(rng)
     }

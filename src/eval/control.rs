@@ -46,7 +46,7 @@ pub struct ControlConfig {
     pub samples: usize,
     /// Denoising steps; an autoregressive model always takes one a token.
     pub steps: Vec<usize>,
-    /// Guidance of diffusions of embeddings, by the model's name.
+    /// Guidance of diffusions of embeddings, by the model's name; default: none.
     #[serde(skip_serializing_if = "IndexMap::is_empty")]
     pub guidance: IndexMap<String, GuidanceConfig>,
 }
@@ -116,7 +116,7 @@ pub struct ControlRow {
     pub positions: f64,
     /// Mean and interval of each score, by score key.
     pub scores: IndexMap<String, Estimate>,
-    /// The score of each sentence [n], by score key; condition i is the same in all rows with equal seed.
+    /// The score of each sentence `[n]`, by score key; condition i is the same in all rows with equal seed.
     pub samples: IndexMap<String, Vec<f64>>,
     /// Scores of all sentences together: `unique` and `self_distinct_2`.
     pub corpus: IndexMap<String, f64>,
@@ -125,7 +125,7 @@ pub struct ControlRow {
 /// Sentences that were drawn for conditions, and what they cost.
 #[derive(Debug, Clone, Default)]
 pub struct Drawn {
-    /// Sequences [n][L].
+    /// Sequences `[n][L]`.
     pub tokens: Vec<Vec<u32>>,
     pub nfe: Vec<usize>,
     pub positions: Vec<u64>,

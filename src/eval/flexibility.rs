@@ -110,7 +110,7 @@ pub struct Task {
     pub nfe: f64,
     /// Mean and interval of each score, by score key.
     pub scores: IndexMap<String, Estimate>,
-    /// The score of each text [n], by score key.
+    /// The score of each text `[n]`, by score key.
     pub samples: IndexMap<String, Vec<f64>>,
 }
 
@@ -148,7 +148,7 @@ impl Flexibility {
     }
 }
 
-/// Measures a model on `texts` [n][L], reading at most `batch` sequences at once; `story` scores them where it is known.
+/// Measures a model on `texts` `[n][L]`, reading at most `batch` sequences at once; `story` scores them where it is known.
 ///
 /// Errors (usage) where the tasks do not fit into the texts, and where sampling fails.
 pub fn measure(

@@ -43,11 +43,14 @@ pub enum Direction {
 pub enum Metric {
     /// The sampler's own likelihood of held-out text.
     SamplerNll,
+    /// Negative log-likelihood of samples under the judge, or under the language where it is known.
     #[serde(alias = "oracle_nll", alias = "judge_nll", alias = "judge_nll_per_character")]
     Nll,
     /// The same under a second judge, a public checkpoint: nats per character.
     SecondJudgeNll,
+    /// Unigram entropy of a sample.
     Entropy,
+    /// Share of samples that follow the language's rules.
     Valid,
     /// Share of captions without a fault.
     CaptionValid,
@@ -55,14 +58,18 @@ pub enum Metric {
     Clauses,
     /// Share of pictures that agree with their captions in everything.
     Agreement,
+    /// Share of distinct bigrams among the bigrams of a sample.
     #[serde(rename = "distinct_2")]
     Distinct2,
+    /// Share of positions whose 4-gram was already there in the sample.
     Repetition,
     /// How much a sample resembles others: the mean BLEU over pairs.
     SelfBleu,
     /// Share of samples with 64 characters or more of the training text in them.
     Copies,
+    /// Seconds for one text.
     Latency,
+    /// Tokens per second in a batch.
     Throughput,
 }
 

@@ -247,14 +247,14 @@ impl Scorer<'_> {
         }
     }
 
-    /// The positions of a sequence [L] that are scored.
+    /// The positions of a sequence `[L]` that are scored.
     pub fn counted(&self, tokens: &[u32]) -> std::ops::Range<usize> {
         let own = self.scored(tokens);
         let from = (own.as_ptr() as usize - tokens.as_ptr() as usize) / size_of::<u32>();
         from..from + own.len()
     }
 
-    /// What of a sequence [L] is scored: all of it; of documents what comes before the end, with it; where it is a sentence
+    /// What of a sequence `[L]` is scored: all of it; of documents what comes before the end, with it; where it is a sentence
     /// behind a condition, the sentence.
     ///
     /// A condition and padding repeat themselves, and would make samples of equal sentences look alike.
@@ -279,7 +279,7 @@ fn ended_nll(model: &Transformer, texts: &[Vec<u32>], end: u32) -> Vec<f64> {
     all.map(|(losses, text)| stats::mean(&losses[..documents::ended(text, end).len()])).collect()
 }
 
-/// The NLL of each token of each text [L], nats.
+/// The NLL of each token of each text `[L]`, nats.
 pub fn ar_losses(model: &dyn Denoise, texts: &[Vec<u32>]) -> Vec<Vec<f64>> {
     let mut out = Vec::with_capacity(texts.len());
     for group in texts.chunks(16) {

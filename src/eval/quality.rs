@@ -10,12 +10,12 @@ use rayon::prelude::*;
 pub use crate::sample::family::unigram_entropy;
 use crate::sample::mbr::Grams;
 
-/// Share of distinct bigrams among the bigrams of one sample [L]; 1 when the sample has no bigram.
+/// Share of distinct bigrams among the bigrams of one sample `[L]`; 1 when the sample has no bigram.
 pub fn distinct_2(tokens: &[u32]) -> f64 {
     self_distinct_2([tokens])
 }
 
-/// Share of positions of one sample [L] whose 4-gram already occurred earlier in it; 0 when L < 4.
+/// Share of positions of one sample `[L]` whose 4-gram already occurred earlier in it; 0 when L < 4.
 pub fn repetition(tokens: &[u32]) -> f64 {
     let mut seen = HashSet::new();
     let repeated = tokens.windows(4).filter(|gram| !seen.insert(*gram)).count();
@@ -78,7 +78,7 @@ pub fn pooled_entropy<'a>(samples: impl IntoIterator<Item = &'a [u32]>) -> f64 {
     unigram_entropy(&all)
 }
 
-/// Which targets of a text [L] count in generative perplexity as MDLM and DUO publish it: all that are no end token, and
+/// Which targets of a text `[L]` count in generative perplexity as MDLM and DUO publish it: all that are no end token, and
 /// those between the first end token (itself among them) and the second; one for each of the L - 1 predicted positions.
 pub fn counted_targets(text: &[u32], end: u32) -> Vec<bool> {
     let mut ends = 0;

@@ -278,7 +278,7 @@ pub struct Row {
     pub seed: u64,
     /// Mean and interval of each score, by score key.
     pub scores: IndexMap<String, Estimate>,
-    /// The score of each sample [n], by score key.
+    /// The score of each sample `[n]`, by score key.
     pub samples: IndexMap<String, Vec<f64>>,
     /// Scores of the whole set of samples.
     pub corpus: IndexMap<String, f64>,
@@ -320,7 +320,7 @@ pub struct SweepRow {
     pub seed: u64,
     /// Mean and interval of the likelihood and entropy scores.
     pub scores: IndexMap<String, Estimate>,
-    /// The score of each sample [n], by score key.
+    /// The score of each sample `[n]`, by score key.
     pub samples: IndexMap<String, Vec<f64>>,
 }
 

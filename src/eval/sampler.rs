@@ -65,7 +65,7 @@ pub struct SamplerNll {
     pub kind: Bound,
     /// Held-out texts.
     pub n: usize,
-    /// Each text's [n], the same texts for every model.
+    /// Each text's `[n]`, the same texts for every model.
     pub texts: Vec<f64>,
     /// SHA-256 of the texts' tokens: what is compared in pairs is of the same ones.
     pub texts_sha256: String,

@@ -27,7 +27,7 @@ fn cast_like<const D: usize, const E: usize>(x: Tensor<D>, like: &Tensor<E>) -> 
     if x.dtype() == like.dtype() { x } else { x.cast(like.dtype()) }
 }
 
-/// x [B, L, Din] times weight [Din, Dout] plus bias [Dout].
+/// x [B, L, Din] times weight [Din, Dout] plus bias `[Dout]`.
 pub fn dense(x: Tensor<3>, (weight, bias): Projection) -> Tensor<3> {
     let [b, l, d_in] = x.dims();
     let d_out = weight.dims()[1];
@@ -64,7 +64,7 @@ fn adapted(x: Tensor<3>, projection: Projection, terms: &[LowRank]) -> Tensor<3>
     y + sum.reshape([b, l, wide])
 }
 
-/// Layer norm or root-mean-square norm over the last dimension of x [B, L, D] with scale gamma [D] and offset beta [D].
+/// Layer norm or root-mean-square norm over the last dimension of x [B, L, D] with scale gamma `[D]` and offset beta `[D]`.
 pub fn norm(x: Tensor<3>, gamma: Tensor<1>, beta: Option<Tensor<1>>, kind: NormKind) -> Tensor<3> {
     let like = x.clone();
     let x = widen(x);
@@ -357,14 +357,14 @@ pub fn logits(x: Tensor<2>, head: &Head) -> Tensor<2> {
     })
 }
 
-/// -ln softmax(logits [n, V])[target] of every row [n].
+/// -ln softmax(logits [n, V])`[target]` of every row `[n]`.
 pub fn cross_entropy(log_probs: Tensor<2>, targets: &[u32]) -> Tensor<1> {
     let at: Vec<usize> = targets.iter().map(|t| *t as usize).collect();
     let index = index_tensor(&at, &log_probs.device().inner()).reshape([at.len(), 1]);
     log_probs.gather(1, index).neg().squeeze_dim(1)
 }
 
-/// sum_v q_v - 1 - ln q(token) of each row [n], with q = exp(logits - offset): 0 where q is the token alone.
+/// sum_v q_v - 1 - ln q(token) of each row `[n]`, with q = exp(logits - offset): 0 where q is the token alone.
 pub fn score_entropy(logits: Tensor<2>, ids: &[u32], offsets: &[f32]) -> Tensor<1> {
     let (device, dtype) = (logits.device().inner(), logits.dtype());
     let offsets = Tensor::<2>::from_data(TensorData::new(offsets.to_vec(), [offsets.len(), 1]), &device).cast(dtype);
@@ -373,7 +373,7 @@ pub fn score_entropy(logits: Tensor<2>, ids: &[u32], offsets: &[f32]) -> Tensor<
     total - 1.0 + cross_entropy(log_q, ids)
 }
 
-/// The integrand of the ELBO of uniform diffusion of each row [n], without its factor -alpha'/(alpha (1 - alpha)); see
+/// The integrand of the ELBO of uniform diffusion of each row `[n]`, without its factor -alpha'/(alpha (1 - alpha)); see
 /// method/uniform.rs for the formula.
 pub fn uniform_elbo(log_probs: Tensor<2>, rows: &UniformRows) -> Tensor<1> {
     let ([n, v], device, dtype) = (log_probs.dims(), log_probs.device().inner(), log_probs.dtype());
@@ -396,7 +396,7 @@ pub fn uniform_elbo(log_probs: Tensor<2>, rows: &UniformRows) -> Tensor<1> {
     u_t.neg().exp() + linear * column(&w) + column(&constant)
 }
 
-/// KL( q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t) ) of each row [n], where p is proportional to Q_t[., x_t] (f Qbar_{t-1}) for the
+/// KL( q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t) ) of each row `[n]`, where p is proportional to Q_t[., x_t] (f Qbar_{t-1}) for the
 /// prediction f; see method/d3pm.rs.
 pub fn posterior(log_probs: Tensor<2>, rows: &PosteriorRows) -> Tensor<1> {
     let ([n, v], device, dtype) = (log_probs.dims(), log_probs.device().inner(), log_probs.dtype());

@@ -33,7 +33,7 @@ impl Divergence {
         Divergence::LogMse,
     ];
 
-    /// The divergence of each row [n], from log-probabilities [n, V] of student and teacher.
+    /// The divergence of each row `[n]`, from log-probabilities [n, V] of student and teacher.
     pub fn rows(self, student: Tensor<2>, teacher: Tensor<2>) -> Tensor<1> {
         let per_token = match self {
             Divergence::ForwardKl => teacher.clone().exp() * (teacher - student),

@@ -21,13 +21,13 @@ use burn::tensor::FloatDType;
 pub use divergence::Divergence;
 pub use shape::{Activation, NormKind, Rows, Shape, Tables, Visible};
 
-/// Row indices [n] on `device`.
+/// Row indices `[n]` on `device`.
 pub fn index_tensor(rows: &[usize], device: &Device) -> Tensor<1, Int> {
     let ids: Vec<i32> = rows.iter().map(|v| *v as i32).collect();
     Tensor::from_data(TensorData::new(ids, [rows.len()]), device)
 }
 
-/// The parameters of one transformer block: norms' scale and offset [D], projections' weight [in, out] and bias [out].
+/// The parameters of one transformer block: norms' scale and offset `[D]`, projections' weight [in, out] and bias `[out]`.
 pub struct BlockParameters {
     pub norm1: (Tensor<1>, Option<Tensor<1>>),
     pub qkv: (Tensor<2>, Option<Tensor<1>>),
@@ -67,7 +67,7 @@ pub struct BlockSpec {
 pub struct Extra {
     /// The first norm is left out (ModernBERT's first block, behind the norm of its embedding).
     pub no_norm1: bool,
-    /// Root-mean-square norms of every query and key head before the rotation, scale [d] each (Qwen3).
+    /// Root-mean-square norms of every query and key head before the rotation, scale `[d]` each (Qwen3).
     pub qk_norm: Option<(Tensor<1>, Tensor<1>)>,
     /// Keys further away than that are hidden (ModernBERT's local blocks).
     pub window: Option<usize>,
@@ -216,7 +216,7 @@ pub fn log_softmax(logits: Tensor<2>, composed: bool) -> Tensor<2> {
     composed::log_softmax(logits)
 }
 
-/// The projection from features to logits: weight [D, V], or under `tied` an embedding [V or more, D]; bias [V].
+/// The projection from features to logits: weight [D, V], or under `tied` an embedding [V or more, D]; bias `[V]`.
 #[derive(Debug, Clone)]
 pub struct Head {
     pub weight: Tensor<2>,
@@ -229,9 +229,9 @@ pub struct Head {
 #[derive(Debug, Clone)]
 #[allow(clippy::large_enum_variant)] // one a step: boxing would only hide it
 pub enum Target {
-    /// Token ids [n]: cross-entropy.
+    /// Token ids `[n]`: cross-entropy.
     Tokens(Arc<[u32]>),
-    /// Token ids [n] and offsets [n] of scores ([`composed::score_entropy`]); composed on every device.
+    /// Token ids `[n]` and offsets `[n]` of scores ([`composed::score_entropy`]); composed on every device.
     Scores(Arc<[u32]>, Arc<[f32]>),
     /// Under uniform noise ([`composed::uniform_elbo`]); composed on every device.
     Uniform(UniformRows),
@@ -241,7 +241,7 @@ pub enum Target {
     Teacher(Tensor<2>, Head, Divergence),
 }
 
-/// Rows of the ELBO of uniform diffusion: the clean tokens [n], the noisy ones [n], and alpha [n] of each.
+/// Rows of the ELBO of uniform diffusion: the clean tokens `[n]`, the noisy ones `[n]`, and alpha `[n]` of each.
 #[derive(Debug, Clone)]
 pub struct UniformRows {
     pub x0: Arc<[u32]>,
@@ -255,7 +255,7 @@ pub struct PosteriorRows {
     pub states: usize,
     /// Row-major [V, N] each.
     pub products: Vec<Arc<[f32]>>,
-    /// Which product is whose [n]; rows of the same one lie together.
+    /// Which product is whose `[n]`; rows of the same one lie together.
     pub of: Arc<[usize]>,
     /// ln Q_t[., x_t] [n, N].
     pub way: Arc<[f32]>,
@@ -285,7 +285,7 @@ pub fn chunk_rows(vocab: usize) -> usize {
     (CHUNK_BYTES / (4 * vocab)).max(16)
 }
 
-/// sum_r weight_r loss_r of feature rows x [n, D] through `head`, as a tensor [1] to take the gradient of.
+/// sum_r weight_r loss_r of feature rows x [n, D] through `head`, as a tensor `[1]` to take the gradient of.
 ///
 /// The fused form makes logits one chunk of rows at a time, in the forward pass with their gradients; the composed form
 /// is for one chunk's worth of rows ([`chunk_rows`]), which `method::backward` hands it.
@@ -341,7 +341,7 @@ pub struct AdamWStep {
     pub average: Option<f64>,
 }
 
-/// A parameter [N] with its moments, and its moving average, after one step.
+/// A parameter `[N]` with its moments, and its moving average, after one step.
 pub fn adamw(
     state: [Tensor<1>; 3],
     average: Option<Tensor<1>>,
@@ -356,7 +356,7 @@ pub fn adamw(
     composed::adamw(state, average, gradient, step)
 }
 
-/// The sum of squares of all values, as a tensor [1] of f32.
+/// The sum of squares of all values, as a tensor `[1]` of f32.
 pub fn square_sum<const D: usize>(x: Tensor<D>) -> Tensor<1> {
     #[cfg(feature = "flex")]
     if flex::takes(&x) {

@@ -112,7 +112,7 @@ fn block_losses(rows: &RowLoss, values: &[f64], size: usize) -> Vec<f64> {
     losses
 }
 
-/// Variance of the loss of a block [G] in each of the `ranges`: over the blocks of a batch, and the mean over the
+/// Variance of the loss of a block `[G]` in each of the `ranges`: over the blocks of a batch, and the mean over the
 /// batches [B L], which are read with the same uniforms in every range. 0 where a batch is one block.
 pub fn variances(
     model: &dyn Denoise,

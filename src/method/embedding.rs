@@ -74,7 +74,7 @@ pub fn denoise(
     finish(loss(config, model, x0, anchored, (rng, step)), model)
 }
 
-/// The loss [1] of that step.
+/// The loss `[1]` of that step.
 pub fn loss(
     config: &EmbeddingConfig,
     model: &Transformer,
@@ -134,7 +134,7 @@ pub fn loss(
     squares.mean() / share + prior + round
 }
 
-/// ln p(c | x_t) [1] summed over the batch: what a classifier says of conditions [B C] from noisy embeddings [B, L, d], all
+/// ln p(c | x_t) `[1]` summed over the batch: what a classifier says of conditions [B C] from noisy embeddings [B, L, d], all
 /// sequences being told the time `told`. The first C positions of x_t are not read.
 pub fn log_probability(classifier: &Transformer, x: Tensor<3>, told: &[f64], condition: &[u32]) -> Tensor<1> {
     let [b, l, d] = x.dims();

@@ -66,7 +66,7 @@ impl EmbeddingConfig {
         self.sampler.validate(&format!("{key}.sampler"))
     }
 
-    /// alpha_bar [T] of its levels.
+    /// alpha_bar `[T]` of its levels.
     pub fn alphas(&self) -> Vec<f64> {
         alphas_cumprod(&self.schedule.betas(self.levels))
     }

@@ -53,7 +53,7 @@ pub fn elbo(
     elbo_within(x0, length, mask, order, schedule, NoiseRange::WHOLE, gens)
 }
 
-/// [`elbo`] with times of a part of the noise only, which bounds nothing ([`clip`]).
+/// [`elbo`] with times of a part of the noise only, which bounds nothing (`clip`).
 pub fn elbo_within(
     x0: &[u32],
     length: usize,

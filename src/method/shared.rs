@@ -48,7 +48,7 @@ pub fn finer(coarse: Order, finer: &[Order], length: usize) -> Option<Order> {
     finer.iter().filter(nests).max_by_key(|order| order.blocks(length)).copied()
 }
 
-/// The uniform that draws `token` from a distribution given by its scores [V] (log-probabilities up to a constant); `within` in
+/// The uniform that draws `token` from a distribution given by its scores `[V]` (log-probabilities up to a constant); `within` in
 /// [0, 1) says where between the token's borders it lies.
 pub fn recovered(scores: &[f32], token: u32, within: f64) -> f64 {
     let top = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);

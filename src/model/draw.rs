@@ -56,7 +56,7 @@ impl Filter {
         own / kept.iter().sum::<f64>()
     }
 
-    /// The bent distribution [V] of one row of scores.
+    /// The bent distribution `[V]` of one row of scores.
     pub fn distribution(&self, scores: &[f32]) -> Vec<f64> {
         let (order, kept) = match self.temperature < 1e-30 {
             true => (vec![argmax(scores)], vec![1.0]),
@@ -226,7 +226,7 @@ pub fn picks(model: &dyn Denoise, features: Tensor<2>, picks: &[(usize, f64)], f
     Ok(out)
 }
 
-/// What `of` makes of each row of scores (its number, [V]) of the feature rows [n, D], on all cores.
+/// What `of` makes of each row of scores (its number, `[V]`) of the feature rows [n, D], on all cores.
 ///
 /// Errors (exit 5) as [`picks`].
 pub fn map_rows<T: Send>(
@@ -252,9 +252,9 @@ pub fn map_rows<T: Send>(
 /// Tokens drawn where the scores are, and whether every row of scores was a distribution.
 #[derive(Debug, Clone)]
 pub struct Drawn {
-    /// [n]
+    /// `[n]`
     pub tokens: Tensor<1, Int>,
-    /// [1]
+    /// `[1]`
     pub finite: Tensor<1, Bool>,
 }
 

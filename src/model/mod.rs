@@ -179,7 +179,7 @@ impl Cache {
 pub trait Denoise {
     /// Features [B, L, D] of every position.
     fn features(&self, input: &Noised) -> Tensor<3>;
-    /// Features [r, D] of the flat positions `rows` [r] in B x L alone: what a loss or a draw looks at.
+    /// Features [r, D] of the flat positions `rows` `[r]` in B x L alone: what a loss or a draw looks at.
     fn features_at(&self, input: &Noised, rows: &[usize]) -> Tensor<2> {
         select_rows(self.features(input), rows)
     }
@@ -223,7 +223,7 @@ pub trait Denoise {
 
 /// A denoiser that others can learn from: its predictions are those of a linear head on its features.
 pub trait Teach: Denoise {
-    /// The head: logits [n, V] = features [n, D] weight [D, V] + bias [V], with what it never predicts far below (-1e6).
+    /// The head: logits [n, V] = features [n, D] weight [D, V] + bias `[V]`, with what it never predicts far below (-1e6).
     fn head(&self) -> Head;
 }
 
@@ -240,7 +240,7 @@ pub trait Network: Teach + Module + Clone {
     fn trains(&self, _name: &str) -> bool {
         true
     }
-    /// The gradients of its parameters, given by `head` those of its feature rows [n, D] of `rows` [n] for their values.
+    /// The gradients of its parameters, given by `head` those of its feature rows [n, D] of `rows` `[n]` for their values.
     fn backward_through(
         &self,
         input: &Noised,

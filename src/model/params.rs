@@ -278,9 +278,9 @@ pub struct Visit<'a> {
     pub name: &'a str,
     /// Its number of dimensions.
     pub rank: usize,
-    /// Its values [N], without autodiff; nobody else holds them.
+    /// Its values `[N]`, without autodiff; nobody else holds them.
     pub value: Tensor<1>,
-    /// Its gradient [N], if it has one.
+    /// Its gradient `[N]`, if it has one.
     pub gradient: Option<Tensor<1>>,
 }
 

@@ -27,7 +27,7 @@ fn end_anchor(length: usize, end: f64) -> f64 {
     anchor
 }
 
-/// Timesteps f(n, s) [N] at index `s` in 0 .. N + T, in the reference's f32 with halves rounded to even.
+/// Timesteps f(n, s) `[N]` at index `s` in 0 .. N + T, in the reference's f32 with halves rounded to even.
 pub fn timesteps(length: usize, levels: usize, end: f64, s: usize) -> Vec<usize> {
     assert!(s < length + levels, "index {s} of {}", length + levels);
     let n_e = end_anchor(length, end) as f32;
@@ -50,7 +50,7 @@ pub fn indices(length: usize, levels: usize, steps: usize) -> Result<Vec<usize>>
     Ok((0..steps).map(|k| all - 1 - k * stride).chain([0]).collect())
 }
 
-/// The timesteps [N] before and after each of `steps` sampling steps.
+/// The timesteps `[N]` before and after each of `steps` sampling steps.
 ///
 /// Errors as [`indices`].
 pub fn steps(length: usize, levels: usize, end: f64, steps: usize) -> Result<Vec<(Vec<usize>, Vec<usize>)>> {

@@ -149,7 +149,7 @@ impl Bridge {
     }
 }
 
-/// The whole posterior q(x_s | x_t, x_0) [V] under uniform noise, from a prediction x_0 [V], with alphas at t and s (Sahoo et
+/// The whole posterior q(x_s | x_t, x_0) `[V]` under uniform noise, from a prediction x_0 `[V]`, with alphas at t and s (Sahoo et
 /// al. 2025, the ancestral step of DUO's code); where nothing is lost at t and s, x_t needs a probability above 0.
 pub fn uniform_posterior(x0: &[f64], xt: u32, at: f64, as_: f64) -> Vec<f64> {
     let (v, ats, xt) = (x0.len() as f64, at / as_, xt as usize);

@@ -99,7 +99,7 @@ impl Matrices {
         Ok(())
     }
 
-    /// The matrices of `levels` levels over V tokens; `neighbours` [V][k] is there for that kind.
+    /// The matrices of `levels` levels over V tokens; `neighbours` `[V][k]` is there for that kind.
     ///
     /// Errors (usage) on more numbers than fit, and on neighbours that do not connect all tokens.
     pub fn new(
@@ -151,7 +151,7 @@ impl Matrices {
         self.states > self.vocab
     }
 
-    /// q(x_t | x_0 = x) [N].
+    /// q(x_t | x_0 = x) `[N]`.
     pub fn marginal(&self, t: usize, x: u32) -> &[f64] {
         &self.products[t][x as usize * self.states..][..self.states]
     }
@@ -161,7 +161,7 @@ impl Matrices {
         &self.products[t][..self.vocab * self.states]
     }
 
-    /// Q_{s,t}[., i] [N]: how likely each state at s goes to `i` at t.
+    /// Q_{s,t}[., i] `[N]`: how likely each state at s goes to `i` at t.
     pub fn way(&self, s: usize, t: usize, i: u32) -> Vec<f64> {
         assert!(s <= t && t <= self.levels(), "from level {s} to {t}");
         let n = self.states;
@@ -177,7 +177,7 @@ impl Matrices {
         column
     }
 
-    /// q(x_s | x_t = i, p) [N] from a prediction p [V] of x_0.
+    /// q(x_s | x_t = i, p) `[N]` from a prediction p `[V]` of x_0.
     pub fn posterior(&self, s: usize, t: usize, i: u32, p: &[f64]) -> Vec<f64> {
         self.posterior_by(&self.way(s, t, i), s, p)
     }

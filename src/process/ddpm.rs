@@ -57,7 +57,7 @@ impl Betas {
         }
     }
 
-    /// The variances beta [T]. The first level of `TruncCos` has its noise at time 0, those of the others at 1/T.
+    /// The variances beta `[T]`. The first level of `TruncCos` has its noise at time 0, those of the others at 1/T.
     pub fn betas(self, levels: usize) -> Vec<f64> {
         assert!(levels > 0, "a schedule has levels");
         let t = levels as f64;
@@ -74,7 +74,7 @@ impl Betas {
     }
 }
 
-/// alpha_bar [T]: the product of 1 - beta up to each level.
+/// alpha_bar `[T]`: the product of 1 - beta up to each level.
 pub fn alphas_cumprod(betas: &[f64]) -> Vec<f64> {
     let product = |a: &mut f64, beta: &f64| {
         *a *= 1.0 - beta;
@@ -124,7 +124,7 @@ pub struct Levels {
 }
 
 impl Levels {
-    /// The levels `kept` (rising) of a schedule with these alpha_bar [T].
+    /// The levels `kept` (rising) of a schedule with these alpha_bar `[T]`.
     pub fn new(alphas_cumprod: &[f64], kept: Vec<usize>) -> Self {
         assert!(kept.windows(2).all(|p| p[0] < p[1]) && kept.last().is_some_and(|t| *t < alphas_cumprod.len()));
         let all = alphas_cumprod.len();
@@ -137,12 +137,12 @@ impl Levels {
         self.original.len()
     }
 
-    /// alpha_bar [K] of the levels.
+    /// alpha_bar `[K]` of the levels.
     pub fn alphas_cumprod(&self) -> &[f64] {
         &self.alphas_cumprod
     }
 
-    /// The variances beta [K] of the process over these levels alone: 1 - abar_i/abar_(i-1).
+    /// The variances beta `[K]` of the process over these levels alone: 1 - abar_i/abar_(i-1).
     pub fn betas(&self) -> Vec<f64> {
         (0..self.len()).map(|i| 1.0 - self.alphas_cumprod[i] / self.before(i)).collect()
     }
@@ -161,13 +161,13 @@ impl Levels {
         if i == 0 { 1.0 } else { self.alphas_cumprod[i - 1] }
     }
 
-    /// The variances [K] of q(x_(i-1) | x_i, x0).
+    /// The variances `[K]` of q(x_(i-1) | x_i, x0).
     pub fn posterior_variances(&self) -> Vec<f64> {
         let of = |i: usize| (1.0 - self.alphas_cumprod[i] / self.before(i)) * (1.0 - self.before(i));
         (0..self.len()).map(|i| of(i) / (1.0 - self.alphas_cumprod[i])).collect()
     }
 
-    /// ln of the variances [K] of the posterior, where the first, which is 0, has the second's place (where there is one).
+    /// ln of the variances `[K]` of the posterior, where the first, which is 0, has the second's place (where there is one).
     pub fn posterior_log_variances_clipped(&self) -> Vec<f64> {
         let mut variances = self.posterior_variances();
         if variances.len() > 1 {
@@ -195,7 +195,7 @@ pub struct GaussianStep {
 }
 
 impl GaussianStep {
-    /// The step from level `from` to the lower or equal level `to` of a path with these alpha_bar [T]; one to level 0
+    /// The step from level `from` to the lower or equal level `to` of a path with these alpha_bar `[T]`; one to level 0
     /// draws no noise (AR-Diffusion's paths end there).
     pub fn new(kind: Kind, alphas_cumprod: &[f64], from: usize, to: usize) -> Self {
         assert!(to <= from, "a step goes down, not from {from} to {to}");
@@ -222,7 +222,7 @@ impl GaussianStep {
         }
     }
 
-    /// The vector [D] after the step, from x [D], the network's x0 [D], and standard normal numbers [D].
+    /// The vector `[D]` after the step, from x `[D]`, the network's x0 `[D]`, and standard normal numbers `[D]`.
     pub fn apply(&self, x: &[f32], x0: &[f32], normals: &[f32]) -> Vec<f32> {
         assert!(x.len() == x0.len() && x.len() == normals.len(), "vectors of one width");
         let next = |((x, x0), z): ((&f32, &f32), &f32)| {
@@ -275,7 +275,7 @@ pub fn normals(n: usize, limit: Option<f64>, draw: &mut dyn FnMut(usize) -> Vec<
     }
 }
 
-/// The row of `embedding` [V, D] that is nearest to `x` [D]: what clamping puts in the place of a predicted x0.
+/// The row of `embedding` [V, D] that is nearest to `x` `[D]`: what clamping puts in the place of a predicted x0.
 pub fn nearest<'a>(embedding: &'a [f32], x: &[f32]) -> (usize, &'a [f32]) {
     let distance = |row: &[f32]| row.iter().zip(x).map(|(e, x)| (f64::from(*e) - f64::from(*x)).powi(2)).sum::<f64>();
     let mut best = (f64::INFINITY, 0, &embedding[..x.len()]);

@@ -253,7 +253,7 @@ impl Grid {
         self.length == 0
     }
 
-    /// Times [L] of every position before step k (row k of the table).
+    /// Times `[L]` of every position before step k (row k of the table).
     pub fn row(&self, k: usize) -> Vec<f64> {
         // What is noise or text but for the rounding of a quotient is that and nothing between: a step would change it again.
         let exact = |t: f64| {

@@ -140,7 +140,7 @@ pub struct ExportConfig {
     /// Names of the models to export at the end of a run.
     #[serde(default)]
     pub models: Vec<String>,
-    /// kept | f32 | f16 | bf16 | int8: the type of the exported weights; kept is the source's, f32 where there is none.
+    /// The type of the exported weights; default: kept.
     #[serde(default, skip_serializing_if = "is_kept")]
     pub dtype: Storage,
     /// Export the adapters of models that have them, in PEFT's layout; default: the whole network with them merged.

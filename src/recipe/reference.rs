@@ -314,10 +314,18 @@ pub fn find(path: &str) -> Result<Vec<Found>> {
         return Ok(found);
     }
     let error = Error::usage(format!("no key `{path}`"));
-    let last = path.rsplit('.').next().unwrap_or(path);
+    let parts: Vec<&str> = path.split('.').collect();
     let known: Vec<String> = all().map(|(whole, _)| whole).collect();
-    let by_name = known.iter().find(|whole| whole.rsplit('.').next() == Some(last));
-    Err(match by_name.map(String::as_str).or_else(|| nearest(path, known.iter().map(String::as_str))) {
+    // A key of that last part somewhere else, or the end of one that is spelt nearly so.
+    let by_name = known.iter().find(|whole| whole.rsplit('.').next() == parts.last().copied());
+    let ends: Vec<String> = known
+        .iter()
+        .map(|whole| {
+            let all: Vec<&str> = whole.split('.').collect();
+            all[all.len().saturating_sub(parts.len())..].join(".")
+        })
+        .collect();
+    Err(match by_name.map(String::as_str).or_else(|| nearest(path, ends.iter().map(String::as_str))) {
         Some(near) => error.hint(format!("did you mean `{near}`?")),
         None => error.hint("`fewstep recipe explain` lists the tables of a recipe"),
     })

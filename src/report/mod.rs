@@ -61,7 +61,7 @@ pub fn write(results: &Results, dir: &Path) -> Result<Vec<PathBuf>> {
     write_with(results, dir, None)
 }
 
-/// [`write`] with new notes, which replace those in `dir`.
+/// [`write()`] with new notes, which replace those in `dir`.
 ///
 /// A new directory appears with all files in it. In one that is there each file is replaced whole, the plots first and the
 /// pages that show them last, and what else lies there is left alone.

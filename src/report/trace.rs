@@ -2,7 +2,7 @@
 
 use crate::shown::markup;
 
-/// The page for samples given as canvases [sample][step].
+/// The page for samples given as canvases `[sample][step]`.
 pub fn page(name: &str, samples: &[Vec<String>]) -> String {
     // Of a text the line ends are part.
     let lines = |s: &str| s.split('\n').map(markup).collect::<Vec<_>>().join("\n");

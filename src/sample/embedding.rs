@@ -80,7 +80,7 @@ impl GuidanceConfig {
 pub struct Steering<'a> {
     pub classifier: &'a Transformer,
     pub config: &'a GuidanceConfig,
-    /// What is asked for [n][C], of each sample.
+    /// What is asked for `[n][C]`, of each sample.
     pub conditions: &'a [Vec<u32>],
 }
 
@@ -135,7 +135,7 @@ pub fn sample(of: &Embedding, spec: &SampleSpec, n: usize) -> Result<Samples> {
     sample_each(of, spec, &vec![pinned; n])
 }
 
-/// Draws a text for each row [n][L] of given positions.
+/// Draws a text for each row `[n][L]` of given positions.
 ///
 /// Errors as [`sample`].
 pub fn sample_each(of: &Embedding, spec: &SampleSpec, pinned: &[Vec<Option<u32>>]) -> Result<Samples> {

@@ -19,7 +19,7 @@ pub fn given(
     }
 }
 
-/// Pinned positions [L] from what is given, or empty.
+/// Pinned positions `[L]` from what is given, or empty.
 pub fn filled(mut pinned: Vec<Option<u32>>, length: usize) -> Result<Vec<Option<u32>>> {
     if pinned.len() > length {
         return Err(Error::usage(format!("{} tokens are given, but the model writes {length}", pinned.len()))

@@ -269,7 +269,7 @@ fn step(process: LatentProcess, t: f64, s: f64) -> Step {
     }
 }
 
-/// Texts [L] of latents z [B, M, d].
+/// Texts `[L]` of latents z [B, M, d].
 ///
 /// Errors where predictions are no distribution.
 pub fn written(

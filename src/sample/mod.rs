@@ -66,7 +66,7 @@ pub struct SampleSpec {
     pub first: usize,
     /// Samples drawn together.
     pub batch: usize,
-    /// Positions given from the start [L], or empty.
+    /// Positions given from the start `[L]`, or empty.
     pub pinned: Vec<Option<u32>>,
     /// Keep the canvas of every step.
     pub trace: bool,
@@ -466,7 +466,7 @@ pub fn reading(model: &dyn Denoise, process: &Process) -> Reading {
     }
 }
 
-/// The row of times [L] that a network which sees everything is told in an order with fixed phases: it was trained with one time
+/// The row of times `[L]` that a network which sees everything is told in an order with fixed phases: it was trained with one time
 /// for all positions, which is here the one at which as many are masked. None where the row is told as it is.
 pub fn evened(model: &dyn Denoise, process: &Process, now: &[f64], grid: &Grid) -> Option<Vec<f64>> {
     grid.phases().filter(|_| !model.over_blocks())?;

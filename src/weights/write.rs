@@ -21,8 +21,11 @@ pub enum Storage {
     /// Each as in the source; f32 where there is none.
     #[default]
     Kept,
+    /// 32 bit floats.
     F32,
+    /// 16 bit floats of IEEE 754; a value beyond their range is an error.
     F16,
+    /// 16 bit floats with the range of f32.
     Bf16,
     /// The matrices of the blocks' attention and feed-forward layers as 8 bit integers with a scale for each output
     /// channel; all else is kept.

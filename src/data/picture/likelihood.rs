@@ -9,7 +9,7 @@
 use super::{CLAUSE, CLOSING, Clause, NAMES, OPENING, PAD, PLACES, Pictures};
 
 impl Pictures {
-    /// ln p of a sequence [L] without noise: caption times drawings; minus infinity where it does not agree.
+    /// ln p of a sequence `[L]` without noise: caption times drawings; minus infinity where it does not agree.
     pub fn clean_log_likelihood(&self, tokens: &[u32]) -> f64 {
         let Some(caption) = self.caption_of(tokens).filter(|_| self.reading(tokens).agrees) else {
             return f64::NEG_INFINITY;
@@ -37,7 +37,7 @@ impl Pictures {
         (0..count).map(|i| ((cells - i) as f64 / (i + 1) as f64).ln()).sum()
     }
 
-    /// ln p of any sequence [L], noise included: always finite.
+    /// ln p of any sequence `[L]`, noise included: always finite.
     pub fn log_likelihood(&self, tokens: &[u32]) -> f64 {
         assert_eq!(tokens.len(), self.shape().length(), "a whole sequence");
         let emission = Emission::new(self, tokens);

@@ -156,7 +156,7 @@ impl Pictures {
         self.config.clauses.div_ceil(2)..=self.config.clauses
     }
 
-    /// A sequence [L]: a caption, a picture that agrees with it, and the noise.
+    /// A sequence `[L]`: a caption, a picture that agrees with it, and the noise.
     pub fn sample(&self, rng: &mut impl Rng) -> Vec<u32> {
         let mut tokens = self.clean(rng);
         for token in &mut tokens {
@@ -206,7 +206,7 @@ impl Pictures {
         (self.id(COLOURS[clause.colour].0), self.id(if clause.count == 1 { one } else { several }))
     }
 
-    /// The tokens [text] of a caption.
+    /// The tokens `[text]` of a caption.
     pub fn write(&self, caption: &Caption) -> Vec<u32> {
         let id = |word: &str| self.id(word);
         let mut tokens = vec![id(NAMES[caption.name]), id("paints")];
@@ -256,7 +256,7 @@ impl Pictures {
         of(token) == count && of(self.empty()) == cells.len() - count
     }
 
-    /// What a sequence [L] is found to be.
+    /// What a sequence `[L]` is found to be.
     pub fn reading(&self, tokens: &[u32]) -> Reading {
         let Some(caption) = self.caption_of(tokens).filter(|_| tokens.len() == self.shape().length()) else {
             return Reading { valid: false, clauses: 0.0, agrees: false };

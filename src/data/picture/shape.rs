@@ -28,7 +28,7 @@ impl Shape {
         self.text + self.cells()
     }
 
-    /// The cells [Q] of a quadrant (0 to 3, row by row), as places in the picture.
+    /// The cells `[Q]` of a quadrant (0 to 3, row by row), as places in the picture.
     pub fn quadrant(&self, place: usize) -> Vec<usize> {
         let (height, width) = (self.rows / 2, self.columns / 2);
         let (top, left) = (place / 2 * height, place % 2 * width);

@@ -255,7 +255,7 @@ const TRAINER: u32 = 1;
 /// The tokenizer of `vocab` tokens of the text with this hash: the one in `path`, or a new one from the words that `count`
 /// finds, which is then kept there. Without a path nothing is kept.
 ///
-/// Errors: a kept one that was changed (input), and those of [`bpe`] and of `count`.
+/// Errors: a kept one that was changed (input), and those of `bpe` and of `count`.
 pub fn kept(
     path: Option<&Path>,
     (source_sha256, vocab): (&str, usize),

@@ -167,7 +167,7 @@ fn rotate(
     }
 }
 
-/// One row of [`rotate`]; the tables start at its position.
+/// One row of `rotate`; the tables start at its position.
 #[inline(always)]
 pub fn rotate_row(row: &mut [f32], (cos, sin): (&[f32], &[f32]), (turn, scale): (f32, f32)) {
     let half = row.len() / 2;

@@ -26,13 +26,13 @@ use super::gemm::{Matrix, Threads, product};
 use super::{attention, pointwise};
 use crate::kernels::shape::{NormKind, Rows, Shape, Tables};
 
-/// Weight [in, out] and bias [out] of a projection; an empty bias is none.
+/// Weight [in, out] and bias `[out]` of a projection; an empty bias is none.
 pub type Projection<'a> = (&'a [f32], &'a [f32]);
 
-/// The parameters of a block, in the order of [`NAMES`].
+/// The parameters of a block, in the order of `NAMES`.
 #[derive(Debug, Clone, Copy)]
 pub struct Weights<'a> {
-    /// Scale and offset [D]; an empty offset is none.
+    /// Scale and offset `[D]`; an empty offset is none.
     pub norm1: (&'a [f32], &'a [f32]),
     pub qkv: Projection<'a>,
     pub out: Projection<'a>,
@@ -263,7 +263,7 @@ impl<'a> Block<'a> {
         (qkv, stats)
     }
 
-    /// y [r, D] from the rows x [r, D] at flat positions `at` [r] and attention's output [r, H d]; with `keep` the tail of
+    /// y [r, D] from the rows x [r, D] at flat positions `at` `[r]` and attention's output [r, H d]; with `keep` the tail of
     /// the tape.
     pub fn finish(&self, x: &[f32], attended: &[f32], at: &[usize], keep: bool) -> (Vec<f32>, Option<TapeTail>) {
         let _span = tracing::trace_span!("feed_forward").entered();

@@ -14,7 +14,7 @@ use super::gemm::{Matrix, Threads, product};
 use super::{pointwise, rows};
 use crate::kernels::Divergence;
 
-/// Feature rows [n, D] with a head: weight [D, V], or under `tied` an embedding [V or more, D], and a bias [V] or nothing.
+/// Feature rows [n, D] with a head: weight [D, V], or under `tied` an embedding [V or more, D], and a bias `[V]` or nothing.
 #[derive(Debug, Clone, Copy)]
 pub struct Side<'a> {
     pub x: &'a [f32],
@@ -61,7 +61,7 @@ pub struct Loss {
     pub dbias: Vec<f32>,
 }
 
-/// The loss of all rows with their weights [n], in chunks of `chunk` rows.
+/// The loss of all rows with their weights `[n]`, in chunks of `chunk` rows.
 pub fn loss(side: Side, against: Against, weights: &[f32], vocab: usize, chunk: usize, gradients: bool) -> Loss {
     let (n, d) = (weights.len(), side.width);
     let some = |n: usize| vec![0.0; if gradients { n } else { 0 }];

@@ -44,7 +44,7 @@ pub struct LossSpec {
     /// The same of the teacher's.
     pub teacher_tied: bool,
     pub vocab: usize,
-    /// Token targets [n]; none: a teacher's rows.
+    /// Token targets `[n]`; none: a teacher's rows.
     pub targets: Option<Arc<[u32]>>,
     pub divergence: Divergence,
     pub weights: Arc<[f32]>,
@@ -203,7 +203,7 @@ pub fn log_softmax(logits: Tensor<2>) -> Tensor<2> {
     Tensor::from_dispatch(<Dispatch as FusedOps>::fused_log_softmax(logits.into_dispatch()))
 }
 
-/// The weighted loss [1] of rows with their head.
+/// The weighted loss `[1]` of rows with their head.
 pub fn loss(x: Tensor<2>, head: Head, teacher: Option<(Tensor<2>, Head)>, spec: LossSpec) -> Tensor<1> {
     let device = x.device();
     let absent = || nothing(&device).into_dispatch();
@@ -228,7 +228,7 @@ pub fn embedding(table: Tensor<2>, ids: Arc<[u32]>) -> Tensor<2> {
     Tensor::from_dispatch(<Dispatch as FusedOps>::fused_embedding(table.into_dispatch(), ids))
 }
 
-/// Parameter, moments and average [N] after a step.
+/// Parameter, moments and average `[N]` after a step.
 pub fn adamw(
     [p, m, v]: [Tensor<1>; 3],
     average: Option<Tensor<1>>,
@@ -243,7 +243,7 @@ pub fn adamw(
     ([p, m, v].map(Tensor::from_dispatch), e)
 }
 
-/// The sum of squares of all values, as a tensor [1].
+/// The sum of squares of all values, as a tensor `[1]`.
 pub fn square_sum<const D: usize>(x: Tensor<D>) -> Tensor<1> {
     Tensor::from_dispatch(<Dispatch as PlainOps>::fused_square_sum(x.into_dispatch()))
 }

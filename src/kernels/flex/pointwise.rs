@@ -61,7 +61,7 @@ fn scale_row(x: &[f32], y: &mut [f32], (m, r): (f32, f32), (gamma, beta): (&[f32
     }
 }
 
-/// Gradients of x [n, D], gamma [D] and beta [D], from that of y. With h = (x - m) r and u = gamma o dy:
+/// Gradients of x [n, D], gamma `[D]` and beta `[D]`, from that of y. With h = (x - m) r and u = gamma o dy:
 ///
 /// ```text
 /// dx = r (u - mean u - h mean(u o h)),   dgamma = sum dy o h,   dbeta = sum dy

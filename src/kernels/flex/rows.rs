@@ -39,7 +39,7 @@ pub fn log_softmax_backward(grad: &mut [f32], y: &[f32], vocab: usize) {
     });
 }
 
-/// -ln softmax(logits)[target] of every row [n]; with `grad`, the logits become softmax - onehot.
+/// -ln softmax(logits)`[target]` of every row `[n]`; with `grad`, the logits become softmax - onehot.
 pub fn cross_entropy(logits: &mut [f32], targets: &[u32], vocab: usize, grad: bool) -> Vec<f32> {
     let _span = tracing::trace_span!("loss_rows").entered();
     let rows = part_rows(vocab);
@@ -63,7 +63,7 @@ pub fn cross_entropy(logits: &mut [f32], targets: &[u32], vocab: usize, grad: bo
     loss
 }
 
-/// The divergence of every row [n]; with `grad`, the student's logits become its gradient.
+/// The divergence of every row `[n]`; with `grad`, the student's logits become its gradient.
 ///
 /// With the student's q and the teacher's p, each divergence is sum_v f(ln q_v, ln p_v), and from a_v = df / d ln q_v
 /// the gradient of logit v is a_v - q_v sum a.
@@ -146,7 +146,7 @@ fn row(
     loss
 }
 
-/// Every row of x [n, V] times its factor [n].
+/// Every row of x [n, V] times its factor `[n]`.
 pub fn scale_rows(x: &mut [f32], factors: &[f32], vocab: usize) {
     let rows = part_rows(vocab);
     for_parts(x, rows * vocab, |part, x| {

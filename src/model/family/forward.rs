@@ -10,7 +10,7 @@ use crate::model::{Denoise, Noised, State, Transformer, params};
 use super::{Description, Prediction, log_score};
 
 /// Outputs [B L V] of the model for `ids` [B, wide] of which the first `length` positions are described, and total noises
-/// sigma [B] (none: 0).
+/// sigma `[B]` (none: 0).
 ///
 /// Rows are as the head gives them, unshifted; SEDD's are log-scores. Twice as many ids as `length` are BD3-LM's x_t and
 /// x_0; as many are read with full visibility there, unless `blocks` asks for its sampling mode.

@@ -156,7 +156,7 @@ pub struct Description {
     pub notes: Vec<String>,
 }
 
-/// Turns one row of SEDD's logits [V] at `token` into log-scores log p(y)/p(token), in place: 0 at the token itself.
+/// Turns one row of SEDD's logits `[V]` at `token` into log-scores log p(y)/p(token), in place: 0 at the token itself.
 ///
 /// `scaled` is the family's `scale_by_sigma`: - ln(e^sigma - 1) - ln(V - 1), without which a network is told only shapes.
 pub fn log_score(row: &mut [f32], token: u32, sigma: f64, scaled: bool) {

@@ -174,7 +174,7 @@ impl Transformer {
         ends.output.forward(if c > 0 { features.narrow(1, c, m) } else { features })
     }
 
-    /// The vectors of the tokens [V, d], and the logits' offsets [V], of a network with a codebook.
+    /// The vectors of the tokens [V, d], and the logits' offsets `[V]`, of a network with a codebook.
     pub fn codebook(&self) -> Option<(Tensor<2>, Tensor<1>)> {
         let ends = self.vectors.as_ref()?;
         Some((ends.codebook.as_ref()?.val(), ends.rounding.as_ref()?.val()))
@@ -313,7 +313,7 @@ impl Transformer {
         cache
     }
 
-    /// Features [B, D] of position `l` of texts whose tokens before it are in the cache but the last, `ids` [B].
+    /// Features [B, D] of position `l` of texts whose tokens before it are in the cache but the last, `ids` `[B]`.
     pub fn write(&self, ids: &[u32], l: usize, cache: &mut Cache) -> Tensor<2> {
         let b = ids.len();
         let x = self.placed(self.embed(&Ids::Host(ids.to_vec()), b), l, None);

@@ -217,7 +217,7 @@ impl Transformer {
     /// The projection from features to predictions: the mask, where it is one of the V tokens, and ids without text are
     /// never predicted (-1e6 is added to their logits, as SUBS has it: MDLM section 3.2.3). The start token of a causal
     /// network may be one that texts also end with, and is predicted. A public causal model's probabilities are over all of
-    /// its ids, as it was trained: those without text are only never drawn ([`Transformer::drawn`]).
+    /// its ids, as it was trained: those without text are only never drawn (`Transformer::drawn`).
     pub fn head(&self) -> Head {
         let head = self.raw_head();
         let mask = if self.causal() { self.vocab } else { self.mask };

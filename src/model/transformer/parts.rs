@@ -151,7 +151,7 @@ impl Block {
     }
 }
 
-/// Two projections that turn the sinusoids of a time into a condition vector [C].
+/// Two projections that turn the sinusoids of a time into a condition vector `[C]`.
 #[derive(Module, Debug)]
 pub struct TimeEmbedding {
     pub first: Dense,

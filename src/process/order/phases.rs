@@ -161,7 +161,7 @@ impl Phases {
         self.places[rank] as usize
     }
 
-    /// The positions by rank [L].
+    /// The positions by rank `[L]`.
     pub fn places(&self) -> &[u32] {
         &self.places
     }
@@ -177,7 +177,7 @@ impl Phases {
         (rank >= self.given()).then(|| self.of[rank] as usize)
     }
 
-    /// One sequence's values [L] by rank.
+    /// One sequence's values `[L]` by rank.
     pub fn arranged<T: Copy>(&self, row: &[T]) -> Vec<T> {
         self.places.iter().map(|l| row[*l as usize]).collect()
     }

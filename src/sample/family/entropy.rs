@@ -15,14 +15,14 @@ pub struct EntropyStop {
 }
 
 impl EntropyStop {
-    /// How many of the tokens [n] written so far are kept if the text ends here; none where it goes on.
+    /// How many of the tokens `[n]` written so far are kept if the text ends here; none where it goes on.
     pub fn kept(&self, text: &[u32]) -> Option<usize> {
         let kept = text.len().checked_sub(self.window).filter(|n| *n > 0)?;
         (unigram_entropy(&text[kept..]) < self.nats).then_some(kept)
     }
 }
 
-/// Entropy in nats of the empirical token distribution of one sample [L]; 0 for constant or empty text, at most ln L.
+/// Entropy in nats of the empirical token distribution of one sample `[L]`; 0 for constant or empty text, at most ln L.
 pub fn unigram_entropy(tokens: &[u32]) -> f64 {
     let mut counts: HashMap<u32, usize> = HashMap::new();
     for &token in tokens {
