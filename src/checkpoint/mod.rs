@@ -89,16 +89,15 @@ impl ModelCard {
         Matrices::new(c.matrix, vocab, c.levels, c.schedule, self.neighbours.as_ref()).map(|m| Some(Arc::new(m)))
     }
 
-    /// The process the model samples with.
-    pub fn process(&self) -> Process {
+    /// The process the model samples with, on its chain of `matrices` if it has one.
+    fn process(&self, matrices: Option<Arc<Matrices>>) -> Process {
         let length = self.max_position_embeddings;
         Process {
-            order: self.order.order(length),
             schedule: self.schedule,
             corruption: self.corruption,
-            length,
+            chain: matrices,
             cached: self.objective.facts().causal() || keeps_blocks(&self.network),
-            decode: Decode::Table,
+            ..Process::new(self.order.order(length), length)
         }
     }
 }
@@ -123,14 +122,7 @@ pub fn exact_process(d: &Description, length: usize, block: Option<usize>) -> Re
     };
     let order = if block < length { Order::in_blocks(block) } else { Order::parallel(length) };
     let cached = cached || keeps_blocks(&d.network);
-    Ok(Process {
-        order,
-        schedule: Schedule::LogLinear,
-        corruption: Corruption::Absorb,
-        length,
-        cached,
-        decode: Decode::Table,
-    })
+    Ok(Process { cached, ..Process::new(order, length) })
 }
 
 /// Whether a network over blocks sees in finished ones what it would see without a cache: no time of the noise.
@@ -143,6 +135,8 @@ pub fn keeps_blocks(network: &TransformerConfig) -> bool {
 pub struct LoadedModel {
     pub card: ModelCard,
     pub model: Transformer,
+    /// What its chain of noise is, if it was trained on one.
+    matrices: Option<Arc<Matrices>>,
     pub tokenizer: Option<Tokenizer>,
     /// SHA-256 of its weights ([`weights::sha256`]); with an autoencoder, of both hashes.
     pub weights_sha256: String,
@@ -154,6 +148,11 @@ pub struct LoadedModel {
 pub const CODEC: &str = "codec";
 
 impl LoadedModel {
+    /// The process it samples with.
+    pub fn process(&self) -> Process {
+        self.card.process(self.matrices.clone())
+    }
+
     /// What draws texts from it, in its own process or a given one.
     ///
     /// Errors for an autoencoder, which generates nothing by itself.
@@ -359,7 +358,7 @@ fn read_nested(dir: &Path, device: &Device, depth: usize) -> Result<LoadedModel>
         (false, None) => (model, true),
     };
     let matrices = card.matrices().map_err(|e| Error { message: format!("{}: {}", path.display(), e.message), ..e })?;
-    let model = model.with_mask(card.mask_token_id).without(&card.excluded_token_ids).with_matrices(matrices);
+    let model = model.with_mask(card.mask_token_id).without(&card.excluded_token_ids);
     if let Some(t) = tokenizer.as_ref().filter(|_| !fits) {
         return Err(Error::input(format!(
             "{}: the tokenizer has {} tokens, but the model has `vocab_size` {}",
@@ -373,7 +372,7 @@ fn read_nested(dir: &Path, device: &Device, depth: usize) -> Result<LoadedModel>
         Some(codec) => fs::sha256_hex(format!("{weights_sha256}\n{}\n", codec.weights_sha256).as_bytes()),
         None => weights_sha256,
     };
-    Ok(LoadedModel { card, model, tokenizer, weights_sha256, codec })
+    Ok(LoadedModel { card, model, matrices, tokenizer, weights_sha256, codec })
 }
 
 /// The autoencoder in `dir` of a model of its latents.

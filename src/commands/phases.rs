@@ -37,10 +37,10 @@ pub fn run(study: &Study, request: &Request) -> Result<()> {
         .hint(format!("for instance `--steps {} --period {longest}`", steps.clamp(2, longest))));
     }
     let done = study.finished(request.model)?;
-    let process = done.card.process();
+    let process = done.process();
     let tokens = done.codec.is_none() && done.model.vectors().is_none() && done.model.bottleneck().is_none();
     let whole = !process.cached && !done.model.over_blocks() && matches!(process.decode, Decode::Table);
-    if !tokens || !whole || !process.corruption.absorbs() || done.model.matrices().is_some() {
+    if !tokens || !whole || !process.corruption.absorbs() || process.chain.is_some() {
         return Err(Error::usage(format!("`{}` is not a masked model that sees everything", request.model))
             .cause("only such a model can be asked in any phases without training")
             .hint("name a model with `visibility = \"full\"`, such as the one that students in phases start as"));

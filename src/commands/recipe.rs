@@ -88,7 +88,7 @@ pub fn explain(key: Option<&str>, as_json: bool) -> Result<()> {
 
 /// Prints the JSON schema of recipes.
 pub fn schema() -> Result<()> {
-    term::out(format!("{:#}", reference::schema()));
+    term::out_text(format!("{:#}", reference::schema()));
     Ok(())
 }
 

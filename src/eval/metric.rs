@@ -67,7 +67,7 @@ pub enum Metric {
     SelfBleu,
     /// Share of samples with 64 characters or more of the training text in them.
     Copies,
-    /// Seconds for one text.
+    /// Milliseconds for one sample at batch 1.
     Latency,
     /// Tokens per second in a batch.
     Throughput,

@@ -302,7 +302,7 @@ pub fn nelbo(model: &dyn Denoise, schedule: Schedule, process: &Process, texts: 
             let copies = text.repeat(draws);
             let gens = (rng.at(2 * i as u64, Stream::Validation), rng.at(2 * i as u64 + 1, Stream::Validation));
             let rows = match process.corruption.absorbs() {
-                _ if let Some(chain) = model.matrices() => method::d3pm::rows(chain, 0.0, &copies, text.len(), gens),
+                _ if let Some(chain) = &process.chain => method::d3pm::rows(chain, 0.0, &copies, text.len(), gens),
                 true => method::elbo(&copies, text.len(), model.mask(), process.order, schedule, gens),
                 false => method::uniform::elbo(&copies, text.len(), model.vocab(), schedule, None, gens),
             };

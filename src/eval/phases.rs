@@ -100,7 +100,7 @@ pub fn search(
 ) -> Result<Vec<Found>> {
     let cost = |list: &[usize], texts: &[Vec<u32>]| -> Result<Vec<f64>> {
         let Some(phases) = List::new(list) else { panic!("a period is within what a list may hold") };
-        let process = Process { order: Order::in_phases(Pattern::Listed(phases), process.length), ..*process };
+        let process = Process { order: Order::in_phases(Pattern::Listed(phases), process.length), ..process.clone() };
         let steps = process.order.blocks(process.length);
         let texts = sampler::Texts { tokens: texts, counted: &sampler::whole, batch: 16 };
         Ok(sampler::nll(model, &process, steps, texts, 2)?.map_or_else(Vec::new, |s| s.texts))
@@ -170,14 +170,7 @@ mod tests {
         let story = Story::new(&StoryConfig { names: 2, things: 2, places: 1, count: 3, noise: 1e-4 }).unwrap();
         let length = story.length();
         let oracle = Oracle::new(story.chain().clone(), Device::flex());
-        let process = Process {
-            order: Order::parallel(length),
-            schedule: Schedule::LogLinear,
-            corruption: Corruption::Absorb,
-            length,
-            cached: false,
-            decode: Decode::Table,
-        };
+        let process = Process::new(Order::parallel(length), length);
         let texts = |seed: u64| -> Vec<Vec<u32>> {
             let mut rng = StepRng::new(seed).at(0, Stream::Batch);
             (0..24).map(|_| story.sample(&mut rng)).collect()

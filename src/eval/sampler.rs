@@ -106,7 +106,7 @@ pub fn nll(
     if !table
         || model.reads_uniforms()
         || texts.tokens.is_empty()
-        || model.matrices().is_some()
+        || process.chain.is_some()
         || (causal && process.order.blocks(process.length) < process.length)
     {
         return Ok(None);

@@ -137,7 +137,7 @@ impl<'a> Evaluation<'a> {
             let Entry { model, process, causal, mut result } = entry;
             result.likelihood = Some(eval::likelihood(model, causal, &process, &held_out));
             let steps = if causal { vec![process.length] } else { walkable(&process, &config.steps) };
-            let generator = Generator::Tokens(model, process);
+            let generator = Generator::Tokens(model, process.clone());
             let texts = sampler::Texts { tokens: &likely, counted: &sampler::whole, batch: config.batch };
             for k in steps {
                 let (mut row, _) = eval::row(&generator, k, config, &scorer, true)?;

@@ -37,7 +37,7 @@ fn ready(loaded: &LoadedModel, request: &Request) -> Result<Ready> {
             .hint("leave the sampler and the blocks out"));
     }
     let process = match &request.decode {
-        Some(decode) => fitting(decode, loaded)?.process(loaded.card.process()),
+        Some(decode) => fitting(decode, loaded)?.process(loaded.process()),
         None => as_many_phases(loaded, request.steps),
     };
     let tokenizer = tokenizer(loaded)?;
@@ -144,7 +144,7 @@ fn vectors<'a>(
 
 /// The process of a model; of one that was trained in several numbers of phases, that of as many as there are steps.
 fn as_many_phases(loaded: &LoadedModel, steps: Option<usize>) -> Process {
-    let process = loaded.card.process();
+    let process = loaded.process();
     let (Some(steps), OrderConfig::Mixture(all)) = (steps, &loaded.card.order) else { return process };
     let orders = all.iter().filter(|order| order.phased()).map(|order| order.order(process.length));
     match orders.into_iter().find(|order| order.blocks(process.length) == steps) {

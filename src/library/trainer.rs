@@ -21,7 +21,7 @@ use crate::optim::{Decay, Optimizer, TrainConfig, gather};
 use crate::process::order::OrderConfig;
 use crate::process::{Order, Schedule};
 use crate::rng::StepRng;
-use crate::sample::{Decode, Process};
+use crate::sample::Process;
 
 /// How a network is trained, step by step.
 ///
@@ -152,12 +152,10 @@ impl<N: Network> Trained<N> {
     /// The process that it is sampled in, in its own order.
     pub fn process(&self) -> Process {
         Process {
-            order: self.order.order(self.length),
             schedule: self.schedule,
             corruption: self.objective.facts().corruption,
-            length: self.length,
             cached: self.causal || self.model.over_blocks(),
-            decode: Decode::Table,
+            ..Process::new(self.order.order(self.length), self.length)
         }
     }
 

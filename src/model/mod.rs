@@ -19,7 +19,6 @@ use burn::optim::GradientsParams;
 use burn::prelude::*;
 
 pub use crate::kernels::{Head, index_tensor};
-use crate::process::d3pm::Matrices;
 use crate::process::{Layout, Order, Phases};
 pub use config::TransformerConfig;
 pub use oracle::Oracle;
@@ -200,10 +199,6 @@ pub trait Denoise {
     /// The id of the mask: V, or of networks with a place for it in their vocabulary one of the V, never predicted.
     fn mask(&self) -> u32 {
         self.vocab() as u32
-    }
-    /// The transition matrices of the chain that it was trained on, if it was on one.
-    fn matrices(&self) -> Option<&Matrices> {
-        None
     }
     /// Whether each position sees its own block and all before it, so that finished blocks can be kept.
     fn over_blocks(&self) -> bool {

@@ -11,10 +11,10 @@ use crate::eval::metric::Of;
 use crate::eval::results::{DataKind, Role};
 use crate::gate::GateRule;
 use crate::method::Vectors;
+use crate::process::Order;
 use crate::process::d3pm::Matrices;
-use crate::process::{Corruption, Order};
 use crate::sample::decode::walkable;
-use crate::sample::{Decode, DecodeConfig, Process};
+use crate::sample::{DecodeConfig, Process};
 
 /// The name of a row's model in results, and the step counts of its rows.
 type Rows = (String, Vec<usize>);
@@ -128,14 +128,7 @@ impl Recipe {
             }
             _ => {}
         }
-        let process = decode.process(Process {
-            order: Order::parallel(length),
-            schedule: facts.schedule,
-            corruption: Corruption::Absorb,
-            length,
-            cached: false,
-            decode: Decode::Table,
-        });
+        let process = decode.process(Process::new(Order::parallel(length), length));
         let steps = walkable(&process, wanted);
         match facts.chain {
             Some(chain) => within(chain.levels, steps),

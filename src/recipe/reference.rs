@@ -271,6 +271,8 @@ fn words(value: &Value) -> Option<String> {
 /// The doc comment, on one line.
 fn about(value: &Value) -> String {
     let text = value.get("description").and_then(Value::as_str).unwrap_or_default();
+    // Links between items of the code lead nowhere here.
+    let text = text.replace("[`", "`").replace("`]", "`").replace("`super::", "`");
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
@@ -386,7 +388,9 @@ pub fn page() -> String {
 
 /// A text inside a table of Markdown.
 fn cell(text: &str) -> String {
-    text.replace('|', "\\|").replace('<', "&lt;")
+    let part = |(i, part): (usize, &str)| if i % 2 == 0 { part.replace('<', "&lt;") } else { part.to_string() };
+    // Between backticks nothing but the bar of a table is special.
+    text.replace('|', "\\|").split('`').enumerate().map(part).collect::<Vec<_>>().join("`")
 }
 
 impl Key {

@@ -25,6 +25,7 @@ mod whole;
 
 use std::collections::HashMap;
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Instant;
 
 use burn::prelude::*;
@@ -35,6 +36,7 @@ use crate::error::{Error, Result};
 use crate::model::canvas::{Canvas, shares_host};
 use crate::model::draw::{self, Filter};
 use crate::model::{Cache, Denoise, Noised, select_rows};
+use crate::process::d3pm::Matrices;
 use crate::process::order::changed;
 use crate::process::{Corruption, Grid, Order, Reading, Schedule};
 use crate::rng::{StepRng, Stream};
@@ -43,16 +45,33 @@ pub use embedding::{Embedding, GuidanceConfig};
 pub use latent::{Latent, LatentProcess};
 
 /// The process a model was trained for, as its sampler needs it.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Process {
     pub order: Order,
     pub schedule: Schedule,
     pub corruption: Corruption,
+    /// Its transition matrices, if its noise is a chain.
+    pub chain: Option<Arc<Matrices>>,
     pub length: usize,
     /// The network looks back only, and keeps what it has read: token by token, or the finished blocks of its order.
     pub cached: bool,
     /// How it is walked.
     pub decode: Decode,
+}
+
+impl Process {
+    /// Masks on the log-linear schedule over the whole sequence, in the steps of the order's table, with nothing kept between steps.
+    pub fn new(order: Order, length: usize) -> Self {
+        Process {
+            order,
+            schedule: Schedule::LogLinear,
+            corruption: Corruption::Absorb,
+            chain: None,
+            length,
+            cached: false,
+            decode: Decode::Table,
+        }
+    }
 }
 
 /// What to draw.
@@ -163,13 +182,14 @@ pub fn sample(model: &dyn Denoise, process: &Process, spec: &SampleSpec, n: usiz
     match process.decode {
         Decode::Mbr(candidates) => {
             let each = SampleSpec { first: spec.first * candidates.max(1), ..spec.clone() };
-            let drawn = sample(model, &Process { decode: Decode::Table, ..*process }, &each, n * candidates.max(1))?;
+            let drawn =
+                sample(model, &Process { decode: Decode::Table, ..process.clone() }, &each, n * candidates.max(1))?;
             // What is given is the same in all.
             let own = |p: usize| spec.pinned.get(p).is_none_or(Option::is_none);
             let text = |t: &[u32]| (0..t.len()).filter(|p| own(*p)).map(|p| t[p]).collect();
             return Ok(mbr::choose(drawn, candidates.max(1), &text));
         }
-        _ if let Some(matrices) = model.matrices() => return d3pm::sample(model, matrices, process, spec, n),
+        _ if let Some(matrices) = &process.chain => return d3pm::sample(model, matrices, process, spec, n),
         _ if !process.corruption.absorbs() => return uniform::sample(model, process, spec, n),
         Decode::Table => {}
         Decode::GreedyTail => {

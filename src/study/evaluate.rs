@@ -14,7 +14,6 @@ use crate::eval::results::{Environment, ModelResult, Results, Role, Row};
 use crate::eval::{self, Scorer, copies, reconstruction};
 use crate::method;
 use crate::model::{Denoise, Oracle, params};
-use crate::process::Corruption;
 use crate::process::d3pm::Matrix;
 use crate::recipe::{ModelConfig, Recipe, slug};
 use crate::sample::decode::walkable;
@@ -136,7 +135,7 @@ impl Study {
     fn one(&self, way: &Way, model: &ModelConfig, done: &LoadedModel, by: &Judges) -> Result<ModelResult> {
         let name = way.name;
         let role = self.recipe.role(name, model);
-        let process = way.decode.process(done.card.process());
+        let process = way.decode.process(done.process());
         let ar = model.objective.facts().causal();
         let tokens = done.codec.is_none() && done.model.vectors().is_none() && role != Role::Codec;
         let likely = tokens && self.has_likelihood(name, role, done, &process, by);
@@ -144,10 +143,10 @@ impl Study {
         let writes = !matches!(role, Role::Judge | Role::Codec | Role::Classifier);
         let (mut rows, mut sweep) = (Vec::new(), Vec::new());
         if writes {
-            let generator = done.generator(process)?;
+            let generator = done.generator(process.clone())?;
             let steps = match &generator {
                 _ if ar => vec![process.length],
-                generator => taken(done, generator, &self.recipe.eval.steps),
+                generator => taken(generator, &self.recipe.eval.steps),
             };
             rows = self.rows((name, &way.shown, &way.file), &generator, &steps, by, true)?;
             if tokens {
@@ -163,7 +162,7 @@ impl Study {
         };
         let control = match writes {
             false => None,
-            true => self.control((name, &way.shown), done, &done.generator(process)?, by.judge)?,
+            true => self.control((name, &way.shown), done, &done.generator(process.clone())?, by.judge)?,
         };
         let extra = fs::verify_manifest(&self.final_dir(name))?.extra;
         let cost = self.recipe.train_cost(name, self.data.length())?;
@@ -223,15 +222,8 @@ impl Study {
     /// The exact posterior of the story language, sampled like a model.
     fn oracle(&self, story: &Story, sha256: &str, by: &Judges) -> Result<ModelResult> {
         let oracle = Oracle::new(Arc::clone(story.chain()), self.device.clone());
-        let process = Process {
-            order: crate::process::Order::parallel(story.length()),
-            schedule: crate::process::Schedule::LogLinear,
-            corruption: Corruption::Absorb,
-            length: story.length(),
-            cached: false,
-            decode: Decode::Table,
-        };
-        let (generator, steps) = (Generator::Tokens(&oracle, process), &self.recipe.eval.steps);
+        let process = Process::new(crate::process::Order::parallel(story.length()), story.length());
+        let (generator, steps) = (Generator::Tokens(&oracle, process.clone()), &self.recipe.eval.steps);
         let rows = self.rows(("oracle", "oracle", "eval"), &generator, steps, by, false)?;
         Ok(ModelResult {
             name: "oracle".into(),
@@ -459,7 +451,7 @@ impl Study {
         }
         let mut config = config.clone();
         if !done.card.objective.facts().causal() {
-            let steps = taken(done, generator, &config.steps);
+            let steps = taken(generator, &config.steps);
             if steps != config.steps {
                 term::note(&format!("eval {shown:<10} `eval.control.steps` {:?} become {steps:?}", config.steps));
             }
@@ -503,7 +495,7 @@ impl Study {
 }
 
 /// Those of the step counts `wanted` that a model can be sampled in; where there are none, the nearest that it can.
-fn taken(done: &LoadedModel, generator: &Generator, wanted: &[usize]) -> Vec<usize> {
+fn taken(generator: &Generator, wanted: &[usize]) -> Vec<usize> {
     // No step is shorter than a level.
     let within = |levels: usize, mut steps: Vec<usize>| {
         steps.retain(|k| *k <= levels);
@@ -512,7 +504,7 @@ fn taken(done: &LoadedModel, generator: &Generator, wanted: &[usize]) -> Vec<usi
     match generator {
         Generator::Tokens(_, process) => {
             let steps = walkable(process, wanted);
-            match done.model.matrices() {
+            match &process.chain {
                 Some(chain) => within(chain.levels(), steps),
                 None => steps,
             }

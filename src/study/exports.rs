@@ -112,7 +112,7 @@ impl Study {
             false => {
                 let held_out = self.data.held_out(self.recipe.eval.held_out);
                 let causal = model.objective.facts().causal();
-                let losses = |m: &Transformer| eval::losses(m, causal, &done.card.process(), &held_out).0;
+                let losses = |m: &Transformer| eval::losses(m, causal, &done.process(), &held_out).0;
                 Change::held_out(&losses(&done.model), &losses(&after))
             }
         })

@@ -33,7 +33,8 @@ pub(super) fn fill_gap(
     match sees(model, process) {
         // It continues what is left of the gap, and the rest of the text is put behind.
         Sees::Left => {
-            let (mut filled, nfe) = fill(model, &Process { length: gap.end, ..*process }, given(gap.end), steps, seed)?;
+            let (mut filled, nfe) =
+                fill(model, &Process { length: gap.end, ..process.clone() }, given(gap.end), steps, seed)?;
             filled.extend(&text[gap.end..]);
             Ok((filled, nfe))
         }

@@ -12,7 +12,6 @@ use super::super::{Cache, Denoise, Head, Layers, Network, Noised, Teach, Through
 use super::Transformer;
 use super::read::Read;
 use crate::kernels::{self, Visible, composed};
-use crate::process::d3pm::Matrices;
 
 impl Denoise for Transformer {
     fn features(&self, input: &Noised) -> Tensor<3> {
@@ -82,10 +81,6 @@ impl Denoise for Transformer {
 
     fn vocab(&self) -> usize {
         self.vocab
-    }
-
-    fn matrices(&self) -> Option<&Matrices> {
-        self.matrices.as_deref()
     }
 
     fn over_blocks(&self) -> bool {

@@ -24,7 +24,6 @@ use super::config::{Activation, NormKind, TimeInput, TransformerConfig, UNIFORM_
 use super::{Denoise, Noised, params, select_rows};
 use crate::error::{Error, Result};
 use crate::kernels::{self, BlockSpec, Extra, Head, Rows, Tables, Visible, composed};
-use crate::process::d3pm::Matrices;
 use crate::process::{Layout, Phases};
 use crate::rng::{StepRng, Stream};
 use crate::weights::{Weights, match_names};
@@ -78,8 +77,6 @@ pub struct Transformer {
     /// Further ids that are never predicted.
     #[module(skip)]
     excluded: Arc<[u32]>,
-    #[module(skip)]
-    matrices: Option<Arc<Matrices>>,
 }
 
 impl Transformer {
@@ -127,7 +124,6 @@ impl Transformer {
             mask: vocab,
             tokens: vocab,
             excluded: Arc::from([]),
-            matrices: None,
         }
     }
 
@@ -146,11 +142,6 @@ impl Transformer {
     /// The same network that never predicts these ids either.
     pub fn without(self, ids: &[u32]) -> Self {
         Transformer { excluded: ids.into(), ..self }
-    }
-
-    /// The same network on a chain of transition matrices.
-    pub fn with_matrices(self, matrices: Option<Arc<Matrices>>) -> Self {
-        Transformer { matrices, ..self }
     }
 
     /// The same weights under a configuration that differs in what needs no parameters: visibility, shift, reading of time.
