@@ -210,6 +210,7 @@ pub fn measure(s: &Sizes, name: &str) -> (Spread, f64) {
                 corruption: Corruption::Absorb,
                 length: s.length,
                 cached: false,
+                chain: None,
                 decode: Decode::Table,
             };
             let teacher = s.teacher();

@@ -149,8 +149,6 @@ mod tests {
     use super::*;
     use crate::data::story::{Story, StoryConfig};
     use crate::model::Oracle;
-    use crate::process::{Corruption, Schedule};
-    use crate::sample::Decode;
     use burn::prelude::Device;
 
     #[test]

@@ -410,6 +410,7 @@ mod tests {
             corruption: Corruption::Absorb,
             length,
             cached,
+            chain: None,
             decode: Default::default(),
         }
     }

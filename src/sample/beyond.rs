@@ -97,7 +97,7 @@ mod tests {
 
     fn process(order: Order, cached: bool) -> Process {
         let (schedule, corruption) = (Schedule::LogLinear, Corruption::Absorb);
-        Process { order, schedule, corruption, length: 16, cached, decode: Decode::Table }
+        Process { order, schedule, corruption, chain: None, length: 16, cached, decode: Decode::Table }
     }
 
     #[test]

@@ -100,7 +100,7 @@ mod tests {
     const JOINT: [f64; 9] = [0.3, 0.05, 0.05, 0.1, 0.2, 0.02, 0.08, 0.05, 0.15];
 
     /// Two positions over three tokens, and the exact prediction of each from the other under a chain.
-    struct Exact(Matrices);
+    struct Exact(std::sync::Arc<Matrices>);
 
     impl Exact {
         fn prediction(&self, z: &[u32], l: usize, t: usize) -> Vec<f64> {
@@ -133,9 +133,6 @@ mod tests {
         fn vocab(&self) -> usize {
             3
         }
-        fn matrices(&self) -> Option<&Matrices> {
-            Some(&self.0)
-        }
         fn device(&self) -> Device {
             Device::flex()
         }
@@ -147,7 +144,8 @@ mod tests {
         let kinds =
             [Matrix::Absorbing, Matrix::Uniform, Matrix::Gaussian, Matrix::Neighbours { model: "ar".into(), k: 1 }];
         for matrix in kinds {
-            let model = Exact(Matrices::new(&matrix, 3, 12, Schedule::LogLinear, Some(&near)).unwrap());
+            let chain = Matrices::new(&matrix, 3, 12, Schedule::LogLinear, Some(&near)).unwrap();
+            let model = Exact(std::sync::Arc::new(chain));
             let (m, n, states) = (&model.0, 20_000, model.0.states());
             let process = Process {
                 order: Order::parallel(2),
@@ -155,6 +153,7 @@ mod tests {
                 corruption: if m.absorbs() { Corruption::Absorb } else { Corruption::Uniform },
                 length: 2,
                 cached: false,
+                chain: Some(model.0.clone()),
                 decode: Decode::Table,
             };
             for steps in [1, 3, 12] {

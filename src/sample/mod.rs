@@ -522,6 +522,7 @@ mod tests {
             corruption: Corruption::Absorb,
             length: 12,
             cached: causal,
+            chain: None,
             decode: Decode::Table,
         }
     }

@@ -135,6 +135,7 @@ mod tests {
             corruption: Corruption::Uniform,
             length: 2,
             cached: false,
+            chain: None,
             decode,
         }
     }

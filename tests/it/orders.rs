@@ -26,6 +26,7 @@ fn process(order: Order, cached: bool) -> Process {
         corruption: Corruption::Absorb,
         length: L,
         cached,
+        chain: None,
         decode: Decode::Table,
     }
 }

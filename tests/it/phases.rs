@@ -54,6 +54,7 @@ fn process(order: Order, cached: bool, length: usize) -> Process {
         corruption: Corruption::Absorb,
         length,
         cached,
+        chain: None,
         decode: Decode::Table,
     }
 }

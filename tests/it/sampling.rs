@@ -30,7 +30,7 @@ fn micro() -> Arc<Chain> {
 }
 
 fn process(order: Order, schedule: Schedule, cached: bool) -> Process {
-    Process { order, schedule, corruption: Corruption::Absorb, length: L, cached, decode: Decode::Table }
+    Process { order, schedule, corruption: Corruption::Absorb, chain: None, length: L, cached, decode: Decode::Table }
 }
 
 /// The exact distribution over texts of ancestral sampling in `steps` steps from `start`: every canvas' probability is

@@ -35,6 +35,7 @@ fn process(pairs: &Pairs, cached: bool) -> Process {
         corruption: Corruption::Absorb,
         length: l,
         cached,
+        chain: None,
         decode: Decode::Table,
     }
 }

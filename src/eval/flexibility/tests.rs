@@ -29,6 +29,7 @@ fn process(order: Order, length: usize, cached: bool) -> Process {
         corruption: Corruption::Absorb,
         length,
         cached,
+        chain: None,
         decode: crate::sample::Decode::Table,
     }
 }
