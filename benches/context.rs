@@ -186,6 +186,7 @@ fn measure(sizes: &Sizes, paradigm: Paradigm, length: usize) -> ContextPoint {
         corruption: Corruption::Absorb,
         length,
         cached: paradigm != Paradigm::Parallel,
+        chain: None,
         decode: Decode::Table,
     };
     let run = |seed: u64| {
