@@ -25,7 +25,7 @@ pub use manifest::{FileEntry, MANIFEST, Manifest, read_manifest, verify_manifest
 pub use partial::{Partial, link, lock_file};
 pub use published::{Published, publish};
 pub use read::{contained, inside, open, read_limited, read_text, read_unpacked, unreadable};
-pub use seal::{Sealed, seal, unseal};
+pub use seal::{Sealed, seal, sorted_json, unseal};
 
 use crate::error::{Error, Kind, Result, typed};
 use sha2::{Digest, Sha256};

@@ -1,5 +1,7 @@
 //! Text of one JSON object whose last key is the SHA-256 of all before it: a change of any byte is found.
 
+use serde_json::Value;
+
 use super::sha256_hex;
 
 const TRAILER: &str = ",\n  \"sha256\": \"";
@@ -15,6 +17,13 @@ pub enum Sealed {
     Without,
     /// It ends in a hash, and not in its own.
     Broken,
+}
+
+/// JSON with the keys of every object in order, as it is stored, compared and hashed: serde_json keeps the order of writing where any
+/// crate of the program asks for that.
+pub fn sorted_json(mut value: Value) -> String {
+    value.sort_all_objects();
+    format!("{value:#}")
 }
 
 /// The JSON object `text` (with at least one key) with its hash as the last key.

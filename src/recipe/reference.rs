@@ -146,6 +146,8 @@ impl<'a> Walk<'a> {
         for (name, of) in properties {
             keys.push(self.key(path, name, of, needed.contains(&name.as_str())));
         }
+        // What has to be given comes first; the others are by name, as the schema has them.
+        keys.sort_by_key(|key| !key.needed);
         keys
     }
 

@@ -4,8 +4,7 @@
 use super::quantise::SCALE;
 use super::{Described, Dtype, INDEX, MAX_INDEX, Outputs, SINGLE, header_bytes};
 use crate::error::{Error, Result};
-use crate::fs::write_atomic_from;
-use crate::fs::{read_limited, write_atomic};
+use crate::fs::{read_limited, sorted_json, write_atomic, write_atomic_from};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -178,7 +177,7 @@ pub fn write_model(
     if files.len() > 1 {
         let total = plan.iter().map(Planned::bytes).sum::<u64>();
         let index = serde_json::json!({ "metadata": { "total_size": total }, "weight_map": map });
-        let text = serde_json::to_string_pretty(&index).map_err(|e| Error::input(format!("index: {e}")))?;
+        let text = sorted_json(index);
         write_atomic(&dir.join(INDEX), (text + "\n").as_bytes())?;
     }
     remove_others(dir, &names, files.len() > 1)

@@ -12,7 +12,7 @@ mod train;
 
 use super::text::Misfit;
 use crate::error::{Error, Result};
-use crate::fs::{read_limited, write_atomic};
+use crate::fs::{read_limited, sorted_json, write_atomic};
 use crate::hub;
 pub use encoder::Encoder;
 use schemars::JsonSchema;
@@ -231,7 +231,7 @@ impl Tokenizer {
                 return tokenizer.to_string(true).map_err(|e| Error::input(format!("tokenizer: {e}")));
             }
         };
-        serde_json::to_string_pretty(&value).map_err(|e| Error::input(format!("tokenizer: {e}")))
+        Ok(sorted_json(value))
     }
 
     /// Writes `dir/tokenizer.json`.

@@ -415,3 +415,17 @@ fn a_long_line_is_cut_between_words_and_has_the_ids_of_the_whole() {
     assert!(taken > 1 << 20 && taken < text.len(), "{taken}");
     assert_eq!(ids, library.encode_fast(&text[..taken], false).unwrap().get_ids());
 }
+
+#[test]
+fn the_built_in_languages_tokenizer_has_the_bytes_that_run_directories_know_it_by() {
+    use crate::data::story::{Story, StoryConfig};
+    // That of the recipe `tiny`.
+    let story =
+        Story::new(&StoryConfig { names: 2, things: 2, places: 1, count: 3, ..StoryConfig::default() }).unwrap();
+    let tokenizer = Tokenizer::Words(story.words().to_vec());
+    // As of version 0.1.0 before keys were sorted on purpose: another hash means that no run directory can be resumed.
+    assert_eq!(
+        crate::fs::sha256_hex(tokenizer.to_json().unwrap().as_bytes()),
+        "a7cdd20509c5a7419361db7f9e402e2c40757fba0cf4b1fd03bbc129a5bc0165"
+    );
+}

@@ -160,8 +160,7 @@ pub fn write(
         "use_dora": false,
         "use_rslora": false,
     });
-    let text = serde_json::to_string_pretty(&config)
-        .map_err(|e| Error::input("cannot describe the adapters").cause(e.to_string()))?;
+    let text = fs::sorted_json(config);
     fs::write_atomic(&dir.join(CONFIG), (text + "\n").as_bytes())?;
     let metadata = [("format".to_string(), "pt".to_string())].into();
     weights::write(&dir.join(WEIGHTS), &Weights { tensors, metadata, ..Weights::default() })

@@ -60,7 +60,7 @@ pub fn write_generation(dir: &Path, family: Family, generation: &Generation) -> 
         keys.insert("steps".into(), generation.steps.into());
         keys.insert("temperature".into(), generation.temperature.into());
         keys.insert(key.into(), value.into());
-        let text = serde_json::to_string_pretty(&keys).map_err(|e| wrong(e.to_string()))?;
+        let text = fs::sorted_json(Value::Object(keys));
         fs::write_atomic(&path, (text + "\n").as_bytes())?;
     }
     Ok(())

@@ -232,7 +232,7 @@ fn beside(from: &Path, to: &Path, family: Family, storage: Storage, integers: Op
     if storage == Storage::Kept && integers.is_none() {
         return Ok(());
     }
-    let (file, mut config) = load::read_config(from)?;
+    let (_, mut config) = load::read_config(from)?;
     let mut keys: Vec<&str> = ["torch_dtype", "dtype"].into_iter().filter(|key| config[*key].is_string()).collect();
     // Where nothing is said, loaders take the type of the first tensor, which may be a buffer's. The files of Hydra are no
     // configurations of transformers.
@@ -252,7 +252,7 @@ fn beside(from: &Path, to: &Path, family: Family, storage: Storage, integers: Op
         Some(said) => config[int8::KEY] = said,
         None => drop(config.as_object_mut().map(|keys| keys.remove(int8::KEY))),
     }
-    let text = serde_json::to_string_pretty(&config).map_err(|e| Error::input(format!("{file}: {e}")))?;
+    let text = fs::sorted_json(config);
     fs::write_atomic(&to.join("config.json"), (text + "\n").as_bytes())
 }
 

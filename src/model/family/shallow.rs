@@ -53,12 +53,12 @@ pub fn shallow(from: &Path, to: &Path, description: &Description, keep: &[usize]
     }
     if store.sharded {
         let index = serde_json::json!({ "metadata": { "total_size": total }, "weight_map": map });
-        fs::write_atomic(&to.join(INDEX), format!("{index:#}\n").as_bytes())?;
+        fs::write_atomic(&to.join(INDEX), (fs::sorted_json(index) + "\n").as_bytes())?;
     }
     beside(from, to)?;
     let (file, config) = read_config(from)?;
     let config = changed(&file, config, description.network.layers, keep)?;
-    fs::write_atomic(&to.join("config.json"), format!("{config:#}\n").as_bytes())
+    fs::write_atomic(&to.join("config.json"), (fs::sorted_json(config) + "\n").as_bytes())
 }
 
 /// Refuses kept blocks that do not fill the groups that the checkpoint in `from` stores its blocks in.
