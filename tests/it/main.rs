@@ -14,6 +14,7 @@ mod downloads;
 mod embedding;
 mod exporting;
 mod fixtures;
+mod golden;
 mod hints;
 mod hostile;
 mod hostile_data;
