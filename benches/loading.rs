@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use burn::prelude::Device;
+use fewstep::fs;
 use fewstep::model::family::{self, LoadOptions};
 use fewstep::weights::{self, HostTensor, Weights};
 
@@ -37,7 +38,7 @@ fn generate(dir: &Path) -> u64 {
         r#"{{"model_type": "llama", "hidden_size": {DIM}, "intermediate_size": {HIDDEN}, "num_hidden_layers": {LAYERS},
         "num_attention_heads": 16, "num_key_value_heads": 16, "vocab_size": {VOCAB}, "max_position_embeddings": 512}}"#
     );
-    std::fs::write(dir.join("config.json"), config).expect("a directory to write to");
+    fs::write_atomic(&dir.join("config.json"), config.as_bytes()).expect("a directory to write to");
     let (mut map, mut total) = (BTreeMap::new(), 0);
     for (n, layer) in std::iter::once(None).chain((0..LAYERS).map(Some)).enumerate() {
         let file = format!("model-{:05}-of-{:05}.safetensors", n + 1, LAYERS + 1);

@@ -14,7 +14,7 @@ pub fn run(steps: usize, out: &str) -> Result<Results> {
     let trainer = |model| Trainer::new(model, &data).steps(steps).lr(3e-3).ema(0.99);
 
     let teacher = trainer(new(1)).elbo()?;
-    // The student begins as its teacher, and learns two of its steps in one, three times over: 32, 16, 8.
+    // The student starts as its teacher. In each of three rounds it learns two steps in one: from 32 steps to 16, 8 and 4.
     let fewer = trainer(teacher.trainable()).lr(1e-3).sdtt(&teacher.model, &SdttConfig::new(32, 3))?;
     // The same budget without a teacher.
     let more = trainer(teacher.trainable()).lr(1e-3).elbo()?;

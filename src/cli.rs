@@ -146,7 +146,7 @@ pub enum Command {
         /// Results to compare with
         #[arg(long, value_name = "RESULTS.JSON")]
         baseline: PathBuf,
-        /// Fail on inconclusive speed metrics too
+        /// Close the gate on inconclusive speed metrics too
         #[arg(long)]
         strict: bool,
         /// Compare although the data, its length, vocabulary or judge differ
@@ -182,7 +182,7 @@ pub enum Command {
   fewstep inspect runs/tiny
   fewstep inspect runs/tiny/export/student --against expected.safetensors")]
     Inspect {
-        /// A run, an exported model, or a .safetensors file
+        /// A run, an exported model, a public checkpoint (also hf://owner/name), or a .safetensors file
         path: PathBuf,
         /// Which model of the run [default: the last that writes text, as the recipe lists them]
         #[arg(long, value_name = "NAME")]
@@ -283,16 +283,16 @@ pub struct Sample {
     /// Text to go on from
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true, conflicts_with = "infill")]
     pub prompt: Option<String>,
-    /// Text with `_` or `·` for each word to fill in
+    /// Text with `_` or `·` for each token to fill in
     #[arg(long, value_name = "TEMPLATE", allow_hyphen_values = true, value_parser = template)]
     pub infill: Option<String>,
-    /// Divide logits by this; below 1 is bolder, 0 always takes the likeliest token
+    /// Divide logits by this; below 1 sharpens, 0 always takes the likeliest token
     #[arg(long, value_name = "T", allow_negative_numbers = true, value_parser = not_negative)]
     pub temperature: Option<f64>,
     /// Draw among the K likeliest tokens only
     #[arg(long, value_name = "K", allow_negative_numbers = true, value_parser = from_one)]
     pub top_k: Option<usize>,
-    /// Draw among the likeliest tokens that hold this probability only
+    /// Draw only among the likeliest tokens whose probabilities add up to P
     #[arg(long, value_name = "P", allow_negative_numbers = true, value_parser = probability)]
     pub top_p: Option<f64>,
     /// Beams of a beam search instead of random draws; autoregressive models only
@@ -302,7 +302,7 @@ pub struct Sample {
     /// Exponent of the length that beam scores are divided by
     #[arg(long, value_name = "A", allow_negative_numbers = true, value_parser = finite, requires = "beam")]
     pub length_penalty: Option<f64>,
-    /// Of N texts drawn for each one print the one that the others resemble most; it costs N times the passes
+    /// Draw N candidates for each text and print the one most similar to the others; costs N times the passes
     #[arg(long, value_name = "N", value_parser = candidates, conflicts_with = "beam")]
     pub mbr: Option<usize>,
     /// Show the text after every step, and write trace.html (or the next free name)
@@ -317,7 +317,7 @@ pub struct Sample {
 
 /// What only a directory with a public checkpoint can be asked for.
 #[derive(Debug, Clone, Default, Args)]
-#[command(next_help_heading = "Public checkpoints")]
+#[command(next_help_heading = "Public checkpoints (--length and --stop-* for every model)")]
 pub struct Public {
     /// A published sampler (mdlm, sedd_analytic, duo, llada, fast_dllm, dream, dllm, bd3lm, ...) instead of the exact one
     #[arg(long, value_name = "NAME", conflicts_with = "beam")]

@@ -11,7 +11,7 @@ use crate::checkpoint::{self, LoadedModel};
 use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
 use crate::model::family;
-use crate::model::{Transformer, TransformerConfig};
+use crate::model::{Transformer, TransformerConfig, params};
 use crate::sample::{DecodeConfig, Samples};
 use crate::study::{ask, device};
 
@@ -84,6 +84,12 @@ impl Model {
             Of::Own(own) => &own.model,
             Of::Public(public) => &public.1,
         }
+    }
+
+    /// A copy of the network on a device with autodiff, for a training that starts from it.
+    pub fn trainable(&self) -> Transformer {
+        let network = self.transformer();
+        params::import(network.clone(), &params::export(network), &self.device.clone().autodiff())
     }
 
     /// Its tokenizer.

@@ -91,7 +91,11 @@ pub fn rows(
 }
 
 /// Rows (number of the sequence, x_t, x_0) of sequences at the levels `at`, against the exact posterior.
-pub fn posterior_rows(matrices: &Matrices, at: &[usize], rows: impl Iterator<Item = (usize, u32, u32)>) -> PosteriorRows {
+pub fn posterior_rows(
+    matrices: &Matrices,
+    at: &[usize],
+    rows: impl Iterator<Item = (usize, u32, u32)>,
+) -> PosteriorRows {
     let f32s = |values: &[f64]| values.iter().map(|v| *v as f32).collect::<Arc<[f32]>>();
     let (mut of, mut way, mut wanted) = (Vec::new(), Vec::new(), Vec::new());
     let mut clean = vec![0.0; matrices.product(0).len() / matrices.states()];

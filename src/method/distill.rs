@@ -48,7 +48,7 @@ pub struct SdttConfig {
     /// forward_kl | reverse_kl | jensen_shannon | total_variation | log_mse
     #[serde(default = "default_divergence")]
     pub divergence: Divergence,
-    /// Number of steps of the first round's teacher: its dt is 1 / steps. Needed but with fixed phases, which have no dt; default: none.
+    /// Number of steps of the first round's teacher: its dt is 1 / steps. Required, except with fixed phases, which have no dt. Default: none.
     #[serde(default, skip_serializing_if = "is_none")]
     pub teacher_steps: usize,
     /// Teacher steps k that one student step learns; also the growth of dt from round to round.

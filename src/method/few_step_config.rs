@@ -18,7 +18,7 @@ pub struct LatentDistillConfig {
     pub method: FewStep,
 }
 
-/// How a few-step student is trained; see the file's head.
+/// How a few-step student is trained.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum FewStep {

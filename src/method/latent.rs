@@ -1,7 +1,7 @@
 //! Autoencoders of text, and Gaussian diffusion of their latents: what a training step minimises.
 //!
 //! An autoencoder is trained by cross-entropy through latents with noise on them, so that its decoder also reads latents that
-//! are only nearly right (LD4LG and Cosmos; methods A9): z + s e with s uniform in [0, noise]. A denoiser of latents learns what
+//! are only nearly right (LD4LG and Cosmos): z + s e with s uniform in [0, noise]. A denoiser of latents learns what
 //! `predict` names at x_t = alpha z + sigma eps by squared error, times stratified over the batch; with self-conditioning it
 //! reads, in a share of the steps, its own first estimate of x_0 (Chen et al. 2022). Every order of the house's table applies: one
 //! time for all latents, one a block with the finished ones beside the noise, or a column of a noisy table.

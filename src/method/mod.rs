@@ -50,7 +50,7 @@ pub use masked::{NoiseRange, T_MIN, beside, elbo, elbo_within};
 pub use score_entropy::ScoreEntropyConfig;
 pub use shared::SharedConfig;
 
-/// What is minimised: the format of `model.NAME.objective`.
+/// What training minimises.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Objective {

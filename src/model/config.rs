@@ -204,6 +204,7 @@ pub struct TransformerConfig {
     pub shift_output: bool,
     /// The embedding has a row of its own, V, for the mask or start token; without it the mask is one of the V tokens.
     #[serde(default = "default_true", skip_serializing_if = "is_true")]
+    #[schemars(extend("default" = true))]
     pub mask_row: bool,
     /// Add a learned vector to each position. Rotary attention alone sees distances only: where everything is masked it
     /// cannot tell the positions of a full-visibility network apart. Use it where sequences begin at a fixed place.
@@ -221,6 +222,7 @@ pub struct TransformerConfig {
     pub rope_scaling: Option<RopeScaling>,
     /// Rotary positions; without them `learned_positions` is all there is (GPT-2).
     #[serde(default = "default_true", skip_serializing_if = "is_true")]
+    #[schemars(extend("default" = true))]
     pub rotary: bool,
     /// Blocks that see only near positions.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -25,7 +25,7 @@ pub enum Corruption {
     Absorb,
     /// A lost token becomes any of the V tokens, itself among them.
     Uniform,
-    /// The same noise as the largest component of a Gaussian one, at the times of that (DUO's duality, process/duality.rs).
+    /// The same noise as the largest component of a Gaussian one, at the times of that Gaussian process (DUO's duality).
     GaussianArgmax,
 }
 

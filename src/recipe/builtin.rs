@@ -5,7 +5,7 @@ pub const ALL: [(&str, &str, &str); 18] = [
     (
         "quickstart",
         include_str!("../../recipes/quickstart.toml"),
-        "the whole path on the built-in stories, 5 minutes on 2 cores",
+        "the whole path on the built-in stories, 6 minutes on 2 cores",
     ),
     (
         "pictures",
@@ -30,7 +30,7 @@ pub const ALL: [(&str, &str, &str); 18] = [
     (
         "kd",
         include_str!("../../recipes/kd.toml"),
-        "a student of half its teacher's blocks by knowledge distillation at equal steps, 3 minutes on 2 cores",
+        "a student of half its teacher's blocks by knowledge distillation at equal steps, 4 minutes on 2 cores",
     ),
     (
         "hybrid",

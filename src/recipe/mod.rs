@@ -60,7 +60,7 @@ pub struct Recipe {
     /// The models by name, in the order of the report.
     pub model: IndexMap<String, ModelConfig>,
     pub eval: EvalConfig,
-    /// What `fewstep gate` compares, and by how much it may differ; by default the rules below.
+    /// What `fewstep gate` compares, and by how much it may differ; default: the rules at `gate.rules`.
     #[serde(default)]
     pub gate: GateConfig,
     /// Which models a run exports, and how; by default none.

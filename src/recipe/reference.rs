@@ -356,8 +356,8 @@ fn at(tables: &[Table], path: &str) -> Option<Found> {
 pub fn page() -> String {
     let mut text = String::from(
         "# Keys of a recipe\n\nEvery key that a recipe can have, made from the program itself: `fewstep recipe explain KEY` prints the same on a\n\
-         terminal, and `fewstep recipe schema` prints a JSON schema. NAME stands for a name that the recipe gives. A key without a default has\n\
-         to be given.\n",
+         terminal, and `fewstep recipe schema` prints a JSON schema. NAME stands for a name that the recipe gives. Where the column of\n\
+         defaults is empty, the last column tells the default.\n",
     );
     for table in tables() {
         let title = if table.path.is_empty() { "The recipe".to_string() } else { format!("`{}`", table.path) };

@@ -43,6 +43,14 @@ fn every_key_of_a_recipe_is_documented_with_its_values_and_its_default() {
         }
     }
     assert!(lacking.is_empty(), "{}", lacking.join("\n"));
+    // A default that is not written where it holds is not in the schema by itself.
+    for path in super::layers::files_of_src() {
+        let text = std::fs::read_to_string(&path).unwrap();
+        for (line, next) in text.lines().zip(text.lines().skip(1)) {
+            let hidden = line.contains("default_true") && line.contains("skip_serializing_if");
+            assert!(!hidden || next.contains("extend(\"default\" = true)"), "{}: {line}", path.display());
+        }
+    }
 }
 
 /// The paths of all keys of a TOML table; of a list of tables those of each.

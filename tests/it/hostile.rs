@@ -1,4 +1,4 @@
-//! Directories of strangers: rows W-01 to W-13 of the reliability table, through the reader that streams and the real
+//! Directories of strangers: damaged and hostile ones, through the reader that streams and the real
 //! binary. Each ends in a message and exit code 3. (The parsers' own tables of cases are in src/weights/tests.rs.)
 
 use std::collections::BTreeMap;

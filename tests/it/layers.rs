@@ -33,6 +33,13 @@ fn sources(dir: &Path, out: &mut Vec<std::path::PathBuf>) {
     }
 }
 
+/// Every file of the crate.
+pub fn files_of_src() -> Vec<std::path::PathBuf> {
+    let mut files = Vec::new();
+    sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut files);
+    files
+}
+
 #[test]
 fn a_module_uses_only_its_own_and_lower_layers() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");

@@ -59,7 +59,7 @@ pub enum OrderConfig {
         /// The order inside each block.
         order: Box<OrderConfig>,
     },
-    /// One network trained over several orders, one of them a step; it is sampled in the first unless told otherwise.
+    /// One network trained over several orders, one of them a step; `fewstep sample` uses the first unless told otherwise, and an evaluation uses each.
     Mixture(Vec<OrderConfig>),
 }
 

@@ -102,6 +102,7 @@ pub const CASES: &[Case] = &[
     case("report blocked", 4, "`--out DIR` writes the report to another place", Word("DIR", "elsewhere/report")),
     // Recipes by name.
     case("recipe copy zzzzzzzz", 2, "`fewstep recipe list` shows them", Shows),
+    case("recipe explain zzzzzzzz", 2, "`fewstep recipe explain` lists the tables of a recipe", Shows),
     case("run zzzzzzzz", 2, "`fewstep recipe list` shows the built-in ones", Shows),
     case("run quikstart", 2, "did you mean `quickstart`? `fewstep recipe list` shows the built-in ones", Shows),
     case("sample", 2, "`fewstep sample --help` shows examples", Shows),
