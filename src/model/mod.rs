@@ -9,6 +9,7 @@ pub mod family;
 pub mod oracle;
 pub mod params;
 pub mod transformer;
+pub mod vocab;
 
 use std::borrow::Cow;
 use std::ops::Range;

@@ -76,11 +76,11 @@ impl Denoise for Transformer {
     }
 
     fn mask(&self) -> u32 {
-        self.mask as u32
+        self.ids.mask as u32
     }
 
     fn vocab(&self) -> usize {
-        self.vocab
+        self.ids.size
     }
 
     fn over_blocks(&self) -> bool {

@@ -146,7 +146,7 @@ impl Transformer {
         let h = match c {
             0 => project(x),
             _ => {
-                let mask = vec![self.mask as u32; b * c];
+                let mask = vec![self.ids.mask as u32; b * c];
                 let ids = given.condition.map_or(mask, <[u32]>::to_vec);
                 assert_eq!(ids.len(), b * c, "condition tokens of every sequence");
                 Tensor::cat(vec![self.embed(&Ids::Host(ids), b), project(x)], 1)
@@ -240,7 +240,7 @@ impl Transformer {
         let (rest, visible) = match (&ends.places, text) {
             (Some(places), _) => (Self::rows_of(places, b), Visible::Full),
             (None, Some(ids)) => {
-                let start = self.mask as u32;
+                let start = self.ids.mask as u32;
                 let behind = |row: &[u32]| std::iter::once(start).chain(row[..l - 1].to_vec()).collect::<Vec<_>>();
                 let ids: Vec<u32> = ids.chunks(l).flat_map(behind).collect();
                 (self.placed(self.embed(&Ids::Host(ids), b), 0, None), Visible::Causal)
@@ -259,7 +259,7 @@ impl Transformer {
         let stream = |ids: &[u32]| Tensor::cat(vec![latents.clone(), self.in_places(ids, &phases, m..m + l, b)], 1);
         let by_rank: Vec<u32> =
             text.chunks(l).flat_map(|row| phases.places()[m..].iter().map(|p| row[*p as usize - m])).collect();
-        let masks = vec![self.mask as u32; b * l];
+        let masks = vec![self.ids.mask as u32; b * l];
         let x = Tensor::cat(vec![stream(&masks), stream(&by_rank)], 1);
         let wide = 2 * (m + l);
         let noise: Vec<usize> = (0..b).flat_map(|b| b * wide + m..b * wide + m + l).collect();
@@ -295,7 +295,7 @@ impl Transformer {
         let here = phases.ranks_of(n);
         let before = if n == 0 { here.start..here.start } else { phases.ranks_of(n - 1) };
         let b = z.as_ref().map_or_else(|| finished.len() / before.len().max(1), |z| z.dims()[0]);
-        let masks = vec![self.mask as u32; b * here.len()];
+        let masks = vec![self.ids.mask as u32; b * here.len()];
         let text = (!before.is_empty()).then(|| self.in_places(finished, phases, before.clone(), b));
         let parts = [z.map(|z| self.read_latents(z)), text, Some(self.in_places(&masks, phases, here.clone(), b))];
         let x = Tensor::cat(parts.into_iter().flatten().collect(), 1);

@@ -21,6 +21,7 @@ use burn::tensor::activation::silu;
 use rand_distr::{Distribution, Normal};
 
 use super::config::{Activation, NormKind, TimeInput, TransformerConfig, UNIFORM_DIGITS, Visibility};
+use super::vocab::Vocab;
 use super::{Denoise, Noised, params, select_rows};
 use crate::error::{Error, Result};
 use crate::kernels::{self, BlockSpec, Extra, Head, Rows, Tables, Visible, composed};
@@ -69,14 +70,9 @@ pub struct Transformer {
     tables: Arc<Tables>,
     #[module(skip)]
     config: TransformerConfig,
-    vocab: usize,
-    length: usize,
-    mask: usize,
-    /// Ids from here on have a row in the embedding and no text.
-    tokens: usize,
-    /// Further ids that are never predicted.
     #[module(skip)]
-    excluded: Arc<[u32]>,
+    ids: Vocab,
+    length: usize,
 }
 
 impl Transformer {
@@ -119,36 +115,32 @@ impl Transformer {
             local_sin,
             tables: global,
             config: config.clone(),
-            vocab,
+            ids: Vocab::new(vocab),
             length,
-            mask: vocab,
-            tokens: vocab,
-            excluded: Arc::from([]),
         }
     }
 
     /// The same network with one of its V tokens as the mask, which it then never predicts; V: the mask has a row of its own, or
     /// there is none.
     pub fn with_mask(self, id: usize) -> Self {
-        assert!(id <= self.vocab, "a mask is one of the tokens or stands behind them");
-        Transformer { mask: id, ..self }
+        Transformer { ids: self.ids.with_mask(id), ..self }
     }
 
     /// The same network that never predicts the ids from `tokens` on: rows of padding in the embedding, without text.
     pub fn with_tokens(self, tokens: usize) -> Self {
-        Transformer { tokens: tokens.min(self.vocab), ..self }
+        Transformer { ids: self.ids.with_tokens(tokens), ..self }
     }
 
     /// The same network that never predicts these ids either.
     pub fn without(self, ids: &[u32]) -> Self {
-        Transformer { excluded: ids.into(), ..self }
+        Transformer { ids: self.ids.without(ids), ..self }
     }
 
     /// The same weights under a configuration that differs in what needs no parameters: visibility, shift, reading of time.
     pub fn reconfigured(self, change: impl FnOnce(&mut TransformerConfig)) -> Self {
         let mut config = self.config.clone();
         change(&mut config);
-        let size = |c: &TransformerConfig| c.parameters(self.vocab, self.length);
+        let size = |c: &TransformerConfig| c.parameters(self.ids.size, self.length);
         assert_eq!(size(&config), size(&self.config), "the parameters fit both configurations");
         Transformer { config, ..self }
     }
@@ -192,7 +184,7 @@ impl Transformer {
 
     /// The projection from features to logits.
     fn raw_head(&self) -> Head {
-        let vocab = self.vocab;
+        let vocab = self.ids.size;
         match &self.head {
             Some(head) => {
                 let (weight, bias) = head.values();
@@ -211,8 +203,7 @@ impl Transformer {
     /// its ids, as it was trained: those without text are only never drawn (`Transformer::drawn`).
     pub fn head(&self) -> Head {
         let head = self.raw_head();
-        let mask = if self.causal() { self.vocab } else { self.mask };
-        let Some(never) = (!self.over_all_ids()).then(|| self.never(mask)).flatten() else { return head };
+        let Some(never) = (!self.over_all_ids()).then(|| self.never(!self.causal())).flatten() else { return head };
         let bias = match head.bias {
             Some(bias) => bias + never,
             None => never,
@@ -225,31 +216,20 @@ impl Transformer {
         self.causal() && !self.config.mask_row
     }
 
-    /// -1e6 [V] at the mask and at ids without text, 0 elsewhere; none where there is none of them.
-    fn never(&self, mask: usize) -> Option<Tensor<1>> {
-        let without = self.without_text();
-        if mask >= self.vocab && without.is_empty() {
-            return None;
-        }
-        let mut values = vec![0f32; self.vocab];
-        without
-            .iter()
-            .map(|id| *id as usize)
-            .chain([mask])
-            .filter(|id| *id < self.vocab)
-            .for_each(|id| values[id] = -1e6);
-        Some(Tensor::from_data(TensorData::new(values, [self.vocab]), &self.device().inner()))
+    /// What is added to logits so that ids without text, and the mask where `masked`, are never predicted; none: nothing.
+    fn never(&self, masked: bool) -> Option<Tensor<1>> {
+        let values = self.ids.never(masked)?;
+        Some(Tensor::from_data(TensorData::new(values, [self.ids.size]), &self.device().inner()))
     }
 
     /// The ids below V that have no text: rows of padding, and those that were excluded.
     pub fn without_text(&self) -> Vec<u32> {
-        let excluded = self.excluded.iter().copied().filter(|id| (*id as usize) < self.tokens.min(self.vocab));
-        excluded.chain(self.tokens as u32..self.vocab as u32).collect()
+        self.ids.without_text()
     }
 
     /// Scores [n, V] of which ids without text are never drawn.
     fn drawn(&self, scores: Tensor<2>) -> Tensor<2> {
-        match self.over_all_ids().then(|| self.never(self.vocab)).flatten() {
+        match self.over_all_ids().then(|| self.never(false)).flatten() {
             Some(never) => {
                 let dtype = scores.dtype();
                 scores + never.cast(dtype).unsqueeze()
@@ -265,7 +245,7 @@ impl Transformer {
 
     /// Whether its vocabulary has a mask: a row of its own, or one of the V tokens.
     pub fn masks(&self) -> bool {
-        self.config.mask_row || self.mask < self.vocab
+        self.config.mask_row || self.ids.mask < self.ids.size
     }
 
     /// The longest sequence it can read.

@@ -133,7 +133,7 @@ impl Transformer {
                         rows.flat_map(|(x, c)| [row(x), row(c)].concat()).collect()
                     }
                     (false, true) => {
-                        let start = self.mask as u32;
+                        let start = self.ids.mask as u32;
                         let behind =
                             |row: &[u32]| std::iter::once(start).chain(row[..length - 1].to_vec()).collect::<Vec<_>>();
                         x.chunks(length).flat_map(behind).collect()
@@ -166,7 +166,7 @@ impl Transformer {
         if !self.config.shift {
             return ids.clone();
         }
-        let start = ids.clone().narrow(1, 0, 1).zeros_like() + self.mask as i32;
+        let start = ids.clone().narrow(1, 0, 1).zeros_like() + self.ids.mask as i32;
         match ids.dims()[1] - 1 {
             0 => start,
             rest => Tensor::cat(vec![start, ids.clone().narrow(1, 0, rest)], 1),
