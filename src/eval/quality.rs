@@ -78,25 +78,6 @@ pub fn pooled_entropy<'a>(samples: impl IntoIterator<Item = &'a [u32]>) -> f64 {
     unigram_entropy(&all)
 }
 
-/// Which targets of a text `[L]` count in generative perplexity as MDLM and DUO publish it: all that are no end token, and
-/// those between the first end token (itself among them) and the second; one for each of the L - 1 predicted positions.
-pub fn counted_targets(text: &[u32], end: u32) -> Vec<bool> {
-    let mut ends = 0;
-    let counted = text.iter().map(|token| {
-        ends += usize::from(*token == end);
-        *token != end || ends == 1
-    });
-    counted.skip(1).collect()
-}
-
-/// Generative perplexity: exp of the mean of the counted targets' negative log-likelihoods, in nats.
-pub fn generative_perplexity(nlls: &[f64], counted: &[bool]) -> f64 {
-    assert_eq!(nlls.len(), counted.len(), "one answer for each target");
-    let n = counted.iter().filter(|c| **c).count();
-    let sum: f64 = nlls.iter().zip(counted).filter(|(_, c)| **c).map(|(nll, _)| nll).sum();
-    (sum / n.max(1) as f64).exp()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -153,14 +134,6 @@ mod tests {
         assert_eq!(repetition(&[1, 2, 1, 2, 1, 2]), 1.0 / 3.0);
         // Bigrams 12, 23 and 12, 24: 3 distinct of 4; no bigram spans two samples.
         assert_eq!(self_distinct_2([&[1, 2, 3][..], &[1, 2, 4][..]]), 0.75);
-    }
-
-    #[test]
-    fn the_first_end_token_counts_and_a_leading_one_uses_that_up() {
-        assert_eq!(counted_targets(&[1, 9, 2, 9, 9], 9), [true, true, false, false]);
-        assert_eq!(counted_targets(&[9, 1, 9, 2], 9), [true, false, true]);
-        let ppl = generative_perplexity(&[2f64.ln(), 50.0, 8f64.ln()], &[true, false, true]);
-        assert!((ppl - 4.0).abs() < 1e-12);
     }
 
     #[test]

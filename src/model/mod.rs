@@ -65,14 +65,6 @@ pub struct Padding {
 }
 
 impl Padding {
-    /// Sequences of `length` of which the given ranges are text, with the positions they have where padding is on the
-    /// left: counted from the first token of text, and 1 on padding.
-    pub fn logical(text: &[Range<usize>], length: usize) -> Self {
-        let place = |r: &Range<usize>, l: usize| if r.contains(&l) { (l - r.start) as u32 } else { 1 };
-        let positions = text.iter().flat_map(|r| (0..length).map(move |l| place(r, l))).collect();
-        Padding { positions: Some(positions), ..Self::physical(text) }
-    }
-
     /// Sequences of which the given ranges are text, at the positions where they lie.
     pub fn physical(text: &[Range<usize>]) -> Self {
         Padding { keys: Some(text.into()), positions: None }

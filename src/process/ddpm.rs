@@ -100,19 +100,6 @@ pub fn spaced(levels: usize, count: usize) -> Result<Vec<usize>> {
     Ok((0..count).map(|k| (k as f64 * stride).round_ties_even() as usize).collect())
 }
 
-/// `count` of `levels` levels a whole number apart, from the first (DDIM's spacing).
-///
-/// Errors (usage) where no whole number gives that many.
-pub fn spaced_evenly(levels: usize, count: usize) -> Result<Vec<usize>> {
-    (1..=levels).find(|stride| levels.div_ceil(*stride) == count).map_or_else(
-        || {
-            Err(Error::usage(format!("{levels} levels have no {count} that lie a whole number apart"))
-                .hint("use a number of steps that divides the number of levels"))
-        },
-        |stride| Ok((0..levels).step_by(stride).collect()),
-    )
-}
-
 /// The levels that a sampler walks, from the cleanest: all of a schedule's, or some of them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Levels {
@@ -165,15 +152,6 @@ impl Levels {
     pub fn posterior_variances(&self) -> Vec<f64> {
         let of = |i: usize| (1.0 - self.alphas_cumprod[i] / self.before(i)) * (1.0 - self.before(i));
         (0..self.len()).map(|i| of(i) / (1.0 - self.alphas_cumprod[i])).collect()
-    }
-
-    /// ln of the variances `[K]` of the posterior, where the first, which is 0, has the second's place (where there is one).
-    pub fn posterior_log_variances_clipped(&self) -> Vec<f64> {
-        let mut variances = self.posterior_variances();
-        if variances.len() > 1 {
-            variances[0] = variances[1];
-        }
-        variances.into_iter().map(f64::ln).collect()
     }
 }
 
@@ -250,12 +228,6 @@ pub fn x0(says: Prediction, alpha_bar: f64) -> Mix {
         Prediction::Noise => Mix { x: 1.0 / signal, out: -noise / signal },
         Prediction::V => Mix { x: signal, out: -noise },
     }
-}
-
-/// (a, b): eps is a x_t + b x0.
-pub fn noise_of(alpha_bar: f64) -> (f64, f64) {
-    let noise = (1.0 - alpha_bar).sqrt();
-    (1.0 / noise, -alpha_bar.sqrt() / noise)
 }
 
 /// `n` standard normal numbers from `draw`, of which those larger than `limit` are drawn anew until none is (the published

@@ -10,6 +10,7 @@ use super::{CLAUSE, CLOSING, Clause, NAMES, OPENING, PAD, PLACES, Pictures};
 
 impl Pictures {
     /// ln p of a sequence `[L]` without noise: caption times drawings; minus infinity where it does not agree.
+    #[cfg(test)]
     pub fn clean_log_likelihood(&self, tokens: &[u32]) -> f64 {
         let Some(caption) = self.caption_of(tokens).filter(|_| self.reading(tokens).agrees) else {
             return f64::NEG_INFINITY;

@@ -234,17 +234,6 @@ impl Transformer {
         self.blocks.iter().any(any)
     }
 
-    /// The frozen network alone; weights are shared.
-    pub fn without_adapters(&self) -> Self {
-        let mut model = burn::module::Module::valid(self);
-        for i in 0..model.blocks.len() {
-            for projection in Projection::ALL.into_iter().filter(|p| p.shape(&self.config).is_some()) {
-                model.projection(i, projection).lora.clear();
-            }
-        }
-        model
-    }
-
     /// The plain network with every term added to its weight, one after the other: in f32, then in the weight's own type.
     pub fn merged(&self) -> Self {
         let mut model = burn::module::Module::valid(self);
