@@ -51,8 +51,12 @@ pub struct ModelCard {
     pub max_position_embeddings: usize,
     pub network: TransformerConfig,
     pub order: OrderConfig,
-    pub schedule: Schedule,
-    pub corruption: Corruption,
+    /// The noise on its tokens, and how fast it comes; not there where it denoises vectors (version 0.1.0 before December 2026
+    /// wrote values there that meant nothing).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schedule: Option<Schedule>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub corruption: Option<Corruption>,
     pub objective: Objective,
     pub seed: u64,
     pub train_steps: usize,
@@ -93,8 +97,8 @@ impl ModelCard {
     fn process(&self, matrices: Option<Arc<Matrices>>) -> Process {
         let length = self.max_position_embeddings;
         Process {
-            schedule: self.schedule,
-            corruption: self.corruption,
+            schedule: self.schedule.unwrap_or_default(),
+            corruption: self.corruption.unwrap_or_default(),
             chain: matrices,
             cached: self.objective.facts().causal() || keeps_blocks(&self.network),
             ..Process::new(self.order.order(length), length)
@@ -302,7 +306,7 @@ fn in_range(card: &ModelCard, path: &Path) -> Result<()> {
             path.display()
         )));
     }
-    let maskless = !card.corruption.absorbs() && card.mask_token_id == card.vocab_size;
+    let maskless = !card.corruption.unwrap_or_default().absorbs() && card.mask_token_id == card.vocab_size;
     if reads_tokens && !maskless && card.mask_token_id >= card.network.rows(card.vocab_size) {
         return Err(Error::input(format!(
             "{}: `mask_token_id` {} has no row in the embedding of {}",

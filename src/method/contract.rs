@@ -135,6 +135,11 @@ impl Facts<'_> {
         }
     }
 
+    /// Whether its noise is on tokens, and not on vectors.
+    pub fn on_tokens(&self) -> bool {
+        matches!(self.vectors, Vectors::None)
+    }
+
     /// Whether it writes from left to right.
     pub fn causal(&self) -> bool {
         self.made == Made::Baseline

@@ -94,6 +94,9 @@ fn every_few_step_student_of_latents_trains_samples_and_counts_its_decoder() {
         |name: &str| std::fs::read_to_string(place.path("run/models").join(name).join("final/config.json")).unwrap();
     assert!(card("flow").contains("\"estimates\": true") && !card("progressive").contains("\"estimates\""));
 
+    // The noise on tokens is none of theirs.
+    assert!(["codec", "flow", "progressive"].iter().all(|name| !card(name).contains("\"corruption\"")));
+
     // The same recipe again finds everything done, and draws nothing anew.
     place.run(&["run", "small.toml", "--out", "run"]).ok();
     assert_eq!(Results::load(&place.path("run/results.json")).unwrap(), results);
