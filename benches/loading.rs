@@ -52,7 +52,8 @@ fn generate(dir: &Path) -> u64 {
         weights::write(&dir.join(&file), &weights).expect("a directory to write to");
     }
     let index = serde_json::json!({ "metadata": { "total_size": total }, "weight_map": map });
-    std::fs::write(dir.join("model.safetensors.index.json"), index.to_string()).expect("a directory to write to");
+    fs::write_atomic(&dir.join("model.safetensors.index.json"), index.to_string().as_bytes())
+        .expect("a directory to write to");
     total
 }
 
@@ -72,7 +73,7 @@ fn main() {
         println!("generated {} MB", generate(&dir) >> 20);
         return;
     }
-    std::fs::create_dir_all(&dir).expect("a directory to write to");
+    fs::create_dir(&dir).expect("a directory to write to");
     let own = std::env::current_exe().expect("a path of this program");
     let made = std::process::Command::new(own).arg(&dir).arg("generate").status().expect("a second process");
     assert!(made.success(), "the checkpoint was not written");
@@ -86,5 +87,5 @@ fn main() {
         resident("VmRSS:"),
         resident("VmHWM:")
     );
-    std::fs::remove_dir_all(&dir).expect("the directory to be there");
+    fs::remove_dir(&dir).expect("the directory to be there");
 }

@@ -217,7 +217,7 @@ def losses():
         model = likely * (student[i].exp() @ bar[step - 1])
         true, model = true / true.sum(), model / model.sum()
         out["d3pm_step"].append(step)
-        out["d3pm"].append(float((true * (true / model).log()).sum()))
+        out["d3pm"].append(float((torch.special.xlogy(true, true) - torch.special.xlogy(true, model)).sum()))
     return out
 
 
@@ -226,7 +226,7 @@ def main():
     torch.set_num_threads(1)
     mdlm(to)
     of_transformers(to)
-    (to / "losses.json").write_text(json.dumps(losses(), indent=1) + "\n")
+    (to / "losses.json").write_text(json.dumps(losses(), indent=1, allow_nan=False) + "\n")
 
 
 if __name__ == "__main__":
