@@ -133,7 +133,7 @@ fn pages_are_as_short_as_they_should_be_and_every_link_and_recipe_is_there() {
 
 /// The same study with 100 of the student's 1000 steps, its other models taken over, against the good run as baseline.
 fn a_student_trained_at_a_tenth_of_the_steps_fails_the_gate(place: &Place) {
-    for model in ["ar", "teacher", "oracle"] {
+    for model in ["ar", "teacher", "phased", "oracle"] {
         let (from, to) = (place.path("runs/quickstart/models").join(model), place.path("short/models").join(model));
         std::fs::create_dir_all(to.parent().unwrap()).unwrap();
         assert!(std::process::Command::new("cp").arg("-r").arg(from).arg(&to).status().unwrap().success());
