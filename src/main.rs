@@ -13,6 +13,7 @@ use clap::error::ErrorKind;
 use fewstep::cli::{Cli, usage_error};
 use fewstep::error::{Error, Kind, Result};
 use fewstep::profile::Profile;
+use fewstep::room;
 use fewstep::study::ask::Advised;
 use fewstep::term::{self, Loudness};
 
@@ -100,11 +101,9 @@ fn settle(cli: &Cli) -> Result<()> {
         std::env::set_var("BURN_DEVICE", device)
     };
     let Some(threads) = cli.global.threads else { return Ok(()) };
-    rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().map_err(|e| {
-        Error::new(Kind::Device, format!("cannot start {threads} threads"))
-            .cause(e.to_string())
-            .hint("give fewer with `--threads N`")
-    })
+    room::threads(threads)?;
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+    pool.build_global().map_err(|e| room::cannot_start(threads).cause(e.to_string()))
 }
 
 /// A panic of a library, as its hook saw it.

@@ -7,6 +7,9 @@
 use crate::error::{Error, Kind, Result};
 use std::path::Path;
 
+/// The limits of the process itself.
+const PROCESS: &str = "the process (`ulimit`)";
+
 /// Bytes of memory that are left, and what limits them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Room {
@@ -26,6 +29,27 @@ pub fn need(bytes: u128, what: impl FnOnce() -> String) -> Result<()> {
         Some(room) if bytes > room.bytes.into() => Err(Error::new(Kind::Device, what()).cause(compared(bytes, room))),
         _ => Ok(()),
     }
+}
+
+/// Address space of a thread: the 2 MiB of its stack, the pages around it, and what its allocator begins with. 1024 threads did not start in 3.8 GiB.
+const THREAD: u128 = 4 << 20;
+
+/// Refuses (kind device) so many threads where the limits of the process have no room for their stacks: one that starts without
+/// room for its signal stack would end in a panic of the standard library.
+pub fn threads(count: usize) -> Result<()> {
+    let needed = THREAD * count as u128;
+    match process_room(Path::new("/proc")) {
+        Some(bytes) if needed > bytes.into() => {
+            let room = Room { bytes, limit: PROCESS };
+            Err(cannot_start(count).cause(compared(needed, room)))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The error of threads that do not start.
+pub fn cannot_start(threads: usize) -> Error {
+    Error::new(Kind::Device, format!("cannot start {threads} threads")).hint("give fewer with `--threads N`")
 }
 
 /// Need beside room, as a line of a message.
@@ -65,7 +89,7 @@ fn memory_in(proc: &Path, groups: &Path) -> Option<Room> {
     let machine = Room { bytes: available.saturating_add(swap), limit: "the machine" };
     let group = group_room(&system_text(&proc.join("self/cgroup")).unwrap_or_default(), groups);
     let group = group.map(|bytes| Room { bytes, limit: "the control group" });
-    let process = process_room(proc).map(|bytes| Room { bytes, limit: "the process (`ulimit`)" });
+    let process = process_room(proc).map(|bytes| Room { bytes, limit: PROCESS });
     [Some(machine), group, process].into_iter().flatten().min_by_key(|room| room.bytes)
 }
 
