@@ -244,7 +244,7 @@ pub enum RecipeCommand {
     /// Print a JSON schema of recipes, for editors and validators
     #[command(after_help = "Examples:
   fewstep recipe schema
-  fewstep recipe schema > fewstep.schema.json")]
+  fewstep recipe schema --quiet")]
     Schema,
     /// Show which keys differ between two recipes
     #[command(after_help = "Examples:
