@@ -5,7 +5,7 @@ pub const ALL: [(&str, &str, &str); 18] = [
     (
         "quickstart",
         include_str!("../../recipes/quickstart.toml"),
-        "the whole path on the built-in stories, 6 minutes on 2 cores",
+        "the whole path on the built-in stories, 4 minutes on 2 cores",
     ),
     (
         "pictures",
