@@ -98,12 +98,14 @@ pub struct LowRanks {
 }
 
 impl LowRanks {
+    #[cfg(feature = "flex")]
     fn is_empty(&self) -> bool {
         [&self.qkv, &self.out, &self.up, &self.gate, &self.down].iter().all(|terms| terms.is_empty())
     }
 }
 
 impl Extra {
+    #[cfg(feature = "flex")]
     fn is_plain(&self) -> bool {
         !self.no_norm1
             && self.qk_norm.is_none()
