@@ -347,6 +347,9 @@ impl Map {
     }
 }
 
+/// How far outside a frame something may be placed, in its widths.
+const FAR: f64 = 50.0;
+
 impl Range {
     /// The range of an axis that holds every interval with a margin.
     fn new(axis: &Axis, values: impl Iterator<Item = Estimate>) -> Self {
@@ -374,7 +377,9 @@ impl Range {
 
     /// The place of `value` between the pixels of the range's two ends.
     fn at(&self, value: f64, start: f64, end: f64) -> f64 {
-        start + (end - start) * (scaled(self.scale, value) - self.low) / (self.high - self.low)
+        // Far outside nothing is seen, and a line that leads there must not have dashes without end.
+        let share = ((scaled(self.scale, value) - self.low) / (self.high - self.low)).clamp(-FAR, FAR);
+        start + (end - start) * share
     }
 }
 
