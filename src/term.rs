@@ -17,19 +17,21 @@ pub use signals::settle;
 pub use signals::{Interrupt, Saving};
 
 /// How much goes to stderr. Process-wide because stderr is: a flag handed through every layer could only disagree.
-/// A library is quiet; the binary says how loud it is.
-static LOUDNESS: AtomicU8 = AtomicU8::new(Loudness::Quiet as u8);
+/// A library is silent; the binary says how loud it is.
+static LOUDNESS: AtomicU8 = AtomicU8::new(Loudness::Silent as u8);
 
 /// How much goes to stderr, from least to most.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Loudness {
+    /// Nothing.
+    Silent = 0,
     /// Warnings and errors.
-    Quiet = 0,
+    Quiet = 1,
     /// Progress too.
-    Normal = 1,
+    Normal = 2,
     /// Details too.
-    Verbose = 2,
+    Verbose = 3,
 }
 
 /// Sets how much goes to stderr from here on; meant for `main`.
@@ -40,8 +42,9 @@ pub fn set_loudness(loudness: Loudness) {
 /// How much goes to stderr.
 pub fn loudness() -> Loudness {
     match LOUDNESS.load(Ordering::Relaxed) {
-        0 => Loudness::Quiet,
-        1 => Loudness::Normal,
+        0 => Loudness::Silent,
+        1 => Loudness::Quiet,
+        2 => Loudness::Normal,
         _ => Loudness::Verbose,
     }
 }
@@ -131,6 +134,9 @@ pub fn detail(line: &str) {
 
 /// Writes a warning to stderr, however quiet: the thing was done, but not quite as meant.
 pub fn warn(line: &str) {
+    if loudness() == Loudness::Silent {
+        return;
+    }
     line_to_stderr(&format!("{} {}", paint("warning:", "33", colour_on(&std::io::stderr())), shown::line(line)));
 }
 
@@ -220,8 +226,9 @@ mod tests {
     }
 
     #[test]
-    fn loudness_has_an_order_and_a_library_is_quiet_until_its_program_asks() {
-        assert!(Loudness::Quiet < Loudness::Normal && Loudness::Normal < Loudness::Verbose);
-        assert_eq!(loudness(), Loudness::Quiet);
+    fn loudness_has_an_order_and_a_library_is_silent_until_its_program_asks() {
+        assert!(Loudness::Silent < Loudness::Quiet && Loudness::Quiet < Loudness::Normal);
+        assert!(Loudness::Normal < Loudness::Verbose);
+        assert_eq!(loudness(), Loudness::Silent);
     }
 }

@@ -56,6 +56,7 @@ for verb in "eval whole-old" "report whole-old --out again" "export whole-old --
 done
 diff <(cd whole-old/export/student && sha256sum model.safetensors) <(cd exported && sha256sum model.safetensors) >/dev/null && rc=0 || rc=1
 verdict "an export by either" $rc
-diff <("$old" sample whole-old -n 4 --seed 3) <("$new" sample whole-old -n 4 --seed 3) >/dev/null && rc=0 || rc=1
+for side in old new; do "${!side}" $threads sample whole-old -n 4 --seed 3 > "texts-$side" 2>/dev/null || echo "$side failed" > "texts-$side"; done
+[ -s texts-old ] && diff texts-old texts-new >/dev/null && rc=0 || rc=1
 verdict "texts by either" $rc
 exit $failed

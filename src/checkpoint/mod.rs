@@ -285,6 +285,9 @@ pub fn read(dir: &Path, device: &Device) -> Result<LoadedModel> {
 /// Checks the numbers of a stranger's configuration.
 fn in_range(card: &ModelCard, path: &Path) -> Result<()> {
     card.network.validate("network").map_err(|e| Error::input(format!("{}: {}", path.display(), e.message)))?;
+    if card.objective.facts().on_tokens() && (card.schedule.is_none() || card.corruption.is_none()) {
+        return Err(Error::input(format!("{}: `schedule` or `corruption` is missing", path.display())));
+    }
     if card.vocab_size == 0
         || card.vocab_size > 1 << 24
         || card.max_position_embeddings == 0

@@ -1,8 +1,9 @@
 //! Models of a program compared with each other: their samples, likelihoods and costs as results, and a report of them.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use super::trainer::Trained;
+use super::trainer::{Trained, reads_ahead};
 use crate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::eval::results::{Environment, ModelResult, Results, Role};
@@ -107,12 +108,41 @@ impl<'a> Evaluation<'a> {
         self
     }
 
+    /// Refuses what an evaluation from code does not do.
+    fn check(&self) -> Result<()> {
+        let c = &self.config;
+        let more = !c.temperatures.is_empty()
+            || c.flexibility.is_some()
+            || c.control.is_some()
+            || c.context.is_some()
+            || c.second_judge.is_some()
+            || c.judge.is_some();
+        if more {
+            return Err(Error::usage("an evaluation from code has no sweeps, tasks, and judges by name")
+                .hint("write a recipe for these"));
+        }
+        if self.data.end().is_some() {
+            return Err(Error::usage("documents are evaluated by a recipe")
+                .cause("an evaluation from code scores every position of a sequence"));
+        }
+        if self.judge.is_some_and(|judge| reads_ahead(judge, self.data)) {
+            return Err(Error::usage("the judge reads the tokens that it is asked for")
+                .hint("a judge is an autoregressive network: train it by `ar`"));
+        }
+        let names: BTreeSet<&str> = self.models.iter().map(|entry| entry.result.name.as_str()).collect();
+        match names.len() == self.models.len() {
+            true => Ok(()),
+            false => Err(Error::usage("two models of an evaluation have one name").hint("give each its own")),
+        }
+    }
+
     /// Samples and scores every model.
     ///
     /// # Errors
     /// Settings out of range; data that does not know the likelihood of its sequences, without a judge; a model that cannot be sampled.
     pub fn run(self) -> Result<Results> {
         self.config.validate()?;
+        self.check()?;
         let held_out = self.data.held_out(self.config.held_out);
         let known = !held_out.is_empty() && held_out.iter().all(|text| self.data.nll(text).is_some());
         let scorer = match (self.judge, known) {

@@ -1,6 +1,6 @@
 //! The library's front door: a study from a recipe, a model from a directory or the hub, and texts from a model.
 //!
-//! Nothing here prints, ends the process, or listens to signals: progress goes to stderr only where `term::set_loudness` asks for it.
+//! Nothing here prints, ends the process, or listens to signals: warnings and progress go to stderr only where `term::set_loudness` asks for it.
 
 mod drawing;
 mod evaluation;

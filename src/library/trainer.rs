@@ -9,15 +9,17 @@ use burn::optim::GradientsParams;
 
 use crate::checkpoint::{self, Extras, ModelCard};
 use crate::data::Dataset;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Result, whole_within, within};
 use crate::fs;
 use crate::loss::{RowLoss, backward};
+use crate::method::refresh::Refresh;
 use crate::method::{
     self, ArConfig, Batch, ElboConfig, Ground, KdConfig, Method, Nets, Objective, Orders, Parents, SdttConfig, Training,
 };
 use crate::model::family::{Generation, Selection};
 use crate::model::{Denoise, Network, Teach, Transformer, params};
 use crate::optim::{Decay, Optimizer, TrainConfig, gather};
+use crate::process::order::Context;
 use crate::process::order::OrderConfig;
 use crate::process::{Order, Schedule};
 use crate::rng::StepRng;
@@ -40,7 +42,8 @@ pub struct Trainer<'a, N> {
     data: &'a dyn Dataset,
     config: TrainConfig,
     order: OrderConfig,
-    schedule: Schedule,
+    /// Where the caller gave one.
+    schedule: Option<Schedule>,
     seed: u64,
     each: Option<Each<'a>>,
 }
@@ -78,12 +81,12 @@ trait Minimise<N> {
     fn part(&mut self, at: &At<N>, batch: &Batch) -> Result<(f64, GradientsParams)>;
 }
 
-/// Rows of every batch, in a step of so many.
+/// Rows of every batch.
 struct ByRows<F>(F);
 
-impl<N: Network, F: FnMut(&N, &Batch, (usize, usize)) -> Result<RowLoss>> Minimise<N> for ByRows<F> {
+impl<N: Network, F: FnMut(&At<N>, &Batch) -> Result<RowLoss>> Minimise<N> for ByRows<F> {
     fn part(&mut self, at: &At<N>, batch: &Batch) -> Result<(f64, GradientsParams)> {
-        Ok(backward(at.model, &(self.0)(at.model, batch, (at.step, at.config.steps))?))
+        Ok(backward(at.model, &(self.0)(at, batch)?))
     }
 }
 
@@ -176,8 +179,7 @@ impl<'a, N: Network> Trainer<'a, N> {
     /// falls to 0 behind 20 steps of warm-up, gradients clipped at 1, all positions at once.
     pub fn new(model: N, data: &'a dyn Dataset) -> Self {
         let config = TrainConfig { decay: Decay::Linear, clip: Some(1.0), ..TrainConfig::new(1000, 32, 1e-3) };
-        let (order, schedule) = (OrderConfig::Parallel, Schedule::LogLinear);
-        Trainer { model, data, config, order, schedule, seed: 1, each: None }.warmup(20)
+        Trainer { model, data, config, order: OrderConfig::Parallel, schedule: None, seed: 1, each: None }.warmup(20)
     }
 
     /// Optimiser steps.
@@ -223,9 +225,9 @@ impl<'a, N: Network> Trainer<'a, N> {
         self
     }
 
-    /// The schedule of the noise.
+    /// The schedule of the noise; of a distillation and a method it stands in their own configuration.
     pub fn schedule(mut self, schedule: Schedule) -> Self {
-        self.schedule = schedule;
+        self.schedule = Some(schedule);
         self
     }
 
@@ -246,7 +248,7 @@ impl<'a, N: Network> Trainer<'a, N> {
     /// # Errors
     /// As [`Trainer::by`].
     pub fn elbo(self) -> Result<Trained<N>> {
-        let schedule = self.schedule;
+        let schedule = self.schedule.unwrap_or_default();
         self.by("elbo", |model, batch| {
             Ok(method::elbo(&batch.x0, batch.length, model.mask(), batch.order, schedule, batch.draws()))
         })
@@ -257,42 +259,59 @@ impl<'a, N: Network> Trainer<'a, N> {
     /// # Errors
     /// As [`Trainer::by`], and (usage) a network that reads the tokens it is asked for.
     pub fn ar(self) -> Result<Trained<N>> {
-        if reads_ahead(&self.model, self.data) {
+        if self.model.over_blocks() || reads_ahead(&self.model.valid(), self.data) {
             return Err(Error::usage("the network reads the tokens that it is asked for")
                 .cause("what it says of a position depends on the token there, or on one after it")
                 .hint("begin with `TransformerConfig::causal`, or shift a causal network's input by one position"));
         }
         let ordered = self.order(OrderConfig::LeftToRight);
-        let mut rows = ByRows(|_: &N, batch: &Batch, _| Ok(method::ar_nll(&batch.x0, batch.length)));
+        let mut rows = ByRows(|_: &At<N>, batch: &Batch| Ok(method::ar_nll(&batch.x0, batch.length)));
         ordered.walk("ar_nll", Objective::ArNll(ArConfig::default()), &mut rows)
     }
 
     /// Distils `teacher` by knowledge distillation at equal steps; the configuration's `teacher` is a name that is not looked at.
     ///
     /// # Errors
-    /// As [`Trainer::by`].
+    /// As [`Trainer::by`], and (usage) a teacher of other ids.
     pub fn kd(self, teacher: &dyn Teach, config: &KdConfig) -> Result<Trained<N>> {
-        let mut rows = ByRows(|_: &N, batch: &Batch, _| Ok(method::kd_rows(config, teacher, batch)));
+        within("data", config.data, 0.0..=1.0)?;
+        within("temperature", config.temperature, 1e-3..=1e3)?;
+        same_ids(&self.model, teacher)?;
+        let mut rows = ByRows(|_: &At<N>, batch: &Batch| Ok(method::kd_rows(config, teacher, batch)));
         self.walk("kd", Objective::Kd(config.clone()), &mut rows)
     }
 
     /// Distils `teacher` into fewer steps by self-distillation through time; in later rounds the student so far is the teacher. The
-    /// configuration's `teacher` is a name that is not looked at.
+    /// configuration's `teacher` is a name that is not looked at. The first teacher is asked in all positions at once, or, where it sees
+    /// blocks alone, in the student's order.
     ///
     /// # Errors
-    /// As [`Trainer::by`], and (usage) an order in which the teacher cannot be asked.
+    /// As [`Trainer::by`], and (usage) a teacher of other ids, or an order in which the teacher cannot be asked.
     pub fn sdtt(self, teacher: &dyn Teach, config: &SdttConfig) -> Result<Trained<N>> {
+        whole_within("rounds", config.rounds, 1..=self.config.steps.max(1))?;
+        whole_within("steps_per_step", config.steps_per_step, 1..=1 << 16)?;
+        within("data", config.data, 0.0..=1.0)?;
+        same_ids(&self.model, teacher)?;
+        if config.refresh == Refresh::Ema && self.config.ema.is_none() {
+            return Err(Error::usage("a teacher that is the moving average needs one").hint("ask for it: `.ema(0.99)`"));
+        }
         let (length, order) = (self.data.length(), self.order.clone());
-        let own = order.order(length);
-        let (whole, config) = ([Order::parallel(length), own], config.clone());
+        let phased = order.phased();
+        if !phased {
+            whole_within("teacher_steps", config.teacher_steps, 1..=1 << 20)?;
+        }
+        let own = [order.order(length)];
+        let first = if teacher.over_blocks() { own } else { [Order::parallel(length)] };
+        let config = config.clone();
         let mut now: (usize, Option<N>) = (0, None);
         let format = Objective::Sdtt(config.clone());
-        let mut rows = ByRows(move |model: &N, batch: &Batch, (step, steps): (usize, usize)| {
-            let round = config.round(step, steps);
+        let mut rows = ByRows(move |at: &At<N>, batch: &Batch| {
+            let round = config.round(at.step, at.config.steps);
             if round > now.0 {
-                now = (round, Some(model.valid()));
+                let average = if config.refresh == Refresh::Ema { (at.average)() } else { None };
+                now = (round, Some(average.unwrap_or_else(|| at.model.valid())));
             }
-            let known = if now.0 == 0 { &whole[..] } else { &whole[1..] };
+            let known = if now.0 == 0 { &first } else { &own };
             let Some(orders) = Orders::of(batch.order, known, length) else {
                 return Err(Error::usage(format!(
                     "a teacher of all positions at once is not asked in `{}`",
@@ -310,18 +329,42 @@ impl<'a, N: Network> Trainer<'a, N> {
     /// # Errors
     /// Settings out of range, an order that does not fit, rows that the objective refuses, a loss that is not a finite number.
     pub fn by(self, name: &str, rows: impl Fn(&N, &Batch) -> Result<RowLoss>) -> Result<Trained<N>> {
-        let elbo = ElboConfig { schedule: self.schedule, ..ElboConfig::default() };
-        let mut rows = ByRows(|model: &N, batch: &Batch, _| rows(model, batch));
+        let elbo = ElboConfig { schedule: self.schedule.unwrap_or_default(), ..ElboConfig::default() };
+        let mut rows = ByRows(|at: &At<N>, batch: &Batch| rows(at.model, batch));
         self.walk(name, Objective::Elbo(elbo), &mut rows)
     }
 
-    fn check(&self) -> Result<()> {
+    /// Checks what would end in a panic, or in numbers that mean something else.
+    fn check(&self, format: &Objective) -> Result<()> {
         self.config.validate("train")?;
-        self.order.validate("order")
+        self.order.validate("order")?;
+        let (own, theirs) = (self.schedule, format.facts().schedule);
+        if own.is_some_and(|own| own != theirs) {
+            return Err(Error::usage(format!("the noise of `{}` has the schedule {}", format.name(), theirs.name()))
+                .hint("give the schedule in its own configuration, and leave it out of the trainer"));
+        }
+        let (length, vocab) = (self.data.length(), self.data.vocab());
+        if vocab > self.model.vocab() {
+            return Err(Error::usage(format!("{vocab} ids in the data, and {} in the network", self.model.vocab()))
+                .hint("begin with a network of the data's vocabulary"));
+        }
+        if self.order.follows_steps() {
+            return Err(Error::usage(format!("`{}` has as many phases as there are steps", self.order.name()))
+                .hint("train in a number of phases, and sample in as many as there are steps"));
+        }
+        let clean = |order: &Order| order.context == Context::Clean && order.blocks(length) > 1;
+        let causal = format.facts().causal();
+        match !causal && !self.model.over_blocks() && self.order.all(length).iter().any(clean) {
+            true => {
+                Err(Error::usage(format!("a network that sees everything is not trained in `{}`", self.order.name()))
+                    .hint("begin with a network over blocks: `Visibility::Order`"))
+            }
+            false => Ok(()),
+        }
     }
 
     fn walk(mut self, name: &str, format: Objective, what: &mut dyn Minimise<N>) -> Result<Trained<N>> {
-        self.check()?;
+        self.check(&format)?;
         let (config, length, begin) = (&self.config, self.data.length(), Instant::now());
         let orders = self.order.all(length);
         let rng = StepRng::new(self.seed);
@@ -367,9 +410,20 @@ impl<'a, N: Network> Trainer<'a, N> {
     }
 }
 
+/// Refuses a teacher that has other ids than its student, or another mask.
+fn same_ids<N: Network>(student: &N, teacher: &dyn Teach) -> Result<()> {
+    let ids = |vocab: usize, mask: u32| format!("{vocab} ids and the mask {mask}");
+    let (own, theirs) = (ids(student.vocab(), student.mask()), ids(teacher.vocab(), teacher.mask()));
+    match own == theirs {
+        true => Ok(()),
+        false => Err(Error::usage(format!("the student has {own}, its teacher {theirs}"))
+            .hint("begin with a copy of the teacher, or with a network of its vocabulary and mask")),
+    }
+}
+
 /// Whether what a network says of a position depends on the token there or on later ones.
-fn reads_ahead<N: Network>(model: &N, data: &dyn Dataset) -> bool {
-    let (length, vocab, model) = (data.length(), data.vocab() as u32, model.valid());
+pub(super) fn reads_ahead(model: &dyn Denoise, data: &dyn Dataset) -> bool {
+    let (length, vocab) = (data.length(), data.vocab() as u32);
     let rows: Vec<usize> = (0..=length / 2).collect();
     let of = |shift: u32| {
         let tokens = |l: usize| (l as u32 * 7 + if l < length / 2 { 0 } else { shift }) % vocab;
@@ -380,11 +434,11 @@ fn reads_ahead<N: Network>(model: &N, data: &dyn Dataset) -> bool {
 }
 
 impl<'a> Trainer<'a, Transformer> {
-    /// Trains by a method, one of this crate's or of the caller's, with all that it keeps from step to step; `parents` are the other
+    /// Trains by a method on tokens under masks or uniform noise, with all that it keeps from step to step; `parents` are the other
     /// networks that it needs.
     ///
     /// # Errors
-    /// As [`Trainer::by`], and (usage) a method that lacks something.
+    /// As [`Trainer::by`], and (usage) a method that lacks something, or one of vectors, scores or a chain of matrices.
     pub fn method(self, objective: &Objective, parents: Parents<'a>) -> Result<Trained<Transformer>> {
         self.with_method(objective.name(), objective.clone(), objective.method(), parents)
     }
@@ -394,7 +448,7 @@ impl<'a> Trainer<'a, Transformer> {
     /// # Errors
     /// As [`Trainer::method`].
     pub fn own_method(self, name: &str, method: &dyn Method, parents: Parents<'a>) -> Result<Trained<Transformer>> {
-        let elbo = ElboConfig { schedule: self.schedule, ..ElboConfig::default() };
+        let elbo = ElboConfig { schedule: self.schedule.unwrap_or_default(), ..ElboConfig::default() };
         self.with_method(name, Objective::Elbo(elbo), method, parents)
     }
 
@@ -405,7 +459,12 @@ impl<'a> Trainer<'a, Transformer> {
         method: &dyn Method,
         parents: Parents<'a>,
     ) -> Result<Trained<Transformer>> {
-        self.check()?;
+        self.check(&format)?;
+        let facts = format.facts();
+        if facts.chain.is_some() || !facts.on_tokens() || facts.scores.is_some() {
+            return Err(Error::usage(format!("`{name}` is trained by a recipe"))
+                .cause("a trainer is for methods on tokens under masks or uniform noise"));
+        }
         let (length, orders) = (self.data.length(), self.order.all(self.data.length()));
         let (vocab, mask) = (self.model.vocab(), self.model.mask());
         let ground = Ground { name, length, vocab, mask, seed: self.seed, orders: &orders, dir: None, parents };

@@ -70,7 +70,8 @@ impl Optimizer {
         params::update(model, &mut grads, |p| {
             // A batch that lost no token has no gradient, and leaves everything as it is.
             let Some(gradient) = p.gradient else { return p.value };
-            let Some(slot) = self.slots.remove(p.name) else { panic!("`{}` has no moments", p.name) };
+            // A frozen weight has no moments, and stays.
+            let Some(slot) = self.slots.remove(p.name) else { return p.value };
             // Norms and biases are never decayed.
             let weight_decay = if p.rank < 2 { 0.0 } else { common.weight_decay };
             let state = [p.value, slot.m, slot.v];

@@ -93,6 +93,48 @@ fn a_network_that_reads_what_it_is_asked_for_is_not_trained_as_autoregressive() 
     assert!(trained.causal && trained.last_loss > 0.5 && trained.last_loss < 5.0, "{}", trained.last_loss);
 }
 
+#[test]
+fn what_a_trainer_or_an_evaluation_cannot_do_is_an_error_and_not_a_panic_or_something_else() {
+    let data = Sequences::new(5, vec![vec![0, 1, 2, 3], vec![4, 3, 2, 1]], vec![vec![1, 2, 3, 4]]).unwrap();
+    let new = |vocab, visibility| {
+        let network = TransformerConfig::new(16, 1, 2, visibility);
+        Transformer::init(&network, vocab, 4, 1, &training_device().unwrap())
+    };
+    let trainer = |network| Trainer::new(network, &data).steps(2).batch(2);
+    let full = || trainer(new(5, Visibility::Full));
+    let teacher = full().elbo().unwrap();
+    let other = trainer(new(7, Visibility::Full)).elbo().unwrap();
+    let sdtt = |config: &SdttConfig| full().sdtt(&teacher.model, config);
+    let kd = |config: &KdConfig| full().kd(&teacher.model, config);
+    let good = KdConfig::new(Divergence::ForwardKl);
+    let d3pm = Objective::D3pm(serde_json::from_str(r#"{ "levels": 8, "matrix": "uniform" }"#).unwrap());
+    let wrong: Vec<(&str, Result<_>)> = vec![
+        ("schedule", full().schedule(fewstep::process::Schedule::Cosine).kd(&teacher.model, &good)),
+        ("sees everything", full().order(OrderConfig::Strided(2)).elbo()),
+        ("as many phases", full().order(OrderConfig::Strided(0)).elbo()),
+        ("ids in the data", trainer(new(3, Visibility::Full)).elbo()),
+        ("its teacher", full().kd(&other.model, &good)),
+        ("data", kd(&KdConfig { data: 2.0, ..good.clone() })),
+        ("rounds", sdtt(&SdttConfig::new(8, 0))),
+        ("rounds", sdtt(&SdttConfig::new(8, 3))),
+        ("teacher_steps", sdtt(&SdttConfig::new(0, 1))),
+        ("by a recipe", full().method(&d3pm, Default::default())),
+        ("reads the tokens", trainer(new(5, Visibility::Order)).ar()),
+    ];
+    for (word, result) in wrong {
+        let error = result.map(|_| ()).unwrap_err().to_string();
+        assert!(error.contains(word), "{word} is not in: {error}");
+    }
+    let evaluation = || Evaluation::new("small", &data).samples(2).steps(&[2]).teacher("teacher", &teacher);
+    let judged = evaluation().judge(&teacher.model).run();
+    assert!(judged.unwrap_err().to_string().contains("the judge reads the tokens"));
+    let judge = trainer(new(5, Visibility::Causal).reconfigured(|c| c.shift = true)).ar().unwrap();
+    assert!(evaluation().judge(&judge.model).teacher("teacher", &other).run().is_err());
+    let sweep = evaluation().judge(&judge.model).config(|c| c.temperatures = vec![0.5]).run();
+    assert!(sweep.unwrap_err().to_string().contains("no sweeps"));
+    evaluation().judge(&judge.model).run().unwrap();
+}
+
 /// A method of a program's own that keeps the network it began with, and learns from that.
 struct FromItsStart;
 
