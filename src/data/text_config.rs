@@ -200,7 +200,7 @@ impl TextConfig {
         }
         let Some(DocumentsConfig::Line(line)) = &self.documents else { return Ok(()) };
         let is = match line {
-            line if line.trim().is_empty() => "is empty, and an empty line is no separator",
+            line if line.trim().is_empty() => "is empty, and an empty line is not a separator",
             line if line.contains(['\n', '\r']) => "has several lines",
             line if line.trim() != line => "begins or ends with white space, which is not looked at in a line",
             _ => return Ok(()),

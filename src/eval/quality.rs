@@ -28,7 +28,7 @@ const COMPARED: usize = 32;
 /// How much samples resemble each other: the mean over pairs of their smoothed BLEU-4, each sample against 32 others (all, of fewer),
 /// which Zhu et al. 2018 (Texygen) call self-BLEU, pair by pair.
 ///
-/// A pair is no sample of its own. What is given for a sample is therefore its part in the mean over pairs (Hoeffding 1948): with h the
+/// A pair of samples is not a sample. What is given for a sample is therefore its part in the mean over pairs (Hoeffding 1948): with h the
 /// mean BLEU against its references, r the mean where it is one, and m the mean over all pairs, h + r - m. Their mean is m, and their spread is that
 /// of m itself, so an interval from them has its width; one of them alone may lie outside of [0, 1].
 pub fn self_bleu(samples: &[&[u32]]) -> Vec<f64> {

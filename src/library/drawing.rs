@@ -29,7 +29,7 @@ pub struct Request {
     pub filter: Filter,
     /// The temperature where it was given: some samplers have another default than 1, and some have none.
     pub temperature: Option<f64>,
-    /// Candidates of which each text is the one that the others resemble most.
+    /// Candidates that are drawn for each text; the one most similar to the others is kept.
     pub mbr: Option<usize>,
     /// Whether the canvas of every step is kept.
     pub trace: bool,
@@ -72,7 +72,7 @@ impl Default for Request {
 impl Request {
     /// Checks what no model can do.
     ///
-    /// Errors (usage): no step or too many, a temperature that is no finite number from 0, a way that contradicts itself.
+    /// Errors (usage): no step or too many, a temperature that is not a finite number of at least 0, settings that contradict each other.
     pub fn validate(&self) -> Result<()> {
         if let Some(k) = self.steps.filter(|k| *k == 0 || *k > 1 << 20) {
             return Err(Error::usage(format!("`--steps {k}` must be between 1 and {}", 1 << 20)));
@@ -179,7 +179,7 @@ impl Drawing<'_> {
         (self.decode)(ids)
     }
 
-    /// The text itself; what is no UTF-8 is replaced.
+    /// The text itself; bytes that are not UTF-8 are replaced.
     pub fn text(&self, ids: &[u32]) -> String {
         String::from_utf8_lossy(&self.bytes(ids)).into_owned()
     }

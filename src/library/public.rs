@@ -76,7 +76,7 @@ impl Speech {
         };
         let id = |word: &str| {
             word.parse::<u32>().ok().filter(|id| (*id as usize) < vocab).ok_or_else(|| {
-                Error::usage(format!("`{word}` is no token id below {vocab}"))
+                Error::usage(format!("`{word}` is not a token id below {vocab}"))
                     .hint("with `--ids`, write ids like `5 17 2`")
             })
         };

@@ -109,7 +109,7 @@ impl Optimizer {
         if let Some(extra) =
             moments.keys().find(|k| k.split_once('.').is_none_or(|(_, name)| !new.slots.contains_key(name)))
         {
-            return Err(format!("`{extra}` is no moment of this network"));
+            return Err(format!("`{extra}` is not a moment of this network"));
         }
         for (name, slot) in &mut new.slots {
             for (kind, tensor) in [("m", &mut slot.m), ("v", &mut slot.v)] {

@@ -55,7 +55,7 @@ pub enum DecodeConfig {
     Switch(Switch),
     /// The surest positions first, as many in each of the steps.
     Confidence(Confidence),
-    /// The best of several candidates in this order, at the cost of all.
+    /// Several candidates are drawn in this order, and the one most similar to the others is kept. All of them cost passes.
     Mbr {
         /// The order in which each candidate is drawn.
         order: OrderConfig,

@@ -35,7 +35,7 @@ impl Bar {
         self.0.set_position(done);
     }
 
-    /// What stands beside it.
+    /// The text next to the bar.
     pub fn say(&self, message: String) {
         self.0.set_message(message);
     }
@@ -53,7 +53,7 @@ impl Bar {
 
 #[cfg(not(feature = "cli"))]
 impl Bar {
-    /// Nothing: there are no bars.
+    /// Without the feature `cli` nothing is drawn.
     pub fn new(_: &str, _: Counts, _: (u64, u64)) -> Option<Bar> {
         None
     }
@@ -63,7 +63,7 @@ impl Bar {
         match self.0 {}
     }
 
-    /// What stands beside it.
+    /// The text next to the bar.
     pub fn say(&self, _: String) {
         match self.0 {}
     }

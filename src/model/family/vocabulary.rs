@@ -18,7 +18,7 @@ use crate::weights::HostTensor;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Vocabulary {
-    /// An error. Rows of padding behind equal tokenizers are no difference.
+    /// It is an error. Rows of padding behind equal tokenizers do not count as a difference.
     #[default]
     Refuse,
     /// The tokenizers must agree on every id that both have: what is behind the shared ids is cut off.
@@ -133,7 +133,7 @@ impl Rows {
         let share = 100.0 * occur as f64 / counts.iter().sum::<u64>().max(1) as f64;
         let examples: Vec<String> = lacking.iter().take(8).map(|id| format!("{:?}", decode(*id))).collect();
         let (n, all) = (lacking.len(), counts.iter().filter(|c| **c > 0).count());
-        Err(Error::input(format!("{n} of the {all} tokens that occur in the data are no tokens of the checkpoint"))
+        Err(Error::input(format!("{n} of the {all} tokens that occur in the data are not tokens of the checkpoint"))
             .cause(format!("they are {share:.3} % of the text: {}", examples.join(", ")))
             .hint("take the checkpoint's own tokenizer for the data, or leave these texts out"))
     }
