@@ -48,8 +48,9 @@ pub fn run(steps: usize) -> Result<f64> {
     };
     let judge = trainer(TransformerConfig::causal(48, 2, 4), 7).ar()?;
     let model = trainer(TransformerConfig::new(48, 2, 4, Visibility::Full), 1).elbo()?;
-    let results = Evaluation::new("counting", &data).judge(&judge.model).samples(32).teacher("model", &model).run()?;
-    for row in &results.models[0].rows {
+    let results =
+        Evaluation::new("counting", &data).judge("judge", &judge).samples(32).teacher("model", &model).run()?;
+    for row in results.model("model").iter().flat_map(|model| &model.rows) {
         println!("{:>3} steps  nll by the judge {:.3}", row.steps, row.scores["judge_nll"].mean);
     }
     let drawn = sample(&model.model, &model.process(), &SampleSpec::new(8, 1, 32), 32)?;

@@ -18,7 +18,7 @@ use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
 use crate::fs;
 use crate::method::{Made, Objective, Vectors};
-use crate::model::config::{TimeInput, Visibility};
+use crate::model::config::Visibility;
 use crate::model::family::{self, Description, Generation, Prediction};
 use crate::model::params::{self, Named};
 use crate::model::{Transformer, TransformerConfig};
@@ -100,7 +100,7 @@ impl ModelCard {
             schedule: self.schedule.unwrap_or_default(),
             corruption: self.corruption.unwrap_or_default(),
             chain: matrices,
-            cached: self.objective.facts().causal() || keeps_blocks(&self.network),
+            cached: self.objective.facts().causal() || self.network.keeps_blocks(),
             ..Process::new(self.order.order(length), length)
         }
     }
@@ -125,14 +125,8 @@ pub fn exact_process(d: &Description, length: usize, block: Option<usize>) -> Re
         (_, None) => length,
     };
     let order = if block < length { Order::in_blocks(block) } else { Order::parallel(length) };
-    let cached = cached || keeps_blocks(&d.network);
+    let cached = cached || d.network.keeps_blocks();
     Ok(Process { cached, ..Process::new(order, length) })
-}
-
-/// Whether a network over blocks sees in finished ones what it would see without a cache: no time of the noise.
-pub fn keeps_blocks(network: &TransformerConfig) -> bool {
-    let blocks = matches!(network.visibility, Visibility::Blocks(_) | Visibility::Order);
-    blocks && matches!(network.time, TimeInput::None | TimeInput::ZeroSigma | TimeInput::Position)
 }
 
 /// A model read back from its directory.

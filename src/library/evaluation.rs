@@ -21,7 +21,7 @@ use crate::sample::{Generator, Process};
 pub struct Evaluation<'a> {
     name: String,
     data: &'a dyn Dataset,
-    judge: Option<&'a dyn Denoise>,
+    judge: Option<Entry<'a>>,
     config: EvalConfig,
     models: Vec<Entry<'a>>,
 }
@@ -40,9 +40,10 @@ impl<'a> Evaluation<'a> {
         Evaluation { name: name.into(), data, judge: None, config, models: Vec::new() }
     }
 
-    /// The network that scores samples of data that does not know their likelihood.
-    pub fn judge(mut self, judge: &'a dyn Denoise) -> Self {
-        self.judge = Some(judge);
+    /// The network that scores samples of data that does not know their likelihood, trained by [`super::Trainer::ar`] on another
+    /// seed. Results hold its name and hash, so that those of different judges are not compared.
+    pub fn judge<N: Network>(mut self, name: &str, trained: &'a Trained<N>) -> Self {
+        self.judge = Some(entry(name, Role::Judge, None, trained));
         self
     }
 
@@ -80,31 +81,7 @@ impl<'a> Evaluation<'a> {
     }
 
     fn with<N: Network>(mut self, name: &str, role: Role, teacher: Option<String>, trained: &'a Trained<N>) -> Self {
-        let result = ModelResult {
-            name: name.to_string(),
-            role,
-            objective: trained.name.clone(),
-            order: trained.order.name(),
-            teacher,
-            parameters: trained.parameters() as u64,
-            weights_sha256: hash(&trained.model),
-            seed: trained.seed,
-            train_steps: trained.steps as u64,
-            train_tokens: trained.tokens,
-            train_seconds: trained.seconds,
-            train_forwards: 0,
-            train_positions: 0,
-            codec: None,
-            neighbours: None,
-            likelihood: None,
-            rows: Vec::new(),
-            sweep: Vec::new(),
-            flexibility: None,
-            control: None,
-            reconstruction: None,
-            by_seed: Vec::new(),
-        };
-        self.models.push(Entry { model: &trained.model, process: trained.process(), causal: trained.causal, result });
+        self.models.push(entry(name, role, teacher, trained));
         self
     }
 
@@ -125,12 +102,13 @@ impl<'a> Evaluation<'a> {
             return Err(Error::usage("documents are evaluated by a recipe")
                 .cause("an evaluation from code scores every position of a sequence"));
         }
-        if self.judge.is_some_and(|judge| reads_ahead(judge, self.data)) {
+        if self.judge.as_ref().is_some_and(|judge| reads_ahead(judge.model, self.data)) {
             return Err(Error::usage("the judge reads the tokens that it is asked for")
                 .hint("a judge is an autoregressive network: train it by `ar`"));
         }
-        let names: BTreeSet<&str> = self.models.iter().map(|entry| entry.result.name.as_str()).collect();
-        match names.len() == self.models.len() {
+        let names: BTreeSet<&str> =
+            self.models.iter().chain(&self.judge).map(|entry| entry.result.name.as_str()).collect();
+        match names.len() == self.models.len() + usize::from(self.judge.is_some()) {
             true => Ok(()),
             false => Err(Error::usage("two models of an evaluation have one name").hint("give each its own")),
         }
@@ -145,8 +123,8 @@ impl<'a> Evaluation<'a> {
         self.check()?;
         let held_out = self.data.held_out(self.config.held_out);
         let known = !held_out.is_empty() && held_out.iter().all(|text| self.data.nll(text).is_some());
-        let scorer = match (self.judge, known) {
-            (Some(judge), _) => Scorer::Judge(judge),
+        let scorer = match (&self.judge, known) {
+            (Some(judge), _) => Scorer::Judge(judge.model),
             (None, true) => Scorer::Exact(self.data),
             (None, false) => {
                 return Err(Error::usage("nothing scores the samples")
@@ -161,6 +139,7 @@ impl<'a> Evaluation<'a> {
         };
         let summary = eval::own_summary(self.data, &scorer, &held_out)?;
         let config = &self.config;
+        let judge = self.judge.as_ref().map(|judge| judge.result.clone());
         // As few as they are, they are spread over all that is held out.
         let likely = self.data.held_out(config.sampler.texts.min(config.held_out));
         let one = |entry: Entry| -> Result<ModelResult> {
@@ -184,12 +163,41 @@ impl<'a> Evaluation<'a> {
             recipe_sha256: sha256_hex(b""),
             environment: Environment::of(&device, &format!("{device:?}").to_lowercase()),
             data: summary,
-            models: self.models.into_iter().map(one).collect::<Result<_>>()?,
+            models: judge.into_iter().map(Ok).chain(self.models.into_iter().map(one)).collect::<Result<_>>()?,
             context: None,
         };
         results.check()?;
         Ok(results)
     }
+}
+
+/// A trained network, with what results say of it.
+fn entry<'a, N: Network>(name: &str, role: Role, teacher: Option<String>, trained: &'a Trained<N>) -> Entry<'a> {
+    let result = ModelResult {
+        name: name.to_string(),
+        role,
+        objective: trained.name.clone(),
+        order: trained.order.name(),
+        teacher,
+        parameters: trained.parameters() as u64,
+        weights_sha256: hash(&trained.model),
+        seed: trained.seed,
+        train_steps: trained.steps as u64,
+        train_tokens: trained.tokens,
+        train_seconds: trained.seconds,
+        train_forwards: 0,
+        train_positions: 0,
+        codec: None,
+        neighbours: None,
+        likelihood: None,
+        rows: Vec::new(),
+        sweep: Vec::new(),
+        flexibility: None,
+        control: None,
+        reconstruction: None,
+        by_seed: Vec::new(),
+    };
+    Entry { model: &trained.model, process: trained.process(), causal: trained.causal, result }
 }
 
 /// SHA-256 of a network's parameters by name.

@@ -88,8 +88,7 @@ impl Model {
 
     /// A copy of the network on a device with autodiff, for a training that starts from it.
     pub fn trainable(&self) -> Transformer {
-        let network = self.transformer();
-        params::import(network.clone(), &params::export(network), &self.device.clone().autodiff())
+        params::copied(self.transformer(), &self.device.clone().autodiff())
     }
 
     /// Its tokenizer.

@@ -157,15 +157,14 @@ impl<N: Network> Trained<N> {
         Process {
             schedule: self.schedule,
             corruption: self.objective.facts().corruption,
-            cached: self.causal || self.model.over_blocks(),
+            cached: self.causal || self.model.keeps_blocks(),
             ..Process::new(self.order.order(self.length), self.length)
         }
     }
 
     /// A copy on a device with autodiff, for another training that starts from it.
     pub fn trainable(&self) -> N {
-        let device = self.model.device().autodiff();
-        params::import(self.model.clone(), &params::export(&self.model), &device)
+        params::copied(&self.model, &self.model.device().autodiff())
     }
 
     /// Number of its parameters.

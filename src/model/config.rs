@@ -313,6 +313,12 @@ impl TransformerConfig {
         }
     }
 
+    /// Whether a network over blocks sees in finished ones what it would see without a cache: no time of the noise.
+    pub fn keeps_blocks(&self) -> bool {
+        let blocks = matches!(self.visibility, Visibility::Blocks(_) | Visibility::Order);
+        blocks && matches!(self.time, TimeInput::None | TimeInput::ZeroSigma | TimeInput::Position)
+    }
+
     /// A network that writes from left to right: position l sees the tokens before it.
     pub fn causal(dim: usize, layers: usize, heads: usize) -> Self {
         TransformerConfig { shift: true, ..TransformerConfig::new(dim, layers, heads, Visibility::Causal) }

@@ -193,6 +193,10 @@ pub trait Denoise {
     fn mask(&self) -> u32 {
         self.vocab() as u32
     }
+    /// Whether finished blocks may be kept while a text is drawn: it sees in them what it would see without a cache.
+    fn keeps_blocks(&self) -> bool {
+        self.over_blocks()
+    }
     /// Whether each position sees its own block and all before it, so that finished blocks can be kept.
     fn over_blocks(&self) -> bool {
         false

@@ -120,6 +120,11 @@ impl ModuleMapper for Import<'_> {
     }
 }
 
+/// A copy of a network on `device`, where all its parameters are trained if it has autodiff.
+pub fn copied<M: Module + Clone>(module: &M, device: &Device) -> M {
+    import(module.clone(), &export(module), device)
+}
+
 /// `module` with every parameter replaced by the tensor of its name, on `device`.
 ///
 /// Names and shapes must have been checked ([`crate::weights::match_names`]); a missing name is our own mistake.

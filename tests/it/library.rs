@@ -126,13 +126,24 @@ fn what_a_trainer_or_an_evaluation_cannot_do_is_an_error_and_not_a_panic_or_some
         assert!(error.contains(word), "{word} is not in: {error}");
     }
     let evaluation = || Evaluation::new("small", &data).samples(2).steps(&[2]).teacher("teacher", &teacher);
-    let judged = evaluation().judge(&teacher.model).run();
+    let judged = evaluation().judge("judge", &teacher).run();
     assert!(judged.unwrap_err().to_string().contains("the judge reads the tokens"));
     let judge = trainer(new(5, Visibility::Causal).reconfigured(|c| c.shift = true)).ar().unwrap();
-    assert!(evaluation().judge(&judge.model).teacher("teacher", &other).run().is_err());
-    let sweep = evaluation().judge(&judge.model).config(|c| c.temperatures = vec![0.5]).run();
+    assert!(evaluation().judge("judge", &judge).teacher("teacher", &other).run().is_err());
+    let sweep = evaluation().judge("judge", &judge).config(|c| c.temperatures = vec![0.5]).run();
     assert!(sweep.unwrap_err().to_string().contains("no sweeps"));
-    evaluation().judge(&judge.model).run().unwrap();
+    let results = evaluation().judge("judge", &judge).run().unwrap();
+    assert!(results.models[0].name == "judge" && results.models[0].rows.is_empty());
+    // Those of another judge are not compared with them.
+    let causal = |seed| {
+        let network = Transformer::init(&TransformerConfig::causal(16, 1, 2), 5, 4, seed, &training_device().unwrap());
+        Trainer::new(network, &data).steps(2).batch(2).ar().unwrap()
+    };
+    let other = evaluation().judge("judge", &causal(9)).run().unwrap();
+    let place = Place::new();
+    results.save(&place.path("a.json")).unwrap();
+    other.save(&place.path("b.json")).unwrap();
+    place.run(&["gate", "a.json", "--baseline", "b.json"]).fails(2, &["judge"]);
 }
 
 /// A method of a program's own that keeps the network it began with, and learns from that.

@@ -83,6 +83,10 @@ impl Denoise for Transformer {
         self.ids.size
     }
 
+    fn keeps_blocks(&self) -> bool {
+        self.config.keeps_blocks()
+    }
+
     fn over_blocks(&self) -> bool {
         matches!(self.config.visibility, Visibility::Blocks(_) | Visibility::Order)
     }
