@@ -104,7 +104,7 @@ fn size(figure: &Figure) -> Place {
 }
 
 /// What the legend says of series that are bounds.
-const BOUND: &str = "dashed: an upper bound";
+const BOUND: &str = "dashed curve: an upper bound";
 
 fn has_seeds(figure: &Figure) -> bool {
     figure.series.iter().flat_map(|s| &s.points).any(|p| !p.seeds.is_empty())

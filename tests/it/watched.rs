@@ -75,8 +75,12 @@ fn follow(mut stream: impl Read + Send + 'static) -> Receiver<Vec<u8>> {
     from
 }
 
-/// The largest resident size of a process so far, in bytes.
+/// The largest resident size of a process so far, in bytes; 0 while it is still a copy of this one, with this one's memory.
 fn resident(pid: u32) -> u64 {
+    let program = |pid: &str| std::fs::read_link(format!("/proc/{pid}/exe")).ok();
+    if program(&pid.to_string()) == program("self") {
+        return 0;
+    }
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
     let kib = line.and_then(|l| l.trim().trim_end_matches("kB").trim().parse::<u64>().ok());
