@@ -654,7 +654,7 @@ fn a_study_of_students_in_phases_runs_resumes_and_says_what_held_out_text_costs(
     assert!(report.contains("sampler nll ↓") && report.contains("over partitions") && report.contains("sampler_steps"));
     // What is only a bound is drawn as one, beside what is exact.
     let figure = std::fs::read_to_string(place.path("whole/report/sampler_steps.svg")).unwrap();
-    assert!(figure.contains("dashed: an upper bound"));
+    assert!(figure.contains("dashed curve: an upper bound"));
     let figures = fewstep::report::contents::figures(&results);
     let own = figures.iter().find(|f| f.name == "sampler_steps").unwrap();
     let bound = |name: &str| own.series.iter().find(|s| s.name == name).unwrap().bound;
