@@ -89,7 +89,8 @@ impl GateRule {
 }
 
 impl GateConfig {
-    /// Errors for limits that cannot be meant.
+    /// # Errors
+    /// For limits that cannot be meant.
     pub fn check(&self) -> Result<()> {
         for (i, rule) in self.rules.iter().enumerate() {
             let place = format!("gate.rules[{i}]");
@@ -201,7 +202,8 @@ impl Verdict {
 
 /// Compares every row of `baseline` that a rule covers with the same row of `candidate`.
 ///
-/// Errors (usage, exit 2): rules that cannot be meant or match nothing, and results of different data, vocabulary, length
+/// # Errors
+/// Usage: rules that cannot be meant or match nothing, and results of different data, vocabulary, length
 /// or judge unless `allow_mismatch`. A row, model or score that the candidate lacks is a failed comparison.
 pub fn judge(baseline: &Results, candidate: &Results, config: &GateConfig, allow_mismatch: bool) -> Result<Verdict> {
     config.check()?;

@@ -41,7 +41,10 @@ pub enum RepoKind {
     Dataset,
 }
 
-/// What `text` names on the hub, or none where it is a path. Errors (usage) where it is neither.
+/// What `text` names on the hub, or none where it is a path.
+///
+/// # Errors
+/// Usage: where it is neither.
 pub fn reference(text: &str) -> Result<Option<Reference>> {
     let Some(rest) = text.strip_prefix(SCHEME) else { return Ok(None) };
     let wrong = || {
@@ -81,7 +84,10 @@ fn plain(part: &str) -> bool {
 }
 
 /// The file that `path` means: itself below `base`, or under `hf://` the file in the cache, downloaded where it is not
-/// there yet. Errors: a malformed reference, one of a whole repository, or a file that is not to be had.
+/// there yet.
+///
+/// # Errors
+/// A malformed reference, one of a whole repository, or a file that is not to be had.
 pub fn file(base: &Path, path: &Path) -> Result<PathBuf> {
     let text = path.to_string_lossy();
     let Some(reference) = reference(&text)? else { return Ok(base.join(path)) };
@@ -118,7 +124,10 @@ impl Reference {
         self.folder().cached(&self.revision, name)
     }
 
-    /// Downloads the file `name` into the cache. Errors (kind I/O) say that it is not in the cache either.
+    /// Downloads the file `name` into the cache.
+    ///
+    /// # Errors
+    /// They say that it is not in the cache either.
     fn download(&self, name: &str) -> Result<PathBuf> {
         let (client, folder) = (self.client()?, self.folder());
         let get = || -> std::result::Result<PathBuf, Failure> {
@@ -168,7 +177,10 @@ impl Reference {
         format!("{kind}{}/resolve/{}/{}", self.id, encoded(revision, false), encoded(name, true))
     }
 
-    /// A connection to the hub, of which a line says that it is used. Errors: the network is forbidden, or the settings
+    /// A connection to the hub, of which a line says that it is used.
+    ///
+    /// # Errors
+    /// The network is forbidden, or the settings
     /// are wrong.
     fn client(&self) -> Result<Client> {
         if let Some(variable) = settings::offline(&settings::process) {

@@ -90,7 +90,10 @@ fn not_a_command(e: &clap::Error) -> ExitCode {
     }
 }
 
-/// Tells the libraries what the command line chose. Errors (device): threads that the system refuses.
+/// Tells the libraries what the command line chose.
+///
+/// # Errors
+/// Device: threads that the system refuses.
 fn settle(cli: &Cli) -> Result<()> {
     let device = cli.global.device.split(':').next().unwrap_or_default();
     // SAFETY: no other thread exists yet; the first ones start below and in `dispatch`. It is needed because what
@@ -100,8 +103,14 @@ fn settle(cli: &Cli) -> Result<()> {
     unsafe {
         std::env::set_var("BURN_DEVICE", device)
     };
-    let Some(threads) = cli.global.threads else { return Ok(()) };
-    room::threads(threads)?;
+    let threads = match cli.global.threads {
+        Some(threads) => room::threads(threads).map(|()| threads)?,
+        // The libraries start one thread a core by themselves.
+        None => match room::fewer_threads() {
+            Some(fewer) => fewer,
+            None => return Ok(()),
+        },
+    };
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
     pool.build_global().map_err(|e| room::cannot_start(threads).cause(e.to_string()))
 }

@@ -47,6 +47,20 @@ pub fn threads(count: usize) -> Result<()> {
     }
 }
 
+/// As many threads as have room, where one for each core has not.
+pub fn fewer_threads() -> Option<usize> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let fits = |count: &usize| threads(*count).is_ok();
+    if fits(&cores) {
+        return None;
+    }
+    Some(
+        std::iter::successors(Some(cores / 2), |count| Some(count / 2))
+            .find(|count| *count < 2 || fits(count))
+            .map_or(1, |count| count.max(1)),
+    )
+}
+
 /// The error of threads that do not start.
 pub fn cannot_start(threads: usize) -> Error {
     Error::new(Kind::Device, format!("cannot start {threads} threads")).hint("give fewer with `--threads N`")

@@ -82,7 +82,8 @@ pub struct ModelCard {
 impl ModelCard {
     /// The transition matrices of a model on a chain.
     ///
-    /// Errors as [`Matrices::new`], and (input) where the neighbours are not those of its tokens.
+    /// # Errors
+    /// As [`Matrices::new`], and (input) where the neighbours are not those of its tokens.
     pub fn matrices(&self) -> Result<Option<Arc<Matrices>>> {
         let Some(c) = self.objective.facts().chain else { return Ok(None) };
         let vocab = self.vocab_size;
@@ -153,7 +154,8 @@ impl LoadedModel {
 
     /// What draws texts from it, in its own process or a given one.
     ///
-    /// Errors for an autoencoder, which generates nothing by itself.
+    /// # Errors
+    /// For an autoencoder, which generates nothing by itself.
     pub fn generator(&self, process: Process) -> Result<Generator<'_>> {
         match (&self.codec, self.card.latent) {
             (Some(codec), Some(process)) => {
@@ -204,7 +206,8 @@ pub fn write(dir: &Path, card: &ModelCard, tensors: Named, extras: &Extras) -> R
 
 /// As [`write()`], with weights of the given type in files of at most `limit` bytes of tensors.
 ///
-/// Errors: a weight that does not fit the type; a refused write.
+/// # Errors
+/// A weight that does not fit the type; a refused write.
 pub fn write_as(
     dir: &Path,
     card: &ModelCard,
@@ -213,17 +216,20 @@ pub fn write_as(
     storage: Storage,
     limit: u64,
 ) -> Result<()> {
+    // What could not be read again is not written.
+    fits_objective(card).map_err(|why| Error::usage(format!("`{}` is not a model that is read: {why}", card.name)))?;
     write_weights(dir, &tensors, storage, limit)?;
     let quantization_config = (storage == Storage::Int8).then(|| {
         let whole = tensors.iter().filter(|(name, tensor)| family::quantises(name, &tensor.shape));
-        family::int8::config(whole.map(|(name, _)| (name.as_str(), Outputs::Rows)))
+        fs::sorted(family::int8::config(whole.map(|(name, _)| (name.as_str(), Outputs::Rows))))
     });
     write_beside(dir, &ModelCard { quantization_config, ..card.clone() }, extras)
 }
 
 /// Writes an autoencoder into the directory of a model of its latents, so that this samples by itself.
 ///
-/// Errors as [`write_as`].
+/// # Errors
+/// As [`write_as`].
 pub fn write_codec(dir: &Path, codec: &LoadedModel, recipe: &str, storage: Storage) -> Result<()> {
     let inner = dir.join(CODEC);
     fs::create_dir(&inner)?;
@@ -271,7 +277,8 @@ fn write_weights(dir: &Path, tensors: &Named, storage: Storage, limit: u64) -> R
 
 /// Reads a model directory onto `device`.
 ///
-/// Errors: missing or malformed files, weights that do not fit the configuration, a tokenizer of another size.
+/// # Errors
+/// Missing or malformed files, weights that do not fit the configuration, a tokenizer of another size.
 pub fn read(dir: &Path, device: &Device) -> Result<LoadedModel> {
     read_nested(dir, device, 0)
 }

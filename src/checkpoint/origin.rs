@@ -61,7 +61,10 @@ pub struct Origin {
     pub names: Option<PathBuf>,
 }
 
-/// The origin of the model in `dir`, if its weights lie elsewhere. Errors (kind input) where it is malformed.
+/// The origin of the model in `dir`, if its weights lie elsewhere.
+///
+/// # Errors
+/// Input: where it is malformed.
 pub fn of(dir: &Path) -> Result<Option<Origin>> {
     let path = dir.join(FILE);
     if !path.exists() {
@@ -157,7 +160,8 @@ impl Origin {
 
     /// The network of the model in `dir` with its adapters merged, and the hash of what makes it.
     ///
-    /// Errors: a base that is gone or has other weights, blocks or adapters that do not fit it.
+    /// # Errors
+    /// A base that is gone or has other weights, blocks or adapters that do not fit it.
     pub(super) fn network(
         &self,
         dir: &Path,

@@ -51,7 +51,10 @@ fn device(run: &Path, dir: &Path) -> Option<String> {
 
 /// Refuses a directory with a manifest whose files are not as it says, and a finished model of a run without one.
 ///
-/// A directory that was exported has no manifest, and what another program calls so is not ours. Errors (kind input) name the
+/// A directory that was exported has no manifest, and what another program calls so is not ours.
+///
+/// # Errors
+/// They name the
 /// files.
 pub fn verify(dir: &Path) -> Result<()> {
     let ours = || {

@@ -24,7 +24,8 @@ const SEARCHED: u64 = 1 << 60;
 
 /// Searches and prints.
 ///
-/// Errors: a model that is not trained, or that cannot be sampled in any phases; numbers out of range.
+/// # Errors
+/// A model that is not trained, or that cannot be sampled in any phases; numbers out of range.
 pub fn run(study: &Study, request: &Request) -> Result<()> {
     let (steps, period) = (request.steps, request.period);
     whole_within("--texts", request.texts, 2..=1 << 20)?;

@@ -100,7 +100,8 @@ impl Corpus {
 
     /// The corpus of the tokens of both splits with their hashes, in windows of `length`; `end` is behind each document.
     ///
-    /// Errors (usage): a split without a window.
+    /// # Errors
+    /// Usage: a split without a window.
     pub(super) fn of(
         [(train, a), (valid, b)]: [(Tokens, String); 2],
         (vocab, end, length): (usize, Option<u32>, usize),

@@ -39,7 +39,8 @@ pub trait Dataset {
         None
     }
 
-    /// The negative log-likelihood of a sequence in nats per token, where the language is known; samples are scored by it.
+    /// The negative log-likelihood of a sequence in nats per token, where the language is known; samples are scored by it, so it is a
+    /// finite number for every sequence: a language in which some are impossible is smoothed.
     fn nll(&self, _tokens: &[u32]) -> Option<f64> {
         None
     }

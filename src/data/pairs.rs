@@ -76,7 +76,8 @@ pub struct Pairs {
 impl Pairs {
     /// Reads or generates the pairs; relative paths are looked up from `base`.
     ///
-    /// Errors (input) on files that are missing or have a line of another form, and (usage) where nothing is left of them
+    /// # Errors
+    /// Input: on files that are missing or have a line of another form, and (usage) where nothing is left of them
     /// or a field that is asked for does not occur.
     pub fn prepare(config: &PairsConfig, base: &Path) -> Result<Pairs> {
         config.validate()?;

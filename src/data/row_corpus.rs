@@ -82,7 +82,8 @@ impl Corpus {
     /// Reads and encodes the text of `config` (paths relative to `base`), or takes the tokens from `cache_dir`; without one
     /// nothing is written.
     ///
-    /// Errors: text that is missing, empty or not in the tokenizer's alphabet, and damaged cache files, are of kind
+    /// # Errors
+    /// Text that is missing, empty or not in the tokenizer's alphabet, and damaged cache files, are of kind
     /// input; a text shorter than one window, and contradictory settings, of kind usage.
     pub fn prepare<'a>(
         config: &TextConfig,
@@ -105,7 +106,8 @@ impl Corpus {
 /// Reads and encodes the rows of the first files and perhaps, for validation, of the others, or takes the tokens from
 /// `cache_dir`.
 ///
-/// Errors: as [`Corpus::prepare`]; rows that are not what they should be, with their number.
+/// # Errors
+/// As [`Corpus::prepare`]; rows that are not what they should be, with their number.
 pub fn prepare(
     config: &TextConfig,
     (paths, valid): (&[PathBuf], Option<&[PathBuf]>),

@@ -46,7 +46,8 @@ pub type Each<'a> = &'a mut dyn FnMut(u64, &str) -> Result<()>;
 
 /// Gives every text of a column of a file to `each`, in order; of a text file, the whole. Returns how many rows had none (null).
 ///
-/// Errors: a file or row that is not what it should be (kind input, with the row), and those of `each`.
+/// # Errors
+/// A file or row that is not what it should be (kind input, with the row), and those of `each`.
 pub fn each((path, column): (&Path, &str), reading: &Reading, each: Each) -> Result<u64> {
     match Format::of(path) {
         Format::Text => {

@@ -23,7 +23,8 @@ const MARK: &[u8] = "\u{feff}".as_bytes();
 
 /// Checks the files that `config` names, where they are there; what else is wrong with them is told when they are read.
 ///
-/// Errors: a compressed file or a byte order mark (kind input), a text that is shorter than a window (usage).
+/// # Errors
+/// A compressed file or a byte order mark (kind input), a text that is shorter than a window (usage).
 pub fn check(config: &TextConfig, base: &Path) -> Result<()> {
     let raw = config.tokenizer == TokenizerConfig::Bytes;
     let paths = files(base, &config.path)?;

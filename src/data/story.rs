@@ -169,7 +169,10 @@ impl Story {
         self.stories.contains_key(tokens)
     }
 
-    /// Ids of words between spaces. Errors on a word outside the vocabulary, with its place and the nearest one.
+    /// Ids of words between spaces.
+    ///
+    /// # Errors
+    /// On a word outside the vocabulary, with its place and the nearest one.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
         text.split_whitespace()
             .enumerate()

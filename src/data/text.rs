@@ -65,7 +65,8 @@ struct Source {
 impl Text {
     /// Opens the files `paths`, of which there is one at least.
     ///
-    /// Errors (kind input): a path that is not a regular file, a file that is empty, or is longer than 16 GiB.
+    /// # Errors
+    /// Input: a path that is not a regular file, a file that is empty, or is longer than 16 GiB.
     pub fn open(paths: &[PathBuf]) -> Result<Text> {
         let (mut files, mut begin) = (Vec::new(), 0);
         for path in paths {

@@ -134,7 +134,8 @@ pub struct Drawn {
 /// Measures a model that is given conditions as tokens, and where there is a classifier also guided by it; at most `batch`
 /// sequences are read at once.
 ///
-/// Errors where sampling fails, and (usage) where a classifier is to steer what has no noisy embeddings.
+/// # Errors
+/// Where sampling fails, and (usage) where a classifier is to steer what has no noisy embeddings.
 pub fn measure(
     generator: &Generator,
     config: &ControlConfig,
@@ -231,7 +232,8 @@ fn draw(
 
 /// The scores of sentences drawn for conditions.
 ///
-/// Errors (usage) where the stories of the data cannot be built.
+/// # Errors
+/// Usage: where the stories of the data cannot be built.
 pub fn row(
     arm: Arm,
     steps: usize,
@@ -261,7 +263,8 @@ pub fn row(
 
 /// What real sentences score under the same conditions.
 ///
-/// Errors as [`row`].
+/// # Errors
+/// As [`row`].
 pub fn reference(n: usize, seed: u64, pairs: &Pairs, judge: &Transformer) -> Result<IndexMap<String, Estimate>> {
     let (asks, sentences): (Vec<Ask>, Vec<&[u32]>) = (0..n as u64).map(|i| pairs.asked(seed, i)).unzip();
     let mut samples = scores(&sentences, &asks, pairs, judge)?;

@@ -39,7 +39,8 @@ const PIECE: usize = 1 << 16;
 /// The longest match of each of these texts of ids with the training text of `data`, in characters; none of data that is
 /// made by rules and has no training text.
 ///
-/// Errors (device): no memory for the automaton.
+/// # Errors
+/// Device: no memory for the automaton.
 pub fn longest(data: &Data, texts: &[&[u32]]) -> Result<Option<Vec<usize>>> {
     let Data::Text { corpus, tokenizer, length } = data else { return Ok(None) };
     let decoded: Vec<Vec<char>> = texts.par_iter().map(|ids| data.decode(ids).chars().collect()).collect();
@@ -57,7 +58,8 @@ pub fn longest(data: &Data, texts: &[&[u32]]) -> Result<Option<Vec<usize>>> {
 
 /// Adds to each row what of its samples is copied; `texts` are the ids of each row's samples.
 ///
-/// Errors: as [`longest`].
+/// # Errors
+/// As [`longest`].
 pub fn add(rows: &mut [Row], texts: &[Vec<Vec<u32>>], data: &Data, nll_name: &str) -> Result<()> {
     let all: Vec<&[u32]> = texts.iter().flatten().map(Vec::as_slice).collect();
     let Some(found) = longest(data, &all)? else { return Ok(()) };

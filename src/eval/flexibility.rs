@@ -150,7 +150,8 @@ impl Flexibility {
 
 /// Measures a model on `texts` `[n][L]`, reading at most `batch` sequences at once; `story` scores them where it is known.
 ///
-/// Errors (usage) where the tasks do not fit into the texts, and where sampling fails.
+/// # Errors
+/// Usage: where the tasks do not fit into the texts, and where sampling fails.
 pub fn measure(
     model: &dyn Denoise,
     process: &Process,

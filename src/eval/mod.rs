@@ -366,7 +366,8 @@ const EXAMPLES: usize = 4;
 
 /// One row: what `generator` draws in `steps` steps, scored, and timed where `config.speed_repeats` asks for it.
 ///
-/// Errors when the process cannot be walked in so few steps.
+/// # Errors
+/// When the process cannot be walked in so few steps.
 pub fn row(
     generator: &Generator,
     steps: usize,
@@ -422,7 +423,8 @@ pub fn row(
 
 /// One row of a temperature sweep: the same samples' seeds, another temperature, scored for quality and variety only.
 ///
-/// Errors as [`row`].
+/// # Errors
+/// As [`row`].
 pub fn sweep_row(
     generator: &Generator,
     steps: usize,
@@ -443,7 +445,8 @@ pub fn sweep_row(
 
 /// What real data scores, and what identifies it.
 ///
-/// Errors: a tokenizer that cannot be written; no memory to look for copies.
+/// # Errors
+/// A tokenizer that cannot be written; no memory to look for copies.
 pub fn data_summary(
     data: &Data,
     scorer: &Scorer,
@@ -497,7 +500,8 @@ pub fn data_summary(
 
 /// The same of a program's own data.
 ///
-/// Errors: a tokenizer that cannot be written.
+/// # Errors
+/// A tokenizer that cannot be written.
 pub fn own_summary(data: &dyn Dataset, scorer: &Scorer, held_out: &[Vec<u32>]) -> Result<DataSummary> {
     let reference = estimates(&scores(held_out, scorer));
     Ok(DataSummary {

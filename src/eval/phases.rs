@@ -90,7 +90,8 @@ fn changed(list: &[usize], steps: usize, draws: &mut ChaCha8Rng) -> Vec<usize> {
 /// Searches on `texts`, and measures what was found and the known patterns on `held_out`, the best first. `told` hears each
 /// improvement: the change's number and the NLL.
 ///
-/// Errors: what [`sampler::nll`] cannot walk.
+/// # Errors
+/// What [`sampler::nll`] cannot walk.
 pub fn search(
     model: &dyn Denoise,
     process: &Process,

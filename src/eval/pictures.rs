@@ -30,7 +30,8 @@ pub fn scores(task: &Pictures, texts: &[Vec<u32>]) -> IndexMap<String, Vec<f64>>
 
 /// The share of pictures that agree with captions that are given: a few pictures for each of some new captions.
 ///
-/// Errors when the process cannot be walked in so few steps.
+/// # Errors
+/// When the process cannot be walked in so few steps.
 pub fn agreement_given(
     task: &Pictures,
     model: &dyn Denoise,

@@ -12,7 +12,8 @@ pub const SIGMAS: [f64; 8] = [0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5];
 /// Measures an autoencoder of `latents` latents of `width` numbers on `texts` (n >= 1, each of the same L), at each noise of
 /// `sigmas` (rising); `decode` reads the texts, adds noise of that size to their latents and writes them again.
 ///
-/// Errors: those of `decode`.
+/// # Errors
+/// Those of `decode`.
 pub fn measure(
     texts: &[Vec<u32>],
     (latents, width): (usize, usize),

@@ -68,7 +68,7 @@ impl Environment {
     /// That of this process, on a device called `name`.
     pub fn of(device: &burn::prelude::Device, name: &str) -> Self {
         Environment {
-            burn: "0.22.1".into(),
+            burn: env!("FEWSTEP_BURN").into(),
             rustc: env!("FEWSTEP_RUSTC").into(),
             device: name.to_string(),
             threads: rayon::current_num_threads(),

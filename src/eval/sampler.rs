@@ -92,7 +92,8 @@ pub fn whole(text: &[u32]) -> Range<usize> {
 /// The sampler's negative log-likelihood of `texts` in `steps` steps; none where it has none: by thresholds, with uniform noise, over
 /// chains, for a network that does not know what is finished.
 ///
-/// Errors when the order cannot be walked in so few steps.
+/// # Errors
+/// When the order cannot be walked in so few steps.
 pub fn nll(
     model: &dyn Denoise,
     process: &Process,

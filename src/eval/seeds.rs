@@ -30,7 +30,8 @@ fn is_share(key: &str) -> bool {
 /// The results of one study under each of its training seeds (at least one), joined; `recipe` is the study's own text and
 /// `sampling` its `eval.seed`. Models and rows that a seed lacks are left out.
 ///
-/// Errors: seeds that were measured on different data.
+/// # Errors
+/// Seeds that were measured on different data.
 pub fn join(recipe: &str, sampling: u64, seeds: &[(u64, Results)]) -> Result<Results> {
     let Some((_, first)) = seeds.first() else { panic!("a study without seeds") };
     for (seed, other) in seeds {

@@ -22,7 +22,8 @@ pub struct Claim {
 impl Claim {
     /// Locks `dir`, which is made where absent; `caches` is a directory in which only files lie that can be made again.
     ///
-    /// Errors: as [`RunLock::acquire`].
+    /// # Errors
+    /// As [`RunLock::acquire`].
     pub fn take(dir: &Path, caches: &Path) -> Result<Claim> {
         let absent = |path: &Path| !is_there(path);
         let above = dir.ancestors().take_while(|p| !p.as_os_str().is_empty() && absent(p));

@@ -113,7 +113,10 @@ pub fn new_dir<T>(target: &Path, build: impl FnOnce(&Path) -> Result<T>) -> Resu
     })
 }
 
-/// A temporary directory beside `target`, filled by `build` and synced; after an error it is gone. Errors name `target`.
+/// A temporary directory beside `target`, filled by `build` and synced; after an error it is gone.
+///
+/// # Errors
+/// They name `target`.
 pub(super) fn built<T>(target: &Path, build: impl FnOnce(&Path) -> Result<T>) -> Result<(PathBuf, T)> {
     let temp = temporary(target)?;
     let fill = || -> Result<T> {

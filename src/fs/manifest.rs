@@ -4,7 +4,7 @@
 //! The last line of the file is the SHA-256 of all lines before it: a change of any byte in the directory, the manifest
 //! itself included, is found.
 
-use super::{Sealed, length_and_sha256, read_limited, seal, unreadable, unseal, write_file};
+use super::{Sealed, length_and_sha256, read_limited, seal, sorted, unreadable, unseal, write_file};
 use crate::error::{Error, Kind, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -46,7 +46,7 @@ pub struct FileEntry {
 
 /// Writes `dir/manifest.json` over all files now in `dir` (hidden ones excepted) with `extra` beside them.
 pub fn write_manifest(dir: &Path, extra: serde_json::Value) -> Result<Manifest> {
-    let manifest = Manifest { format: FORMAT, files: list(dir, dir)?, extra };
+    let manifest = Manifest { format: FORMAT, files: list(dir, dir)?, extra: sorted(extra) };
     let text = serde_json::to_string_pretty(&manifest).map_err(|e| Error::input(format!("manifest: {e}")))?;
     write_file(&dir.join(MANIFEST), seal(&text).as_bytes())?;
     Ok(manifest)
@@ -55,7 +55,10 @@ pub fn write_manifest(dir: &Path, extra: serde_json::Value) -> Result<Manifest> 
 /// The manifest of `dir`, if every file that it lists is exactly as it was written.
 ///
 /// Other files do not matter, unless they have the name of one that would be read: what a desktop or a person leaves in the
-/// directory is theirs. Errors (kind input) name each file that is missing, changed, unreadable or added.
+/// directory is theirs.
+///
+/// # Errors
+/// They name each file that is missing, changed, unreadable or added.
 pub fn verify_manifest(dir: &Path) -> Result<Manifest> {
     let manifest = read_manifest(dir)?;
     let mut wrong: Vec<String> =
@@ -118,7 +121,8 @@ fn added(dir: &Path, manifest: &Manifest) -> Vec<String> {
 
 /// The manifest of `dir` itself, which says what the directory's files were; they are not looked at.
 ///
-/// Errors (kind input) where it is absent, unreadable or was changed.
+/// # Errors
+/// Input: where it is absent, unreadable or was changed.
 pub fn read_manifest(dir: &Path) -> Result<Manifest> {
     let path = dir.join(MANIFEST);
     let bytes = read_limited(&path, MAX_BYTES).map_err(|e| match e.kind {
@@ -130,7 +134,10 @@ pub fn read_manifest(dir: &Path) -> Result<Manifest> {
 }
 
 impl Manifest {
-    /// The manifest in `bytes`, called `place` in messages. Errors (input): its own hash differs, or it is not a manifest.
+    /// The manifest in `bytes`, called `place` in messages.
+    ///
+    /// # Errors
+    /// Input: its own hash differs, or it is not a manifest.
     pub fn parse(place: &str, bytes: Vec<u8>) -> Result<Manifest> {
         let damaged = |why: String| Error::input(format!("{place} is damaged")).cause(why);
         let text = String::from_utf8(bytes).map_err(|e| damaged(e.to_string()))?;

@@ -25,7 +25,7 @@ pub use manifest::{FileEntry, MANIFEST, Manifest, read_manifest, verify_manifest
 pub use partial::{Partial, link, lock_file};
 pub use published::{Published, publish};
 pub use read::{contained, inside, open, read_limited, read_text, read_unpacked, unreadable};
-pub use seal::{Sealed, seal, sorted_json, unseal};
+pub use seal::{Sealed, seal, sorted, sorted_json, unseal};
 
 use crate::error::{Error, Kind, Result, typed};
 use sha2::{Digest, Sha256};
@@ -37,7 +37,8 @@ use std::time::{Duration, Instant};
 /// Writes `bytes` to `path` so that a reader finds the old content or the new, never a mix; the mode follows the umask.
 /// A link at that place is replaced, and what it leads to is left alone.
 ///
-/// Errors are of kind I/O, name the file and the bytes needed, and leave no temporary file.
+/// # Errors
+/// They are of kind I/O, name the file and the bytes needed, and leave no temporary file.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
     replaceable(path)?;
     let temp = temporary(path)?;
@@ -84,7 +85,8 @@ pub struct Named {
 impl Named {
     /// Opens what is there and no file; nothing is created yet.
     ///
-    /// Errors (kind I/O): a pipe from which nobody reads, and what cannot be written to.
+    /// # Errors
+    /// I/O: a pipe from which nobody reads, and what cannot be written to.
     pub fn open(path: &Path) -> Result<Named> {
         let open = || {
             fault::point("stream.open")?;
@@ -302,7 +304,8 @@ impl RunLock {
     /// The right to read `dir` while nobody works in it, shared with other readers. Nothing is written: where there is no
     /// lock file, or it may not be opened, there is nothing to hold.
     ///
-    /// Errors: a process that works in `dir` (usage).
+    /// # Errors
+    /// A process that works in `dir` (usage).
     pub fn to_read(dir: &Path) -> Result<Option<RunLock>> {
         let path = dir.join(LOCK);
         let mut tries = 0;

@@ -18,7 +18,10 @@ pub struct Partial {
 
 impl Partial {
     /// Opens `path` to go on behind what it holds; it is created where it is absent. What is not a regular file there is
-    /// removed first. Errors: I/O.
+    /// removed first.
+    ///
+    /// # Errors
+    /// I/O.
     pub fn open(path: &Path) -> Result<Partial> {
         let open = || {
             if fs::symlink_metadata(path).is_ok_and(|m| !m.is_file()) {
@@ -38,7 +41,10 @@ impl Partial {
         self.length
     }
 
-    /// Hands over what it holds, in pieces. Errors: I/O.
+    /// Hands over what it holds, in pieces.
+    ///
+    /// # Errors
+    /// I/O.
     pub fn read_back(&mut self, mut take: impl FnMut(&[u8])) -> Result<()> {
         let mut read = || {
             self.file.seek(SeekFrom::Start(0))?;
@@ -56,7 +62,10 @@ impl Partial {
         read().map_err(|e| Error::io("read", &self.path, &e))
     }
 
-    /// Adds `bytes` at its end. Errors: I/O.
+    /// Adds `bytes` at its end.
+    ///
+    /// # Errors
+    /// I/O.
     pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
         let written = fault::point("partial.write").and_then(|()| self.file.write_all(bytes));
         written.map_err(|e| refused("write", &self.path, bytes.len(), &e))?;
@@ -64,7 +73,10 @@ impl Partial {
         Ok(())
     }
 
-    /// Empties it. Errors: I/O.
+    /// Empties it.
+    ///
+    /// # Errors
+    /// I/O.
     pub fn restart(&mut self) -> Result<()> {
         let mut cut = || {
             fault::point("partial.cut")?;
@@ -76,13 +88,19 @@ impl Partial {
         Ok(())
     }
 
-    /// Removes it. Errors: I/O.
+    /// Removes it.
+    ///
+    /// # Errors
+    /// I/O.
     pub fn discard(self) -> Result<()> {
         let removed = fault::point("partial.remove").and_then(|()| fs::remove_file(&self.path));
         removed.map_err(|e| Error::io("remove", &self.path, &e))
     }
 
-    /// Syncs it and gives it the name `target`, in place of what is there. Errors: I/O.
+    /// Syncs it and gives it the name `target`, in place of what is there.
+    ///
+    /// # Errors
+    /// I/O.
     pub fn finish(self, target: &Path) -> Result<()> {
         let finish = || {
             fault::point("partial.fsync")?;
@@ -95,7 +113,10 @@ impl Partial {
     }
 }
 
-/// Opens the lock file `path`, which is created where it is absent and never written. Errors: I/O.
+/// Opens the lock file `path`, which is created where it is absent and never written.
+///
+/// # Errors
+/// I/O.
 pub fn lock_file(path: &Path) -> Result<File> {
     let open = || {
         fault::point("lock.create")?;
@@ -105,7 +126,10 @@ pub fn lock_file(path: &Path) -> Result<File> {
 }
 
 /// Makes `path` a link to `target`, which is relative to its directory, in place of what is there; a copy of the file where
-/// the system has no links. Errors: I/O.
+/// the system has no links.
+///
+/// # Errors
+/// I/O.
 pub fn link(target: &Path, path: &Path) -> Result<()> {
     let temp = temporary(path)?;
     let make = || {

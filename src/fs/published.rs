@@ -44,7 +44,10 @@ struct Written {
 /// Makes the directory `parent/name` by `build`, which gets a temporary directory to fill; `key` stands for all that
 /// decides its content. Where our last files of the same key lie there unchanged, nothing is done.
 ///
-/// Other files in the directory stay. Errors (kind usage): a link or a directory at that place that we did not write, and
+/// Other files in the directory stay.
+///
+/// # Errors
+/// Usage: a link or a directory at that place that we did not write, and
 /// files of ours that were changed by somebody else and would be lost.
 pub fn publish<T>(
     parent: &Path,

@@ -15,7 +15,8 @@ const LONG: u64 = 64 << 20;
 
 /// Opens the regular file `path` and gives its length; never waits for the writer of a pipe.
 ///
-/// Errors (kind input): a missing file, a directory, a pipe, a device; kind I/O where the operating system refuses.
+/// # Errors
+/// Input: a missing file, a directory, a pipe, a device; kind I/O where the operating system refuses.
 pub fn open(path: &Path) -> Result<(File, u64)> {
     // Opening a device can do something to it, so its type is asked before, and of the open file once more.
     regular(path, &fs::metadata(path).map_err(|e| unreadable(path, &e))?)?;
@@ -92,7 +93,8 @@ const GROWTH: u64 = 64;
 
 /// The whole file, unpacked where its name ends in `.gz`: at most `max_bytes`, and at most 64 times its length and a MiB.
 ///
-/// Errors: as [`read_limited`]; (input) one that is not gzip, or that grows beyond its limit.
+/// # Errors
+/// As [`read_limited`]; (input) one that is not gzip, or that grows beyond its limit.
 pub fn read_unpacked(path: &Path, max_bytes: u64) -> Result<Vec<u8>> {
     let packed = read_limited(path, max_bytes)?;
     if path.extension().is_none_or(|e| e != "gz") {

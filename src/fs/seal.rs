@@ -21,9 +21,14 @@ pub enum Sealed {
 
 /// JSON with the keys of every object in order, as it is stored, compared and hashed: serde_json keeps the order of writing where any
 /// crate of the program asks for that.
-pub fn sorted_json(mut value: Value) -> String {
+pub fn sorted_json(value: Value) -> String {
+    format!("{:#}", sorted(value))
+}
+
+/// The same value with the keys of every object in order.
+pub fn sorted(mut value: Value) -> Value {
     value.sort_all_objects();
-    format!("{value:#}")
+    value
 }
 
 /// The JSON object `text` (with at least one key) with its hash as the last key.

@@ -63,13 +63,19 @@ impl Folder {
         self.dir.join("blobs").join(format!("{hash}.incomplete"))
     }
 
-    /// Creates the directories that a blob needs. Errors: I/O.
+    /// Creates the directories that a blob needs.
+    ///
+    /// # Errors
+    /// I/O.
     pub fn prepare(&self) -> Result<()> {
         fs::create_dir(&self.dir.join("blobs"))?;
         fs::create_dir(&self.locks)
     }
 
-    /// Writes down which commit `revision` stands for; a commit stands for itself. Errors: I/O.
+    /// Writes down which commit `revision` stands for; a commit stands for itself.
+    ///
+    /// # Errors
+    /// I/O.
     pub fn remember(&self, revision: &str, commit: &str) -> Result<()> {
         if revision == commit || self.commit(revision).as_deref() == Some(commit) {
             return Ok(());
@@ -79,7 +85,10 @@ impl Folder {
         fs::write_atomic(&path, commit.as_bytes())
     }
 
-    /// Makes the file `name` of a commit a link to the content with this hash. Errors: I/O.
+    /// Makes the file `name` of a commit a link to the content with this hash.
+    ///
+    /// # Errors
+    /// I/O.
     pub fn link(&self, commit: &str, name: &str, hash: &str) -> Result<PathBuf> {
         let path = self.file(commit, name);
         fs::create_dir(path.parent().unwrap_or(&self.dir))?;
@@ -90,7 +99,10 @@ impl Folder {
     }
 
     /// The sole right to write the content with this hash, by the lock that huggingface_hub takes too; waits for another
-    /// process, and says so. Errors: I/O, or stopped by a signal.
+    /// process, and says so.
+    ///
+    /// # Errors
+    /// I/O, or stopped by a signal.
     pub fn lock(&self, hash: &str) -> Result<File> {
         let path = self.locks.join(format!("{hash}.lock"));
         let file = fs::lock_file(&path)?;

@@ -80,7 +80,10 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client with these settings. Errors: certificates that cannot be read.
+    /// A client with these settings.
+    ///
+    /// # Errors
+    /// Certificates that cannot be read.
     pub fn new(settings: Settings) -> Result<Client> {
         let mut tls = TlsConfig::builder();
         if let Some(path) = &settings.certificates {
@@ -252,7 +255,10 @@ impl Pieces {
         Pieces { reader: body.into_reader(), patience }
     }
 
-    /// The next piece, empty at the end of the body. Errors: the connection broke.
+    /// The next piece, empty at the end of the body.
+    ///
+    /// # Errors
+    /// The connection broke.
     pub fn next(&mut self) -> std::result::Result<Vec<u8>, Failure> {
         let mut piece = vec![0; PIECE];
         loop {

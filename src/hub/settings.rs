@@ -128,7 +128,10 @@ fn yes(env: Environment, name: &str) -> bool {
 }
 
 impl Settings {
-    /// What `env` says. Errors (usage): an HF_ENDPOINT that is not an address, a token that is not one; neither's text is
+    /// What `env` says.
+    ///
+    /// # Errors
+    /// Usage: an HF_ENDPOINT that is not an address, a token that is not one; neither's text is
     /// in them.
     pub fn of(env: Environment) -> Result<Settings> {
         let (endpoint, home, credentials) = endpoint(&text(env, "HF_ENDPOINT").unwrap_or_else(|| HUB.to_string()))?;

@@ -72,7 +72,8 @@ impl Default for Request {
 impl Request {
     /// Checks what no model can do.
     ///
-    /// Errors (usage): no step or too many, a temperature that is not a finite number of at least 0, settings that contradict each other.
+    /// # Errors
+    /// Usage: no step or too many, a temperature that is not a finite number of at least 0, settings that contradict each other.
     pub fn validate(&self) -> Result<()> {
         if let Some(k) = self.steps.filter(|k| *k == 0 || *k > 1 << 20) {
             return Err(Error::usage(format!("`--steps {k}` must be between 1 and {}", 1 << 20)));
@@ -169,7 +170,8 @@ pub struct Drawing<'a> {
 impl Drawing<'_> {
     /// The texts of these numbers.
     ///
-    /// Errors: what is asked for cannot be computed.
+    /// # Errors
+    /// What is asked for cannot be computed.
     pub fn draw(&self, texts: Range<usize>) -> Result<Samples> {
         (self.draw)(texts)
     }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::trainer::{Trained, reads_ahead};
 use crate::data::Dataset;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::eval::results::{Environment, ModelResult, Results, Role};
 use crate::eval::{self, EvalConfig, Scorer, sampler};
 use crate::fs::sha256_hex;
@@ -166,8 +166,12 @@ impl<'a> Evaluation<'a> {
             models: judge.into_iter().map(Ok).chain(self.models.into_iter().map(one)).collect::<Result<_>>()?,
             context: None,
         };
-        results.check()?;
-        Ok(results)
+        match results.check() {
+            Err(e) if e.kind == Kind::NonFinite && known => {
+                Err(e.hint("`Dataset::nll` must be a finite number for every sequence: smooth a language in which some are impossible"))
+            }
+            checked => checked.map(|()| results),
+        }
     }
 }
 

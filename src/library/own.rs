@@ -60,7 +60,8 @@ fn bytes(loaded: &LoadedModel, tokenizer: &Tokenizer, ids: &[u32]) -> Vec<u8> {
 
 /// The texts that are asked for.
 ///
-/// Errors: what is asked for does not fit the model.
+/// # Errors
+/// What is asked for does not fit the model.
 pub fn drawing<'a>(loaded: &'a LoadedModel, request: &'a Request) -> Result<Drawing<'a>> {
     let Ready { process, pinned } = ready(loaded, request)?;
     if of_vectors(loaded) {
@@ -90,7 +91,8 @@ fn shown<'a>(loaded: &'a LoadedModel, steps: usize, draw: Draw<'a>) -> Result<Dr
 
 /// The most probable texts of a model that writes token by token.
 ///
-/// Errors: as [`drawing`], and one that does not write token by token.
+/// # Errors
+/// As [`drawing`], and one that does not write token by token.
 pub fn search<'a>(
     loaded: &'a LoadedModel,
     request: &'a Request,

@@ -111,7 +111,8 @@ pub struct Given {
 impl Public {
     /// Reads what the checkpoint in `dir` says of itself.
     ///
-    /// Errors: a family that is not known, a masked one without a mask token, no tokenizer or one of another model.
+    /// # Errors
+    /// A family that is not known, a masked one without a mask token, no tokenizer or one of another model.
     pub fn look(dir: &Path, tokenizer: &Wanted) -> Result<Public> {
         let (mut description, _) = family::look(dir)?;
         let speech = Speech::of(tokenizer, dir, &description)?;
@@ -142,7 +143,8 @@ impl Public {
 
     /// Pins what is given of the texts.
     ///
-    /// Errors (usage): a sampler or options that do not fit, a length or a prompt that is too long.
+    /// # Errors
+    /// Usage: a sampler or options that do not fit, a length or a prompt that is too long.
     pub fn given(&self, request: &Request) -> Result<Given> {
         let d = &self.description;
         request.validate()?;
@@ -164,7 +166,8 @@ impl Public {
     /// Reads its network, with the mask of its checkpoint, for texts of as many tokens as `options` say; it never draws rows of the
     /// embedding without text, whatever the family.
     ///
-    /// Errors: weights that cannot be read.
+    /// # Errors
+    /// Weights that cannot be read.
     pub fn load(&self, options: LoadOptions, device: &Device) -> Result<Transformer> {
         let length = options.length.map(|length| length.min(self.description.length));
         let options = LoadOptions { length, ..options };
@@ -183,7 +186,8 @@ impl Public {
     /// Reads its network for texts of any length that a program asks for later, up to 4096 tokens where the checkpoint does not hold
     /// its positions: tables for the longest texts that public models read would take gigabytes.
     ///
-    /// Errors: as [`Public::load`].
+    /// # Errors
+    /// As [`Public::load`].
     pub fn load_whole(&mut self, device: &Device) -> Result<Transformer> {
         if !self.description.network.learned_positions {
             self.description.length = self.description.length.min(family::DEFAULT_LENGTH);
@@ -199,7 +203,8 @@ impl Public {
 
     /// The texts that are asked for, of the network that was read.
     ///
-    /// Errors: what is asked for does not fit the model.
+    /// # Errors
+    /// What is asked for does not fit the model.
     pub fn drawing<'a>(&'a self, model: &'a Transformer, given: Given, request: &'a Request) -> Result<Drawing<'a>> {
         let d = &self.description;
         let (length, prompt) = (given.length, given.prompt());
@@ -238,7 +243,8 @@ impl Public {
 
     /// The most probable texts of a model that writes token by token.
     ///
-    /// Errors: as [`Public::drawing`], and a model that does not write token by token.
+    /// # Errors
+    /// As [`Public::drawing`], and a model that does not write token by token.
     pub fn search<'a>(
         &'a self,
         model: &Transformer,

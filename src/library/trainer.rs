@@ -478,7 +478,8 @@ impl Trained<Transformer> {
     /// Writes it into the new directory `dir`, with the tokenizer of its data, so that [`super::Model::load`] and the binary read it.
     ///
     /// # Errors
-    /// A directory that is there already, a refused write.
+    /// A directory that is there already, (usage) a network, order and objective that do not go together in a checkpoint, a refused
+    /// write.
     pub fn export(&self, data: &dyn Dataset, dir: impl AsRef<Path>) -> Result<()> {
         let dir = dir.as_ref();
         let name = dir.file_name().map_or(self.name.clone(), |name| name.to_string_lossy().into_owned());
@@ -490,7 +491,7 @@ impl Trained<Transformer> {
             name,
             vocab_size: self.model.vocab(),
             mask_token_id: self.model.mask() as usize,
-            excluded_token_ids: Vec::new(),
+            excluded_token_ids: self.model.without_text(),
             end_token_id: data.end(),
             max_position_embeddings: self.length,
             network: self.model.config().clone(),

@@ -156,7 +156,8 @@ pub trait Method {
     fn fits(&self, at: &Site, network: &TransformerConfig) -> Result<()>;
     /// Prepares a training.
     ///
-    /// Errors: something that it needs is not there.
+    /// # Errors
+    /// Something that it needs is not there.
     fn begin<'a>(&'a self, ground: &Ground<'a>) -> Result<Box<dyn Training + 'a>>;
 }
 
@@ -178,7 +179,10 @@ pub trait Training {
     fn save(&self) -> Kept {
         Kept::default()
     }
-    /// Takes up what a checkpoint kept. Errors (input): something is missing.
+    /// Takes up what a checkpoint kept.
+    ///
+    /// # Errors
+    /// Input: something is missing.
     fn load(&mut self, _from: &Parts) -> Result<()> {
         Ok(())
     }
@@ -321,7 +325,10 @@ pub enum Network<'a> {
 
 /// The models of a recipe.
 pub trait Models {
-    /// The model called `name`. Errors: there is none.
+    /// The model called `name`.
+    ///
+    /// # Errors
+    /// There is none.
     fn site<'a>(&'a self, name: &'a str) -> Result<Site<'a>>;
 }
 

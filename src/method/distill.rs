@@ -122,7 +122,8 @@ pub fn teacher_times(t: f64, dt: f64, k: usize) -> Vec<f64> {
 /// and only of the sequences that hold them; in the last step those of all rows that are still masked. Its tokens are drawn
 /// where its network is.
 ///
-/// Errors (exit 5) where the teacher's predictions are no distribution; on a device with its own memory such a teacher makes
+/// # Errors
+/// Exit code 5: where the teacher's predictions are no distribution; on a device with its own memory such a teacher makes
 /// the loss no number instead.
 pub fn rows(
     config: &SdttConfig,

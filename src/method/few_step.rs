@@ -371,7 +371,8 @@ impl Step<'_> {
 
     /// Value and gradients of the student's step.
     ///
-    /// Errors where a setting cannot be drawn from.
+    /// # Errors
+    /// Where a setting cannot be drawn from.
     pub fn backward(&self, method: &FewStep, critic: Option<&Transformer>) -> Result<(f64, GradientsParams)> {
         let loss = match (method, critic) {
             (FewStep::Progressive(c), _) => self.progressive(c),

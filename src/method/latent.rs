@@ -214,7 +214,8 @@ pub fn denoise(
 
 /// The diffusion of latents at the end of a model's line of teachers; nothing for models of tokens.
 ///
-/// Errors: a circle of teachers.
+/// # Errors
+/// A circle of teachers.
 pub fn root<'a>(site: &Site<'a>) -> Result<Option<(Site<'a>, &'a LatentConfig)>> {
     let mut at = site.clone();
     // No line of teachers is longer than a recipe may have models.

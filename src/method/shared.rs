@@ -62,7 +62,8 @@ pub fn recovered(scores: &[f32], token: u32, within: f64) -> f64 {
 /// The rows of one training step on x0 [B, L]: cross-entropy of every token behind the phases before its own and the uniforms of its
 /// own phase.
 ///
-/// Errors (exit 5) where the finer model's predictions are no distribution.
+/// # Errors
+/// Exit code 5: where the finer model's predictions are no distribution.
 pub fn rows(
     finer: &Transformer,
     (fine, coarse): (Order, Order),

@@ -72,7 +72,8 @@ impl Canvas {
     /// Draws a token for each pick (a row of the features, which do not fall, and a uniform) and writes it at the flat
     /// position `at`, which holds the mask; on a device, whether all predictions were finite comes back as a tensor `[1]`.
     ///
-    /// Errors on the host as [`draw::picks`]; on a device of a filter only the temperature is known.
+    /// # Errors
+    /// On the host as [`draw::picks`]; on a device of a filter only the temperature is known.
     pub fn reveal(
         &mut self,
         model: &dyn Denoise,

@@ -24,7 +24,8 @@ pub struct Gathered {
 
 /// The mean loss and the gradients of `parts` parts of a step, of which `part` gives one.
 ///
-/// Errors: those of a part.
+/// # Errors
+/// Those of a part.
 pub fn gather<N: Network>(
     model: &N,
     parts: usize,

@@ -39,7 +39,8 @@ pub fn timesteps(length: usize, levels: usize, end: f64, s: usize) -> Vec<usize>
 
 /// The indices [K + 1] that sampling in `steps` steps visits, from N + T - 1 down to 0: every floor((N + T)/K)-th.
 ///
-/// Errors (usage) on no steps, and on more than there are indices.
+/// # Errors
+/// Usage: on no steps, and on more than there are indices.
 pub fn indices(length: usize, levels: usize, steps: usize) -> Result<Vec<usize>> {
     let all = length + levels;
     if steps == 0 || steps > all {
@@ -52,7 +53,8 @@ pub fn indices(length: usize, levels: usize, steps: usize) -> Result<Vec<usize>>
 
 /// The timesteps `[N]` before and after each of `steps` sampling steps.
 ///
-/// Errors as [`indices`].
+/// # Errors
+/// As [`indices`].
 pub fn steps(length: usize, levels: usize, end: f64, steps: usize) -> Result<Vec<(Vec<usize>, Vec<usize>)>> {
     let row = |s: usize| timesteps(length, levels, end, s);
     Ok(indices(length, levels, steps)?.windows(2).map(|s| (row(s[0]), row(s[1]))).collect())

@@ -74,7 +74,8 @@ pub struct Matrices {
 impl Matrices {
     /// Checks that the matrices of `levels` levels over V tokens can be held.
     ///
-    /// Errors (usage) on more numbers than fit.
+    /// # Errors
+    /// Usage: on more numbers than fit.
     pub fn fits(matrix: &Matrix, vocab: usize, levels: usize) -> Result<()> {
         let states = vocab + usize::from(*matrix == Matrix::Absorbing);
         let one = states.saturating_mul(states).saturating_mul(2);
@@ -101,7 +102,8 @@ impl Matrices {
 
     /// The matrices of `levels` levels over V tokens; `neighbours` `[V][k]` is there for that kind.
     ///
-    /// Errors (usage) on more numbers than fit, and on neighbours that do not connect all tokens.
+    /// # Errors
+    /// Usage: on more numbers than fit, and on neighbours that do not connect all tokens.
     pub fn new(
         matrix: &Matrix,
         vocab: usize,

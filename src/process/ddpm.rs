@@ -90,7 +90,8 @@ pub fn network_time(t: usize, levels: usize) -> f64 {
 
 /// `count` of `levels` levels from the first to the last, in steps as equal as whole numbers are.
 ///
-/// Errors (usage) on fewer than one and more than there are.
+/// # Errors
+/// Usage: on fewer than one and more than there are.
 pub fn spaced(levels: usize, count: usize) -> Result<Vec<usize>> {
     if count == 0 || count > levels {
         return Err(Error::usage(format!("{count} steps over {levels} levels of noise"))

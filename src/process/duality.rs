@@ -91,7 +91,8 @@ impl Duality {
 
     /// [`Duality::new`], kept in `dir` by a hash of what decides it; a file that is not what it should be is made anew.
     ///
-    /// Errors where the file cannot be written.
+    /// # Errors
+    /// Where the file cannot be written.
     pub fn cached(vocab: usize, ends: Ends, dir: &Path) -> Result<Self> {
         let key = fs::sha256_hex(format!("duality 1 {vocab} {ends:?} {POINTS} {LEFT_OUT}").as_bytes());
         let path = dir.join(format!("duality-{}.json", &key[..16]));

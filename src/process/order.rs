@@ -194,7 +194,8 @@ impl Order {
 
     /// The sampling table for `steps` steps over `length` positions.
     ///
-    /// Errors when the order cannot be walked in so few steps without skipping a block (fewer steps than blocks).
+    /// # Errors
+    /// When the order cannot be walked in so few steps without skipping a block (fewer steps than blocks).
     pub fn grid(&self, length: usize, steps: usize) -> Result<Grid> {
         self.grid_behind(length, steps, &[])
     }

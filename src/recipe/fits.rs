@@ -138,7 +138,10 @@ impl Recipe {
 
     /// Checks what the prepared data and the files beside the recipe say of it; relative paths are looked up from `base`.
     ///
-    /// Gives what is not as it was meant, but can be done. Errors: what an evaluation or a later training would refuse.
+    /// Gives what is not as it was meant, but can be done.
+    ///
+    /// # Errors
+    /// What an evaluation or a later training would refuse.
     pub fn check_with(&self, data: &Data, base: &Path) -> Result<Vec<String>> {
         self.check_given(data)?;
         self.eval.context.as_ref().map(|path| eval::context::load(&base.join(path))).transpose()?;

@@ -100,7 +100,8 @@ pub fn load(place: &str, sets: &[String]) -> Result<Loaded> {
 
 /// The recipe that was `written`, checked; relative paths in it are looked up from `base`.
 ///
-/// Errors: Usage, with the place of the key at fault.
+/// # Errors
+/// Usage, with the place of the key at fault.
 pub fn read(written: Written, base: PathBuf) -> Result<Loaded> {
     let loaded = parsed(written, base)?;
     loaded.check()?;
@@ -115,7 +116,8 @@ fn parsed(written: Written, base: PathBuf) -> Result<Loaded> {
 
 /// The recipe stored in the run directory `run`, read but not checked: an earlier version checked it by its own rules.
 ///
-/// Errors name the file: one that this version cannot read, models without a name of their own or in a circle.
+/// # Errors
+/// They name the file: one that this version cannot read, models without a name of their own or in a circle.
 pub fn stored(run: &Path) -> Result<Loaded> {
     let path = run.join("recipe.toml");
     let place = path.display().to_string();

@@ -13,7 +13,8 @@ const MOST: u64 = 64 << 10;
 
 /// The text of the notes in `file`, for a report's folder, where each rendering finds them.
 ///
-/// Errors: a file that is absent, not text, empty or too long.
+/// # Errors
+/// A file that is absent, not text, empty or too long.
 pub fn load_new(file: &Path) -> Result<String> {
     let text = load(file)?;
     if lines(&text).is_empty() {

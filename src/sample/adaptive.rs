@@ -168,7 +168,8 @@ impl Rule {
 
 /// Draws `n` samples by a rule.
 ///
-/// Errors where a budget is below one pass a block, and as [`super::sample`].
+/// # Errors
+/// Where a budget is below one pass a block, and as [`super::sample`].
 pub fn sample(model: &dyn Denoise, process: &Process, rule: &Rule, spec: &SampleSpec, n: usize) -> Result<Samples> {
     let start = std::time::Instant::now();
     let layout = rule.layout(process.length);

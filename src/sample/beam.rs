@@ -40,7 +40,10 @@ impl Search<'_> {
 
 /// The best continuations of `prompt` found by keeping `width` hypotheses a step, best first.
 ///
-/// Hypotheses that have drawn an end token stop there and are filled up with it. Errors without a causal network.
+/// Hypotheses that have drawn an end token stop there and are filled up with it.
+///
+/// # Errors
+/// Without a causal network.
 pub fn search(model: &dyn Denoise, process: &Process, prompt: &[u32], spec: &Search) -> Result<Vec<Hypothesis>> {
     let Search { width, length_penalty, ends, early_stopping } = *spec;
     if !process.cached || model.over_blocks() {

@@ -16,7 +16,9 @@ use crate::rng::{StepRng, Stream};
 /// Draws `n` texts of `total` tokens, or as many as there were when `stop` ended them.
 ///
 /// `spec.steps` are those of a whole window; a block of a later window takes its share of them.
-/// Errors as [`sample`], and (usage) where the window is too short to slide.
+///
+/// # Errors
+/// As [`sample`], and (usage) where the window is too short to slide.
 pub fn sample_beyond(
     model: &dyn Denoise,
     process: &Process,

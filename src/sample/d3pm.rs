@@ -17,7 +17,8 @@ use crate::process::d3pm::Matrices;
 
 /// Draws `n` samples; `spec` fits the process.
 ///
-/// Errors (usage) on more steps than levels, and where the order is not that of all positions at once.
+/// # Errors
+/// Usage: on more steps than levels, and where the order is not that of all positions at once.
 pub fn sample(
     model: &dyn Denoise,
     matrices: &Matrices,

@@ -129,7 +129,8 @@ impl Embedding<'_> {
 
 /// Draws `n` texts.
 ///
-/// Errors where there are more steps than levels, and where vectors are no numbers any more.
+/// # Errors
+/// Where there are more steps than levels, and where vectors are no numbers any more.
 pub fn sample(of: &Embedding, spec: &SampleSpec, n: usize) -> Result<Samples> {
     let pinned = if spec.pinned.is_empty() { vec![None; of.model.length()] } else { spec.pinned.clone() };
     sample_each(of, spec, &vec![pinned; n])
@@ -137,7 +138,8 @@ pub fn sample(of: &Embedding, spec: &SampleSpec, n: usize) -> Result<Samples> {
 
 /// Draws a text for each row `[n][L]` of given positions.
 ///
-/// Errors as [`sample`].
+/// # Errors
+/// As [`sample`].
 pub fn sample_each(of: &Embedding, spec: &SampleSpec, pinned: &[Vec<Option<u32>>]) -> Result<Samples> {
     let begin = Instant::now();
     let walk = of.walk(spec.steps)?;

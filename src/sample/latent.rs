@@ -100,7 +100,8 @@ impl Latent<'_> {
 
 /// Draws `n` texts.
 ///
-/// Errors when the order cannot be walked in so few steps, and where given tokens are not just those that the model is told.
+/// # Errors
+/// When the order cannot be walked in so few steps, and where given tokens are not just those that the model is told.
 pub fn sample(latent: &Latent, spec: &SampleSpec, n: usize) -> Result<Samples> {
     let start = Instant::now();
     let condition = condition(latent, spec)?;
@@ -271,7 +272,8 @@ fn step(process: LatentProcess, t: f64, s: f64) -> Step {
 
 /// Texts `[L]` of latents z [B, M, d].
 ///
-/// Errors where predictions are no distribution.
+/// # Errors
+/// Where predictions are no distribution.
 pub fn written(
     codec: &Transformer,
     z: Tensor<3>,
@@ -330,7 +332,8 @@ fn in_phases(
 
 /// Where noise of deviation sigma on its latents leads an autoencoder: its texts of the given ones [L each].
 ///
-/// Errors as [`written`].
+/// # Errors
+/// As [`written`].
 pub fn reconstructed(codec: &Transformer, texts: &[Vec<u32>], sigma: f64, seed: u64) -> Result<Vec<Vec<u32>>> {
     let mut out = Vec::with_capacity(texts.len());
     for (part, group) in texts.chunks(64).enumerate() {

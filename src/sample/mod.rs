@@ -129,7 +129,8 @@ pub enum Generator<'a> {
 impl Generator<'_> {
     /// Draws `n` samples.
     ///
-    /// Errors as [`sample`] and [`latent::sample`].
+    /// # Errors
+    /// As [`sample`] and [`latent::sample`].
     pub fn sample(&self, spec: &SampleSpec, n: usize) -> Result<Samples> {
         match self {
             Generator::Tokens(model, process) => sample(*model, process, spec, n),
@@ -149,7 +150,8 @@ impl Generator<'_> {
 
     /// Denoising steps that each block takes of `steps`, where the table says so.
     ///
-    /// Errors when the order cannot be walked in so few steps.
+    /// # Errors
+    /// When the order cannot be walked in so few steps.
     pub fn steps_per_block(&self, steps: usize) -> Result<Option<f64>> {
         Ok(match self {
             Generator::Tokens(_, process) => match process.decode {
@@ -167,7 +169,8 @@ impl Generator<'_> {
 
 /// Draws `n` samples.
 ///
-/// Errors when the order cannot be walked in so few steps, or when a cached order is given pinned positions that are not
+/// # Errors
+/// When the order cannot be walked in so few steps, or when a cached order is given pinned positions that are not
 /// a prefix (it would draw text that ignores them).
 pub fn sample(model: &dyn Denoise, process: &Process, spec: &SampleSpec, n: usize) -> Result<Samples> {
     let l = process.length;

@@ -20,7 +20,8 @@ pub(super) struct Extent {
 
 /// Draws `n` samples: `noise` draws a position's start, `step` makes tokens [B L] of those before step k.
 ///
-/// Errors: those of `step`.
+/// # Errors
+/// Those of `step`.
 pub(super) fn walk(
     extent: &Extent,
     spec: &SampleSpec,

@@ -61,7 +61,8 @@ fn listed(names: &BTreeSet<&str>) -> String {
 impl Study {
     /// Asks that the models `names` be trained again although they are finished.
     ///
-    /// Errors (usage): a name that the recipe does not have, or that `only` leaves out.
+    /// # Errors
+    /// Usage: a name that the recipe does not have, or that `only` leaves out.
     pub fn retraining(self, names: &[String], only: Option<&str>) -> Result<Study> {
         let wanted = self.wanted(only)?;
         for name in names {
@@ -168,7 +169,8 @@ impl Study {
 
     /// The manifest of the finished model `name`, whose files are as they were written.
     ///
-    /// Errors: a model that is not finished (usage), or damaged (input).
+    /// # Errors
+    /// A model that is not finished (usage), or damaged (input).
     pub(super) fn verified(&self, name: &str) -> Result<fs::Manifest> {
         let dir = self.final_dir(name);
         if !fs::is_there(&dir) {
@@ -238,7 +240,8 @@ impl Study {
 
     /// Whether the model `name` is finished: as it should be, and with all its steps.
     ///
-    /// Errors: damage, another recipe or other data, more steps than asked for, or fewer with no checkpoint to go on from.
+    /// # Errors
+    /// Damage, another recipe or other data, more steps than asked for, or fewer with no checkpoint to go on from.
     pub(super) fn is_finished(&self, name: &str) -> Result<bool> {
         let dir = self.final_dir(name);
         if !fs::is_there(&dir) {
@@ -298,7 +301,8 @@ impl Study {
 
     /// Copies the finished model `name` from the run in `other`, where it does not depend on the seed and is not here yet.
     ///
-    /// Errors: the two runs have different ones.
+    /// # Errors
+    /// The two runs have different ones.
     pub(super) fn take_finished(&self, name: &str, other: &Path) -> Result<()> {
         let (from, own) = (other.join("models").join(name).join(whole::FINAL), self.final_dir(name));
         if !fs::is_there(&from) {
@@ -351,7 +355,8 @@ impl Study {
 
 /// Refuses results that lie in the run directory `dir` and are of other data than its models.
 ///
-/// Errors (input): a damaged manifest, or other data, with both hashes.
+/// # Errors
+/// Input: a damaged manifest, or other data, with both hashes.
 pub fn of_this_run(results: &Results, dir: &Path) -> Result<()> {
     let seeds = results.seeds();
     let runs = match &seeds[..] {

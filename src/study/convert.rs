@@ -45,7 +45,8 @@ pub fn model_directory(path: &Path) -> Result<Option<PathBuf>> {
 
 /// Writes the model in `from` again into the new directory `to`, with weights of the given type.
 ///
-/// Errors: as reading the model; a weight that does not fit the type; a directory that is there already.
+/// # Errors
+/// As reading the model; a weight that does not fit the type; a directory that is there already.
 pub fn convert(from: &Path, to: &Path, storage: Storage, device: &Device) -> Result<Option<Change>> {
     checkpoint::whole::verify(from)?;
     let (_, config) = family::read_config(from)?;

@@ -28,7 +28,8 @@ pub fn compiled() -> Vec<&'static str> {
 
 /// The first device that this binary was built with: a processor where it has one.
 ///
-/// Errors: it was built without any (exit 2), a GPU that is not there (exit 6).
+/// # Errors
+/// It was built without any (exit 2), a GPU that is not there (exit 6).
 pub fn first() -> Result<Device> {
     match compiled().first() {
         Some(name) => open(name),
@@ -40,7 +41,8 @@ const KNOWN: [&str; 6] = ["flex", "ndarray", "cuda", "wgpu", "vulkan", "metal"];
 
 /// Opens the device `name`, such as `flex` or `cuda:1`.
 ///
-/// Errors: an unknown name (exit 2), a device this binary was not built for (exit 2), a GPU that is not there (exit 6).
+/// # Errors
+/// An unknown name (exit 2), a device this binary was not built for (exit 2), a GPU that is not there (exit 6).
 pub fn open(name: &str) -> Result<Device> {
     let (kind, index) = match name.split_once(':') {
         Some((kind, index)) => {

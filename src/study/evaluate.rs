@@ -253,7 +253,8 @@ impl Study {
 
     /// A checkpoint that reads the text of samples with its own tokenizer.
     ///
-    /// Errors: one without a tokenizer.
+    /// # Errors
+    /// One without a tokenizer.
     fn text_judge<'a>(&'a self, judge: &'a LoadedModel) -> Result<TextJudge<'a>> {
         let Some(tokenizer) = &judge.tokenizer else {
             return Err(Error::input("`eval.second_judge` has no tokenizer, and reads no text")
@@ -305,7 +306,8 @@ impl Study {
 
     /// The result kept in models/NAME/FILE.json, if it is of this key; else what `make` gives, which is then kept.
     ///
-    /// Errors: a file that was changed since it was written.
+    /// # Errors
+    /// A file that was changed since it was written.
     fn cached(
         &self,
         (name, file): (&str, &str),
@@ -478,7 +480,8 @@ impl Study {
         Ok(Some(found))
     }
 
-    /// Errors where a signal asked for an end.
+    /// # Errors
+    /// Where a signal asked for an end.
     pub fn not_stopped(&self, name: &str) -> Result<()> {
         match self.interrupt.requested() {
             true => {

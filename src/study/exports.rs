@@ -35,7 +35,8 @@ pub struct Wish<'a> {
 impl Study {
     /// Exports a model into the new directory `to`; where its type loses digits, what that costs on the held-out text.
     ///
-    /// Errors: as reading the model; a weight that does not fit the type; a directory that is there already.
+    /// # Errors
+    /// As reading the model; a weight that does not fit the type; a directory that is there already.
     pub fn export(&self, wish: &Wish, to: &Path) -> Result<Option<Change>> {
         fs::new_dir(to, |out| self.export_into(wish, out, to))
     }

@@ -26,7 +26,8 @@ struct Kept {
 /// The result in `path`, if it is of this `key` and whole, and so are the samples that belong to it; nothing where it has to
 /// be made (anew), and then the old one is removed, so that a result never lies beside the samples of another.
 ///
-/// Errors (input): a file that was changed after it was written.
+/// # Errors
+/// Input: a file that was changed after it was written.
 pub fn read(path: &Path, samples: &Path, key: &str) -> Result<Option<ModelResult>> {
     if std::fs::symlink_metadata(path).is_err() {
         return Ok(None);

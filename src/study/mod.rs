@@ -82,7 +82,8 @@ struct Site {
 impl Study {
     /// Opens `dir` (default `runs/<name>`) for `loaded`.
     ///
-    /// Errors: another process in the directory, another recipe in it, data that cannot be read.
+    /// # Errors
+    /// Another process in the directory, another recipe in it, data that cannot be read.
     pub fn open(loaded: Loaded, dir: Option<PathBuf>, device: (Device, &str), interrupt: Interrupt) -> Result<Study> {
         let dir = dir.unwrap_or_else(|| Path::new("runs").join(&loaded.recipe.name));
         let (data, command) = (seeds::data_dir(&dir), command(&loaded, &dir, device.1));
@@ -114,7 +115,8 @@ impl Study {
 
     /// Opens the run in `dir` to read from it what is finished: nothing is written there, and others may read at once.
     ///
-    /// Errors: a process that works in the directory, data that cannot be read.
+    /// # Errors
+    /// A process that works in the directory, data that cannot be read.
     pub fn open_to_read(loaded: Loaded, dir: &Path, device: (Device, &str), interrupt: Interrupt) -> Result<Study> {
         let reading = fs::RunLock::to_read(dir)?;
         let command = command(&loaded, dir, device.1);
@@ -438,7 +440,8 @@ fn say_of_checkpoint(name: &str, shape: &Shape) {
 
 /// Takes `dir` for work on this recipe: locked, and cleared of what killed processes left. `data` is where its data is cached.
 ///
-/// Errors: another process in the directory, a study of another name in it, a recipe.toml that is not of a run, a part of
+/// # Errors
+/// Another process in the directory, a study of another name in it, a recipe.toml that is not of a run, a part of
 /// the directory that is a link.
 fn claim(dir: &Path, data: &Path, loaded: &Loaded) -> Result<fs::Claim> {
     let claim = fs::Claim::take(dir, data)?;

@@ -7,7 +7,8 @@ use crate::fs;
 
 /// Removes what killed processes left in the run directory `dir`, wherever a run writes, with its lock held.
 ///
-/// Errors: a directory of the run that is a link (usage): what is replaced and removed would lie elsewhere.
+/// # Errors
+/// A directory of the run that is a link (usage): what is replaced and removed would lie elsewhere.
 pub fn clear(dir: &Path) -> Result<()> {
     fs::remove_stale_tmp(dir)?;
     for part in ["data", "export", "report"] {

@@ -42,7 +42,8 @@ pub(super) fn data_dir(dir: &Path) -> PathBuf {
 impl Seeds {
     /// Opens `dir` (default `runs/<name>`) for `loaded`.
     ///
-    /// Errors: another process in the directory, another recipe in it.
+    /// # Errors
+    /// Another process in the directory, another recipe in it.
     pub fn open(loaded: Loaded, dir: Option<PathBuf>, device: (Device, &str), interrupt: Interrupt) -> Result<Seeds> {
         let dir = dir.unwrap_or_else(|| Path::new("runs").join(&loaded.recipe.name));
         let claim = claim(&dir, &dir.join("data"), &loaded)?;

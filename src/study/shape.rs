@@ -115,7 +115,8 @@ impl Shape {
 
 /// The shape of the model `name`: as the recipe says, or as the checkpoint does that it or its teacher comes from.
 ///
-/// Errors: a directory that holds no model of a known family, one that the objective cannot be trained with, or that has
+/// # Errors
+/// A directory that holds no model of a known family, one that the objective cannot be trained with, or that has
 /// another tokenizer than the data.
 pub fn shape(recipe: &Recipe, name: &str, data: &Data, base: &Path) -> Result<Shape> {
     let mut shape = whole(recipe, name, data, base)?;
@@ -316,7 +317,9 @@ fn judge_shape(d: family::Description, from: PathBuf, policy: Vocabulary, data: 
 /// The network of a described model as it is trained here, and its mask or start token.
 ///
 /// A causal model reads the token that stands between its texts in front of a text, so that every token of it is predicted.
-/// Errors (input) where the objective cannot train the family.
+///
+/// # Errors
+/// Input: where the objective cannot train the family.
 fn trainable(d: &Description, from: &Path, objective: &Objective) -> Result<(TransformerConfig, u32)> {
     let (place, family) = (from.display(), d.family.name());
     let cannot = |why: &str, hint: &str| {

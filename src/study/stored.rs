@@ -12,7 +12,8 @@ use crate::{fs, term};
 
 /// The recipe stored in `run`, to find a model by; its relative paths are looked up from where they were when it ran.
 ///
-/// Errors: a directory without one, a recipe that cannot be read.
+/// # Errors
+/// A directory without one, a recipe that cannot be read.
 pub fn read(run: &Path) -> Result<Loaded> {
     if !run.join("recipe.toml").is_file() {
         return Err(Error::input(format!("{} is not a run directory: it has no recipe.toml", run.display()))
@@ -24,7 +25,8 @@ pub fn read(run: &Path) -> Result<Loaded> {
 /// The recipe stored in `run`, to export or evaluate by. Of a run whose models are all finished, a rule that it breaks is
 /// told and passed over.
 ///
-/// Errors: as [`read`]; a broken rule where something is still to be trained; data or an evaluation out of range.
+/// # Errors
+/// As [`read`]; a broken rule where something is still to be trained; data or an evaluation out of range.
 pub fn usable(run: &Path) -> Result<Loaded> {
     let loaded = read(run)?;
     let Err(broken) = loaded.check() else { return Ok(loaded) };
@@ -43,7 +45,8 @@ pub fn passed_over(broken: &Error) {
 
 /// The run directory of the first training seed of the study in `run`, where it has several.
 ///
-/// Errors: a recipe.toml that cannot be read. What has none is not a run with several seeds.
+/// # Errors
+/// A recipe.toml that cannot be read. What has none is not a run with several seeds.
 pub fn first_seed(run: &Path) -> Result<Option<PathBuf>> {
     if !fs::is_there(&run.join("recipe.toml")) {
         return Ok(None);

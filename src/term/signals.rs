@@ -32,7 +32,8 @@ impl Interrupt {
     /// code, as every file on disk may be left at any time; while something is [`Interrupt::saving`] it only sets this handle.
     /// A second one ends the process in any case. Call it once per process; a default handle listens to nothing.
     ///
-    /// Errors: I/O, if the handlers cannot be registered.
+    /// # Errors
+    /// I/O, if the handlers cannot be registered.
     #[cfg(feature = "cli")]
     pub fn listen() -> Result<Interrupt> {
         let interrupt = Interrupt::default();

@@ -43,7 +43,8 @@ impl Log {
     /// left by a run that was killed after its last save, is dropped, so that the file of a resumed run is the
     /// uninterrupted one's.
     ///
-    /// Errors (input) where the part that is kept is not as it was.
+    /// # Errors
+    /// Input: where the part that is kept is not as it was.
     pub fn open(dir: &Path, name: &str, config: &TrainConfig, step: usize, mark: Option<&Mark>) -> Result<Log> {
         let path = dir.join(FILE);
         let kept = match path.exists() {
@@ -94,7 +95,7 @@ impl Log {
         if let Some(round) = state.training.round() {
             line["round"] = json!(round);
         }
-        let line = format!("{line}\n");
+        let line = format!("{}\n", fs::sorted(line));
         self.file.add(line.as_bytes())?;
         self.bytes += line.len() as u64;
         self.hash.update(&line);
@@ -141,7 +142,10 @@ impl Log {
     }
 }
 
-/// The part of the log `all`, read from `path`, that a run at `step` keeps. Errors (input) where it is not as it was.
+/// The part of the log `all`, read from `path`, that a run at `step` keeps.
+///
+/// # Errors
+/// Input: where it is not as it was.
 pub fn kept<'a>(path: &Path, all: &'a [u8], step: usize, mark: Option<&Mark>) -> Result<&'a [u8]> {
     let Some(mark) = mark else {
         // A checkpoint of fewstep 0.1.0, or none: there is one line for each step before it.

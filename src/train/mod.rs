@@ -144,7 +144,8 @@ pub struct Trained {
 
 /// Trains, from the newest good checkpoint if there is one, to the last step.
 ///
-/// Errors: non-finite loss or gradient (exit 5, the last good checkpoint is kept), a signal (130, 143 or 129 after saving), I/O, a
+/// # Errors
+/// Non-finite loss or gradient (exit 5, the last good checkpoint is kept), a signal (130, 143 or 129 after saving), I/O, a
 /// method that lacks something.
 pub fn train(job: &Job) -> Result<Trained> {
     let (config, term) = (job.config, job.method.facts().term);

@@ -140,7 +140,10 @@ fn misfit(file: &str, entry: &Entry, why: String) -> Error {
 }
 
 /// The tensors of a safetensors file that `from` reads and that has `total` bytes, as a [`Store`] sees them: only the
-/// header is read. Errors are of kind input, or I/O.
+/// header is read.
+///
+/// # Errors
+/// They are of kind input, or I/O.
 pub fn entries(file: &str, from: &mut (impl Read + Seek), total: u64) -> Result<Vec<Entry>> {
     Ok(header::read(file, from, total)?.0.entries)
 }

@@ -81,7 +81,8 @@ pub(super) fn index_files(path: &Path) -> Result<Indexed> {
 
 /// The map of the index with this text, called `file` in messages: every file in it has a plain name.
 ///
-/// Errors (kind input): another text than an index, an empty map, a name that is not plain.
+/// # Errors
+/// Input: another text than an index, an empty map, a name that is not plain.
 pub fn weight_map(file: &str, text: &[u8]) -> Result<BTreeMap<String, String>> {
     let wrong = |why: String| Error::input(format!("{file} is not an index of safetensors files")).cause(why);
     let index: Index = serde_json::from_slice(text).map_err(|e| wrong(e.to_string()))?;

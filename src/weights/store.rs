@@ -49,7 +49,10 @@ pub struct Bad {
 }
 
 impl Store {
-    /// Opens `path` and checks all headers; no data is read. Errors are of kind input, or I/O.
+    /// Opens `path` and checks all headers; no data is read.
+    ///
+    /// # Errors
+    /// They are of kind input, or I/O.
     ///
     /// Of a directory with one file and an index of several the one file is read, as other loaders do; it is refused where
     /// the two hold other tensors, and noted where they hold the same.
@@ -162,7 +165,10 @@ impl Store {
         self.parts[p].read(&self.parts[p].entries[e])
     }
 
-    /// The tensor of real numbers called `name` as f32. Errors where it is of another type, or not finite and that is refused.
+    /// The tensor of real numbers called `name` as f32.
+    ///
+    /// # Errors
+    /// Where it is of another type, or not finite and that is refused.
     pub fn tensor(&self, name: &str, non_finite: NonFinite) -> Result<HostTensor> {
         let (p, e) = self.place[name];
         let (part, entry) = (&self.parts[p], &self.parts[p].entries[e]);

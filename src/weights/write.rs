@@ -130,7 +130,8 @@ fn split(plan: &[Planned], limit: u64) -> Vec<Vec<&Planned>> {
 /// Writes the planned tensors into the existing directory `dir`, in files of at most `limit` bytes of tensors (one tensor
 /// at least), and takes away weights that lay there under other names; `bytes` gives each tensor's content.
 ///
-/// Errors: those of `bytes`, and refused writes.
+/// # Errors
+/// Those of `bytes`, and refused writes.
 pub fn write_model(
     dir: &Path,
     metadata: &BTreeMap<String, String>,

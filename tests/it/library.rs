@@ -132,6 +132,19 @@ fn what_a_trainer_or_an_evaluation_cannot_do_is_an_error_and_not_a_panic_or_some
     assert!(evaluation().judge("judge", &judge).teacher("teacher", &other).run().is_err());
     let sweep = evaluation().judge("judge", &judge).config(|c| c.temperatures = vec![0.5]).run();
     assert!(sweep.unwrap_err().to_string().contains("no sweeps"));
+    let sharp = Sharp(data.clone());
+    let impossible = Evaluation::new("small", &sharp).samples(2).steps(&[2]).teacher("teacher", &teacher).run();
+    assert!(impossible.unwrap_err().to_string().contains("smooth a language"));
+    // An order that a network does not read as phases is not exported, for nothing could read it.
+    let place = Place::new();
+    let odd = Trained { order: OrderConfig::Strided(2), ..teacher.clone() };
+    assert!(odd.export(&data, place.path("odd")).unwrap_err().to_string().contains("phases"));
+    assert!(!place.path("odd").exists());
+    // Ids that are never drawn are not drawn from its export either.
+    let without = Trained { model: teacher.model.clone().without(&[3]), ..teacher.clone() };
+    without.export(&data, place.path("without")).unwrap();
+    let written = Model::load(place.path("without")).unwrap();
+    assert_eq!(written.transformer().without_text(), [3]);
     let results = evaluation().judge("judge", &judge).run().unwrap();
     assert!(results.models[0].name == "judge" && results.models[0].rows.is_empty());
     // Those of another judge are not compared with them.
@@ -140,10 +153,33 @@ fn what_a_trainer_or_an_evaluation_cannot_do_is_an_error_and_not_a_panic_or_some
         Trainer::new(network, &data).steps(2).batch(2).ar().unwrap()
     };
     let other = evaluation().judge("judge", &causal(9)).run().unwrap();
-    let place = Place::new();
     results.save(&place.path("a.json")).unwrap();
     other.save(&place.path("b.json")).unwrap();
     place.run(&["gate", "a.json", "--baseline", "b.json"]).fails(2, &["judge"]);
+}
+
+/// A language in which nothing is possible.
+struct Sharp(Sequences);
+
+impl Dataset for Sharp {
+    fn vocab(&self) -> usize {
+        self.0.vocab()
+    }
+    fn length(&self) -> usize {
+        self.0.length()
+    }
+    fn batch(&self, seed: u64, step: u64, batch: usize) -> Vec<u32> {
+        self.0.batch(seed, step, batch)
+    }
+    fn held_out(&self, n: usize) -> Vec<Vec<u32>> {
+        self.0.held_out(n)
+    }
+    fn tokenizer(&self) -> fewstep::data::tokenizer::Tokenizer {
+        self.0.tokenizer()
+    }
+    fn nll(&self, _: &[u32]) -> Option<f64> {
+        Some(f64::INFINITY)
+    }
 }
 
 /// A method of a program's own that keeps the network it began with, and learns from that.

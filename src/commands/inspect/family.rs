@@ -48,7 +48,8 @@ fn visibility(d: &Description) -> String {
 /// Prints what the directory holds, and whether it can be loaded; with `against`, how near the model's outputs are to stored
 /// ones.
 ///
-/// Errors (input): a directory that cannot be loaded, after all that could be said of it was printed.
+/// # Errors
+/// Input: a directory that cannot be loaded, after all that could be said of it was printed.
 pub fn run(dir: &Path, against: Option<&Path>, as_json: bool, device: &Device) -> Result<()> {
     let Checked { description: d, store, tokenizer, non_finite, problem } = family::check(dir)?;
     d.notes.iter().for_each(|note| term::warn(note));

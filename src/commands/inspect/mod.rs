@@ -16,7 +16,8 @@ use crate::{fs, shown, term};
 
 /// Prints tensors, sizes, finiteness and hash; with `against`, compares logits on stored inputs.
 ///
-/// Errors: what is not a model, or no such model of a run.
+/// # Errors
+/// What is not a model, or no such model of a run.
 pub fn run(path: &Path, model: Option<&str>, against: Option<&Path>, as_json: bool, device: &Device) -> Result<()> {
     let path = &models::resolve(path)?;
     let (file, dir) = match path.is_dir() {

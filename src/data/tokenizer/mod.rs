@@ -188,7 +188,8 @@ impl Tokenizer {
 
     /// The id that may stand behind a document.
     ///
-    /// Errors (usage): a tokenizer that has no end token.
+    /// # Errors
+    /// Usage: a tokenizer that has no end token.
     pub fn end(&self) -> Result<u32> {
         let found = match self {
             Tokenizer::Bytes => Some(END_CHAR as u32),
@@ -252,7 +253,8 @@ impl Tokenizer {
     /// post-processor of tokenizer.json says, unless the tokenizer_config.json in `dir` (of a LLaMA tokenizer) says
     /// whether `bos` is put there.
     ///
-    /// Errors (kind input): tokenizer_config.json is no JSON; the library fails on the post-processor.
+    /// # Errors
+    /// Input: tokenizer_config.json is no JSON; the library fails on the post-processor.
     pub fn front(&self, dir: Option<&Path>, bos: Option<u32>) -> Result<Vec<u32>> {
         let said = dir.map_or(Ok(None), |dir| hf::adds_bos(&dir.join(CONFIG)))?;
         match (self, said) {

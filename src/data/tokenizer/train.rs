@@ -221,7 +221,8 @@ fn merged(tokens: &[u32], pair: Pair, made: u32) -> Vec<u32> {
 
 /// The tokenizer of `vocab` tokens that the words of a text give.
 ///
-/// Errors: a text with too few different words (usage).
+/// # Errors
+/// A text with too few different words (usage).
 pub fn bpe(vocab: usize, words: Words) -> Result<Tokenizer> {
     let mut training = Training::new(words);
     while training.names.len() < vocab {
@@ -255,7 +256,8 @@ const TRAINER: u32 = 1;
 /// The tokenizer of `vocab` tokens of the text with this hash: the one in `path`, or a new one from the words that `count`
 /// finds, which is then kept there. Without a path nothing is kept.
 ///
-/// Errors: a kept one that was changed (input), and those of `bpe` and of `count`.
+/// # Errors
+/// A kept one that was changed (input), and those of `bpe` and of `count`.
 pub fn kept(
     path: Option<&Path>,
     (source_sha256, vocab): (&str, usize),

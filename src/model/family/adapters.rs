@@ -179,7 +179,8 @@ fn auto_class(d: &Description) -> Option<&'static str> {
 
 /// Reads the adapters of a directory for a network with these sites.
 ///
-/// Errors (kind input): files that are absent or malformed, settings that change the mathematics, tensors of other modules.
+/// # Errors
+/// Input: files that are absent or malformed, settings that change the mathematics, tensors of other modules.
 pub fn read(dir: &Path, sites: &[Site]) -> Result<(Plan, Named)> {
     let config = settings(dir)?;
     let file = dir.join(WEIGHTS);

@@ -21,7 +21,8 @@ pub struct Checked {
 
 /// Checks the directory as [`super::load`] does, its values among it: every tensor is read, one at a time.
 ///
-/// Errors where it is not even known what it should hold.
+/// # Errors
+/// Where it is not even known what it should hold.
 pub fn check(dir: &Path) -> Result<Checked> {
     let opened = open(dir, None)?;
     let misfit = fits(&opened, &LoadOptions::default()).err();

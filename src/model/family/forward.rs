@@ -14,7 +14,9 @@ use super::{Description, Prediction, log_score};
 ///
 /// Rows are as the head gives them, unshifted; SEDD's are log-scores. Twice as many ids as `length` are BD3-LM's x_t and
 /// x_0; as many are read with full visibility there, unless `blocks` asks for its sampling mode.
-/// Errors (usage) where ids or lengths do not fit the model.
+///
+/// # Errors
+/// Usage: where ids or lengths do not fit the model.
 pub fn forward(
     description: &Description,
     model: &Transformer,

@@ -49,7 +49,8 @@ impl Selection {
 /// Writes the settings into `dir`'s generation_config.json, if the family's export has one, and for Dream, whose own code
 /// makes its settings of config.json, into that; the other keys stay.
 ///
-/// Errors (kind input) where one of them is no JSON object.
+/// # Errors
+/// Input: where one of them is no JSON object.
 pub fn write_generation(dir: &Path, family: Family, generation: &Generation) -> Result<()> {
     let config = (family == Family::Dream).then_some("config.json");
     for path in [Some(FILE), config].into_iter().flatten().map(|name| dir.join(name)).filter(|path| path.exists()) {

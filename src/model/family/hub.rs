@@ -7,7 +7,10 @@ use crate::hub::{Reference, RepoKind, reference};
 use crate::weights::Store;
 
 /// The directory that `path` means: itself, or under `hf://` the model's snapshot in the cache, downloaded where it is not
-/// there yet. Errors: a malformed reference, or a model that is neither in the cache nor to be had.
+/// there yet.
+///
+/// # Errors
+/// A malformed reference, or a model that is neither in the cache nor to be had.
 pub fn resolve(path: &Path) -> Result<PathBuf> {
     let text = path.to_string_lossy();
     match reference(&text)? {

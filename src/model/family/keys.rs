@@ -16,13 +16,19 @@ pub struct Keys<'a> {
 }
 
 impl<'a> Keys<'a> {
-    /// The keys of `value`, the content of `file`. Errors if it is no object.
+    /// The keys of `value`, the content of `file`.
+    ///
+    /// # Errors
+    /// If it is no object.
     pub fn of(file: &'a str, value: &'a Value) -> Result<Self> {
         let map = value.as_object().ok_or_else(|| Error::input(format!("{file}: not a JSON object")))?;
         Ok(Keys { file, prefix: String::new(), map })
     }
 
-    /// The keys of the object under `key`; none where it is absent or null. Errors if it is something else.
+    /// The keys of the object under `key`; none where it is absent or null.
+    ///
+    /// # Errors
+    /// If it is something else.
     pub fn inside(&self, key: &str) -> Result<Option<Keys<'a>>> {
         let Some(value) = self.get(key) else { return Ok(None) };
         let wrong = || self.wrong(key, format!("must be an object, but is {}", short(value)));
@@ -111,7 +117,10 @@ impl<'a> Keys<'a> {
         value.as_bool().ok_or_else(|| self.wrong(key, format!("must be true or false, but is {}", short(value))))
     }
 
-    /// Text, or none where the key is absent or null. Errors if it is something else.
+    /// Text, or none where the key is absent or null.
+    ///
+    /// # Errors
+    /// If it is something else.
     pub fn text(&self, key: &str) -> Result<Option<&'a str>> {
         let Some(value) = self.get(key) else { return Ok(None) };
         let wrong = || self.wrong(key, format!("must be text, but is {}", short(value)));
@@ -123,7 +132,10 @@ impl<'a> Keys<'a> {
         self.get(key)?.as_array()?.first()?.as_str()
     }
 
-    /// The texts of the list under `key`; none where it is absent or null. Errors if it is something else.
+    /// The texts of the list under `key`; none where it is absent or null.
+    ///
+    /// # Errors
+    /// If it is something else.
     pub fn texts(&self, key: &str) -> Result<Option<Vec<&'a str>>> {
         let Some(value) = self.get(key) else { return Ok(None) };
         let list = value.as_array().and_then(|list| list.iter().map(Value::as_str).collect::<Option<Vec<_>>>());
@@ -132,7 +144,8 @@ impl<'a> Keys<'a> {
 
     /// Token ids below 2^32: a number, or a list of them. A number below 0 stands for none.
     ///
-    /// Errors if it is something else.
+    /// # Errors
+    /// If it is something else.
     pub fn ids(&self, key: &str) -> Result<Vec<u32>> {
         let Some(value) = self.get(key) else { return Ok(Vec::new()) };
         token_ids(value)
@@ -198,7 +211,8 @@ impl<'a> Keys<'a> {
 
     /// The one value that every source which says something says: `said` are values with the whole names of their keys.
     ///
-    /// Errors where two differ, with both names.
+    /// # Errors
+    /// Where two differ, with both names.
     pub fn agreed<T: PartialEq + std::fmt::Debug + Clone>(&self, said: &[(String, T)]) -> Result<Option<T>> {
         let Some((first, value)) = said.first() else { return Ok(None) };
         match said.iter().find(|(_, other)| other != value) {

@@ -39,7 +39,8 @@ const BESIDE: [&str; 13] = [
 
 /// Writes the parameters of a model of this description into the existing directory `to`, laid out as the model in `from`.
 ///
-/// Errors: `from` is not readable, or has other tensors than the model; a parameter does not fit the type; `to` is not
+/// # Errors
+/// `from` is not readable, or has other tensors than the model; a parameter does not fit the type; `to` is not
 /// writable.
 pub fn export(from: &Path, to: &Path, description: &Description, parameters: &Named, storage: Storage) -> Result<()> {
     export_in_files(from, to, description, parameters, storage, SHARD)

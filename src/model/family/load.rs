@@ -57,7 +57,10 @@ pub struct Loaded {
     pub model: Transformer,
 }
 
-/// The content of `dir/config.json`. Errors (kind input) where it is absent or no JSON, or a file of the directory leads
+/// The content of `dir/config.json`.
+///
+/// # Errors
+/// Input: where it is absent or no JSON, or a file of the directory leads
 /// out of it.
 pub fn read_config(dir: &Path) -> Result<(String, Value)> {
     fs::contained(dir)?;
@@ -71,7 +74,8 @@ pub fn read_config(dir: &Path) -> Result<(String, Value)> {
 
 /// Canonical names of a store's tensors of real numbers: to the name in the files, and to the shape.
 ///
-/// Errors where two names are the same without their prefixes (a model beside its moving average).
+/// # Errors
+/// Where two names are the same without their prefixes (a model beside its moving average).
 pub fn names_of(store: &Store) -> Result<(BTreeMap<String, String>, Shapes)> {
     let (mut names, mut shapes) = (BTreeMap::new(), Shapes::new());
     for entry in store.reals() {
@@ -128,7 +132,8 @@ pub fn look(dir: &Path) -> Result<(Description, Store)> {
 
 /// Reads the model of a directory onto `device`.
 ///
-/// Errors: as [`describe`], and files or tensors that are missing, malformed, misshapen or unknown.
+/// # Errors
+/// As [`describe`], and files or tensors that are missing, malformed, misshapen or unknown.
 pub fn load(dir: &Path, options: &LoadOptions, device: &Device) -> Result<Loaded> {
     let mut opened = open(dir, options.weights.as_deref())?;
     options.configure(&mut opened.description.network);
@@ -145,7 +150,8 @@ pub fn load(dir: &Path, options: &LoadOptions, device: &Device) -> Result<Loaded
 
 /// Whether the tensors are those of the described network, before a network is made.
 ///
-/// Errors: tensors that are missing, misshapen, unknown or integers, and a head that contradicts its embedding.
+/// # Errors
+/// Tensors that are missing, misshapen, unknown or integers, and a head that contradicts its embedding.
 pub fn fits(opened: &Opened, options: &LoadOptions) -> Result<()> {
     let Opened { description, store, shapes, at, .. } = opened;
     let (network, family) = (&description.network, description.family);

@@ -20,7 +20,8 @@ const MAX_BESIDE: u64 = 256 << 20;
 
 /// Writes the model of `from`, which `description` describes, with the blocks `keep` alone into the existing directory `to`.
 ///
-/// Errors: groups of blocks that the subset does not fill, a config.json without the number of blocks, I/O.
+/// # Errors
+/// Groups of blocks that the subset does not fill, a config.json without the number of blocks, I/O.
 pub fn shallow(from: &Path, to: &Path, description: &Description, keep: &[usize]) -> Result<()> {
     fills_groups(from, keep)?;
     let group = block_group(&description.config);

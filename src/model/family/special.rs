@@ -22,7 +22,10 @@ pub fn tokenizer(dir: &Path) -> Result<Option<Tokenizer>> {
 /// tokenizer_config.json and special_tokens_map.json, then from the text that the family's tokenizers have for a mask, last
 /// from the family's defaults. Every token that config.json or generation_config.json calls an end is one.
 ///
-/// A mask that the tokenizer does not call so is noted. Errors (kind input) where one of these files is no JSON, or the
+/// A mask that the tokenizer does not call so is noted.
+///
+/// # Errors
+/// Input: where one of these files is no JSON, or the
 /// tokenizer names a token outside of the vocabulary.
 pub fn settle(dir: &Path, description: &mut Description, tokenizer: Option<&Tokenizer>) -> Result<()> {
     let (family, vocab) = (description.family, description.vocab);

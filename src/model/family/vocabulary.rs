@@ -62,7 +62,8 @@ impl Rows {
     /// The rows of a checkpoint with a vocabulary of `vocab`, this mask and tokenizer `theirs` (none: ids are all that is
     /// known) for data of the tokenizer `ours`.
     ///
-    /// Errors (kind input) where the policy does not let the two go together.
+    /// # Errors
+    /// Input: where the policy does not let the two go together.
     pub fn find(
         policy: Vocabulary,
         theirs: Option<&Tokenizer>,

@@ -56,7 +56,8 @@ impl LoraConfig {
 
     /// The sites of a network that it names, out of all of them.
     ///
-    /// Errors (usage) with the list of names where one of `targets` is no module; `key` is the table's place.
+    /// # Errors
+    /// Usage: with the list of names where one of `targets` is no module; `key` is the table's place.
     pub fn plan(&self, key: &str, all: &[Site]) -> Result<Plan> {
         let mut known: Vec<&str> = Vec::new();
         all.iter().for_each(|s| {
@@ -196,7 +197,8 @@ pub fn is_adapter(path: &str) -> bool {
 impl Transformer {
     /// The same network, its weights shared and without gradients, with the given adapters on `device`.
     ///
-    /// Errors (kind input) where they are not those of the plan; `place` names their file.
+    /// # Errors
+    /// Input: where they are not those of the plan; `place` names their file.
     pub fn with_adapters(&self, plan: &Plan, adapters: &Named, place: &str, device: &Device) -> Result<Self> {
         let found = adapters.iter().map(|(name, t)| (name.clone(), t.shape.clone())).collect();
         match_shapes(&plan.shapes(), &found, false)
@@ -285,7 +287,8 @@ fn merge(dense: &mut Dense) {
 
 /// Checks a subset of the blocks of a network; `key` is the recipe's key.
 ///
-/// Errors (usage): none, one that is not there or not above the one before it, and subsets that would move a block to where
+/// # Errors
+/// Usage: none, one that is not there or not above the one before it, and subsets that would move a block to where
 /// the network treats it as another kind (first blocks without a norm, local windows).
 pub fn check_layers(keep: &[usize], config: &TransformerConfig, key: &str) -> Result<()> {
     let ascending = keep.windows(2).all(|w| w[0] < w[1]);

@@ -586,7 +586,8 @@ impl Transformer {
 impl Transformer {
     /// A network with the given weights; `place` names their file in errors.
     ///
-    /// Errors when names or shapes differ from what the configuration asks for.
+    /// # Errors
+    /// When names or shapes differ from what the configuration asks for.
     pub fn from_weights(
         config: &TransformerConfig,
         vocab: usize,

@@ -11,7 +11,8 @@ use crate::error::{Error, Result, nearest};
 
 /// The tree of the file's text.
 ///
-/// Errors: Usage for a fault of syntax, among them a key given twice.
+/// # Errors
+/// Usage for a fault of syntax, among them a key given twice.
 pub(super) fn document<'a>(source: &Source<'a>) -> Result<DeTable<'a>> {
     DeTable::parse(source.text).map(Spanned::into_inner).map_err(|e| syntax(&e, source))
 }

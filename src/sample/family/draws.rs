@@ -27,7 +27,10 @@ impl Draws {
         Draws::Recorded(values.chunks(size.max(1)).map(<[f32]>::to_vec).collect())
     }
 
-    /// The next `n` uniforms. Errors where the record has none left, or another number of them.
+    /// The next `n` uniforms.
+    ///
+    /// # Errors
+    /// Where the record has none left, or another number of them.
     pub fn next(&mut self, n: usize) -> Result<Vec<f64>> {
         match self {
             Draws::Seeded(rng) => Ok((0..n).map(|_| rng.random::<f64>()).collect()),

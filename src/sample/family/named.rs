@@ -101,7 +101,10 @@ impl Sampler {
         NAMES.iter().find(|(sampler, _)| *sampler == self).map_or("", |(_, name)| name)
     }
 
-    /// The sampler of this name. Errors (usage) with the nearest one.
+    /// The sampler of this name.
+    ///
+    /// # Errors
+    /// Usage: with the nearest one.
     pub fn named(name: &str) -> Result<Sampler> {
         NAMES.into_iter().find(|(_, n)| *n == name).map(|(sampler, _)| sampler).ok_or_else(|| {
             let error = Error::usage(format!("no sampler `{name}`"));
@@ -176,7 +179,8 @@ impl Sampler {
 
     /// The plan for one text of `length` of which the positions before `start` are given.
     ///
-    /// Errors (usage): a model it does not fit, and settings that it has not.
+    /// # Errors
+    /// Usage: a model it does not fit, and settings that it has not.
     pub fn plan(self, d: &Description, start: usize, length: usize, settings: &Settings) -> Result<Plan> {
         if !self.fits(d) {
             let others = Self::list(|s| s.fits(d));

@@ -12,7 +12,8 @@ use crate::model::config::Visibility;
 
 /// Walks the canvas `x` [B L] by the plan, L longer than the network's W.
 ///
-/// Errors as [`walk`], and (usage) where the network does not see block by block or the plan is none of aligned blocks.
+/// # Errors
+/// As [`walk`], and (usage) where the network does not see block by block or the plan is none of aligned blocks.
 pub(super) fn run(model: &Transformer, x: &[u32], plan: &Plan, draws: &mut Draws) -> Result<Walked> {
     let batch = plan.blocks[0].len();
     let (length, width) = (x.len() / batch, model.length());

@@ -137,7 +137,10 @@ fn end(walk: &mut Walk, rule: &Transition, kept: Option<Vec<f32>>, draws: &mut D
 /// masked positions of x_t [B L], each from the step in which it was revealed, or from the last of `k` steps.
 ///
 /// Its grid is t space + (1 - t) (t - k dt) with space from 1 to 0 over the k steps, and not below 1e-5; ours is
-/// `method::distill::teacher_times`. Errors where recorded draws run out.
+/// `method::distill::teacher_times`.
+///
+/// # Errors
+/// Where recorded draws run out.
 pub fn sdtt_targets(
     teacher: &Transformer,
     xt: &[u32],
