@@ -3,9 +3,10 @@
     python tests/reference/make.py [DIRECTORY]     # needs torch and transformers, as tests/clients has them
 
 Families that transformers has are computed by it; the backbone of MDLM, SDTT and DUO is written down here a second time, from
-the papers' description (DiT with rotary positions and adaptive layer norms), in float64 on plain tensors. `losses.json` has one golden
-vector for each objective on tokens: numbers, and the loss of them by a formula that is not the one of the Rust code wherever there is
-another (limits of discrete steps in place of integrands, explicit matrices in place of closed forms).
+the papers' description (DiT with rotary positions and adaptive layer norms), in float64 on plain tensors. `losses.json` has golden
+vectors of the objectives on tokens and on vectors: numbers, and the loss of them by a formula that is not the one of the Rust code
+wherever there is another (limits of discrete steps in place of integrands, explicit matrices in place of closed forms, equations
+solved in place of coefficients).
 """
 
 import json
@@ -221,12 +222,141 @@ def losses():
     return out
 
 
+# ---- vectors
+
+def place(path, t):
+    """alpha and sigma."""
+    if path == "linear":
+        return 1 - t, t
+    turned = torch.polar(torch.tensor(1.0, dtype=torch.float64), torch.tensor(math.pi / 2 * t, dtype=torch.float64))
+    return float(turned.real), float(turned.imag)
+
+
+def on_path(path, t, x0, eps):
+    alpha, sigma = place(path, t)
+    return alpha * x0 + sigma * eps
+
+
+def wanted(path, predict, t, x0, eps):
+    """What a network is to say; a velocity is the derivative of the path by its angle, or by t, as a difference."""
+    if predict == "x0":
+        return x0
+    if predict == "noise":
+        return eps
+    h = 1e-5
+    unit = 1.0 if path == "linear" else math.pi / 2
+    return (on_path(path, t + h, x0, eps) - on_path(path, t - h, x0, eps)) / (2 * h * unit)
+
+
+def ends(path, predict, t, xt, says):
+    """x_0 and eps on the path through x_t of which a network says so: two equations, solved."""
+    one = torch.ones(1, dtype=torch.float64)
+    zero = torch.zeros(1, dtype=torch.float64)
+    columns = [torch.cat([on_path(path, t, *pair), wanted(path, predict, t, *pair)]) for pair in ((one, zero), (zero, one))]
+    both = torch.linalg.solve(torch.stack(columns, 1), torch.stack([xt.flatten(), says.flatten()]))
+    return both[0].reshape(xt.shape), both[1].reshape(xt.shape)
+
+
+def stepped(path, predict, t, s, xt, says):
+    """x_s by the one step that a network's answer leads to."""
+    return on_path(path, s, *ends(path, predict, t, xt, says))
+
+
+def led(path, predict, t, s, xt, xs):
+    """The constant answer, per number, whose one step from x_t leads to x_s: a line is fixed by two points."""
+    zero, one = torch.zeros_like(xt), torch.ones_like(xt)
+    at_zero, at_one = (stepped(path, predict, t, s, xt, says) for says in (zero, one))
+    return (xs - at_zero) / (at_one - at_zero)
+
+
+def mean_square(x):
+    return float((x * x).mean())
+
+
+def vectors():
+    """Paths, and the losses of students that say one vector whatever they read."""
+    b, m, d = 3, 2, 2
+    g = generator(8)
+    x0, eps = (torch.randn(b, m, d, generator=g, dtype=torch.float64) for _ in range(2))
+    student, teacher, critic = (torch.randn(d, generator=g, dtype=torch.float64) for _ in range(3))
+    c, a, f = (v.expand(b, m, d) for v in (student, teacher, critic))
+    out = {"x0": x0.tolist(), "eps": eps.tolist(), "student": student.tolist(), "teacher": teacher.tolist(), "critic": critic.tolist(),
+           "t": 0.7, "s": 0.2, "paths": [], "losses": []}
+    for path in ("trigonometric", "linear"):
+        for predict in ("noise", "x0", "v"):
+            t, s = out["t"], out["s"]
+            xt = on_path(path, t, x0, eps)
+            out["paths"].append({
+                "path": path, "predict": predict, "xt": xt.tolist(), "target": wanted(path, predict, t, x0, eps).tolist(),
+                "x0": ends(path, predict, t, xt, c)[0].tolist(), "xs": stepped(path, predict, t, s, xt, c).tolist()})
+
+    def loss(method, path, predict, value):
+        out["losses"].append({"method": method, "path": path, "predict": predict, "loss": value})
+
+    for path in ("trigonometric", "linear"):
+        for predict in ("x0", "v"):
+            # Progressive: one step from 1 to 0 in the place of two.
+            def halves(says):
+                middle = stepped(path, predict, 1.0, 0.5, eps, says)
+                return led(path, predict, 1.0, 0.0, eps, on_path(path, 0.0, *ends(path, predict, 0.5, middle, says)))
+
+            loss({"progressive": {"steps": 2, "rounds": 1}}, path, predict, mean_square(c - halves(a)))
+            if predict == "v":
+                loss({"shortcut": {"finest": 2, "share": 1.0}}, path, predict, mean_square(c - halves(c)))
+            # Consistency on the grid of 0 and 1.
+            for distill in (True, False):
+                near = ends(path, predict, 1.0, eps, a)[0] if distill else x0
+                far = ends(path, predict, 1.0, eps, c)[0]
+                squares = ((far - near) ** 2).sum((1, 2))
+                edge = 0.00054 * math.sqrt(m * d)
+                huber = float((torch.sqrt(squares + edge * edge) - edge).mean())
+                loss({"consistency": {"first_grid": 1, "last_grid": 1, "distill": distill}}, path, predict,
+                     huber / (10 * math.sqrt(m * d)))
+            if predict == "x0":
+                # The gradient of matching is (critic - teacher) over the size of what the teacher would change.
+                size = (c - a).abs().mean((1, 2), keepdim=True) + 1e-3
+                loss({"matching": {"steps": 1, "critic_lr": 1e-3}}, path, predict, mean_square((f - a) / size) / 2)
+    # Velocities of the straight path do not depend on the time.
+    v = eps - x0
+    loss({"shortcut": {"finest": 2, "share": 0.0}}, "linear", "v", mean_square(c - v))
+    squares = ((c - v) ** 2).mean((1, 2))
+    loss({"mean_flow": {"share": 0.0}}, "linear", "v", float((squares / (squares + 1e-3)).mean()))
+    # sCM where tan phi = 1: cos phi d f / d phi of f = cos phi x - sin phi F with a constant F, by a difference along the path.
+    phi, h = math.pi / 4, 1e-5
+
+    def consistent(at):
+        x = math.cos(at) * x0 + math.sin(at) * eps
+        return math.cos(at) * x - math.sin(at) * c
+
+    tangent = -math.cos(phi) * (consistent(phi + h) - consistent(phi - h)) / (2 * h)
+    norm = (tangent ** 2).mean((1, 2), keepdim=True).sqrt()
+    loss({"continuous": {"distill": False, "warmup": 0.0, "mean": 0.0, "deviation": 0.0}}, "trigonometric", "v",
+         mean_square(tangent / (norm + 0.1)))
+    # Embeddings: the levels' own x_0 and target, and what rounding costs.
+    v, n = 5, 4
+    codebook, offsets = torch.randn(v, d, generator=g, dtype=torch.float64), torch.randn(v, generator=g, dtype=torch.float64)
+    points, tokens = torch.randn(n, d, generator=g, dtype=torch.float64), torch.randint(0, v, (n,), generator=g)
+    nll = torch.nn.functional.cross_entropy(points @ codebook.T + offsets, tokens)
+    told = torch.nn.functional.cross_entropy((student @ codebook.T + offsets).expand(n, v), tokens)
+    out["rounding"] = {"codebook": codebook.tolist(), "offsets": offsets.tolist(), "vectors": points.tolist(), "tokens": tokens.tolist(),
+                       "nll": float(nll), "class_log_probability": -n * float(told)}
+    # Chen's sqrt schedule of Diffusion-LM: abar_t = 1 - sqrt(t / T + 1e-4), its betas cut at 0.999, as in eq. of its appendix A.
+    levels = 10
+    bar = [1 - math.sqrt(k / levels + 1e-4) for k in range(levels + 1)]
+    kept, alphas = 1.0, []
+    for k in range(levels):
+        kept *= 1 - min(1 - bar[k + 1] / bar[k], 0.999)
+        alphas.append(kept)
+    out["levels"], out["alphas_cumprod"] = levels, alphas
+    return out
+
+
 def main():
     to = Path(sys.argv[1]) if len(sys.argv) > 1 else HERE
     torch.set_num_threads(1)
     mdlm(to)
     of_transformers(to)
-    (to / "losses.json").write_text(json.dumps(losses(), indent=1, allow_nan=False) + "\n")
+    (to / "losses.json").write_text(json.dumps({**losses(), "vectors": vectors()}, indent=1, allow_nan=False) + "\n")
 
 
 if __name__ == "__main__":
