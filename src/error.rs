@@ -120,7 +120,7 @@ impl fmt::Display for Error {
 /// Checks that the whole number that the recipe's `key` is lies in `range`; the hint is the nearest one that does.
 ///
 /// # Errors
-/// Usage.
+/// A number outside of the range (usage).
 pub fn whole_within(key: &str, value: usize, range: RangeInclusive<usize>) -> Result<()> {
     let (low, high) = (*range.start(), *range.end());
     match range.contains(&value) {
@@ -132,7 +132,7 @@ pub fn whole_within(key: &str, value: usize, range: RangeInclusive<usize>) -> Re
 /// The same of a number; what is not a number lies in no range.
 ///
 /// # Errors
-/// Usage.
+/// A number outside of the range (usage).
 pub fn within(key: &str, value: f64, range: RangeInclusive<f64>) -> Result<()> {
     let (low, high) = (*range.start(), *range.end());
     let nearest = if value.is_nan() { low } else { value.clamp(low, high) };

@@ -28,9 +28,9 @@ pub struct GateConfig {
     /// Rules; of several that match a row and metric, the last one holds. Default: nll and sampler_nll may rise by 5 %, valid and agreement
     /// may drop by 0.05, entropy may move by 2 % either way, the share of copies may rise by 0.1, latency may rise by 25 %.
     pub rules: Vec<GateRule>,
-    /// Bootstrap resamples per comparison, 100 to 100,000; default 2000.
+    /// Bootstrap resamples per comparison, 100 to 100,000.
     pub resamples: usize,
-    /// Bootstrap seed; default 0.
+    /// Bootstrap seed.
     pub seed: u64,
 }
 
@@ -89,8 +89,10 @@ impl GateRule {
 }
 
 impl GateConfig {
+    /// Checks each rule by itself.
+    ///
     /// # Errors
-    /// For limits that cannot be meant.
+    /// Limits that cannot be meant (usage).
     pub fn check(&self) -> Result<()> {
         for (i, rule) in self.rules.iter().enumerate() {
             let place = format!("gate.rules[{i}]");
@@ -200,11 +202,12 @@ impl Verdict {
     }
 }
 
-/// Compares every row of `baseline` that a rule covers with the same row of `candidate`.
+/// Compares every row of `baseline` that a rule covers with the same row of `candidate`. A row, model or score that the
+/// candidate lacks is a failed comparison.
 ///
 /// # Errors
-/// Usage: rules that cannot be meant or match nothing, and results of different data, vocabulary, length
-/// or judge unless `allow_mismatch`. A row, model or score that the candidate lacks is a failed comparison.
+/// Rules that cannot be meant or match nothing, and results of different data, vocabulary, length or judge unless
+/// `allow_mismatch` (usage).
 pub fn judge(baseline: &Results, candidate: &Results, config: &GateConfig, allow_mismatch: bool) -> Result<Verdict> {
     config.check()?;
     baseline.check()?;

@@ -44,7 +44,7 @@ pub enum RepoKind {
 /// What `text` names on the hub, or none where it is a path.
 ///
 /// # Errors
-/// Usage: where it is neither.
+/// Text that is neither (usage).
 pub fn reference(text: &str) -> Result<Option<Reference>> {
     let Some(rest) = text.strip_prefix(SCHEME) else { return Ok(None) };
     let wrong = || {
@@ -127,7 +127,7 @@ impl Reference {
     /// Downloads the file `name` into the cache.
     ///
     /// # Errors
-    /// They say that it is not in the cache either.
+    /// A file that cannot be downloaded (I/O), and that is not in the cache either.
     fn download(&self, name: &str) -> Result<PathBuf> {
         let (client, folder) = (self.client()?, self.folder());
         let get = || -> std::result::Result<PathBuf, Failure> {
@@ -144,6 +144,10 @@ impl Reference {
     /// Downloads the files of the repository that `place` puts in an order (none: not wanted), all of one commit; the
     /// directory they lie in. Only plain names at the top of the repository are asked for. What tells a reader that the
     /// snapshot is there belongs last: a download that was stopped is then not taken for a whole one.
+    ///
+    /// # Errors
+    /// A hub that cannot be reached or refuses, a repository without such files, a refused write (I/O); settings that are wrong
+    /// (usage); a signal.
     pub fn snapshot(&self, place: impl Fn(&str) -> Option<usize>) -> Result<PathBuf> {
         let (client, folder) = (self.client()?, self.folder());
         let get = || -> std::result::Result<PathBuf, Failure> {
@@ -180,8 +184,7 @@ impl Reference {
     /// A connection to the hub, of which a line says that it is used.
     ///
     /// # Errors
-    /// The network is forbidden, or the settings
-    /// are wrong.
+    /// A network that is forbidden (I/O), or settings that are wrong (usage).
     fn client(&self) -> Result<Client> {
         if let Some(variable) = settings::offline(&settings::process) {
             return Err(self

@@ -93,7 +93,7 @@ fn not_a_command(e: &clap::Error) -> ExitCode {
 /// Tells the libraries what the command line chose.
 ///
 /// # Errors
-/// Device: threads that the system refuses.
+/// Threads that the system refuses (device).
 fn settle(cli: &Cli) -> Result<()> {
     let device = cli.global.device.split(':').next().unwrap_or_default();
     // SAFETY: no other thread exists yet; the first ones start below and in `dispatch`. It is needed because what

@@ -23,7 +23,10 @@ pub fn memory() -> Option<Room> {
     memory_in(Path::new("/proc"), Path::new("/sys/fs/cgroup"))
 }
 
-/// Refuses (kind device) what needs more than the memory that is left; `what` says it, in the words of a message.
+/// Refuses what needs more than the memory that is left; `what` says it, in the words of a message.
+///
+/// # Errors
+/// More than is left (device).
 pub fn need(bytes: u128, what: impl FnOnce() -> String) -> Result<()> {
     match memory() {
         Some(room) if bytes > room.bytes.into() => Err(Error::new(Kind::Device, what()).cause(compared(bytes, room))),
@@ -34,8 +37,11 @@ pub fn need(bytes: u128, what: impl FnOnce() -> String) -> Result<()> {
 /// Address space of a thread: the 2 MiB of its stack, the pages around it, and what its allocator begins with. 1024 threads did not start in 3.8 GiB.
 const THREAD: u128 = 4 << 20;
 
-/// Refuses (kind device) so many threads where the limits of the process have no room for their stacks: one that starts without
+/// Refuses so many threads where the limits of the process have no room for their stacks: one that starts without
 /// room for its signal stack would end in a panic of the standard library.
+///
+/// # Errors
+/// So many threads (device).
 pub fn threads(count: usize) -> Result<()> {
     let needed = THREAD * count as u128;
     match process_room(Path::new("/proc")) {

@@ -99,6 +99,9 @@ pub fn out_is_lost() -> bool {
 
 /// How the process ends: as its command ended, whatever became of stdout. A success whose data stdout could not take is an
 /// I/O error; a reader that has gone wanted no more of them, which is none.
+///
+/// # Errors
+/// That of the command; data that stdout did not take (I/O).
 pub fn ended(command: Result<()>) -> Result<()> {
     with_stdout(command, LOST.get())
 }

@@ -83,7 +83,7 @@ impl ModelCard {
     /// The transition matrices of a model on a chain.
     ///
     /// # Errors
-    /// As [`Matrices::new`], and (input) where the neighbours are not those of its tokens.
+    /// As [`Matrices::new`]; neighbours that are not those of its tokens (input).
     pub fn matrices(&self) -> Result<Option<Arc<Matrices>>> {
         let Some(c) = self.objective.facts().chain else { return Ok(None) };
         let vocab = self.vocab_size;
@@ -108,6 +108,9 @@ impl ModelCard {
 }
 
 /// The process of the exact sampler: token by token, block by block, or all positions at once.
+///
+/// # Errors
+/// A block for an autoregressive model, or another size than that of the blocks it was trained on (usage).
 pub fn exact_process(d: &Description, length: usize, block: Option<usize>) -> Result<Process> {
     let cached = d.family.prediction() == Prediction::NextToken;
     let block = match (d.network.visibility, block) {
@@ -155,7 +158,7 @@ impl LoadedModel {
     /// What draws texts from it, in its own process or a given one.
     ///
     /// # Errors
-    /// For an autoencoder, which generates nothing by itself.
+    /// An autoencoder or a classifier, which generates nothing by itself (usage).
     pub fn generator(&self, process: Process) -> Result<Generator<'_>> {
         match (&self.codec, self.card.latent) {
             (Some(codec), Some(process)) => {
@@ -200,6 +203,9 @@ pub struct Extras<'a> {
 }
 
 /// Writes the files of a model into the existing directory `dir`, its weights as f32.
+///
+/// # Errors
+/// As [`write_as`].
 pub fn write(dir: &Path, card: &ModelCard, tensors: Named, extras: &Extras) -> Result<()> {
     write_as(dir, card, tensors, extras, Storage::Kept, SHARD)
 }
@@ -238,6 +244,9 @@ pub fn write_codec(dir: &Path, codec: &LoadedModel, recipe: &str, storage: Stora
 }
 
 /// Writes what lies beside the weights of a model: its configuration, tokenizer, recipe and card.
+///
+/// # Errors
+/// A card or a tokenizer that cannot be written as JSON (input); a refused write (I/O).
 pub fn write_beside(dir: &Path, card: &ModelCard, extras: &Extras) -> Result<()> {
     // Wall-clock seconds differ from run to run; an export of the same weights must not.
     let shown = ModelCard { train_seconds: 0.0, ..card.clone() };

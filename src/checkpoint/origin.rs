@@ -64,7 +64,7 @@ pub struct Origin {
 /// The origin of the model in `dir`, if its weights lie elsewhere.
 ///
 /// # Errors
-/// Input: where it is malformed.
+/// An origin that is malformed (input); I/O.
 pub fn of(dir: &Path) -> Result<Option<Origin>> {
     let path = dir.join(FILE);
     if !path.exists() {
@@ -76,6 +76,9 @@ pub fn of(dir: &Path) -> Result<Option<Origin>> {
 }
 
 /// Writes it into the existing directory `dir`.
+///
+/// # Errors
+/// An origin that cannot be written as JSON (input); a refused write (I/O).
 pub fn write(dir: &Path, origin: &Origin) -> Result<()> {
     let text = serde_json::to_string_pretty(origin)
         .map_err(|e| Error::input("cannot describe the origin").cause(e.to_string()))?;
@@ -83,17 +86,26 @@ pub fn write(dir: &Path, origin: &Origin) -> Result<()> {
 }
 
 /// Hash of a public checkpoint's weights: of its file, or of its files' hashes.
+///
+/// # Errors
+/// As [`Store::open`]; a file that cannot be read (I/O).
 pub fn sha256(dir: &Path) -> Result<String> {
     Store::open(dir)?.sha256()
 }
 
 /// Hashes of the files of a public checkpoint that decide how its weights are read, by name.
+///
+/// # Errors
+/// A file that cannot be read (input or I/O).
 pub fn beside(dir: &Path) -> Result<BTreeMap<String, String>> {
     let there = BESIDE.iter().map(|name| (name, dir.join(name))).filter(|(_, path)| path.exists());
     there.map(|(name, path)| Ok((name.to_string(), fs::sha256_file(&path)?))).collect()
 }
 
 /// Hash of a model of this program: of its own weights, of its adapters, or of what it is a reference to.
+///
+/// # Errors
+/// A malformed origin, or weights that are missing (input); a file that cannot be read (I/O).
 pub fn model_sha256(dir: &Path) -> Result<String> {
     match of(dir)? {
         Some(origin) if !origin.adapters => Ok(origin.sha256),
@@ -103,6 +115,9 @@ pub fn model_sha256(dir: &Path) -> Result<String> {
 }
 
 /// The modules of a network that adapters may be on, by the names of the checkpoint in `names`, or by our own.
+///
+/// # Errors
+/// As [`family::look`], where there is a checkpoint.
 pub fn sites(names: Option<&Path>, network: &TransformerConfig) -> Result<Vec<Site>> {
     let Some(names) = names else { return Ok(adapters::own_sites(network)) };
     let (mut description, _) = family::look(names)?;
@@ -113,6 +128,9 @@ pub fn sites(names: Option<&Path>, network: &TransformerConfig) -> Result<Vec<Si
 impl Origin {
     /// Refuses an origin that leads out of the run that the model in `dir` belongs to: a directory of a stranger would else
     /// have files of anywhere opened. A run may name any checkpoint, as its recipe does.
+    ///
+    /// # Errors
+    /// A reference to weights outside of its run (input); a directory that is not there (I/O).
     pub fn in_its_run(&self, dir: &Path) -> Result<()> {
         let place = dir.join(FILE).display().to_string();
         let dir = dir.canonicalize().map_err(|e| Error::io("find", dir, &e))?;

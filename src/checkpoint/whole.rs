@@ -54,8 +54,7 @@ fn device(run: &Path, dir: &Path) -> Option<String> {
 /// A directory that was exported has no manifest, and what another program calls so is not ours.
 ///
 /// # Errors
-/// They name the
-/// files.
+/// Such a directory, with the names of the files (input).
 pub fn verify(dir: &Path) -> Result<()> {
     let ours = || {
         let text = fs::read_limited(&dir.join(fs::MANIFEST), 64 << 20).unwrap_or_default();

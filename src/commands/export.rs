@@ -23,6 +23,10 @@ pub struct Request<'a> {
 }
 
 /// Exports a model of a run, or converts a model directory.
+///
+/// # Errors
+/// Options that fit neither each other nor the model, or a directory that is there already (usage); a run or a model that is
+/// damaged (input); I/O.
 pub fn run(request: &Request, global: &Global) -> Result<()> {
     let Request { run, out, adapters, .. } = *request;
     if let Some(dir) = convert::model_directory(run)? {

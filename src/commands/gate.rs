@@ -24,7 +24,7 @@ pub struct Request {
 /// Judges, says so, and fails where quality is not shown to be within its limits.
 ///
 /// # Errors
-/// Results that cannot be read or compared; the verdict (exit 1), which holds whatever could not be written.
+/// Results that cannot be read (input) or compared (usage); the verdict (gate), which holds whatever could not be written.
 pub fn run(request: &Request) -> Result<()> {
     let junit = request.junit.as_deref().map(fs::Named::open).transpose()?;
     let (candidate, baseline) = (Results::load(&request.candidate)?, Results::load(&request.baseline)?);

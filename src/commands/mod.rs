@@ -19,6 +19,9 @@ use crate::term::{self, Interrupt};
 use crate::{fs, report};
 
 /// Does what the command line says.
+///
+/// # Errors
+/// Those of the command; handlers of signals that cannot be registered (I/O).
 pub fn dispatch(cli: Cli) -> Result<()> {
     let global = &cli.global;
     let open = || device::open(&global.device);

@@ -16,6 +16,9 @@ use crate::term;
 use crate::train::log::clock;
 
 /// Prints the built-in recipes.
+///
+/// # Errors
+/// None: what is built in is always there.
 pub fn list(as_json: bool) -> Result<()> {
     for (name, _, about) in builtin::ALL {
         match as_json {
@@ -27,6 +30,9 @@ pub fn list(as_json: bool) -> Result<()> {
 }
 
 /// Copies a built-in recipe to a file that is not there yet.
+///
+/// # Errors
+/// A name that is not known, or a file that is there already (usage); a refused write (I/O).
 pub fn copy(name: &str, to: Option<&Path>) -> Result<()> {
     let Some(text) = builtin::find(name) else {
         let error = Error::usage(format!("no built-in recipe `{name}`"));
@@ -46,6 +52,9 @@ pub fn copy(name: &str, to: Option<&Path>) -> Result<()> {
 }
 
 /// Prints what a key means, which values it takes and its default; without a key, the tables of a recipe.
+///
+/// # Errors
+/// A key that is not known (usage).
 pub fn explain(key: Option<&str>, as_json: bool) -> Result<()> {
     let Some(key) = key else {
         for table in reference::tables() {
@@ -87,12 +96,18 @@ pub fn explain(key: Option<&str>, as_json: bool) -> Result<()> {
 }
 
 /// Prints the JSON schema of recipes.
+///
+/// # Errors
+/// None: the schema is that of the types.
 pub fn schema() -> Result<()> {
     term::out_text(format!("{:#}", reference::schema()));
     Ok(())
 }
 
 /// Prints the keys in which two recipes differ.
+///
+/// # Errors
+/// As [`recipes::load`].
 pub fn diff(old: &str, new: &str) -> Result<()> {
     let (a, b) = (recipes::load(old, &[])?, recipes::load(new, &[])?);
     term::out_text(parse::diff(&a.text, &b.text, old, new)?);
@@ -101,6 +116,10 @@ pub fn diff(old: &str, new: &str) -> Result<()> {
 
 /// Checks a recipe: keys, contradictions, data and checkpoints, then prints what it takes, and last does one real forward and
 /// backward pass per model.
+///
+/// # Errors
+/// A recipe that contradicts itself or its data (usage); files or checkpoints that are not what they should be (input); too
+/// little memory (device); a loss or gradient that is not finite (non-finite); I/O.
 pub fn check(place: &str, sets: &[String], device: &Device, as_json: bool) -> Result<()> {
     let loaded = recipes::load(place, sets)?;
     let first = loaded.recipe.seeds.first().map(|seed| loaded.at_seed(*seed)).transpose()?;

@@ -24,6 +24,10 @@ use crate::weights::NonFinite;
 const TOGETHER: usize = 16;
 
 /// Draws and prints.
+///
+/// # Errors
+/// Options that fit neither each other nor the model (usage); a directory that is not a model's, or is damaged (input); too
+/// little memory (device); predictions that are not a distribution (non-finite).
 pub fn run(args: &cli::Sample, json: bool, device: &Device) -> Result<()> {
     if args.raw && json {
         return Err(Error::usage("`--raw` and `--json` exclude each other")

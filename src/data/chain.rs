@@ -78,7 +78,9 @@ fn number(values: &[f64]) -> Vec<u32> {
 impl Chain {
     /// The chain of `stories` (words and weight; all of one length) over `vocab` words.
     ///
-    /// Panics when the stories are no distribution over texts of one length: they are written by us.
+    /// # Panics
+    /// Where the stories are not a distribution over texts of one length, and where `noise` is not a probability below 1: both
+    /// are written by us.
     pub fn from_stories(vocab: usize, stories: &[(Vec<u32>, f64)], noise: f64) -> Chain {
         let length = stories.first().map_or(0, |s| s.0.len());
         assert!(length > 0 && stories.iter().all(|s| s.0.len() == length), "stories of one length");
@@ -203,7 +205,11 @@ impl Chain {
 
     /// Probability of every word at every position given all visible ones, row-major [L, V] (forward-backward).
     ///
-    /// A visible position's row is one-hot. Panics when the chain cannot show the visible words (never with noise).
+    /// A visible position's row is one-hot.
+    ///
+    /// # Panics
+    /// Where `visible` has another length than the chain or words outside of the vocabulary, and where the chain cannot show
+    /// the visible words (never with noise).
     pub fn posterior(&self, visible: &[Option<u32>]) -> Vec<f64> {
         let (l, v) = (self.length(), self.vocab);
         assert_eq!(visible.len(), l, "a text of the chain's length");

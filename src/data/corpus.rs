@@ -101,7 +101,7 @@ impl Corpus {
     /// The corpus of the tokens of both splits with their hashes, in windows of `length`; `end` is behind each document.
     ///
     /// # Errors
-    /// Usage: a split without a window.
+    /// A split without a window (usage).
     pub(super) fn of(
         [(train, a), (valid, b)]: [(Tokens, String); 2],
         (vocab, end, length): (usize, Option<u32>, usize),
@@ -186,6 +186,9 @@ impl Corpus {
     }
 
     /// Validation window `i` of `valid_windows(length)`: `length` ids.
+    ///
+    /// # Panics
+    /// Where `i` is not below `valid_windows(length)`.
     pub fn valid_window(&self, i: usize, length: usize) -> Vec<u32> {
         assert!(i < self.valid_windows(length), "validation window {i} of {}", self.valid_windows(length));
         match &self.documents {

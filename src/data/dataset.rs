@@ -110,7 +110,7 @@ impl Sequences {
     /// Sequences of one length, of ids below `vocab`, to train on and to hold out.
     ///
     /// # Errors
-    /// Of either none, one of another length, or an id that is not below `vocab`.
+    /// None of either, one of another length, or an id that is not below `vocab` (usage).
     pub fn new(vocab: usize, train: Vec<Vec<u32>>, valid: Vec<Vec<u32>>) -> Result<Self> {
         let (Some(first), false) = (train.first(), valid.is_empty()) else {
             return Err(Error::usage("data without sequences to train on, or without any to hold out"));

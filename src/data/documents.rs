@@ -63,6 +63,9 @@ impl Windows {
     }
 
     /// The window of the start `start` of S: `length` ids.
+    ///
+    /// # Panics
+    /// Where `start` is not below S.
     pub fn window(&self, tokens: &Tokens, start: u64) -> Vec<u32> {
         assert!(start < self.starts(), "the start {start} of {}", self.starts());
         let document = self.until.partition_point(|until| *until <= start);
@@ -93,6 +96,9 @@ pub fn ended(ids: &[u32], end: u32) -> &[u32] {
 
 /// The parts of `text` that are documents, between lines that are `separator` and inside of each file, without white space
 /// at their ends; what has nothing else is none. With them whether there was such a line.
+///
+/// # Errors
+/// Text that cannot be read (input or I/O).
 pub fn find(text: &Text, separator: &str) -> Result<(Vec<Range<u64>>, bool)> {
     let mut finder = Finder { separator: separator.as_bytes(), ..Finder::default() };
     for file in text.files() {

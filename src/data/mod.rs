@@ -64,6 +64,9 @@ const HELD_OUT_SEED: u64 = 0x5eed_0f7e_5700;
 impl Data {
     /// Reads or generates the data; relative paths are looked up from `base`, token files are cached in `cache`, or not at
     /// all without one.
+    ///
+    /// # Errors
+    /// A setting out of range (usage); files that are missing or not what they should be (input); I/O.
     pub fn prepare<'a>(config: &DataConfig, base: &Path, cache: impl Into<Option<&'a Path>>) -> Result<Data> {
         Ok(match config {
             DataConfig::Story(story) => Data::Story(Arc::new(Story::new(story)?)),
@@ -77,6 +80,9 @@ impl Data {
     }
 
     /// Refuses what a text that nothing was trained on yet should not be: compressed, marked, too short for one window.
+    ///
+    /// # Errors
+    /// A compressed file or a byte order mark (input); a text that is shorter than a window (usage).
     pub fn check_start(config: &DataConfig, base: &Path) -> Result<()> {
         match config {
             DataConfig::Text(text) => start::check(text, base),
@@ -223,6 +229,9 @@ impl Data {
     }
 
     /// SHA-256 of the tokenizer as it is stored with a model: what makes text of ids.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::to_json`].
     pub fn tokenizer_sha256(&self) -> Result<String> {
         Ok(fs::sha256_hex(self.tokenizer().to_json()?.as_bytes()))
     }

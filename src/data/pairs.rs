@@ -77,8 +77,8 @@ impl Pairs {
     /// Reads or generates the pairs; relative paths are looked up from `base`.
     ///
     /// # Errors
-    /// Input: on files that are missing or have a line of another form, and (usage) where nothing is left of them
-    /// or a field that is asked for does not occur.
+    /// Files that are missing or have a line of another form (input); files of which nothing is left, or a field that is asked for
+    /// and does not occur (usage).
     pub fn prepare(config: &PairsConfig, base: &Path) -> Result<Pairs> {
         config.validate()?;
         let raw = source::read(&config.source, base)?;
@@ -207,6 +207,9 @@ impl Pairs {
     }
 
     /// The tokens `[L]` of a sentence behind a condition.
+    ///
+    /// # Panics
+    /// Where the sentence does not fit into L tokens behind the condition.
     pub fn sequence(&self, ask: Option<Ask>, sentence: &[u32]) -> Vec<u32> {
         let mut tokens = self.condition(ask);
         tokens.extend_from_slice(sentence);

@@ -48,6 +48,9 @@ impl Default for StoryConfig {
 
 impl StoryConfig {
     /// Checks ranges.
+    ///
+    /// # Errors
+    /// A setting out of range (usage).
     pub fn validate(&self) -> Result<()> {
         for (key, value, low, high) in [
             ("names", self.names, 2, NAMES.len()),
@@ -126,6 +129,9 @@ fn all_stories(c: &StoryConfig) -> Vec<(String, f64)> {
 
 impl Story {
     /// Builds the language.
+    ///
+    /// # Errors
+    /// A setting out of range (usage).
     pub fn new(config: &StoryConfig) -> Result<Story> {
         config.validate()?;
         let texts = all_stories(config);
@@ -172,7 +178,7 @@ impl Story {
     /// Ids of words between spaces.
     ///
     /// # Errors
-    /// On a word outside the vocabulary, with its place and the nearest one.
+    /// A word outside of the vocabulary (input), with its place and the nearest one.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
         text.split_whitespace()
             .enumerate()

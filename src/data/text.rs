@@ -66,7 +66,7 @@ impl Text {
     /// Opens the files `paths`, of which there is one at least.
     ///
     /// # Errors
-    /// Input: a path that is not a regular file, a file that is empty, or is longer than 16 GiB.
+    /// A path that is not a regular file, a file that is empty or longer than 16 GiB (input).
     pub fn open(paths: &[PathBuf]) -> Result<Text> {
         let (mut files, mut begin) = (Vec::new(), 0);
         for path in paths {

@@ -159,6 +159,9 @@ impl JsonSchema for DocumentsConfig {
 
 impl TextConfig {
     /// Checks ranges and contradictions.
+    ///
+    /// # Errors
+    /// A setting out of range, or settings that contradict each other (usage).
     pub fn validate(&self) -> Result<()> {
         whole_within("data.text.length", self.length, 2..=1 << 20)?;
         self.check_paths("path", &self.path)?;

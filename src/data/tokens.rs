@@ -40,6 +40,9 @@ impl Tokens {
     }
 
     /// Adds one behind the last.
+    ///
+    /// # Panics
+    /// Where `id` has more bits than are kept of each.
     pub fn push(&mut self, id: u32) {
         assert!(u64::from(id) >> self.bits == 0, "the id {id} has more than {} bits", self.bits);
         let (bit, word, shift) = self.place(self.len);
@@ -59,6 +62,9 @@ impl Tokens {
     }
 
     /// The id at `i`.
+    ///
+    /// # Panics
+    /// Where `i` is not below the number of ids.
     pub fn get(&self, i: usize) -> u32 {
         assert!(i < self.len, "token {i} of {}", self.len);
         let (_, word, shift) = self.place(i);

@@ -70,7 +70,7 @@ pub struct ContextPoint {
 /// The points in the file `path`.
 ///
 /// # Errors
-/// Input: where it is not such a list, or holds no point.
+/// A file that is not such a list, or holds no point (input).
 pub fn load(path: &Path) -> Result<Vec<ContextPoint>> {
     let hint = "`cargo bench --bench context -- --out DIR` writes DIR/context.json";
     let bytes = fs::read_limited(path, 16 << 20).map_err(|e| e.hint(hint))?;

@@ -59,6 +59,9 @@ impl Default for ControlConfig {
 
 impl ControlConfig {
     /// Checks ranges.
+    ///
+    /// # Errors
+    /// A setting out of range, or step counts that do not rise (usage).
     pub fn validate(&self) -> Result<()> {
         whole_within("eval.control.samples", self.samples, super::FEWEST..=1 << 20)?;
         super::step_counts("eval.control.steps", &self.steps)
@@ -135,7 +138,7 @@ pub struct Drawn {
 /// sequences are read at once.
 ///
 /// # Errors
-/// Where sampling fails, and (usage) where a classifier is to steer what has no noisy embeddings.
+/// Those of sampling; a classifier that is to steer what has no noisy embeddings (usage).
 pub fn measure(
     generator: &Generator,
     config: &ControlConfig,
@@ -233,7 +236,7 @@ fn draw(
 /// The scores of sentences drawn for conditions.
 ///
 /// # Errors
-/// Usage: where the stories of the data cannot be built.
+/// Stories of the data that cannot be built (usage).
 pub fn row(
     arm: Arm,
     steps: usize,

@@ -40,7 +40,7 @@ const PIECE: usize = 1 << 16;
 /// made by rules and has no training text.
 ///
 /// # Errors
-/// Device: no memory for the automaton.
+/// Too little memory for the automaton (device).
 pub fn longest(data: &Data, texts: &[&[u32]]) -> Result<Option<Vec<usize>>> {
     let Data::Text { corpus, tokenizer, length } = data else { return Ok(None) };
     let decoded: Vec<Vec<char>> = texts.par_iter().map(|ids| data.decode(ids).chars().collect()).collect();

@@ -51,6 +51,9 @@ impl Default for FlexibilityConfig {
 
 impl FlexibilityConfig {
     /// Checks ranges.
+    ///
+    /// # Errors
+    /// A setting out of range (usage).
     pub fn validate(&self) -> Result<()> {
         whole_within("eval.flexibility.samples", self.samples, super::FEWEST..=1 << 20)?;
         for (key, value) in [("gap", self.gap), ("errors", self.errors), ("steps", self.steps)] {
@@ -60,6 +63,9 @@ impl FlexibilityConfig {
     }
 
     /// Checks that the tasks fit into texts of `length` words.
+    ///
+    /// # Errors
+    /// A gap or a number of errors that does not fit (usage).
     pub fn fits(&self, length: usize) -> Result<()> {
         for (key, value, most, why) in [
             ("gap", self.gap, length.saturating_sub(1), "something must be given"),
@@ -151,7 +157,7 @@ impl Flexibility {
 /// Measures a model on `texts` `[n][L]`, reading at most `batch` sequences at once; `story` scores them where it is known.
 ///
 /// # Errors
-/// Usage: where the tasks do not fit into the texts, and where sampling fails.
+/// Tasks that do not fit into the texts (usage); those of sampling.
 pub fn measure(
     model: &dyn Denoise,
     process: &Process,

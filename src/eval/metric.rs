@@ -2,8 +2,9 @@
 //!
 //! A new metric is a variant with its row here, and the place where it is computed.
 
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::quality;
 
@@ -37,9 +38,19 @@ pub enum Direction {
     Near,
 }
 
+/// What a schema adds to the names of [`Metric::Nll`].
+fn with_older_names(schema: &mut Schema) {
+    if let Some(Value::Array(names)) = schema.get_mut("oneOf") {
+        for older in ["oracle_nll", "judge_nll", "judge_nll_per_character"] {
+            names.push(serde_json::json!({ "const": older, "type": "string", "description": "Another name of `nll`." }));
+        }
+    }
+}
+
 /// Every metric that a report shows or a gate can judge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
+#[schemars(transform = with_older_names)]
 pub enum Metric {
     /// The sampler's own likelihood of held-out text.
     SamplerNll,

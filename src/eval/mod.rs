@@ -166,6 +166,9 @@ impl EvalConfig {
     }
 
     /// Checks ranges.
+    ///
+    /// # Errors
+    /// A setting out of range, and step counts or temperatures that do not rise (usage).
     pub fn validate(&self) -> Result<()> {
         whole_within("eval.samples", self.samples, FEWEST..=1 << 20)?;
         whole_within("eval.held_out", self.held_out, FEWEST..=1 << 20)?;
@@ -367,7 +370,7 @@ const EXAMPLES: usize = 4;
 /// One row: what `generator` draws in `steps` steps, scored, and timed where `config.speed_repeats` asks for it.
 ///
 /// # Errors
-/// When the process cannot be walked in so few steps.
+/// Too few steps for the process (usage).
 pub fn row(
     generator: &Generator,
     steps: usize,
@@ -446,7 +449,7 @@ pub fn sweep_row(
 /// What real data scores, and what identifies it.
 ///
 /// # Errors
-/// A tokenizer that cannot be written; no memory to look for copies.
+/// A tokenizer that cannot be written (input); too little memory to look for copies (device).
 pub fn data_summary(
     data: &Data,
     scorer: &Scorer,
@@ -501,7 +504,7 @@ pub fn data_summary(
 /// The same of a program's own data.
 ///
 /// # Errors
-/// A tokenizer that cannot be written.
+/// A tokenizer that cannot be written (input).
 pub fn own_summary(data: &dyn Dataset, scorer: &Scorer, held_out: &[Vec<u32>]) -> Result<DataSummary> {
     let reference = estimates(&scores(held_out, scorer));
     Ok(DataSummary {

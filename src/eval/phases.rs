@@ -91,7 +91,10 @@ fn changed(list: &[usize], steps: usize, draws: &mut ChaCha8Rng) -> Vec<usize> {
 /// improvement: the change's number and the NLL.
 ///
 /// # Errors
-/// What [`sampler::nll`] cannot walk.
+/// As [`sampler::nll`]; those of `told`.
+///
+/// # Panics
+/// Where `search.period` is not what a [`List`] may hold.
 pub fn search(
     model: &dyn Denoise,
     process: &Process,

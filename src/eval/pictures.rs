@@ -31,7 +31,10 @@ pub fn scores(task: &Pictures, texts: &[Vec<u32>]) -> IndexMap<String, Vec<f64>>
 /// The share of pictures that agree with captions that are given: a few pictures for each of some new captions.
 ///
 /// # Errors
-/// When the process cannot be walked in so few steps.
+/// Too few steps for the process (usage).
+///
+/// # Panics
+/// Where a picture lacks the caption that it was given, which cannot be.
 pub fn agreement_given(
     task: &Pictures,
     model: &dyn Denoise,

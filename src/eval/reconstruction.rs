@@ -14,6 +14,9 @@ pub const SIGMAS: [f64; 8] = [0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5];
 ///
 /// # Errors
 /// Those of `decode`.
+///
+/// # Panics
+/// Where there are no texts, or no latents.
 pub fn measure(
     texts: &[Vec<u32>],
     (latents, width): (usize, usize),

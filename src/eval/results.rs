@@ -347,7 +347,10 @@ impl Results {
         if !plain.exists() && packed.exists() { packed } else { plain }
     }
 
-    /// Reads and checks a file, packed by gzip or not; every fault of its content is an input error that names the place.
+    /// Reads and checks a file, packed by gzip or not.
+    ///
+    /// # Errors
+    /// A file that is missing or has a fault, with the place (input); I/O.
     pub fn load(path: &Path) -> Result<Self> {
         let place = path.display();
         if !path.exists() {
@@ -360,7 +363,11 @@ impl Results {
         Self::parse(text).map_err(|e| Error { message: format!("{place}{}", e.message), ..e })
     }
 
-    /// The results in `text`; the error's message is what follows the file's name.
+    /// The results in `text`.
+    ///
+    /// # Errors
+    /// Text of another version, text that was changed after it was written, or that does not agree with itself (input). The
+    /// message is what follows the file's name.
     pub fn parse(text: &str) -> Result<Self> {
         /// The only field that every version of the file has.
         #[derive(Deserialize)]
@@ -396,7 +403,10 @@ impl Results {
         Ok(results)
     }
 
-    /// Writes the file whole or not at all; refuses numbers that are not finite.
+    /// Writes the file whole or not at all.
+    ///
+    /// # Errors
+    /// As [`Results::check`]; a refused write (I/O).
     pub fn save(&self, path: &Path) -> Result<()> {
         self.check()?;
         if let Some(dir) = path.parent().filter(|d| !d.as_os_str().is_empty()) {
@@ -406,6 +416,9 @@ impl Results {
     }
 
     /// The file's text: indented objects, arrays of numbers on one line, its own hash, a final newline.
+    ///
+    /// # Errors
+    /// Results that cannot be written as JSON (non-finite).
     pub fn to_json(&self) -> Result<String> {
         let mut bytes = Vec::new();
         let mut writer = serde_json::Serializer::with_formatter(&mut bytes, Layout::default());
@@ -415,6 +428,9 @@ impl Results {
     }
 
     /// What types alone cannot hold: hash of the recipe, unique names, one score per sample, finite numbers.
+    ///
+    /// # Errors
+    /// One of these that does not hold (input); a number that is not finite (non-finite).
     pub fn check(&self) -> Result<()> {
         if self.recipe_sha256 != sha256_hex(self.recipe.as_bytes()) {
             return Err(Error::input("`recipe_sha256` is not the hash of `recipe`, so the file was edited"));

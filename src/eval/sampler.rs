@@ -50,6 +50,9 @@ impl Default for SamplerConfig {
 
 impl SamplerConfig {
     /// Checks ranges.
+    ///
+    /// # Errors
+    /// A setting out of range (usage).
     pub fn validate(&self) -> Result<()> {
         crate::error::whole_within("eval.sampler.texts", self.texts, 0..=1 << 20)?;
         crate::error::whole_within("eval.sampler.partitions", self.partitions, 2..=1024)
@@ -93,7 +96,7 @@ pub fn whole(text: &[u32]) -> Range<usize> {
 /// chains, for a network that does not know what is finished.
 ///
 /// # Errors
-/// When the order cannot be walked in so few steps.
+/// Too few steps for the order (usage).
 pub fn nll(
     model: &dyn Denoise,
     process: &Process,

@@ -31,7 +31,10 @@ fn is_share(key: &str) -> bool {
 /// `sampling` its `eval.seed`. Models and rows that a seed lacks are left out.
 ///
 /// # Errors
-/// Seeds that were measured on different data.
+/// Seeds that were measured on different data (input).
+///
+/// # Panics
+/// Where `seeds` is empty.
 pub fn join(recipe: &str, sampling: u64, seeds: &[(u64, Results)]) -> Result<Results> {
     let Some((_, first)) = seeds.first() else { panic!("a study without seeds") };
     for (seed, other) in seeds {

@@ -11,6 +11,9 @@ use crate::sample::{Generator, SampleSpec};
 /// Latency of one sample at batch 1 and throughput at `batch`, for `steps` denoising steps.
 ///
 /// `repeats` measurements of each, after one warm-up each.
+///
+/// # Errors
+/// As [`Generator::sample`].
 pub fn measure(generator: &Generator, steps: usize, batch: usize, repeats: usize, seed: u64) -> Result<Speed> {
     let time = |n: usize| -> Result<Vec<f64>> {
         let run = |i: usize| -> Result<f64> {

@@ -67,6 +67,9 @@ pub struct Spread {
 
 impl Spread {
     /// The quartiles of `values` (not empty), by linear interpolation between order statistics.
+    ///
+    /// # Panics
+    /// Where `values` is empty.
     pub fn of(values: &[f64]) -> Self {
         assert!(!values.is_empty(), "quartiles of nothing");
         let mut sorted = values.to_vec();
@@ -107,6 +110,9 @@ pub enum Pairing {
 }
 
 /// The mean of `values` (not empty) with its 95 % percentile bootstrap interval.
+///
+/// # Panics
+/// Where `values` is empty.
 pub fn mean_interval(values: &[f64], seed: u64) -> Estimate {
     assert!(!values.is_empty(), "an interval of nothing");
     let mut rng = StepRng::new(seed).at(0, Stream::Bootstrap);
@@ -118,6 +124,9 @@ pub fn mean_interval(values: &[f64], seed: u64) -> Estimate {
 /// The change of the mean from `baseline` to `candidate` (neither empty) with its 95 % percentile bootstrap interval.
 ///
 /// Paired sides must have equal lengths; a pair of identical sides gives exactly [0, 0].
+///
+/// # Panics
+/// Where a side is empty, paired sides differ in length, or `resamples` is 0.
 pub fn change_interval(
     baseline: &[f64],
     candidate: &[f64],
@@ -155,6 +164,9 @@ pub fn change_interval(
 
 /// The mean of the means of S >= 2 training seeds with its 95 % interval by Student's t (Student 1908): what another seed
 /// and other samples would move. The seeds must have been sampled independently of each other.
+///
+/// # Panics
+/// Where there are fewer than two means.
 pub fn seeds_interval(means: &[f64]) -> Estimate {
     assert!(means.len() > 1, "a spread over one seed");
     let s = means.len() as f64;
@@ -179,6 +191,10 @@ pub fn shared_interval(seeds: &[Estimate]) -> Estimate {
 /// Paired: seed i of both sides had the same number, and what is left is the spread of the S changes. Unpaired: the test of
 /// two samples with a common variance, which also takes one side of one seed, whose spread is then taken for the other's.
 /// A relative change is linear in both sides near their means (the delta method).
+///
+/// # Panics
+/// Where paired sides differ in length or have fewer than two seeds, and where unpaired sides have fewer than three together,
+/// or one has none.
 pub fn seeds_change(baseline: &[f64], candidate: &[f64], change: Change, pairing: Pairing) -> Estimate {
     let (b, c) = (mean(baseline), mean(candidate));
     // The change is c - b, or (c - b) / |b|: its slopes in c and in b.
@@ -213,6 +229,9 @@ fn squares(values: &[f64]) -> f64 {
 /// The t that a Student variable with `freedom` >= 1 degrees of freedom exceeds in size with probability 0.05.
 ///
 /// By bisection of the exact finite sums for whole degrees (Abramowitz and Stegun 1964, 26.7.3 and 26.7.4).
+///
+/// # Panics
+/// Where `freedom` is 0.
 pub fn student_t(freedom: usize) -> f64 {
     assert!(freedom > 0, "a t of no degrees of freedom");
     let (mut low, mut high) = (1.0, 16.0);

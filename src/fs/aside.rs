@@ -7,6 +7,9 @@ use std::path::{Path, PathBuf};
 
 /// Moves `from`, by one rename, to the first free of `into/NAME-1`, `into/NAME-2`, ... and returns where it lies then;
 /// nothing where it is absent.
+///
+/// # Errors
+/// A directory that cannot be made, or a refused rename (I/O).
 pub fn set_aside(from: &Path, into: &Path, name: &str) -> Result<Option<PathBuf>> {
     let there = |path: &Path| fs::symlink_metadata(path).is_ok();
     if !there(from) {

@@ -8,6 +8,9 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 /// Creates the directory `path` and those above it; one that exists is no error.
+///
+/// # Errors
+/// A directory that cannot be made (I/O).
 pub fn create_dir(path: &Path) -> Result<()> {
     let create = || {
         fault::point("dir.create")?;
@@ -28,6 +31,9 @@ pub fn create_dir(path: &Path) -> Result<()> {
 /// leads to is left alone.
 ///
 /// It gets a temporary name first, so that no half of it is ever found under its own.
+///
+/// # Errors
+/// A refused rename or removal (I/O).
 pub fn remove_dir(path: &Path) -> Result<()> {
     let io = |e: std::io::Error| Error::io("remove", path, &e);
     if !is_there(path) {
@@ -40,7 +46,10 @@ pub fn remove_dir(path: &Path) -> Result<()> {
     fault::point("dir.remove").and_then(|()| delete(&temp)).map_err(io)
 }
 
-/// Refuses (kind usage) a link at `path`, through which files of elsewhere would be replaced.
+/// Refuses a link at `path`, through which files of elsewhere would be replaced.
+///
+/// # Errors
+/// A link (usage).
 pub fn not_a_link(path: &Path) -> Result<()> {
     if !fs::symlink_metadata(path).is_ok_and(|m| m.is_symlink()) {
         return Ok(());
@@ -59,7 +68,13 @@ pub fn is_there(path: &Path) -> bool {
 /// Builds the directory `parent/name` by `build`, which gets a temporary directory to fill, and returns its final path.
 ///
 /// The directory appears under its name only when `build` returned `Ok` and every file of it is on disk. A directory of
-/// that name is replaced only if it has no valid manifest; else the error is of kind usage and `build` does not run.
+/// that name is replaced only if it has no valid manifest.
+///
+/// # Errors
+/// A complete directory of that name (usage), in which case `build` does not run; those of `build`; I/O.
+///
+/// # Panics
+/// Where `name` is empty or holds a separator.
 pub fn commit_dir(parent: &Path, name: &str, build: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
     assert!(!name.is_empty() && !name.contains(['/', '\\']), "`{name}` is not a directory name");
     let target = parent.join(name);
@@ -72,7 +87,10 @@ pub fn commit_dir(parent: &Path, name: &str, build: impl FnOnce(&Path) -> Result
     Ok(target)
 }
 
-/// Refuses (kind usage) a directory that is to be made and is there already, or anything else of that name.
+/// Refuses a directory that is to be made and is there already, or anything else of that name.
+///
+/// # Errors
+/// Something of that name (usage).
 pub fn is_free(target: &Path) -> Result<()> {
     match is_there(target) {
         true => Err(Error::usage(format!("{} is there already", target.display()))
@@ -85,6 +103,9 @@ pub fn is_free(target: &Path) -> Result<()> {
 ///
 /// It appears when `build` returned `Ok` and every file of it is on disk; after an error nothing is left, the directories
 /// above it included. What killed processes left of it is removed first.
+///
+/// # Errors
+/// As [`is_free`]; those of `build`; I/O.
 pub fn new_dir<T>(target: &Path, build: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
     is_free(target)?;
     leftovers::remove_leftovers_of(&[target])?;
@@ -116,7 +137,7 @@ pub fn new_dir<T>(target: &Path, build: impl FnOnce(&Path) -> Result<T>) -> Resu
 /// A temporary directory beside `target`, filled by `build` and synced; after an error it is gone.
 ///
 /// # Errors
-/// They name `target`.
+/// Those of `build`; I/O, with the name of `target`.
 pub(super) fn built<T>(target: &Path, build: impl FnOnce(&Path) -> Result<T>) -> Result<(PathBuf, T)> {
     let temp = temporary(target)?;
     let fill = || -> Result<T> {

@@ -4,6 +4,9 @@
 //! and `FEWSTEP_FAULT=n:kill`, `n:enospc` or `n:eio` makes the n-th point (from 0) kill the process or return that error.
 
 /// Stands in front of every create, write, fsync, rename and remove; an error only when a fault is injected there.
+///
+/// # Errors
+/// None without the feature `faults`.
 #[cfg(not(feature = "faults"))]
 #[inline(always)]
 pub fn point(_name: &str) -> std::io::Result<()> {
@@ -11,6 +14,9 @@ pub fn point(_name: &str) -> std::io::Result<()> {
 }
 
 /// Stands in front of every create, write, fsync, rename and remove; an error only when a fault is injected there.
+///
+/// # Errors
+/// That of the fault that is injected.
 #[cfg(feature = "faults")]
 pub fn point(name: &str) -> std::io::Result<()> {
     use std::io::{Error, ErrorKind};

@@ -16,11 +16,17 @@ pub(super) const OLD: &str = ".old";
 ///
 /// To be called at start, with the run lock held: an entry with *our* process id is then a leftover too, of an earlier
 /// process that had the same id, as happens in containers.
+///
+/// # Errors
+/// An entry that cannot be renamed or removed (I/O).
 pub fn remove_stale_tmp(dir: &Path) -> Result<Vec<PathBuf>> {
     remove(dir, |_| true)
 }
 
 /// As [`remove_stale_tmp`], of leftovers of these files or directories alone: for places that hold other people's files.
+///
+/// # Errors
+/// As [`remove_stale_tmp`].
 pub fn remove_leftovers_of(paths: &[&Path]) -> Result<Vec<PathBuf>> {
     let mut removed = Vec::new();
     let mut open = paths.to_vec();

@@ -45,6 +45,9 @@ pub struct FileEntry {
 }
 
 /// Writes `dir/manifest.json` over all files now in `dir` (hidden ones excepted) with `extra` beside them.
+///
+/// # Errors
+/// A file that cannot be read (input or I/O); a refused write (I/O).
 pub fn write_manifest(dir: &Path, extra: serde_json::Value) -> Result<Manifest> {
     let manifest = Manifest { format: FORMAT, files: list(dir, dir)?, extra: sorted(extra) };
     let text = serde_json::to_string_pretty(&manifest).map_err(|e| Error::input(format!("manifest: {e}")))?;
@@ -58,7 +61,7 @@ pub fn write_manifest(dir: &Path, extra: serde_json::Value) -> Result<Manifest> 
 /// directory is theirs.
 ///
 /// # Errors
-/// They name each file that is missing, changed, unreadable or added.
+/// Files that are missing, changed, unreadable or added, each with its name (input).
 pub fn verify_manifest(dir: &Path) -> Result<Manifest> {
     let manifest = read_manifest(dir)?;
     let mut wrong: Vec<String> =
@@ -122,7 +125,7 @@ fn added(dir: &Path, manifest: &Manifest) -> Vec<String> {
 /// The manifest of `dir` itself, which says what the directory's files were; they are not looked at.
 ///
 /// # Errors
-/// Input: where it is absent, unreadable or was changed.
+/// A manifest that is absent, unreadable or was changed (input).
 pub fn read_manifest(dir: &Path) -> Result<Manifest> {
     let path = dir.join(MANIFEST);
     let bytes = read_limited(&path, MAX_BYTES).map_err(|e| match e.kind {
@@ -137,7 +140,7 @@ impl Manifest {
     /// The manifest in `bytes`, called `place` in messages.
     ///
     /// # Errors
-    /// Input: its own hash differs, or it is not a manifest.
+    /// Bytes whose own hash differs, or that are not a manifest (input).
     pub fn parse(place: &str, bytes: Vec<u8>) -> Result<Manifest> {
         let damaged = |why: String| Error::input(format!("{place} is damaged")).cause(why);
         let text = String::from_utf8(bytes).map_err(|e| damaged(e.to_string()))?;

@@ -38,7 +38,7 @@ use std::time::{Duration, Instant};
 /// A link at that place is replaced, and what it leads to is left alone.
 ///
 /// # Errors
-/// They are of kind I/O, name the file and the bytes needed, and leave no temporary file.
+/// A refused write (I/O), with the file and the bytes needed; no temporary file is left.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
     replaceable(path)?;
     let temp = temporary(path)?;
@@ -55,6 +55,9 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
 }
 
 /// As [`write_atomic`], of what `fill` writes: for content too long to be held at once.
+///
+/// # Errors
+/// Those of `fill`; a refused write (I/O).
 pub fn write_atomic_from(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
     replaceable(path)?;
     let temp = temporary(path)?;
@@ -86,7 +89,7 @@ impl Named {
     /// Opens what is there and no file; nothing is created yet.
     ///
     /// # Errors
-    /// I/O: a pipe from which nobody reads, and what cannot be written to.
+    /// A pipe from which nobody reads, and what cannot be written to (I/O).
     pub fn open(path: &Path) -> Result<Named> {
         let open = || {
             fault::point("stream.open")?;
@@ -96,6 +99,9 @@ impl Named {
     }
 
     /// Writes all of it: a file as [`write_atomic`] does, after what killed processes left of it is removed.
+    ///
+    /// # Errors
+    /// A refused write (I/O).
     pub fn write(self, bytes: &[u8]) -> Result<()> {
         let Some(mut stream) = self.stream else {
             remove_leftovers_of(&[&self.path])?;
@@ -107,6 +113,9 @@ impl Named {
 }
 
 /// Writes a file that the user named: [`Named`] at once.
+///
+/// # Errors
+/// As [`Named::open`] and [`Named::write`].
 pub fn write_named(path: &Path, bytes: &[u8]) -> Result<()> {
     Named::open(path)?.write(bytes)
 }
@@ -186,17 +195,26 @@ fn unopened(path: &Path, cause: &io::Error) -> Error {
 }
 
 /// Writes `bytes` to `path` in place and syncs them: for files inside a directory that `commit_dir` is building.
+///
+/// # Errors
+/// A refused write (I/O), with the bytes needed.
 pub fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
     write_and_sync(path, bytes).map_err(|e| refused("write", path, bytes.len(), &e))
 }
 
 /// Copies the file `from` to `to` whole or not at all.
+///
+/// # Errors
+/// A file that is not there (input); a refused read or write (I/O).
 pub fn copy_file(from: &Path, to: &Path) -> Result<()> {
     let mut source = File::open(from).map_err(|e| unreadable(from, &e))?;
     write_atomic_from(to, |out| io::copy(&mut source, out).map(drop))
 }
 
 /// Removes the file `path`, or the link of that name; one that is absent is no error.
+///
+/// # Errors
+/// A refused removal (I/O).
 pub fn remove_file(path: &Path) -> Result<()> {
     match fault::point("file.remove").and_then(|()| fs::remove_file(path)) {
         Err(e) if e.kind() != ErrorKind::NotFound => Err(Error::io("remove", path, &e)),
@@ -205,6 +223,9 @@ pub fn remove_file(path: &Path) -> Result<()> {
 }
 
 /// Adds `bytes` to the end of `path`, which is created where absent; not synced, so only for logs.
+///
+/// # Errors
+/// As [`Appender::open`] and [`Appender::add`].
 pub fn append(path: &Path, bytes: &[u8]) -> Result<()> {
     Appender::open(path)?.add(bytes)
 }
@@ -218,6 +239,9 @@ pub struct Appender {
 
 impl Appender {
     /// Opens `path`, which is created where absent.
+    ///
+    /// # Errors
+    /// A file that cannot be opened, or a pipe from which nobody reads (I/O).
     pub fn open(path: &Path) -> Result<Appender> {
         let open = || {
             fault::point("log.open")?;
@@ -228,12 +252,18 @@ impl Appender {
     }
 
     /// Adds `bytes` in one write.
+    ///
+    /// # Errors
+    /// A refused write (I/O), with the bytes needed.
     pub fn add(&mut self, bytes: &[u8]) -> Result<()> {
         let add = fault::point("log.write").and_then(|()| self.file.write_all(bytes));
         add.map_err(|e| refused("append to", &self.path, bytes.len(), &e))
     }
 
     /// Brings what was added to the disk.
+    ///
+    /// # Errors
+    /// A refused write (I/O).
     pub fn sync(&self) -> Result<()> {
         fault::point("log.fsync").and_then(|()| self.file.sync_data()).map_err(|e| Error::io("write", &self.path, &e))
     }
@@ -266,7 +296,10 @@ pub struct RunLock {
 }
 
 impl RunLock {
-    /// Locks `dir` (which is created where absent) through `dir/.lock`; kind usage if another process holds it.
+    /// Locks `dir` (which is created where absent) through `dir/.lock`.
+    ///
+    /// # Errors
+    /// Another process that holds the lock, or a link of that name (usage); I/O.
     pub fn acquire(dir: &Path) -> Result<RunLock> {
         let path = dir.join(LOCK);
         let create = || {
@@ -372,6 +405,9 @@ pub fn sha256_hex(bytes: &[u8]) -> String {
 }
 
 /// SHA-256 of the content of `path` as 64 lower-case hexadecimal digits, read in pieces.
+///
+/// # Errors
+/// A file that is missing or is not a regular one (input); I/O.
 pub fn sha256_file(path: &Path) -> Result<String> {
     Ok(length_and_sha256(path)?.1)
 }

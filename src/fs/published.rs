@@ -47,8 +47,8 @@ struct Written {
 /// Other files in the directory stay.
 ///
 /// # Errors
-/// Usage: a link or a directory at that place that we did not write, and
-/// files of ours that were changed by somebody else and would be lost.
+/// A link or a directory at that place that we did not write, and files of ours that were changed by somebody else and would be
+/// lost (usage).
 pub fn publish<T>(
     parent: &Path,
     name: &str,

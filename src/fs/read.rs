@@ -16,7 +16,7 @@ const LONG: u64 = 64 << 20;
 /// Opens the regular file `path` and gives its length; never waits for the writer of a pipe.
 ///
 /// # Errors
-/// Input: a missing file, a directory, a pipe, a device; kind I/O where the operating system refuses.
+/// A missing file, a directory, a pipe, a device (input); a refusal by the operating system (I/O).
 pub fn open(path: &Path) -> Result<(File, u64)> {
     // Opening a device can do something to it, so its type is asked before, and of the open file once more.
     regular(path, &fs::metadata(path).map_err(|e| unreadable(path, &e))?)?;
@@ -63,8 +63,9 @@ fn what(_: &fs::Metadata) -> (&'static str, &'static str) {
 
 /// The whole content of the regular file `path`, refused before it is read where it is longer than `max_bytes`.
 ///
-/// What [`open`] refuses, a file too long or changed while being read are errors of kind input; a file longer than the
-/// memory that is free is of kind device; a refusal by the operating system is of kind I/O.
+/// # Errors
+/// What [`open`] refuses, a file that is too long or changes while it is read (input); a file longer than the memory that is
+/// free (device); a refusal by the operating system (I/O).
 pub fn read_limited(path: &Path, max_bytes: u64) -> Result<Vec<u8>> {
     let shown = path.display();
     let (file, length) = open(path)?;
@@ -94,7 +95,7 @@ const GROWTH: u64 = 64;
 /// The whole file, unpacked where its name ends in `.gz`: at most `max_bytes`, and at most 64 times its length and a MiB.
 ///
 /// # Errors
-/// As [`read_limited`]; (input) one that is not gzip, or that grows beyond its limit.
+/// As [`read_limited`]; a file that is packed and damaged, or that grows beyond its limit (input).
 pub fn read_unpacked(path: &Path, max_bytes: u64) -> Result<Vec<u8>> {
     let packed = read_limited(path, max_bytes)?;
     if path.extension().is_none_or(|e| e != "gz") {
@@ -117,7 +118,10 @@ pub fn read_unpacked(path: &Path, max_bytes: u64) -> Result<Vec<u8>> {
     }
 }
 
-/// As [`read_limited`], of a file of UTF-8 text (kind input where it is none, with the offset).
+/// As [`read_limited`], of a file of UTF-8 text.
+///
+/// # Errors
+/// As [`read_limited`]; a file that is not UTF-8 text (input), with the offset.
 pub fn read_text(path: &Path, max_bytes: u64) -> Result<String> {
     String::from_utf8(read_limited(path, max_bytes)?).map_err(|e| {
         let at = e.utf8_error().valid_up_to();
@@ -125,11 +129,14 @@ pub fn read_text(path: &Path, max_bytes: u64) -> Result<String> {
     })
 }
 
-/// Refuses (kind input) a model directory in which a file that is read by its name leads elsewhere, or is no regular file.
+/// Refuses a model directory in which a file that is read by its name leads elsewhere, or is no regular file.
 ///
 /// Links may lead to files of the directory itself, or to the blob store beside a Hugging Face snapshot, which is made of
 /// links. To be asked before the first file is opened: opening a pipe can wait for ever, and what is copied beside an
 /// exported model must not be a file of somewhere else.
+///
+/// # Errors
+/// Such a file (input); a directory that cannot be read (input or I/O).
 pub fn contained(dir: &Path) -> Result<()> {
     let entries = fs::read_dir(dir).map_err(|e| unreadable(dir, &e))?;
     for entry in entries {
@@ -142,7 +149,10 @@ pub fn contained(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Refuses (kind input) the file `path` of the directory `dir` where it leads out of it, or is no regular file.
+/// Refuses the file `path` of the directory `dir` where it leads out of it, or is no regular file.
+///
+/// # Errors
+/// Such a file, or a link that leads nowhere (input); I/O.
 pub fn inside(dir: &Path, path: &Path) -> Result<()> {
     let home = dir.canonicalize().map_err(|e| unreadable(dir, &e))?;
     let target = path.canonicalize().map_err(|e| match e.kind() {

@@ -32,6 +32,9 @@ pub fn sorted(mut value: Value) -> Value {
 }
 
 /// The JSON object `text` (with at least one key) with its hash as the last key.
+///
+/// # Panics
+/// Where `text` is not that of an object.
 pub fn seal(text: &str) -> String {
     let Some(body) = text.trim_end().strip_suffix('}').map(str::trim_end) else {
         panic!("only the text of an object is sealed");

@@ -106,6 +106,9 @@ pub fn junit(verdict: &Verdict, strict: bool) -> String {
 }
 
 /// The verdict as a JSON object: `outcome`, `strict`, `findings`, `warnings`.
+///
+/// # Errors
+/// A verdict that cannot be written as JSON (gate).
 pub fn json(verdict: &Verdict, strict: bool) -> Result<String> {
     #[derive(Serialize)]
     struct Document<'a> {

@@ -131,8 +131,7 @@ impl Settings {
     /// What `env` says.
     ///
     /// # Errors
-    /// Usage: an HF_ENDPOINT that is not an address, a token that is not one; neither's text is
-    /// in them.
+    /// An HF_ENDPOINT that is not an address, a token that is not one (usage); the text of neither is shown.
     pub fn of(env: Environment) -> Result<Settings> {
         let (endpoint, home, credentials) = endpoint(&text(env, "HF_ENDPOINT").unwrap_or_else(|| HUB.to_string()))?;
         // Credentials in the address are for that very host, so they come before the hub's own token.

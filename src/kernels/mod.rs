@@ -154,6 +154,9 @@ pub type Slab = (Tensor<4>, Tensor<4>);
 
 /// y [B, l, D] of x [B, l, D] at positions `filled ..`, whose keys and values are put into the slab. Each sees what is before
 /// it, and itself or its block, or under full visibility the whole slab.
+///
+/// # Panics
+/// Where the network reads two streams, which are read whole.
 pub fn block_cached(
     x: Tensor<3>,
     p: BlockParameters,
@@ -291,6 +294,9 @@ pub fn chunk_rows(vocab: usize) -> usize {
 ///
 /// The fused form makes logits one chunk of rows at a time, in the forward pass with their gradients; the composed form
 /// is for one chunk's worth of rows ([`chunk_rows`]), which `method::backward` hands it.
+///
+/// # Panics
+/// Where rows and weights differ in number.
 pub fn loss(x: Tensor<2>, head: Head, target: Target, weights: &[f32], composed: bool) -> Tensor<1> {
     assert_eq!(x.dims()[0], weights.len(), "one weight for each row");
     #[cfg(feature = "flex")]
@@ -344,6 +350,9 @@ pub struct AdamWStep {
 }
 
 /// A parameter `[N]` with its moments, and its moving average, after one step.
+///
+/// # Panics
+/// Where there is an average and no decay, or a decay and no average.
 pub fn adamw(
     state: [Tensor<1>; 3],
     average: Option<Tensor<1>>,

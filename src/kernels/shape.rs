@@ -133,6 +133,9 @@ impl Shape {
     }
 
     /// The end of what position `i` sees behind a cache, of `end` positions that are there.
+    ///
+    /// # Panics
+    /// Where the network reads two streams, which are read whole.
     pub fn seen_cached(&self, i: usize, end: usize) -> usize {
         match &self.visible {
             Visible::Full => end,
@@ -171,6 +174,9 @@ impl Rows {
     }
 
     /// Flat positions in B x L, which must rise.
+    ///
+    /// # Panics
+    /// Where `flat` does not rise, or leaves B x L.
     pub fn of(flat: &[usize], batch: usize, length: usize) -> Self {
         assert!(flat.windows(2).all(|p| p[0] < p[1]), "rows rise");
         assert!(flat.last().is_none_or(|r| *r < batch * length), "rows lie in B x L");

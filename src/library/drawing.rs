@@ -73,7 +73,7 @@ impl Request {
     /// Checks what no model can do.
     ///
     /// # Errors
-    /// Usage: no step or too many, a temperature that is not a finite number of at least 0, settings that contradict each other.
+    /// No step or too many, a temperature that is not a finite number of at least 0, settings that contradict each other (usage).
     pub fn validate(&self) -> Result<()> {
         if let Some(k) = self.steps.filter(|k| *k == 0 || *k > 1 << 20) {
             return Err(Error::usage(format!("`--steps {k}` must be between 1 and {}", 1 << 20)));
@@ -126,6 +126,9 @@ impl Request {
 
     /// The steps that were asked for; else `usual`, or as few more as give each block the same number and at least one. A
     /// model that writes token by token takes one a token.
+    ///
+    /// # Errors
+    /// Another number of steps than the length, of a model that writes token by token (usage).
     pub fn steps_of(&self, process: &Process, usual: usize, over_blocks: bool) -> Result<usize> {
         let by_token = process.cached && !over_blocks;
         match self.steps {

@@ -92,6 +92,9 @@ impl Model {
     }
 
     /// Its tokenizer.
+    ///
+    /// # Panics
+    /// Where a model was loaded without a tokenizer, which cannot be.
     pub fn tokenizer(&self) -> &Tokenizer {
         let tokenizer = match &self.of {
             Of::Own(own) => own.tokenizer.as_ref(),

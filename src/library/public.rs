@@ -144,7 +144,7 @@ impl Public {
     /// Pins what is given of the texts.
     ///
     /// # Errors
-    /// Usage: a sampler or options that do not fit, a length or a prompt that is too long.
+    /// A sampler or options that do not fit, a length or a prompt that is too long (usage).
     pub fn given(&self, request: &Request) -> Result<Given> {
         let d = &self.description;
         request.validate()?;

@@ -29,6 +29,9 @@ pub struct AlphaConfig {
 
 impl AlphaConfig {
     /// Checks ranges; `key` names it in errors.
+    ///
+    /// # Errors
+    /// A setting out of range (usage).
     pub fn validate(&self, key: &str) -> Result<()> {
         whole_within(&format!("{key}.group"), self.group, 2..=64)?;
         within(&format!("{key}.power"), self.power, 0.0..=64.0)

@@ -55,6 +55,9 @@ fn default_batches() -> usize {
 
 impl Clip {
     /// Checks the settings; `key` is their place in the recipe and `order` the order's.
+    ///
+    /// # Errors
+    /// An order that is not over blocks, another schedule, or a setting out of range (usage).
     pub fn validate(&self, key: &str, (place, order): (&str, &OrderConfig), schedule: Schedule) -> Result<()> {
         if !matches!(order, OrderConfig::Blocks(_)) {
             return Err(Error::usage(format!("`{key}` needs `{place} = {{ blocks = N }}`"))

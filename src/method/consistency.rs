@@ -64,6 +64,9 @@ fn one() -> f64 {
 
 impl ConsistencyConfig {
     /// Checks ranges; `key` is the dotted place of this table in the recipe.
+    ///
+    /// # Errors
+    /// A setting out of range, a corruption without a bridge, or a loss of no parts (usage).
     pub fn validate(&self, key: &str) -> Result<()> {
         within(&format!("{key}.reach"), self.reach, 1e-6..=1.0)?;
         within(&format!("{key}.max_step"), self.max_step, 0.0..=1e6)?;

@@ -151,23 +151,35 @@ pub trait Method {
     /// What others need to know of it.
     fn facts(&self) -> Facts<'_>;
     /// Checks its own ranges, and what it says of other models.
+    ///
+    /// # Errors
+    /// A setting out of range, or one that contradicts another model (usage).
     fn check(&self, at: &Site) -> Result<()>;
     /// Checks that it can train this network.
+    ///
+    /// # Errors
+    /// A network that it cannot train (usage).
     fn fits(&self, at: &Site, network: &TransformerConfig) -> Result<()>;
     /// Prepares a training.
     ///
     /// # Errors
-    /// Something that it needs is not there.
+    /// Something that it needs and that is not there.
     fn begin<'a>(&'a self, ground: &Ground<'a>) -> Result<Box<dyn Training + 'a>>;
 }
 
 /// A training under way.
 pub trait Training {
     /// Value and gradients of one part of a step.
+    ///
+    /// # Errors
+    /// Predictions that are not a distribution (non-finite).
     fn step(&self, nets: &Nets, batch: &Batch) -> Result<(f64, GradientsParams)>;
     /// What a training that begins keeps of the new network.
     fn start(&mut self, _model: &Transformer) {}
     /// What is due before a step: a new teacher, a new range of noise, a critic's own steps.
+    ///
+    /// # Errors
+    /// Those of what is due.
     fn due(&mut self, _nets: &Nets) -> Result<()> {
         Ok(())
     }
@@ -182,7 +194,7 @@ pub trait Training {
     /// Takes up what a checkpoint kept.
     ///
     /// # Errors
-    /// Input: something is missing.
+    /// A checkpoint that lacks something (input).
     fn load(&mut self, _from: &Parts) -> Result<()> {
         Ok(())
     }
@@ -328,7 +340,7 @@ pub trait Models {
     /// The model called `name`.
     ///
     /// # Errors
-    /// There is none.
+    /// A name that is not known (usage).
     fn site<'a>(&'a self, name: &'a str) -> Result<Site<'a>>;
 }
 
@@ -373,11 +385,17 @@ impl<'a> Site<'a> {
     }
 
     /// The model that the key `at` calls `name`.
+    ///
+    /// # Errors
+    /// A name that is not known (usage), with the key in front.
     pub fn other(&self, at: &str, name: &'a str) -> Result<Site<'a>> {
         self.models.site(name).map_err(|e| Error { message: format!("`{at}`: {}", e.message), ..e })
     }
 
     /// Checks that it has the network of `teacher`, whose weights it starts with.
+    ///
+    /// # Errors
+    /// A network that differs from the teacher's (usage).
     pub fn has_network_of(&self, teacher: &Site) -> Result<()> {
         match self.network == teacher.network {
             true => Ok(()),
@@ -389,6 +407,9 @@ impl<'a> Site<'a> {
     }
 
     /// Checks that its noise has the schedule of its teacher's.
+    ///
+    /// # Errors
+    /// Another schedule than the teacher's (usage).
     pub fn has_schedule_of(&self, teacher: &Site) -> Result<()> {
         let theirs = teacher.method.facts().schedule;
         match self.method.facts().schedule == theirs {
@@ -403,6 +424,9 @@ impl<'a> Site<'a> {
     }
 
     /// Checks that each round of a distillation, named by the key `at`, has a step of training.
+    ///
+    /// # Errors
+    /// More rounds than steps (usage).
     pub fn has_rounds(&self, at: &str, rounds: usize) -> Result<()> {
         let steps = self.train.steps;
         match rounds > steps {

@@ -49,6 +49,9 @@ fn default_auxiliary() -> f64 {
 
 impl D3pmConfig {
     /// Checks ranges; `key` is the dotted place of this table in the recipe.
+    ///
+    /// # Errors
+    /// A setting out of range (usage).
     pub fn validate(&self, key: &str) -> Result<()> {
         whole_within(&format!("{key}.levels"), self.levels, 1..=1_000_000)?;
         within(&format!("{key}.auxiliary"), self.auxiliary, 0.0..=1e6)?;

@@ -7,6 +7,9 @@ use crate::model::config::{TimeInput, Visibility};
 use crate::process::order::OrderConfig;
 
 /// Checks that a diffusion model's order and its network see the same blocks.
+///
+/// # Errors
+/// An order and a network that see different blocks (usage).
 pub fn fits(at: &Site, network: &TransformerConfig) -> Result<()> {
     let facts = at.method.facts();
     let (objective, shown) = (format!("\"{}\"", facts.name), at.order.shown());
@@ -98,6 +101,9 @@ fn fits_phases(at: &Site, network: &TransformerConfig) -> Result<()> {
 
 /// Checks that a network whose noise does not show (the key `key` is `has`) sees all of it, and is told how much there is: no mask
 /// says so.
+///
+/// # Errors
+/// An order that is not parallel, and a network that does not see everything or is not told the time (usage).
 pub fn fits_noise(at: &Site, network: &TransformerConfig, (key, has): (&str, &str)) -> Result<()> {
     if *at.order != OrderConfig::Parallel {
         return Err(contradiction(key, has, &at.key("order"), "\"parallel\""));

@@ -123,8 +123,8 @@ pub fn teacher_times(t: f64, dt: f64, k: usize) -> Vec<f64> {
 /// where its network is.
 ///
 /// # Errors
-/// Exit code 5: where the teacher's predictions are no distribution; on a device with its own memory such a teacher makes
-/// the loss no number instead.
+/// A teacher's predictions that are not a distribution (non-finite); on a device with its own memory they make the loss NaN
+/// instead.
 pub fn rows(
     config: &SdttConfig,
     teacher: &dyn Teach,

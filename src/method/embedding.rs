@@ -75,6 +75,9 @@ pub fn denoise(
 }
 
 /// The loss `[1]` of that step.
+///
+/// # Panics
+/// Where the network has no codebook.
 pub fn loss(
     config: &EmbeddingConfig,
     model: &Transformer,
@@ -136,6 +139,9 @@ pub fn loss(
 
 /// ln p(c | x_t) `[1]` summed over the batch: what a classifier says of conditions [B C] from noisy embeddings [B, L, d], all
 /// sequences being told the time `told`. The first C positions of x_t are not read.
+///
+/// # Panics
+/// Where the classifier has no codebook.
 pub fn log_probability(classifier: &Transformer, x: Tensor<3>, told: &[f64], condition: &[u32]) -> Tensor<1> {
     let [b, l, d] = x.dims();
     let c = condition.len() / b;
@@ -147,6 +153,9 @@ pub fn log_probability(classifier: &Transformer, x: Tensor<3>, told: &[f64], con
 }
 
 /// The training step of a classifier on x0 [B L], of which the first `given` tokens are the class: nats per token of it.
+///
+/// # Panics
+/// Where `of` has no codebook.
 pub fn classify(
     config: &EmbeddingConfig,
     model: &Transformer,

@@ -51,6 +51,9 @@ pub struct ClassifierConfig {
 
 impl EmbeddingConfig {
     /// Checks ranges; `key` names it in errors.
+    ///
+    /// # Errors
+    /// A setting out of range (usage).
     pub fn validate(&self, key: &str, length: usize) -> Result<()> {
         whole_within(&format!("{key}.levels"), self.levels, 2..=1 << 16)?;
         for (name, value) in [("self_conditioning", self.self_conditioning), ("given_share", self.given_share)] {

@@ -372,7 +372,10 @@ impl Step<'_> {
     /// Value and gradients of the student's step.
     ///
     /// # Errors
-    /// Where a setting cannot be drawn from.
+    /// A setting that cannot be drawn from (usage).
+    ///
+    /// # Panics
+    /// Where matching has no critic.
     pub fn backward(&self, method: &FewStep, critic: Option<&Transformer>) -> Result<(f64, GradientsParams)> {
         let loss = match (method, critic) {
             (FewStep::Progressive(c), _) => self.progressive(c),

@@ -221,6 +221,9 @@ impl LatentDistillConfig {
     }
 
     /// Checks ranges; `key` is the dotted place of the table.
+    ///
+    /// # Errors
+    /// A teacher that predicts noise or has another path than the method's, or a setting out of range (usage).
     pub fn validate(&self, key: &str, (path, predict): (Path, Prediction)) -> Result<()> {
         if predict == Prediction::Noise {
             return Err(Error::usage(format!("`{key}` needs a teacher of `predict = \"v\"` or `\"x0\"`"))

@@ -34,6 +34,9 @@ pub fn normals<const D: usize>(shape: [usize; D], rng: &mut impl Rng, device: &D
 }
 
 /// Factors [B M] of the vectors of a batch [B, M, d].
+///
+/// # Panics
+/// Where `values` are not B M.
 pub fn column(values: &[f64], [b, m]: [usize; 2], device: &Device) -> Tensor<3> {
     assert_eq!(values.len(), b * m, "one factor for each vector");
     let values: Vec<f32> = values.iter().map(|v| *v as f32).collect();
@@ -215,7 +218,7 @@ pub fn denoise(
 /// The diffusion of latents at the end of a model's line of teachers; nothing for models of tokens.
 ///
 /// # Errors
-/// A circle of teachers.
+/// A circle of teachers (usage).
 pub fn root<'a>(site: &Site<'a>) -> Result<Option<(Site<'a>, &'a LatentConfig)>> {
     let mut at = site.clone();
     // No line of teachers is longer than a recipe may have models.
@@ -236,6 +239,9 @@ pub fn needs(site: &Site, has: &str, other: &str, wants: &str) -> Error {
 }
 
 /// Checks that a model of latents, or an autoencoder, is a whole network of its recipe.
+///
+/// # Errors
+/// A model that is made by `from`, `lora`, `keep_layers` or `decode` (usage).
 pub fn whole(site: &Site) -> Result<()> {
     match site.from || site.derived || site.decodes {
         true => Err(Error::usage(format!(
@@ -248,6 +254,9 @@ pub fn whole(site: &Site) -> Result<()> {
 }
 
 /// Which latents the network sees, and which times it is told, must be those of its order.
+///
+/// # Errors
+/// An order that the network does not see by or is not told the times of, or that is not for latents (usage).
 pub fn fits_order(site: &Site, network: &TransformerConfig) -> Result<()> {
     let (key, shown, net) = (site.key("order"), site.order.shown(), &site.network_place);
     site.order.validate(&key)?;

@@ -25,6 +25,9 @@ impl<'a> Teacher<'a> {
     }
 
     /// The network.
+    ///
+    /// # Panics
+    /// Before the training has started.
     pub fn network(&self) -> &Transformer {
         match &self.now {
             Some(network) => network,
@@ -60,6 +63,9 @@ impl<'a> Teacher<'a> {
     }
 
     /// Takes up what a checkpoint kept.
+    ///
+    /// # Errors
+    /// A checkpoint without the teacher (input).
     pub fn load(&mut self, from: &Parts) -> Result<()> {
         self.round = from.round;
         self.now = match self.given.filter(|_| from.round == 0) {

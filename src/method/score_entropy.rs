@@ -36,6 +36,9 @@ fn yes() -> bool {
 /// sigma' (sum_y s_y - r ln s_x0 + r (ln r - 1)) = sigma' r (sum_y q_y - 1 - ln q_x0): the rows and weights of [`elbo`],
 /// and equal to it where q sums to 1. Scaled scores are exp(logits) r/(V - 1) for V tokens with the mask; unscaled ones are
 /// exp(logits) as they are.
+///
+/// # Panics
+/// Where the rows of the bound have other targets than tokens, which cannot be.
 pub fn score_entropy(
     x0: &[u32],
     length: usize,

@@ -63,7 +63,7 @@ pub fn recovered(scores: &[f32], token: u32, within: f64) -> f64 {
 /// own phase.
 ///
 /// # Errors
-/// Exit code 5: where the finer model's predictions are no distribution.
+/// Predictions of the finer model that are not a distribution (non-finite).
 pub fn rows(
     finer: &Transformer,
     (fine, coarse): (Order, Order),
@@ -86,6 +86,10 @@ pub fn rows(
 }
 
 /// Checks that shared uniforms are recovered from a model of finer phases, and read.
+///
+/// # Errors
+/// A model without masks, a network that does not read uniforms, or a finer model whose phases do not make up this one's
+/// (usage).
 pub fn fits(shared: &SharedConfig, site: &Site, network: &TransformerConfig) -> Result<()> {
     let (at, net) = (site.at("shared"), site.key("network.uniforms"));
     if !site.method.facts().corruption.absorbs() {

@@ -46,6 +46,9 @@ impl Canvas {
     }
 
     /// The sequences on the host.
+    ///
+    /// # Panics
+    /// Where a canvas on a device is not a tensor of integers, which cannot be.
     pub fn rows(&self, length: usize) -> Vec<Vec<u32>> {
         match self {
             Canvas::Host(x) => x.chunks(length).map(<[u32]>::to_vec).collect(),
@@ -74,6 +77,9 @@ impl Canvas {
     ///
     /// # Errors
     /// On the host as [`draw::picks`]; on a device of a filter only the temperature is known.
+    ///
+    /// # Panics
+    /// On a device, where the filter has `top_k` or `top_p`.
     pub fn reveal(
         &mut self,
         model: &dyn Denoise,

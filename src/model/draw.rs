@@ -202,7 +202,7 @@ pub fn not_finite() -> Error {
 /// A token for each pick: a row of the feature rows [n, D] (rows do not fall from pick to pick) and a uniform in [0, 1).
 ///
 /// # Errors
-/// Exit code 5: where a row of scores holds no distribution: NaN, +infinity, or nothing above -infinity.
+/// A row of scores that is not a distribution: NaN, +infinity, or nothing above -infinity (non-finite).
 pub fn picks(model: &dyn Denoise, features: Tensor<2>, picks: &[(usize, f64)], filter: Filter) -> Result<Vec<u32>> {
     let _span = tracing::trace_span!("draws").entered();
     let (n, v) = (features.dims()[0], model.vocab());
@@ -230,7 +230,7 @@ pub fn picks(model: &dyn Denoise, features: Tensor<2>, picks: &[(usize, f64)], f
 /// What `of` makes of each row of scores (its number, `[V]`) of the feature rows [n, D], on all cores.
 ///
 /// # Errors
-/// Exit code 5: as [`picks`].
+/// As [`picks`].
 pub fn map_rows<T: Send>(
     model: &dyn Denoise,
     features: Tensor<2>,

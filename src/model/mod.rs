@@ -73,6 +73,9 @@ impl Padding {
 
 impl Noised {
     /// Tokens row-major [B L] with their times [B L].
+    ///
+    /// # Panics
+    /// Where `x` is not whole rows of `length`, or `x` and `t` differ in length.
     pub fn tokens(x: &[u32], t: &[f64], length: usize) -> Self {
         assert!(x.len().is_multiple_of(length), "whole rows of tokens");
         assert_eq!(x.len(), t.len(), "one time for each token");
@@ -80,6 +83,9 @@ impl Noised {
     }
 
     /// Token ids [B, L] that are on the device, with their times [B L].
+    ///
+    /// # Panics
+    /// Where `x` and `t` differ in number.
     pub fn ids(x: Tensor<2, Int>, t: &[f64], length: usize) -> Self {
         assert_eq!(x.dims(), [t.len() / length, length], "one time for each token");
         Noised::of(State::Ids(x), t.to_vec(), length)
@@ -107,6 +113,9 @@ impl Noised {
     }
 
     /// The token ids [B L], fetched from the device where they are there.
+    ///
+    /// # Panics
+    /// Where ids on the device are not integers, which cannot be, and for vectors.
     pub fn host_ids(&self) -> Cow<'_, [u32]> {
         match &self.x {
             State::Ids(x) => match x.clone().into_data().convert::<i32>().try_into_vec::<i32>() {
@@ -117,7 +126,10 @@ impl Noised {
         }
     }
 
-    /// The token ids [B L] on the host; a model of tokens given vectors is our own mistake.
+    /// The token ids [B L] on the host.
+    ///
+    /// # Panics
+    /// For vectors and for ids on a device: our own mistake.
     pub fn token_ids(&self) -> &[u32] {
         match &self.x {
             State::Tokens(x) => x,

@@ -200,7 +200,10 @@ impl<F: FnMut(&str, &[usize]) -> Result<HostTensor>> ModuleMapper for Fill<F> {
 }
 
 /// `module` with every parameter replaced by what `from` gives for its path and host shape, one after the other: only
-/// one of them is ever in memory beside the module. Matrices are kept in the given type. The first error ends it.
+/// one of them is ever in memory beside the module. Matrices are kept in the given type.
+///
+/// # Errors
+/// The first of `from`, which ends it.
 pub fn fill<M: Module>(
     module: M,
     matrices: FloatDType,
@@ -247,6 +250,9 @@ pub fn transpose(data: &[f32], rows: usize, cols: usize) -> Vec<f32> {
 }
 
 /// The values of a tensor on the host as f32, row-major.
+///
+/// # Panics
+/// Where the device fails to hand them over.
 pub fn floats<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
     match tensor.into_data().convert::<f32>().try_into_vec::<f32>() {
         Ok(v) => v,

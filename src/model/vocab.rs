@@ -27,6 +27,9 @@ impl Vocab {
     }
 
     /// The same with one of the V ids as the mask; V: the mask has a row of its own, or there is none.
+    ///
+    /// # Panics
+    /// Where `id` is above V.
     pub fn with_mask(self, id: usize) -> Self {
         assert!(id <= self.size, "a mask is one of the tokens or stands behind them");
         Vocab { mask: id, ..self }

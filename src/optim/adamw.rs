@@ -104,7 +104,7 @@ impl Optimizer {
     /// The state with these moments, and the weights of `average` as averages.
     ///
     /// # Errors
-    /// With the name of the first moment that is missing, superfluous or of another length.
+    /// The first moment that is missing, superfluous or of another length.
     pub fn restored<N: Network>(model: &N, average: Option<&N>, moments: &Named) -> std::result::Result<Self, String> {
         let mut new = Self::new(model, false);
         if let Some(extra) =

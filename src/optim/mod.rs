@@ -156,6 +156,9 @@ impl TrainConfig {
     }
 
     /// Checks ranges; `key` is the dotted place of this table in the recipe.
+    ///
+    /// # Errors
+    /// A setting out of range (usage).
     pub fn validate(&self, key: &str) -> Result<()> {
         let at = |name: &str| format!("{key}.{name}");
         whole_within(&at("steps"), self.steps, 1..=MOST_STEPS)?;

@@ -28,6 +28,9 @@ fn end_anchor(length: usize, end: f64) -> f64 {
 }
 
 /// Timesteps f(n, s) `[N]` at index `s` in 0 .. N + T, in the reference's f32 with halves rounded to even.
+///
+/// # Panics
+/// Where `s` is not below N + T.
 pub fn timesteps(length: usize, levels: usize, end: f64, s: usize) -> Vec<usize> {
     assert!(s < length + levels, "index {s} of {}", length + levels);
     let n_e = end_anchor(length, end) as f32;
@@ -40,7 +43,7 @@ pub fn timesteps(length: usize, levels: usize, end: f64, s: usize) -> Vec<usize>
 /// The indices [K + 1] that sampling in `steps` steps visits, from N + T - 1 down to 0: every floor((N + T)/K)-th.
 ///
 /// # Errors
-/// Usage: on no steps, and on more than there are indices.
+/// No steps, or more than there are indices (usage).
 pub fn indices(length: usize, levels: usize, steps: usize) -> Result<Vec<usize>> {
     let all = length + levels;
     if steps == 0 || steps > all {
@@ -65,6 +68,9 @@ pub fn steps(length: usize, levels: usize, end: f64, steps: usize) -> Result<Vec
 ///
 /// t = f/(T - 1) without rounding, for T = `levels`; it never rises with progress and never falls with the position.
 /// The derivative is 0 where the clamp holds t, and at the one bend (s = N - 1) the right-hand one.
+///
+/// # Panics
+/// Where there are fewer than two levels, or `pos` is not below `length`.
 pub fn anchored_time(length: usize, progress: f64, pos: usize, levels: usize, end: f64) -> (f64, f64) {
     assert!(levels > 1 && pos < length, "position {pos} of {length}, {levels} levels");
     let n_e = end_anchor(length, end);

@@ -47,6 +47,9 @@ impl Corruption {
     /// x_t drawn from q(x_t | x_0): each token is lost independently with probability 1 - alpha(t of its position).
     ///
     /// `x0` and `t` are [B x L]; `mask` is the mask id and V the number of tokens. A position at t = 0 is never lost.
+    ///
+    /// # Panics
+    /// Where `x0` and `t` differ in length.
     pub fn corrupt(
         self,
         x0: &[u32],
@@ -63,6 +66,9 @@ impl Corruption {
 
     /// Probability that a masked position is revealed when time goes from `t` down to `s`:
     /// (alpha_s - alpha_t) / (1 - alpha_t).
+    ///
+    /// # Panics
+    /// For uniform noise, which reveals nothing: it has a bridge.
     pub fn reveal_probability(self, schedule: Schedule, t: f64, s: f64) -> f64 {
         assert!(self.absorbs(), "uniform noise reveals nothing: it has a bridge");
         let (at, as_) = (schedule.alpha(t), schedule.alpha(s));
@@ -70,6 +76,9 @@ impl Corruption {
     }
 
     /// x_s drawn from q(x_s | x_t, x_0) of clean text, all [B x L], between the times `t` and `s` of each position.
+    ///
+    /// # Panics
+    /// Where `xt`, `x0`, `t` and `s` differ in length.
     pub fn bridge(
         self,
         (xt, x0): (&[u32], &[u32]),

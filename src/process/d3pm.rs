@@ -75,7 +75,7 @@ impl Matrices {
     /// Checks that the matrices of `levels` levels over V tokens can be held.
     ///
     /// # Errors
-    /// Usage: on more numbers than fit.
+    /// More numbers than fit (usage).
     pub fn fits(matrix: &Matrix, vocab: usize, levels: usize) -> Result<()> {
         let states = vocab + usize::from(*matrix == Matrix::Absorbing);
         let one = states.saturating_mul(states).saturating_mul(2);
@@ -103,7 +103,10 @@ impl Matrices {
     /// The matrices of `levels` levels over V tokens; `neighbours` `[V][k]` is there for that kind.
     ///
     /// # Errors
-    /// Usage: on more numbers than fit, and on neighbours that do not connect all tokens.
+    /// More numbers than fit, and neighbours that do not connect all tokens (usage).
+    ///
+    /// # Panics
+    /// Where that kind has no `neighbours`.
     pub fn new(
         matrix: &Matrix,
         vocab: usize,
@@ -164,6 +167,9 @@ impl Matrices {
     }
 
     /// Q_{s,t}[., i] `[N]`: how likely each state at s goes to `i` at t.
+    ///
+    /// # Panics
+    /// Where `s` is above `t`, or `t` above the last level.
     pub fn way(&self, s: usize, t: usize, i: u32) -> Vec<f64> {
         assert!(s <= t && t <= self.levels(), "from level {s} to {t}");
         let n = self.states;
@@ -185,6 +191,9 @@ impl Matrices {
     }
 
     /// [`Matrices::posterior`] with its [`Matrices::way`].
+    ///
+    /// # Panics
+    /// Where `p` is not one probability for each token.
     pub fn posterior_by(&self, way: &[f64], s: usize, p: &[f64]) -> Vec<f64> {
         assert_eq!(p.len(), self.vocab, "a probability for each token");
         let n = self.states;

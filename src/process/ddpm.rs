@@ -58,6 +58,9 @@ impl Betas {
     }
 
     /// The variances beta `[T]`. The first level of `TruncCos` has its noise at time 0, those of the others at 1/T.
+    ///
+    /// # Panics
+    /// Where `levels` is 0.
     pub fn betas(self, levels: usize) -> Vec<f64> {
         assert!(levels > 0, "a schedule has levels");
         let t = levels as f64;
@@ -91,7 +94,7 @@ pub fn network_time(t: usize, levels: usize) -> f64 {
 /// `count` of `levels` levels from the first to the last, in steps as equal as whole numbers are.
 ///
 /// # Errors
-/// Usage: on fewer than one and more than there are.
+/// Fewer than one, or more than there are (usage).
 pub fn spaced(levels: usize, count: usize) -> Result<Vec<usize>> {
     if count == 0 || count > levels {
         return Err(Error::usage(format!("{count} steps over {levels} levels of noise"))
@@ -113,6 +116,9 @@ pub struct Levels {
 
 impl Levels {
     /// The levels `kept` (rising) of a schedule with these alpha_bar `[T]`.
+    ///
+    /// # Panics
+    /// Where `kept` is empty, does not rise, or has a level that the schedule lacks.
     pub fn new(alphas_cumprod: &[f64], kept: Vec<usize>) -> Self {
         assert!(kept.windows(2).all(|p| p[0] < p[1]) && kept.last().is_some_and(|t| *t < alphas_cumprod.len()));
         let all = alphas_cumprod.len();
@@ -176,6 +182,9 @@ pub struct GaussianStep {
 impl GaussianStep {
     /// The step from level `from` to the lower or equal level `to` of a path with these alpha_bar `[T]`; one to level 0
     /// draws no noise (AR-Diffusion's paths end there).
+    ///
+    /// # Panics
+    /// Where `to` is above `from`.
     pub fn new(kind: Kind, alphas_cumprod: &[f64], from: usize, to: usize) -> Self {
         assert!(to <= from, "a step goes down, not from {from} to {to}");
         let step = Self::between(kind, alphas_cumprod[from], alphas_cumprod[to]);
@@ -202,6 +211,9 @@ impl GaussianStep {
     }
 
     /// The vector `[D]` after the step, from x `[D]`, the network's x0 `[D]`, and standard normal numbers `[D]`.
+    ///
+    /// # Panics
+    /// Where the vectors differ in width.
     pub fn apply(&self, x: &[f32], x0: &[f32], normals: &[f32]) -> Vec<f32> {
         assert!(x.len() == x0.len() && x.len() == normals.len(), "vectors of one width");
         let next = |((x, x0), z): ((&f32, &f32), &f32)| {
@@ -235,6 +247,9 @@ pub fn x0(says: Prediction, alpha_bar: f64) -> Mix {
 /// sampler's `top_p`).
 ///
 /// `draw(n)` gives n numbers, and each round asks for those that are still to be replaced.
+///
+/// # Panics
+/// Where `limit` is not above 0.
 pub fn normals(n: usize, limit: Option<f64>, draw: &mut dyn FnMut(usize) -> Vec<f32>) -> Vec<f32> {
     let mut all = draw(n);
     let Some(limit) = limit else { return all };

@@ -85,6 +85,9 @@ impl Duality {
     }
 
     /// [`Duality::cached`] in a directory, or a new one where there is none to keep it in.
+    ///
+    /// # Errors
+    /// As [`Duality::cached`].
     pub fn at_hand(vocab: usize, ends: Ends, dir: Option<&Path>) -> Result<Self> {
         dir.map_or_else(|| Ok(Self::new(vocab, ends)), |dir| Self::cached(vocab, ends, dir))
     }
@@ -92,7 +95,7 @@ impl Duality {
     /// [`Duality::new`], kept in `dir` by a hash of what decides it; a file that is not what it should be is made anew.
     ///
     /// # Errors
-    /// Where the file cannot be written.
+    /// A refused write (I/O).
     pub fn cached(vocab: usize, ends: Ends, dir: &Path) -> Result<Self> {
         let key = fs::sha256_hex(format!("duality 1 {vocab} {ends:?} {POINTS} {LEFT_OUT}").as_bytes());
         let path = dir.join(format!("duality-{}.json", &key[..16]));

@@ -138,6 +138,9 @@ impl Path {
 
     /// The deterministic step from t down to s (DDIM, Song et al. 2021; exact where x_0 and eps are), with noise in
     /// proportion to eta: 0 none, 1 the posterior q(x_s | x_t, x_0) of the variance-preserving path.
+    ///
+    /// # Panics
+    /// Where `s` is above `t`.
     pub fn step(self, t: f64, s: f64, eta: f64) -> Step {
         assert!(s <= t, "a step goes towards the data, not from {t} to {s}");
         let ((at, bt), (as_, bs)) = (self.at(t), self.at(s));

@@ -42,6 +42,9 @@ pub struct Layout {
 
 impl Layout {
     /// Blocks of `size` positions and nothing else.
+    ///
+    /// # Panics
+    /// Where `size` is 0.
     pub fn blocks(size: usize) -> Self {
         assert!(size > 0, "a block has a position");
         Layout { text: 0, size }
@@ -112,6 +115,9 @@ impl Order {
     }
 
     /// The phases of `length` positions, those that are `given` (empty: none) in front of all; none where it has no fixed ones.
+    ///
+    /// # Panics
+    /// Where the phases follow the steps, whose number is not known here.
     pub fn phases(&self, length: usize, given: &[bool]) -> Option<Arc<Phases>> {
         let pattern = self.pattern?;
         assert!(!pattern.follows_steps(), "the number of phases is that of the steps");
@@ -195,12 +201,15 @@ impl Order {
     /// The sampling table for `steps` steps over `length` positions.
     ///
     /// # Errors
-    /// When the order cannot be walked in so few steps without skipping a block (fewer steps than blocks).
+    /// Fewer steps than blocks: the order cannot be walked in them without skipping one (usage).
     pub fn grid(&self, length: usize, steps: usize) -> Result<Grid> {
         self.grid_behind(length, steps, &[])
     }
 
     /// [`Order::grid`] where some positions are `given` (empty: none), which fixed phases then have in front.
+    ///
+    /// # Errors
+    /// No steps, no positions, or fewer steps than blocks or phases (usage).
     pub fn grid_behind(&self, length: usize, steps: usize, given: &[bool]) -> Result<Grid> {
         if steps == 0 || length == 0 {
             return Err(Error::usage(format!(

@@ -12,6 +12,9 @@ use crate::train::TrainConfig;
 
 impl Recipe {
     /// Checks every component and the rules between them.
+    ///
+    /// # Errors
+    /// A setting out of range, or settings that contradict each other (usage).
     pub fn check(&self) -> Result<()> {
         self.check_names()?;
         self.check_evaluation()?;
@@ -37,6 +40,9 @@ impl Recipe {
     }
 
     /// Checks what a finished run is still computed by: the data and the evaluation.
+    ///
+    /// # Errors
+    /// A setting out of range (usage).
     pub fn check_evaluation(&self) -> Result<()> {
         match &self.data {
             DataConfig::Story(s) => s.validate()?,
@@ -154,6 +160,9 @@ impl Recipe {
     }
 
     /// Checks that the objective and the order of a model can be trained with this network.
+    ///
+    /// # Errors
+    /// A model that is not there, or a network that it cannot be trained with (usage).
     pub fn check_network(&self, name: &str, network: &TransformerConfig) -> Result<()> {
         let model = self.model(name)?;
         let key = |k: &str| format!("model.{name}.{k}");

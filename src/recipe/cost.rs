@@ -7,6 +7,9 @@ use crate::method::{Beside, Vectors, beside};
 impl Recipe {
     /// What training a model takes, counted: forward passes over a sequence and the positions computed in them, those of its
     /// teacher and of reading latents among them. Half an autoencoder reads, half of it writes.
+    ///
+    /// # Errors
+    /// A model that is not there, or a circle of models (usage).
     pub fn train_cost(&self, name: &str, length: usize) -> Result<(u64, u64)> {
         let model = self.model(name)?;
         let [steps, batch, parts] =

@@ -7,6 +7,9 @@ use crate::model::config::Compute;
 impl Recipe {
     /// Whether a model with adapters has them beside a public checkpoint as it is, all blocks of it, or beside a network of
     /// this study's own: only then do they mean the same without this study.
+    ///
+    /// # Errors
+    /// A model that is not there, or a circle of models (usage).
     pub fn adapts_its_base(&self, name: &str) -> Result<bool> {
         let lineage = self.lineage(name)?;
         let public = lineage.last().is_some_and(|m| m.from.is_some());

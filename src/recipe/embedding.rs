@@ -10,6 +10,9 @@ impl Recipe {
     /// Checks that diffusions of embeddings are given the whole condition of `data.pairs`, and nothing else.
     ///
     /// The width of a condition is known when the data is read.
+    ///
+    /// # Errors
+    /// Another number of tokens than a condition has (usage).
     pub fn check_given(&self, data: &Data) -> Result<()> {
         let Data::Pairs(pairs) = data else { return Ok(()) };
         for (name, model) in &self.model {
@@ -68,6 +71,9 @@ impl Recipe {
     }
 
     /// The diffusion of embeddings that a classifier is of; nothing for other models.
+    ///
+    /// # Errors
+    /// A model that is not there (usage).
     pub fn classified<'a>(&'a self, model: &'a ModelConfig) -> Result<Option<(&'a str, &'a EmbeddingConfig)>> {
         let facts = model.objective.facts();
         let Some(of) = facts.parent.filter(|_| facts.made == Made::Classifier) else { return Ok(None) };

@@ -141,7 +141,7 @@ impl Recipe {
     /// Gives what is not as it was meant, but can be done.
     ///
     /// # Errors
-    /// What an evaluation or a later training would refuse.
+    /// What an evaluation or a later training would refuse (usage).
     pub fn check_with(&self, data: &Data, base: &Path) -> Result<Vec<String>> {
         self.check_given(data)?;
         self.eval.context.as_ref().map(|path| eval::context::load(&base.join(path))).transpose()?;

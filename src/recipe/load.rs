@@ -42,6 +42,9 @@ pub const BASE: &str = "base";
 
 impl Loaded {
     /// Checks it by the rules of this version; errors name the place of the key at fault.
+    ///
+    /// # Errors
+    /// As [`Recipe::check`], with the place of the key at fault.
     pub fn check(&self) -> Result<()> {
         // What a rule says of seeds must be so under each of them.
         let under = |seed: &u64| self.at_seed(*seed)?.recipe.check();
@@ -51,6 +54,9 @@ impl Loaded {
 
     /// The study of one of its `seeds` alone: its training seed, a sampling seed of its own (the same for all its models),
     /// and time measured under the first seed only, since it does not depend on weights.
+    ///
+    /// # Errors
+    /// As [`parse::parse`].
     pub fn at_seed(&self, seed: u64) -> Result<Loaded> {
         // TOML's integers have 63 bits.
         let sampling = self.recipe.eval.seed.wrapping_add(seed) & (u64::MAX >> 1);
@@ -78,6 +84,10 @@ impl Loaded {
 const MAX_FILE: u64 = 64 << 20;
 
 /// Reads the recipe file `place`, or the built-in recipe of that name, applies `--set`, and checks it.
+///
+/// # Errors
+/// A recipe that is not there, is not UTF-8 text or breaks a rule, with the place (usage); a file that cannot be read (input or
+/// I/O).
 pub fn load(place: &str, sets: &[String]) -> Result<Loaded> {
     let path = Path::new(place);
     // What is there and is neither a file nor a directory is refused as what it is.
@@ -101,7 +111,7 @@ pub fn load(place: &str, sets: &[String]) -> Result<Loaded> {
 /// The recipe that was `written`, checked; relative paths in it are looked up from `base`.
 ///
 /// # Errors
-/// Usage, with the place of the key at fault.
+/// A recipe that does not parse or breaks a rule (usage), with the place of the key at fault.
 pub fn read(written: Written, base: PathBuf) -> Result<Loaded> {
     let loaded = parsed(written, base)?;
     loaded.check()?;
@@ -117,7 +127,7 @@ fn parsed(written: Written, base: PathBuf) -> Result<Loaded> {
 /// The recipe stored in the run directory `run`, read but not checked: an earlier version checked it by its own rules.
 ///
 /// # Errors
-/// They name the file: one that this version cannot read, models without a name of their own or in a circle.
+/// A recipe that this version cannot read, and models without a name of their own or in a circle, with the file's name.
 pub fn stored(run: &Path) -> Result<Loaded> {
     let path = run.join("recipe.toml");
     let place = path.display().to_string();

@@ -63,7 +63,7 @@ pub struct Recipe {
     /// What `fewstep gate` compares, and by how much it may differ; default: the rules at `gate.rules`.
     #[serde(default)]
     pub gate: GateConfig,
-    /// Which models a run exports, and how; by default none.
+    /// Which models a run exports, and how.
     #[serde(default)]
     pub export: ExportConfig,
 }
@@ -143,7 +143,7 @@ pub struct ExportConfig {
     /// The type of the exported weights; default: kept.
     #[serde(default, skip_serializing_if = "is_kept")]
     pub dtype: Storage,
-    /// Export the adapters of models that have them, in PEFT's layout; default: the whole network with them merged.
+    /// Export the adapters of models that have them, in PEFT's layout, in the place of the whole network with them merged.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub adapters: bool,
 }
@@ -154,6 +154,9 @@ fn is_kept(storage: &Storage) -> bool {
 
 impl Recipe {
     /// The model called `name`; names were checked.
+    ///
+    /// # Errors
+    /// A model that is not there (usage), with the nearest name.
     pub fn model(&self, name: &str) -> Result<&ModelConfig> {
         self.model.get(name).ok_or_else(|| {
             let known = self.model.keys().map(String::as_str);
@@ -191,6 +194,9 @@ impl Recipe {
 
     /// The configuration of the diffusion of latents at the end of a model's line of teachers, and which of the models is that;
     /// nothing for models of tokens.
+    ///
+    /// # Errors
+    /// A model that is not there, or a circle of models (usage).
     pub fn latent<'a>(&'a self, name: &'a str) -> Result<Option<(&'a str, &'a LatentConfig)>> {
         let mut at = name;
         for _ in 0..=self.model.len() {
@@ -205,6 +211,9 @@ impl Recipe {
     }
 
     /// The network of a model: its own, or its teacher's.
+    ///
+    /// # Errors
+    /// A model that is not there or has no network, or a circle of models (usage).
     pub fn network(&self, name: &str) -> Result<Network<'_>> {
         let mut model = self.model(name)?;
         for _ in 0..=self.model.len() {
@@ -244,6 +253,9 @@ impl Recipe {
     }
 
     /// A model and its teachers, up to the one whose network is described: given in the recipe, or in a checkpoint.
+    ///
+    /// # Errors
+    /// As [`Recipe::network`].
     pub fn lineage(&self, name: &str) -> Result<Vec<&ModelConfig>> {
         self.network(name)?;
         let mut all = vec![self.model(name)?];
@@ -257,11 +269,17 @@ impl Recipe {
     }
 
     /// Types of a model's network, where it comes from a checkpoint.
+    ///
+    /// # Errors
+    /// As [`Recipe::network`].
     pub fn dtype(&self, name: &str) -> Result<DtypeConfig> {
         Ok(self.lineage(name)?.last().and_then(|m| m.dtype).unwrap_or_default())
     }
 
     /// How a model of latents is sampled: with the noise of its walk's kind; nothing for models of tokens.
+    ///
+    /// # Errors
+    /// As [`Recipe::latent`] and [`Recipe::network`].
     pub fn latent_process(&self, name: &str) -> Result<Option<LatentProcess>> {
         let Some((_, config)) = self.latent(name)? else { return Ok(None) };
         let vectors = self.model(name)?.objective.facts().vectors;
@@ -320,6 +338,9 @@ impl Recipe {
     }
 
     /// Model names so that each comes after its teacher.
+    ///
+    /// # Errors
+    /// A circle of models (usage).
     pub fn training_order(&self) -> Result<Vec<&str>> {
         let mut done: Vec<&str> = Vec::new();
         while done.len() < self.model.len() {
@@ -341,6 +362,9 @@ impl Recipe {
     }
 
     /// How the vocabulary of the checkpoint that a model comes from, itself or through its teachers, fits the data's.
+    ///
+    /// # Errors
+    /// A model that is not there (usage).
     pub fn vocabulary(&self, name: &str) -> Result<Vocabulary> {
         let mut model = self.model(name)?;
         for _ in 0..self.model.len() {

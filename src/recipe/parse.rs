@@ -38,7 +38,8 @@ pub struct Parsed<T> {
 /// Reads `text`, written at `place` (a file name), as a `T`, after applying `sets` (`key.path=value` each, in order).
 ///
 /// # Errors
-/// Usage (exit 2) with `place:line:column` or the `--set` at fault; all unknown keys are listed at once.
+/// Text that is not TOML or not a `T` (usage), with `place:line:column` or the `--set` at fault; all unknown keys are listed at
+/// once.
 pub fn parse<T: DeserializeOwned + Serialize>(text: &str, place: &str, sets: &[String]) -> Result<Parsed<T>> {
     let source = Source::new(text, place, sets);
     let mut root = explain::document(&source)?;
@@ -243,7 +244,7 @@ fn dotted(key: &str, base: usize) -> Option<Vec<Segment>> {
 /// Puts `value` at `path`, creating tables on the way; a number steps into an existing array.
 ///
 /// # Errors
-/// With the number of segments that lead to something which holds no keys.
+/// The number of segments that lead to something which holds no keys.
 fn insert<'a>(
     table: &mut DeTable<'a>,
     path: &[Segment],

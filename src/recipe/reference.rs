@@ -301,6 +301,9 @@ pub struct Found {
 }
 
 /// The keys that `path` names: the one at that place (any name may stand for NAME), or else all whose path ends so.
+///
+/// # Errors
+/// A key that is not known (usage), with the nearest one.
 pub fn find(path: &str) -> Result<Vec<Found>> {
     let tables = tables();
     if let Some(found) = at(&tables, path) {

@@ -37,6 +37,9 @@ const PLACES: [&str; 7] = [
 
 impl Recipe {
     /// Every setting that decides the numbers of a model, those of its parents among them, by dotted key.
+    ///
+    /// # Errors
+    /// A model that is not there (usage).
     pub fn settings(&self, name: &str) -> Result<BTreeMap<String, String>> {
         let mut all = parse::lines(&["data"], &toml_text(&self.data), &PLACES)?;
         self.add_settings(name, &mut all)?;
@@ -51,6 +54,9 @@ impl Recipe {
     }
 
     /// The settings as fewstep 0.1.0 stored them, one a line: with the steps and the places of files, without hashes.
+    ///
+    /// # Errors
+    /// A model that is not there (usage).
     pub fn settings_before(&self, name: &str) -> Result<String> {
         let model = self.model(name)?;
         let mut decisive = model.clone();
@@ -70,6 +76,9 @@ impl Recipe {
     }
 
     /// The dotted keys in which this recipe differs from `other`, defaults written out on both sides.
+    ///
+    /// # Errors
+    /// As [`parse::changed`].
     pub fn changed_since(&self, other: &Recipe) -> Result<Vec<String>> {
         parse::changed(&toml_text(other), &toml_text(self))
     }

@@ -27,6 +27,9 @@ code { background: var(--soft); padding: 0 .25rem; border-radius: 3px; }
 ";
 
 /// The page as HTML with its plots as inline SVG.
+///
+/// # Errors
+/// A plot that cannot be drawn (I/O).
 pub fn render(page: &Page) -> Result<String> {
     let title = escape(&page.title);
     let mut text = format!(

@@ -57,6 +57,9 @@ pub enum Part {
 
 /// Writes `report.md`, `report.html` and every plot as `.svg` and `.png` into `dir`; returns the files written. What
 /// `notes.md` in `dir` says stands below the facts.
+///
+/// # Errors
+/// As [`write_with`].
 pub fn write(results: &Results, dir: &Path) -> Result<Vec<PathBuf>> {
     write_with(results, dir, None)
 }
@@ -65,6 +68,9 @@ pub fn write(results: &Results, dir: &Path) -> Result<Vec<PathBuf>> {
 ///
 /// A new directory appears with all files in it. In one that is there each file is replaced whole, the plots first and the
 /// pages that show them last, and what else lies there is left alone.
+///
+/// # Errors
+/// Notes that cannot be read (input or I/O); a plot that cannot be drawn, or a refused write (I/O).
 pub fn write_with(results: &Results, dir: &Path, notes: Option<&str>) -> Result<Vec<PathBuf>> {
     let points = match notes {
         Some(text) => notes::lines(text),

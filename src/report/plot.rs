@@ -32,11 +32,17 @@ const LONGEST: usize = 300;
 const BITMAP_DROP: f64 = 0.2;
 
 /// The figure as an SVG document.
+///
+/// # Errors
+/// A figure that cannot be drawn (I/O).
 pub fn svg(figure: &Figure) -> Result<String> {
     drawn_svg(figure.name, size(figure), |canvas| paint(canvas, figure))
 }
 
 /// The figure as the content of a PNG file.
+///
+/// # Errors
+/// A figure that cannot be drawn (I/O).
 pub fn png(figure: &Figure) -> Result<Vec<u8>> {
     drawn_png(figure.name, size(figure), |canvas| paint(canvas, figure))
 }

@@ -146,6 +146,9 @@ impl Rule {
     }
 
     /// Checks ranges; `key` names it in errors.
+    ///
+    /// # Errors
+    /// A setting out of range (usage).
     pub fn validate(&self, key: &str) -> Result<()> {
         let whole = |name: &str, value: usize| whole_within(&format!("{key}.{name}"), value, 1..=1_000_000);
         let share = |name: &str, value: f64| within(&format!("{key}.{name}"), value, 0.0..=1.0);
@@ -169,7 +172,7 @@ impl Rule {
 /// Draws `n` samples by a rule.
 ///
 /// # Errors
-/// Where a budget is below one pass a block, and as [`super::sample`].
+/// A budget below one pass a block (usage), and as [`super::sample`].
 pub fn sample(model: &dyn Denoise, process: &Process, rule: &Rule, spec: &SampleSpec, n: usize) -> Result<Samples> {
     let start = std::time::Instant::now();
     let layout = rule.layout(process.length);

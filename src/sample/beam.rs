@@ -43,7 +43,7 @@ impl Search<'_> {
 /// Hypotheses that have drawn an end token stop there and are filled up with it.
 ///
 /// # Errors
-/// Without a causal network.
+/// A network that is not causal (usage).
 pub fn search(model: &dyn Denoise, process: &Process, prompt: &[u32], spec: &Search) -> Result<Vec<Hypothesis>> {
     let Search { width, length_penalty, ends, early_stopping } = *spec;
     if !process.cached || model.over_blocks() {

@@ -18,7 +18,7 @@ use crate::rng::{StepRng, Stream};
 /// `spec.steps` are those of a whole window; a block of a later window takes its share of them.
 ///
 /// # Errors
-/// As [`sample`], and (usage) where the window is too short to slide.
+/// As [`sample`]; a window that is too short to slide (usage).
 pub fn sample_beyond(
     model: &dyn Denoise,
     process: &Process,

@@ -18,7 +18,7 @@ use crate::process::d3pm::Matrices;
 /// Draws `n` samples; `spec` fits the process.
 ///
 /// # Errors
-/// Usage: on more steps than levels, and where the order is not that of all positions at once.
+/// More steps than levels, and an order that is not that of all positions at once (usage).
 pub fn sample(
     model: &dyn Denoise,
     matrices: &Matrices,

@@ -148,6 +148,9 @@ impl DecodeConfig {
     }
 
     /// Checks ranges; `key` names it in errors.
+    ///
+    /// # Errors
+    /// A setting out of range (usage).
     pub fn validate(&self, key: &str) -> Result<()> {
         let whole = |name: &str, value: usize, low: usize, high: usize| {
             whole_within(&format!("{key}.{name}"), value, low..=high)

@@ -66,6 +66,9 @@ fn hundredth() -> f64 {
 
 impl GuidanceConfig {
     /// Checks ranges; `key` names it in errors.
+    ///
+    /// # Errors
+    /// A setting out of range (usage).
     pub fn validate(&self, key: &str) -> Result<()> {
         whole_within(&format!("{key}.updates"), self.updates, 1..=1000)?;
         for (name, value) in [("lr", self.lr), ("fluency", self.fluency)] {
@@ -130,7 +133,7 @@ impl Embedding<'_> {
 /// Draws `n` texts.
 ///
 /// # Errors
-/// Where there are more steps than levels, and where vectors are no numbers any more.
+/// More steps than levels (usage); vectors that are not finite (non-finite).
 pub fn sample(of: &Embedding, spec: &SampleSpec, n: usize) -> Result<Samples> {
     let pinned = if spec.pinned.is_empty() { vec![None; of.model.length()] } else { spec.pinned.clone() };
     sample_each(of, spec, &vec![pinned; n])

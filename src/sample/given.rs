@@ -3,6 +3,9 @@
 use crate::error::{Error, Result};
 
 /// The tokens that a prompt or an infill template gives, none at its gaps; nothing without either.
+///
+/// # Errors
+/// A prompt beside a template (usage); those of `encode`.
 pub fn given(
     (prompt, infill): (Option<&str>, Option<&str>),
     encode: &dyn Fn(&str) -> Result<Vec<u32>>,
@@ -20,6 +23,9 @@ pub fn given(
 }
 
 /// Pinned positions `[L]` from what is given, or empty.
+///
+/// # Errors
+/// More tokens than the model writes (usage).
 pub fn filled(mut pinned: Vec<Option<u32>>, length: usize) -> Result<Vec<Option<u32>>> {
     if pinned.len() > length {
         return Err(Error::usage(format!("{} tokens are given, but the model writes {length}", pinned.len()))

@@ -101,7 +101,7 @@ impl Latent<'_> {
 /// Draws `n` texts.
 ///
 /// # Errors
-/// When the order cannot be walked in so few steps, and where given tokens are not just those that the model is told.
+/// Too few steps for the order, and given tokens that are not just those that the model is told (usage).
 pub fn sample(latent: &Latent, spec: &SampleSpec, n: usize) -> Result<Samples> {
     let start = Instant::now();
     let condition = condition(latent, spec)?;
@@ -273,7 +273,7 @@ fn step(process: LatentProcess, t: f64, s: f64) -> Step {
 /// Texts `[L]` of latents z [B, M, d].
 ///
 /// # Errors
-/// Where predictions are no distribution.
+/// Predictions that are not a distribution (non-finite).
 pub fn written(
     codec: &Transformer,
     z: Tensor<3>,

@@ -67,6 +67,9 @@ pub fn select<T: AsRef<[u32]>>(candidates: &[T]) -> usize {
 
 /// Of each `n` consecutive samples the one that the others resemble most, by the part of it that `text` gives; its
 /// passes and positions are those of all `n`.
+///
+/// # Panics
+/// Where `n` is 0, or the samples are not whole groups of `n`.
 pub fn choose(drawn: Samples, n: usize, text: &dyn Fn(&[u32]) -> Vec<u32>) -> Samples {
     assert!(n > 0 && drawn.tokens.len().is_multiple_of(n), "{} samples in groups of {n}", drawn.tokens.len());
     let mut out = Samples { seconds: drawn.seconds, ..Samples::default() };

@@ -151,7 +151,7 @@ impl Generator<'_> {
     /// Denoising steps that each block takes of `steps`, where the table says so.
     ///
     /// # Errors
-    /// When the order cannot be walked in so few steps.
+    /// Too few steps for the order (usage).
     pub fn steps_per_block(&self, steps: usize) -> Result<Option<f64>> {
         Ok(match self {
             Generator::Tokens(_, process) => match process.decode {
@@ -170,8 +170,8 @@ impl Generator<'_> {
 /// Draws `n` samples.
 ///
 /// # Errors
-/// When the order cannot be walked in so few steps, or when a cached order is given pinned positions that are not
-/// a prefix (it would draw text that ignores them).
+/// Too few steps for the order, and pinned positions that are not a prefix under a cached order, which would draw text that
+/// ignores them (usage); predictions that are not a distribution (non-finite).
 pub fn sample(model: &dyn Denoise, process: &Process, spec: &SampleSpec, n: usize) -> Result<Samples> {
     let l = process.length;
     if !spec.pinned.is_empty() && spec.pinned.len() != l {

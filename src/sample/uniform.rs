@@ -21,7 +21,7 @@ const GREEDY: Filter = Filter { temperature: 0.0, top_k: None, top_p: None };
 /// Draws `n` samples; `spec` fits the process.
 ///
 /// # Errors
-/// Usage: where the order is not that of all positions at once, or the way of walking is for masks.
+/// An order that is not that of all positions at once, or a way of walking that is for masks (usage).
 pub fn sample(model: &dyn Denoise, process: &Process, spec: &SampleSpec, n: usize) -> Result<Samples> {
     let l = process.length;
     if process.order.pattern.is_some() || process.order.blocks(l) > 1 || matches!(process.decode, Decode::Rule(_)) {

@@ -48,8 +48,11 @@ pub struct Need {
 }
 
 impl Ask<'_> {
-    /// Refuses (kind device) a study whose models cannot be trained or evaluated in the memory there is, and warns where the
+    /// Refuses a study whose models cannot be trained or evaluated in the memory there is, and warns where the
     /// disk of `dir` is too small. `training` are the models that are not trained yet.
+    ///
+    /// # Errors
+    /// Too little memory (device); models whose shape is not known, as [`shape`](fn@shape).
     pub fn study(&self, training: &[&str], evaluated: bool, dir: &Path) -> Result<()> {
         self.disk(training, dir)?;
         let Some(room) = self.room() else { return Ok(()) };
@@ -309,8 +312,11 @@ fn sampling(network: &TransformerConfig, vocab: usize, length: usize, batch: usi
     Step { config: network, vocab, length, fused, trained: 0, copies: 0, frozen: 0 }.pass(batch)
 }
 
-/// Refuses (kind device) to draw texts where those that are drawn together do not fit beside weights that are still to be
+/// Refuses to draw texts where those that are drawn together do not fit beside weights that are still to be
 /// read. `candidates` are drawn for each text (`--mbr`).
+///
+/// # Errors
+/// Too little memory (device).
 pub fn samples(
     network: &TransformerConfig,
     (vocab, length): (usize, usize),

@@ -62,7 +62,7 @@ impl Study {
     /// Asks that the models `names` be trained again although they are finished.
     ///
     /// # Errors
-    /// Usage: a name that the recipe does not have, or that `only` leaves out.
+    /// A name that the recipe does not have, or that `only` leaves out (usage).
     pub fn retraining(self, names: &[String], only: Option<&str>) -> Result<Study> {
         let wanted = self.wanted(only)?;
         for name in names {
@@ -356,7 +356,7 @@ impl Study {
 /// Refuses results that lie in the run directory `dir` and are of other data than its models.
 ///
 /// # Errors
-/// Input: a damaged manifest, or other data, with both hashes.
+/// A damaged manifest, or other data, with both hashes (input).
 pub fn of_this_run(results: &Results, dir: &Path) -> Result<()> {
     let seeds = results.seeds();
     let runs = match &seeds[..] {

@@ -26,6 +26,9 @@ pub fn section(storage: Storage, change: &Change) -> String {
 }
 
 /// Warns of classes that the export in `dir` names and lacks, and that is to be found in `out`.
+///
+/// # Errors
+/// As [`family::missing_code`].
 pub fn warn_of_missing_code(dir: &Path, out: &Path) -> Result<()> {
     let missing = family::missing_code(dir)?;
     if !missing.is_empty() {
@@ -38,6 +41,9 @@ pub fn warn_of_missing_code(dir: &Path, out: &Path) -> Result<()> {
 }
 
 /// The model directory that `path` is, or none where it is a run.
+///
+/// # Errors
+/// As [`family::resolve`].
 pub fn model_directory(path: &Path) -> Result<Option<PathBuf>> {
     let dir = family::resolve(path)?;
     Ok(checkpoint::whole::is_model(&dir).then_some(dir))

@@ -29,7 +29,7 @@ pub fn compiled() -> Vec<&'static str> {
 /// The first device that this binary was built with: a processor where it has one.
 ///
 /// # Errors
-/// It was built without any (exit 2), a GPU that is not there (exit 6).
+/// A binary that was built without any (usage), a GPU that is not there (device).
 pub fn first() -> Result<Device> {
     match compiled().first() {
         Some(name) => open(name),
@@ -42,7 +42,7 @@ const KNOWN: [&str; 6] = ["flex", "ndarray", "cuda", "wgpu", "vulkan", "metal"];
 /// Opens the device `name`, such as `flex` or `cuda:1`.
 ///
 /// # Errors
-/// An unknown name (exit 2), a device this binary was not built for (exit 2), a GPU that is not there (exit 6).
+/// A name that is not known or a device that this binary was not built for (usage), a GPU that is not there (device).
 pub fn open(name: &str) -> Result<Device> {
     let (kind, index) = match name.split_once(':') {
         Some((kind, index)) => {

@@ -16,6 +16,10 @@ use crate::term::{self, Interrupt};
 use crate::train::{self, Draws, Fingerprint, Job, Run, Start, TrainConfig};
 
 /// Loss, and seconds of the first step of a model at its real batch and length, with new networks in the place of others.
+///
+/// # Errors
+/// Models that do not go together (usage); a checkpoint that cannot be read (input); a loss or gradient that is not finite
+/// (non-finite).
 pub fn dry_run(
     recipe: &Recipe,
     name: &str,

@@ -43,6 +43,10 @@ struct Way<'a> {
 
 impl Study {
     /// Evaluates what is missing and writes results.json.
+    ///
+    /// # Errors
+    /// A model that is not finished, or another recipe's (usage); one that is damaged (input); too little memory (device);
+    /// predictions that are not a distribution (non-finite); a signal; I/O.
     pub fn evaluate(&self, only: Option<&str>) -> Result<Results> {
         let config = &self.recipe.eval;
         let evaluated = |name: &String, model| only.is_none_or(|o| o == name) || self.is_evaluated(name, model);
@@ -480,8 +484,10 @@ impl Study {
         Ok(Some(found))
     }
 
+    /// Goes on, unless a signal has asked for an end.
+    ///
     /// # Errors
-    /// Where a signal asked for an end.
+    /// A signal.
     pub fn not_stopped(&self, name: &str) -> Result<()> {
         match self.interrupt.requested() {
             true => {

@@ -27,7 +27,7 @@ struct Kept {
 /// be made (anew), and then the old one is removed, so that a result never lies beside the samples of another.
 ///
 /// # Errors
-/// Input: a file that was changed after it was written.
+/// A file that was changed after it was written (input).
 pub fn read(path: &Path, samples: &Path, key: &str) -> Result<Option<ModelResult>> {
     if std::fs::symlink_metadata(path).is_err() {
         return Ok(None);

@@ -180,6 +180,9 @@ impl Study {
     }
 
     /// The finished model `name`.
+    ///
+    /// # Errors
+    /// A model that is not there or not finished (usage), or that is damaged (input); I/O.
     pub fn finished(&self, name: &str) -> Result<LoadedModel> {
         self.recipe.model(name)?;
         let manifest = self.verified(name)?;
@@ -191,6 +194,10 @@ impl Study {
     }
 
     /// Trains what is missing: every model, or `only` and its teachers.
+    ///
+    /// # Errors
+    /// A model that is not there, or is another recipe's (usage); one that is damaged (input); too little memory (device); a
+    /// loss or gradient that is not finite (non-finite); a signal; I/O.
     pub fn train(&self, only: Option<&str>) -> Result<()> {
         let wanted = self.wanted(only)?;
         self.check_bound(&wanted)?;
@@ -414,6 +421,9 @@ impl Study {
     }
 
     /// The whole study: train, evaluate, report, export. The results, and the files of the report.
+    ///
+    /// # Errors
+    /// As [`Study::train`], [`Study::evaluate`] and [`Study::export`]; a report that cannot be written (I/O).
     pub fn complete(&self) -> Result<(Results, Vec<PathBuf>)> {
         self.announce();
         self.train(None)?;
@@ -424,6 +434,9 @@ impl Study {
     }
 
     /// The same; prints the table and where everything is, or all results as JSON.
+    ///
+    /// # Errors
+    /// As [`Study::complete`].
     pub fn run(&self, as_json: bool) -> Result<()> {
         let (results, written) = self.complete()?;
         say(&results, &written, as_json)

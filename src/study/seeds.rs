@@ -70,6 +70,9 @@ impl Seeds {
     }
 
     /// Trains what is missing under every seed: every model, or `only` and its teachers.
+    ///
+    /// # Errors
+    /// As [`Study::train`], of the first seed that fails.
     pub fn train(&self, only: Option<&str>) -> Result<()> {
         self.each(only, |study| study.train(only)).map(|_| ())
     }
@@ -93,6 +96,9 @@ impl Seeds {
     }
 
     /// Evaluates what is missing under every seed and writes the joined results.json.
+    ///
+    /// # Errors
+    /// As [`Study::evaluate`], of the first seed that fails; seeds that were measured on different data (input).
     pub fn evaluate(&self, only: Option<&str>) -> Result<Results> {
         let each = self.each(only, |study| study.evaluate(only))?;
         self.joined(&each)
@@ -105,6 +111,9 @@ impl Seeds {
     }
 
     /// The whole study under every seed, and one report; what it exports is the first seed's. The results, and the files of the report.
+    ///
+    /// # Errors
+    /// As [`Seeds::train`] and [`Seeds::evaluate`], and those of an export; a report that cannot be written (I/O).
     pub fn complete(&self) -> Result<(Results, Vec<PathBuf>)> {
         let each = self.each(None, |study| {
             study.announce();
@@ -121,6 +130,9 @@ impl Seeds {
     }
 
     /// The same; prints the table and where the report is, or all results as JSON.
+    ///
+    /// # Errors
+    /// As [`Seeds::complete`].
     pub fn run(&self, as_json: bool) -> Result<()> {
         let (results, written) = self.complete()?;
         super::say(&results, &written, as_json)

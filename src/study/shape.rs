@@ -319,7 +319,7 @@ fn judge_shape(d: family::Description, from: PathBuf, policy: Vocabulary, data: 
 /// A causal model reads the token that stands between its texts in front of a text, so that every token of it is predicted.
 ///
 /// # Errors
-/// Input: where the objective cannot train the family.
+/// A family that the objective cannot train (input).
 fn trainable(d: &Description, from: &Path, objective: &Objective) -> Result<(TransformerConfig, u32)> {
     let (place, family) = (from.display(), d.family.name());
     let cannot = |why: &str, hint: &str| {

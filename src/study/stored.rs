@@ -64,6 +64,10 @@ fn is_finished(run: &Path, loaded: &Loaded) -> bool {
 }
 
 /// The directory of the model meant by a path: itself, or a model of a run.
+///
+/// # Errors
+/// A name beside a directory that is one model, or one that the run does not have (usage); a directory that is neither (input);
+/// I/O.
 pub fn model_dir(path: &Path, name: Option<&str>) -> Result<PathBuf> {
     if whole::is_model(path) {
         return match name {

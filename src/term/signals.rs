@@ -33,7 +33,7 @@ impl Interrupt {
     /// A second one ends the process in any case. Call it once per process; a default handle listens to nothing.
     ///
     /// # Errors
-    /// I/O, if the handlers cannot be registered.
+    /// Handlers that cannot be registered (I/O).
     #[cfg(feature = "cli")]
     pub fn listen() -> Result<Interrupt> {
         let interrupt = Interrupt::default();

@@ -44,7 +44,7 @@ impl Log {
     /// uninterrupted one's.
     ///
     /// # Errors
-    /// Input: where the part that is kept is not as it was.
+    /// A part that is kept and is not as it was (input).
     pub fn open(dir: &Path, name: &str, config: &TrainConfig, step: usize, mark: Option<&Mark>) -> Result<Log> {
         let path = dir.join(FILE);
         let kept = match path.exists() {
@@ -75,6 +75,9 @@ impl Log {
     }
 
     /// What is logged so far, on disk: a checkpoint must not outlive the lines before it.
+    ///
+    /// # Errors
+    /// A refused write (I/O).
     pub fn mark(&self) -> Result<Mark> {
         self.file.sync()?;
         let sha256 = fs::hex(&self.hash.clone().finalize());
@@ -82,6 +85,9 @@ impl Log {
     }
 
     /// Records a finished step.
+    ///
+    /// # Errors
+    /// A refused write (I/O).
     pub fn step(
         &mut self,
         term_name: &str,
@@ -145,7 +151,7 @@ impl Log {
 /// The part of the log `all`, read from `path`, that a run at `step` keeps.
 ///
 /// # Errors
-/// Input: where it is not as it was.
+/// A part that is not as it was (input).
 pub fn kept<'a>(path: &Path, all: &'a [u8], step: usize, mark: Option<&Mark>) -> Result<&'a [u8]> {
     let Some(mark) = mark else {
         // A checkpoint of fewstep 0.1.0, or none: there is one line for each step before it.

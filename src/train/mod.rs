@@ -145,8 +145,8 @@ pub struct Trained {
 /// Trains, from the newest good checkpoint if there is one, to the last step.
 ///
 /// # Errors
-/// Non-finite loss or gradient (exit 5, the last good checkpoint is kept), a signal (130, 143 or 129 after saving), I/O, a
-/// method that lacks something.
+/// A loss or gradient that is not finite (non-finite; the last good checkpoint is kept), a signal (after saving), a method that
+/// lacks something; I/O.
 pub fn train(job: &Job) -> Result<Trained> {
     let (config, term) = (job.config, job.method.facts().term);
     let mut state = TrainState::resume_or_start(job)?;
@@ -186,6 +186,9 @@ pub fn train(job: &Job) -> Result<Trained> {
 }
 
 /// The first step of `job`: loss and gradient norm, with nothing written but tables that take long to make.
+///
+/// # Errors
+/// A method that lacks something (usage); those of its step.
 pub fn first_step(job: &Job) -> Result<(f64, f64)> {
     let ground = Ground { dir: None, ..job.ground() };
     let (_, loss, norm) = step(job, TrainState::start(job, &ground)?)?;

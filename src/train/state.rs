@@ -70,7 +70,7 @@ impl Record {
     /// That of a checkpoint's manifest, which is called `place` in messages.
     ///
     /// # Errors
-    /// Input: it is not one, or of another version.
+    /// One that is not it, or of another version (input).
     pub fn parse(place: &str, extra: serde_json::Value) -> Result<Record> {
         let record: Record =
             serde_json::from_value(extra).map_err(|e| Error::input(format!("{place}: manifest: {e}")))?;
@@ -152,8 +152,8 @@ impl<'a> TrainState<'a> {
     /// The state of the newest checkpoint that verifies, or a fresh start where none was ever saved.
     ///
     /// # Errors
-    /// A checkpoint of another recipe or of more steps (exit 2), of other data, or checkpoints of which none is left
-    /// or verifies (exit 3).
+    /// A checkpoint of another recipe or of more steps (usage), of other data, or checkpoints of which none is left or verifies
+    /// (input).
     pub fn resume_or_start(job: &Job<'a>) -> Result<Self> {
         fs::remove_stale_tmp(job.dir)?;
         let found = checkpoints(job.dir);
@@ -238,7 +238,7 @@ impl<'a> TrainState<'a> {
     /// Commits the checkpoint of the current step, with the log as it is then, and removes old ones, keeping the newest `keep`.
     ///
     /// # Errors
-    /// Weights that are not finite (exit 5), I/O.
+    /// Weights that are not finite (non-finite); I/O.
     pub fn save(&self, job: &Job, log: Mark) -> Result<()> {
         let name = checkpoint_name(self.step);
         if fs::verify_manifest(&job.dir.join(&name)).is_ok() {

@@ -61,14 +61,19 @@ pub enum NonFinite {
     Allow,
 }
 
-/// Reads the float tensors (F32, F16, BF16, F64 and int8 with scales, all turned into f32) of a safetensors file; errors are
-/// of kind input.
+/// Reads the float tensors (F32, F16, BF16, F64 and int8 with scales, all turned into f32) of a safetensors file.
+///
+/// # Errors
+/// A file that is missing or malformed, and values that are not finite where these are refused (input); I/O.
 pub fn read(path: &Path, non_finite: NonFinite) -> Result<Weights> {
     let bytes = read_limited(path, MAX_FILE)?;
     read_bytes(&path.display().to_string(), &bytes, non_finite)
 }
 
 /// As `read`, of `bytes`; `file` is the name that messages use.
+///
+/// # Errors
+/// Bytes that are malformed, and values that are not finite where these are refused (input).
 pub fn read_bytes(file: &str, bytes: &[u8], non_finite: NonFinite) -> Result<Weights> {
     let Header { entries, metadata } = checked(file, bytes)?;
     let mut weights = Weights { metadata, ..Default::default() };
@@ -114,6 +119,9 @@ fn not_finite(file: &str, tensors: usize, lines: Vec<String>) -> Error {
 }
 
 /// Reads the integer tensors (I64, I32, I16, I8, U8, BOOL) of a safetensors file.
+///
+/// # Errors
+/// A file that is missing or malformed (input); I/O.
 pub fn read_ints(path: &Path) -> Result<BTreeMap<String, HostInts>> {
     let bytes = read_limited(path, MAX_FILE)?;
     let entries = checked(&path.display().to_string(), &bytes)?.entries;
@@ -143,7 +151,7 @@ fn misfit(file: &str, entry: &Entry, why: String) -> Error {
 /// header is read.
 ///
 /// # Errors
-/// They are of kind input, or I/O.
+/// A header that is malformed (input); I/O.
 pub fn entries(file: &str, from: &mut (impl Read + Seek), total: u64) -> Result<Vec<Entry>> {
     Ok(header::read(file, from, total)?.0.entries)
 }
@@ -195,6 +203,9 @@ fn integers(dtype: Dtype, bytes: &[u8]) -> Option<Vec<i64>> {
 }
 
 /// Values as little-endian bytes of a float type, rounded to the nearest, ties to even.
+///
+/// # Panics
+/// Where `dtype` is not a float type.
 pub fn to_dtype(values: &[f32], dtype: Dtype) -> Vec<u8> {
     match dtype {
         Dtype::F32 => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
@@ -244,11 +255,20 @@ fn from_f16(bits: u16) -> f32 {
 }
 
 /// Writes the tensors as F32 in the order of their names, whole or not at all: equal weights give equal bytes.
+///
+/// # Errors
+/// As [`to_bytes`]; a refused write (I/O).
 pub fn write(path: &Path, weights: &Weights) -> Result<()> {
     write_atomic(path, &to_bytes(weights)?)
 }
 
 /// The safetensors file of `weights` as bytes.
+///
+/// # Errors
+/// Names or metadata that cannot be written as JSON (input).
+///
+/// # Panics
+/// Where a tensor's data does not fit its shape, or it is called `__metadata__`.
 pub fn to_bytes(weights: &Weights) -> Result<Vec<u8>> {
     let (mut tensors, mut end) = (Vec::new(), 0);
     for (name, HostTensor { shape, data }) in &weights.tensors {
@@ -269,6 +289,12 @@ pub fn to_bytes(weights: &Weights) -> Result<Vec<u8>> {
 pub type Described<'a> = (&'a str, Dtype, &'a [usize], std::ops::Range<usize>);
 
 /// The header of a file, its length in front: free text, then the tensors in the order given.
+///
+/// # Errors
+/// Names or metadata that cannot be written as JSON (input).
+///
+/// # Panics
+/// Where a tensor is called `__metadata__`.
 pub fn header_bytes(metadata: &BTreeMap<String, String>, tensors: &[Described]) -> Result<Vec<u8>> {
     // Not the library's writer: it orders the metadata at random.
     let mut parts = Vec::new();

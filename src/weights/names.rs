@@ -9,14 +9,20 @@ const LINES: usize = 9;
 
 /// Checks that `found` has every tensor of `wanted` (name to shape) in its shape, and, unless `ignore_extra`, no other.
 ///
-/// The error (kind input) has at most ten lines: missing, of wrong shape, extra, with the nearest names, or the one
-/// prefix that explains them all. Integer tensors are never parameters and do not count.
+/// Integer tensors are never parameters and do not count.
+///
+/// # Errors
+/// Tensors that are missing, of another shape or extra (input): at most ten lines with the nearest names, or the one prefix
+/// that explains them all.
 pub fn match_names(wanted: &BTreeMap<String, Vec<usize>>, found: &Weights, ignore_extra: bool) -> Result<()> {
     let found = found.tensors.iter().map(|(name, t)| (name.clone(), t.shape.clone())).collect();
     match_shapes(wanted, &found, ignore_extra)
 }
 
 /// As [`match_names`], of the shapes of what was found.
+///
+/// # Errors
+/// As [`match_names`].
 pub fn match_shapes(
     wanted: &BTreeMap<String, Vec<usize>>,
     found: &BTreeMap<String, Vec<usize>>,

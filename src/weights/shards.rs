@@ -23,6 +23,10 @@ struct Index {
 }
 
 /// Reads the weights of `path`: a safetensors file, an index, or a directory with `model.safetensors` or an index.
+///
+/// # Errors
+/// Files that are missing, malformed or of different models, and values that are not finite where these are refused (input);
+/// I/O.
 pub fn read_model(path: &Path, non_finite: NonFinite) -> Result<Weights> {
     if !path.is_dir() {
         let is_index = path.extension().is_some_and(|e| e == "json");
@@ -82,7 +86,7 @@ pub(super) fn index_files(path: &Path) -> Result<Indexed> {
 /// The map of the index with this text, called `file` in messages: every file in it has a plain name.
 ///
 /// # Errors
-/// Input: another text than an index, an empty map, a name that is not plain.
+/// Text that is not an index, an empty map, a name that is not plain (input).
 pub fn weight_map(file: &str, text: &[u8]) -> Result<BTreeMap<String, String>> {
     let wrong = |why: String| Error::input(format!("{file} is not an index of safetensors files")).cause(why);
     let index: Index = serde_json::from_slice(text).map_err(|e| wrong(e.to_string()))?;

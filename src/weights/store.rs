@@ -51,11 +51,11 @@ pub struct Bad {
 impl Store {
     /// Opens `path` and checks all headers; no data is read.
     ///
-    /// # Errors
-    /// They are of kind input, or I/O.
+    /// Of a directory with one file and an index of several the one file is read, as other loaders do, and noted where the two
+    /// hold the same tensors.
     ///
-    /// Of a directory with one file and an index of several the one file is read, as other loaders do; it is refused where
-    /// the two hold other tensors, and noted where they hold the same.
+    /// # Errors
+    /// Files that are missing or malformed, and one beside an index of other tensors (input); I/O.
     pub fn open(path: &Path) -> Result<Store> {
         if !path.is_dir() {
             let index = path.extension().is_some_and(|e| e == "json");
@@ -159,7 +159,13 @@ impl Store {
         })
     }
 
-    /// The bytes of the tensor called `name`; asking for one that is not there is our own mistake.
+    /// The bytes of the tensor called `name`.
+    ///
+    /// # Errors
+    /// A file that was changed while it was read (input); I/O.
+    ///
+    /// # Panics
+    /// Where no tensor has that name: our own mistake.
     pub fn bytes(&self, name: &str) -> Result<Vec<u8>> {
         let (p, e) = self.place[name];
         self.parts[p].read(&self.parts[p].entries[e])
@@ -168,7 +174,7 @@ impl Store {
     /// The tensor of real numbers called `name` as f32.
     ///
     /// # Errors
-    /// Where it is of another type, or not finite and that is refused.
+    /// A tensor of another type, and values that are not finite where these are refused (input); I/O.
     pub fn tensor(&self, name: &str, non_finite: NonFinite) -> Result<HostTensor> {
         let (p, e) = self.place[name];
         let (part, entry) = (&self.parts[p], &self.parts[p].entries[e]);
@@ -190,6 +196,9 @@ impl Store {
     }
 
     /// The tensors with values that are not finite; every tensor of floats is read.
+    ///
+    /// # Errors
+    /// A file that was changed while it was read (input); I/O.
     pub fn non_finite(&self) -> Result<Vec<Bad>> {
         let mut all = Vec::new();
         for part in &self.parts {
@@ -213,6 +222,9 @@ impl Store {
     }
 
     /// SHA-256 of the file, or of the hashes of several files in the order of their names, joined by line ends.
+    ///
+    /// # Errors
+    /// A file that is missing (input) or cannot be read (I/O).
     pub fn sha256(&self) -> Result<String> {
         let hashes = self.parts.iter().map(|p| sha256_file(&p.path)).collect::<Result<Vec<String>>>()?;
         Ok(if self.sharded { sha256_hex(hashes.join("\n").as_bytes()) } else { hashes.concat() })
@@ -248,6 +260,9 @@ impl Part {
     }
 
     /// The header as it stands in the file, its length in front.
+    ///
+    /// # Errors
+    /// A file that was changed while it was read (input); I/O.
     pub fn header_bytes(&self) -> Result<Vec<u8>> {
         self.range(0..self.data_start)
     }

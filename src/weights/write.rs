@@ -89,6 +89,9 @@ impl Planned {
 }
 
 /// Refuses values that are finite and would be infinite as `dtype`.
+///
+/// # Errors
+/// Such values (input).
 pub fn check_range(name: &str, values: &[f32], dtype: Dtype) -> Result<()> {
     // Halfway between the largest number of the type and what would come next.
     let limit = match dtype {
@@ -132,6 +135,9 @@ fn split(plan: &[Planned], limit: u64) -> Vec<Vec<&Planned>> {
 ///
 /// # Errors
 /// Those of `bytes`, and refused writes.
+///
+/// # Panics
+/// Where `bytes` gives a tensor another number of bytes than was planned.
 pub fn write_model(
     dir: &Path,
     metadata: &BTreeMap<String, String>,
@@ -186,6 +192,9 @@ pub fn write_model(
 
 /// Takes away weights of an earlier export that lie in `dir` beside the files `kept`: they would be read instead of, or
 /// together with, what was written.
+///
+/// # Errors
+/// A directory that cannot be read, or a refused removal (I/O).
 pub fn remove_others(dir: &Path, kept: &[String], index: bool) -> Result<()> {
     let ours = |name: &str| {
         let numbers = name.strip_prefix("model-").and_then(|n| n.strip_suffix(".safetensors"));
@@ -204,6 +213,9 @@ pub fn remove_others(dir: &Path, kept: &[String], index: bool) -> Result<()> {
 }
 
 /// SHA-256 of the weights of a directory: of its one file, or of its index with the hashes of all files that it names.
+///
+/// # Errors
+/// Weights that are missing, or an index that is malformed (input); I/O.
 pub fn sha256(dir: &Path) -> Result<String> {
     let single = dir.join(SINGLE);
     if single.exists() || !dir.join(INDEX).exists() {

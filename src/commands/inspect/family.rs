@@ -21,6 +21,9 @@ const RANK: usize = 16;
 const BATCH: usize = 8;
 
 /// Whether the directory's config.json is of someone else's model.
+///
+/// # Errors
+/// As [`family::read_config`].
 pub fn is_foreign(dir: &Path) -> Result<bool> {
     let (_, config) = family::read_config(dir)?;
     Ok(config["model_type"] != "fewstep")
@@ -49,7 +52,7 @@ fn visibility(d: &Description) -> String {
 /// ones.
 ///
 /// # Errors
-/// Input: a directory that cannot be loaded, after all that could be said of it was printed.
+/// A directory that cannot be loaded (input), after all that could be said of it was printed.
 pub fn run(dir: &Path, against: Option<&Path>, as_json: bool, device: &Device) -> Result<()> {
     let Checked { description: d, store, tokenizer, non_finite, problem } = family::check(dir)?;
     d.notes.iter().for_each(|note| term::warn(note));

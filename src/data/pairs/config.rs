@@ -55,6 +55,9 @@ fn twentieth() -> f64 {
 
 impl PairsConfig {
     /// Checks ranges.
+    ///
+    /// # Errors
+    /// A setting out of range (usage).
     pub fn validate(&self) -> Result<()> {
         whole_within("data.pairs.length", self.length, 4..=1 << 16)?;
         if self.length_classes == 1 || self.length_classes > 64 {

@@ -36,6 +36,9 @@ impl Default for PicturesConfig {
 
 impl PicturesConfig {
     /// Checks ranges.
+    ///
+    /// # Errors
+    /// A setting out of range, or more things than a quadrant holds (usage).
     pub fn validate(&self) -> Result<()> {
         for (key, value, low, high) in [
             ("names", self.names, 1, NAMES.len()),

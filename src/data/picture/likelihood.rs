@@ -39,6 +39,9 @@ impl Pictures {
     }
 
     /// ln p of any sequence `[L]`, noise included: always finite.
+    ///
+    /// # Panics
+    /// Where `tokens` are not L.
     pub fn log_likelihood(&self, tokens: &[u32]) -> f64 {
         assert_eq!(tokens.len(), self.shape().length(), "a whole sequence");
         let emission = Emission::new(self, tokens);

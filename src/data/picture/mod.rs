@@ -88,6 +88,9 @@ pub struct Pictures {
 
 impl Pictures {
     /// Builds the task.
+    ///
+    /// # Errors
+    /// A setting out of range (usage).
     pub fn new(config: &PicturesConfig) -> Result<Pictures> {
         config.validate()?;
         let c = config;

@@ -24,6 +24,9 @@ impl<'a> Encoder<'a> {
     }
 
     /// Takes the next piece; `misfit` makes an error of what has no token.
+    ///
+    /// # Errors
+    /// What has no token, as `misfit` makes it; text that the library cannot encode (input).
     pub fn add(&mut self, text: &str, out: Out, misfit: &dyn Fn(Misfit) -> Error) -> Result<()> {
         match self.tokenizer {
             Tokenizer::Bytes => text.bytes().for_each(|b| out(b.into())),
@@ -42,6 +45,9 @@ impl<'a> Encoder<'a> {
     }
 
     /// The ids of what is left, at the end of the text.
+    ///
+    /// # Errors
+    /// What has no token, as `misfit` makes it; text that the library cannot encode (input).
     pub fn end(&mut self, out: Out, misfit: &dyn Fn(Misfit) -> Error) -> Result<()> {
         match self.tokenizer {
             Tokenizer::Hf(tokenizer) => {

@@ -89,6 +89,10 @@ pub enum Tokenizer {
 
 impl Tokenizer {
     /// The tokenizer of `config`: `char` and `train` take their vocabulary from `training`; paths are relative to `base`.
+    ///
+    /// # Errors
+    /// Training text that is not UTF-8, and files that are missing or are not a tokenizer's (input); a text with too few
+    /// different words (usage); a file that cannot be downloaded (I/O).
     pub fn build(config: &TokenizerConfig, training: &[u8], base: &Path) -> Result<Tokenizer> {
         match config {
             TokenizerConfig::Bytes => Ok(Tokenizer::Bytes),
@@ -125,8 +129,11 @@ impl Tokenizer {
         }
     }
 
-    /// The ids of `text`; nothing is added at its ends. Every kind but `Bytes` refuses text that is not UTF-8, and
-    /// `Char` and `Words` what is not in their vocabulary, with byte offset, line and column (kind input).
+    /// The ids of `text`; nothing is added at its ends.
+    ///
+    /// # Errors
+    /// Every kind but `Bytes` refuses text that is not UTF-8, and `Char` and `Words` what is not in their vocabulary, with byte
+    /// offset, line and column (input).
     pub fn encode(&self, text: &[u8]) -> Result<Vec<u32>> {
         let mut ids = Vec::new();
         let mut out = |id: u32| ids.push(id);
@@ -189,7 +196,7 @@ impl Tokenizer {
     /// The id that may stand behind a document.
     ///
     /// # Errors
-    /// Usage: a tokenizer that has no end token.
+    /// A tokenizer that has no end token (usage).
     pub fn end(&self) -> Result<u32> {
         let found = match self {
             Tokenizer::Bytes => Some(END_CHAR as u32),
@@ -213,6 +220,9 @@ impl Tokenizer {
 
     /// What each id stands for as bytes, of an added token its name; none for an id without a token. Byte-level tokens are
     /// their bytes; those of other Hugging Face tokenizers their names as in the file.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::to_json`].
     pub fn pieces(&self) -> Result<Vec<Option<Vec<u8>>>> {
         Ok(match self {
             Tokenizer::Bytes => (0..=255u8).map(|b| Some(vec![b])).collect(),
@@ -223,6 +233,9 @@ impl Tokenizer {
     }
 
     /// The content of `tokenizer.json`: equal tokenizers give equal text.
+    ///
+    /// # Errors
+    /// A tokenizer that the library cannot write as JSON (input).
     pub fn to_json(&self) -> Result<String> {
         let value = match self {
             Tokenizer::Bytes => hf::bytes_json(),
@@ -236,11 +249,17 @@ impl Tokenizer {
     }
 
     /// Writes `dir/tokenizer.json`.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::to_json`]; a refused write (I/O).
     pub fn save(&self, dir: &Path) -> Result<()> {
         write_atomic(&dir.join(FILE), self.to_json()?.as_bytes())
     }
 
     /// Writes `dir/tokenizer.json`, and beside it the class by which others load it whatever the model is.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::save`].
     pub fn save_for_others(&self, dir: &Path) -> Result<()> {
         self.save(dir)?;
         // A text must come back as it was: no spaces are taken out of what was decoded.
@@ -254,7 +273,7 @@ impl Tokenizer {
     /// whether `bos` is put there.
     ///
     /// # Errors
-    /// Input: tokenizer_config.json is no JSON; the library fails on the post-processor.
+    /// A tokenizer_config.json that is not JSON, or a post-processor that the library fails on (input).
     pub fn front(&self, dir: Option<&Path>, bos: Option<u32>) -> Result<Vec<u32>> {
         let said = dir.map_or(Ok(None), |dir| hf::adds_bos(&dir.join(CONFIG)))?;
         match (self, said) {
@@ -265,12 +284,18 @@ impl Tokenizer {
     }
 
     /// Reads `dir/tokenizer.json`; what `save` wrote comes back as the same kind.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::load_file`].
     pub fn load(dir: &Path) -> Result<Tokenizer> {
         Self::load_file(&dir.join(FILE))
     }
 
     /// Reads the tokenizer of a model's directory: tokenizer.json, or vocab.json with merges.txt (and added_tokens.json),
     /// with the words cut as GPT-2 or as Qwen2 does; none where there is none of these files.
+    ///
+    /// # Errors
+    /// Files that are not a tokenizer's (input); I/O.
     pub fn load_dir(dir: &Path) -> Result<Option<Tokenizer>> {
         if dir.join(FILE).exists() {
             return Self::load(dir).map(Some);
@@ -287,12 +312,18 @@ impl Tokenizer {
         .map_err(|e| e.or_hint(AGAIN))
     }
 
-    /// Reads a Hugging Face `tokenizer.json` of any name; a file that is none is an error of kind input, never a panic.
+    /// Reads a Hugging Face `tokenizer.json` of any name.
+    ///
+    /// # Errors
+    /// A file that is missing or is not a tokenizer's (input), never a panic; I/O.
     pub fn load_file(path: &Path) -> Result<Tokenizer> {
         Self::parse(&path.display().to_string(), &read_limited(path, MAX_FILE)?)
     }
 
     /// The same of the bytes of a file that is called `file` in messages.
+    ///
+    /// # Errors
+    /// Bytes that are not a tokenizer's (input).
     pub fn parse(file: &str, bytes: &[u8]) -> Result<Tokenizer> {
         hf::parse(file, bytes).map_err(|e| e.or_hint(AGAIN))
     }
@@ -316,7 +347,10 @@ fn directory(base: &Path, path: &Path) -> Result<PathBuf> {
     }
 }
 
-/// `bytes` as text, or an error (kind input) with the place of the first byte that is not UTF-8.
+/// `bytes` as text.
+///
+/// # Errors
+/// Bytes that are not UTF-8 (input), with the place of the first.
 pub fn utf8(bytes: &[u8]) -> Result<&str> {
     std::str::from_utf8(bytes).map_err(|e| {
         let at = e.valid_up_to();

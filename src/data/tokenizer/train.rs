@@ -54,6 +54,9 @@ impl Words {
     }
 
     /// Counts the words of the next piece of the text; a word ends where the piece does.
+    ///
+    /// # Errors
+    /// Text that the library cannot cut into words (input).
     pub fn add(&mut self, text: &str) -> Result<()> {
         let mut rest = text;
         while !rest.is_empty() {

@@ -15,6 +15,9 @@ pub struct Matrix<'a> {
 
 impl<'a> Matrix<'a> {
     /// Row-major data [rows, columns].
+    ///
+    /// # Panics
+    /// Where `data` is not whole rows of `columns`.
     pub fn new(data: &'a [f32], columns: usize) -> Self {
         let rows = data.len() / columns;
         assert_eq!(data.len(), rows * columns, "whole rows");
@@ -44,6 +47,9 @@ pub enum Threads {
 const WORTH_THREADS: usize = 1 << 21;
 
 /// out [m, n], row-major, gets (or with `add` grows by) left [m, k] times right [k, n].
+///
+/// # Panics
+/// Where the inner dimensions differ, or `out` is not m n long.
 pub fn product(left: Matrix, right: Matrix, out: &mut [f32], add: bool, threads: Threads) {
     let (m, k, n) = (left.rows, left.columns, right.columns);
     assert_eq!(k, right.rows, "inner dimensions");

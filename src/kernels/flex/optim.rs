@@ -14,6 +14,9 @@ use crate::kernels::simd::{sum, wide};
 const PART: usize = 1 << 14;
 
 /// One step on p, m, v and the average e (empty: none), all of one length, from the gradient g.
+///
+/// # Panics
+/// Where the gradient or a moment differs from `p` in length.
 pub fn adamw(p: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32], e: &mut [f32], step: &AdamWStep) {
     let _span = tracing::trace_span!("adamw").entered();
     assert!(g.len() == p.len() && m.len() == p.len() && v.len() == p.len(), "one gradient and two moments a weight");

@@ -71,6 +71,9 @@ impl TransformerConfig {
     }
 
     /// Checks ranges and contradictions; `key` is the dotted place of this table in the recipe.
+    ///
+    /// # Errors
+    /// A setting out of range, or settings that contradict each other (usage).
     pub fn validate(&self, key: &str) -> Result<()> {
         let at = |name: &str| format!("{key}.{name}");
         // What is computed from these numbers is computed after they are known to be small enough.

@@ -8,6 +8,9 @@ use super::{NormKind, TimeInput, TransformerConfig, UNIFORM_DIGITS};
 impl TransformerConfig {
     /// The parameters of a network of tokens (neither vectors nor a bottleneck) with `vocab` tokens and `length` positions,
     /// by path, in the shape that they have on the host: projections are [out, in].
+    ///
+    /// # Panics
+    /// For a network of vectors or with a bottleneck.
     pub fn tensors(&self, vocab: usize, length: usize) -> BTreeMap<String, Vec<usize>> {
         assert!(self.vectors.is_none() && self.bottleneck.is_none(), "a network of tokens");
         let mut all = BTreeMap::new();

@@ -109,6 +109,9 @@ pub struct Base<'a> {
 
 /// Writes adapters into the existing directory `dir`; `modules` are the source's matrices by canonical name (none: our own
 /// network).
+///
+/// # Errors
+/// A refused write (I/O).
 pub fn write(
     dir: &Path,
     plan: &Plan,
@@ -180,7 +183,7 @@ fn auto_class(d: &Description) -> Option<&'static str> {
 /// Reads the adapters of a directory for a network with these sites.
 ///
 /// # Errors
-/// Input: files that are absent or malformed, settings that change the mathematics, tensors of other modules.
+/// Files that are absent or malformed, settings that change the mathematics, tensors of other modules (input).
 pub fn read(dir: &Path, sites: &[Site]) -> Result<(Plan, Named)> {
     let config = settings(dir)?;
     let file = dir.join(WEIGHTS);

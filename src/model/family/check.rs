@@ -22,7 +22,7 @@ pub struct Checked {
 /// Checks the directory as [`super::load`] does, its values among it: every tensor is read, one at a time.
 ///
 /// # Errors
-/// Where it is not even known what it should hold.
+/// A directory of which it is not even known what it should hold (input).
 pub fn check(dir: &Path) -> Result<Checked> {
     let opened = open(dir, None)?;
     let misfit = fits(&opened, &LoadOptions::default()).err();

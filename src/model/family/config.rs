@@ -23,7 +23,7 @@ pub type Shapes = BTreeMap<String, Vec<usize>>;
 /// The family and configuration of a model with this config.json (called `file` in messages) and these tensors.
 ///
 /// # Errors
-/// Input: where no family is recognised, or a key is missing, out of range or not supported.
+/// A family that is not known, or a key that is missing, out of range or not supported (input).
 pub fn describe(file: &str, config: &Value, tensors: &Shapes) -> Result<Description> {
     let keys = Keys::of(file, config)?;
     int8::check(&keys)?;

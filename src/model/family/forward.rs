@@ -16,7 +16,7 @@ use super::{Description, Prediction, log_score};
 /// x_0; as many are read with full visibility there, unless `blocks` asks for its sampling mode.
 ///
 /// # Errors
-/// Usage: where ids or lengths do not fit the model.
+/// Ids or lengths that do not fit the model (usage).
 pub fn forward(
     description: &Description,
     model: &Transformer,

@@ -50,7 +50,7 @@ impl Selection {
 /// makes its settings of config.json, into that; the other keys stay.
 ///
 /// # Errors
-/// Input: where one of them is no JSON object.
+/// One of them that is not a JSON object (input).
 pub fn write_generation(dir: &Path, family: Family, generation: &Generation) -> Result<()> {
     let config = (family == Family::Dream).then_some("config.json");
     for path in [Some(FILE), config].into_iter().flatten().map(|name| dir.join(name)).filter(|path| path.exists()) {

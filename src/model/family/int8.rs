@@ -62,6 +62,9 @@ fn target(name: &str) -> String {
 ///
 /// Of compressed-tensors only one symmetric scale for each output channel of 8 bit weights is read, with activations as
 /// they are.
+///
+/// # Errors
+/// Such a quantisation, with the name of its key (input).
 pub fn check(keys: &Keys) -> Result<()> {
     let Some(all) = keys.inside(KEY)? else { return Ok(()) };
     all.stated("quant_method", &[METHOD, OLD_METHOD], "no method")?;

@@ -19,7 +19,7 @@ impl<'a> Keys<'a> {
     /// The keys of `value`, the content of `file`.
     ///
     /// # Errors
-    /// If it is no object.
+    /// A value that is not an object (input).
     pub fn of(file: &'a str, value: &'a Value) -> Result<Self> {
         let map = value.as_object().ok_or_else(|| Error::input(format!("{file}: not a JSON object")))?;
         Ok(Keys { file, prefix: String::new(), map })
@@ -28,7 +28,7 @@ impl<'a> Keys<'a> {
     /// The keys of the object under `key`; none where it is absent or null.
     ///
     /// # Errors
-    /// If it is something else.
+    /// Something else (input).
     pub fn inside(&self, key: &str) -> Result<Option<Keys<'a>>> {
         let Some(value) = self.get(key) else { return Ok(None) };
         let wrong = || self.wrong(key, format!("must be an object, but is {}", short(value)));
@@ -120,7 +120,7 @@ impl<'a> Keys<'a> {
     /// Text, or none where the key is absent or null.
     ///
     /// # Errors
-    /// If it is something else.
+    /// Something else (input).
     pub fn text(&self, key: &str) -> Result<Option<&'a str>> {
         let Some(value) = self.get(key) else { return Ok(None) };
         let wrong = || self.wrong(key, format!("must be text, but is {}", short(value)));
@@ -135,7 +135,7 @@ impl<'a> Keys<'a> {
     /// The texts of the list under `key`; none where it is absent or null.
     ///
     /// # Errors
-    /// If it is something else.
+    /// Something else (input).
     pub fn texts(&self, key: &str) -> Result<Option<Vec<&'a str>>> {
         let Some(value) = self.get(key) else { return Ok(None) };
         let list = value.as_array().and_then(|list| list.iter().map(Value::as_str).collect::<Option<Vec<_>>>());
@@ -145,7 +145,7 @@ impl<'a> Keys<'a> {
     /// Token ids below 2^32: a number, or a list of them. A number below 0 stands for none.
     ///
     /// # Errors
-    /// If it is something else.
+    /// Something else (input).
     pub fn ids(&self, key: &str) -> Result<Vec<u32>> {
         let Some(value) = self.get(key) else { return Ok(Vec::new()) };
         token_ids(value)
@@ -212,7 +212,7 @@ impl<'a> Keys<'a> {
     /// The one value that every source which says something says: `said` are values with the whole names of their keys.
     ///
     /// # Errors
-    /// Where two differ, with both names.
+    /// Two that differ, with both names (input).
     pub fn agreed<T: PartialEq + std::fmt::Debug + Clone>(&self, said: &[(String, T)]) -> Result<Option<T>> {
         let Some((first, value)) = said.first() else { return Ok(None) };
         match said.iter().find(|(_, other)| other != value) {

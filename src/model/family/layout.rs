@@ -40,14 +40,16 @@ const BESIDE: [&str; 13] = [
 /// Writes the parameters of a model of this description into the existing directory `to`, laid out as the model in `from`.
 ///
 /// # Errors
-/// `from` is not readable, or has other tensors than the model; a parameter does not fit the type; `to` is not
-/// writable.
+/// A source that cannot be read or has other tensors than the model, a parameter that does not fit the type (input); I/O.
 pub fn export(from: &Path, to: &Path, description: &Description, parameters: &Named, storage: Storage) -> Result<()> {
     export_in_files(from, to, description, parameters, storage, SHARD)
 }
 
 /// As [`export`], in files of at most `limit` bytes of tensors: the source's own files where types are kept and none is
 /// longer, else one file where it fits, else several with an index.
+///
+/// # Errors
+/// As [`export`].
 pub fn export_in_files(
     from: &Path,
     to: &Path,
@@ -277,6 +279,9 @@ fn code(dir: &Path) -> Result<Vec<String>> {
 /// Files with classes that `dir`'s config.json names in its `auto_map` and that do not lie beside it: an export without
 /// them loads only where the classes come from elsewhere. Those of other repositories (`owner/name--file.Class`) are
 /// fetched by the loader itself.
+///
+/// # Errors
+/// As [`read_config`](super::read_config).
 pub fn missing_code(dir: &Path) -> Result<Vec<String>> {
     let (_, config) = load::read_config(dir)?;
     let classes = config["auto_map"].as_object().into_iter().flat_map(|map| map.values()).filter_map(Value::as_str);

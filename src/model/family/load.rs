@@ -60,8 +60,7 @@ pub struct Loaded {
 /// The content of `dir/config.json`.
 ///
 /// # Errors
-/// Input: where it is absent or no JSON, or a file of the directory leads
-/// out of it.
+/// A config.json that is absent or not JSON, or a file of the directory that leads out of it (input).
 pub fn read_config(dir: &Path) -> Result<(String, Value)> {
     fs::contained(dir)?;
     let path = dir.join("config.json");
@@ -75,7 +74,7 @@ pub fn read_config(dir: &Path) -> Result<(String, Value)> {
 /// Canonical names of a store's tensors of real numbers: to the name in the files, and to the shape.
 ///
 /// # Errors
-/// Where two names are the same without their prefixes (a model beside its moving average).
+/// Two names that are the same without their prefixes: a model beside its moving average (input).
 pub fn names_of(store: &Store) -> Result<(BTreeMap<String, String>, Shapes)> {
     let (mut names, mut shapes) = (BTreeMap::new(), Shapes::new());
     for entry in store.reals() {
@@ -126,6 +125,9 @@ pub fn open(dir: &Path, weights: Option<&Path>) -> Result<Opened> {
 }
 
 /// What the directory holds, from config.json, the headers of the weights and the tokenizer; no tensor is read.
+///
+/// # Errors
+/// Files that are missing or malformed, or a family that is not known (input); I/O.
 pub fn look(dir: &Path) -> Result<(Description, Store)> {
     open(dir, None).map(|opened| (opened.description, opened.store))
 }
@@ -133,7 +135,7 @@ pub fn look(dir: &Path) -> Result<(Description, Store)> {
 /// Reads the model of a directory onto `device`.
 ///
 /// # Errors
-/// As [`describe`], and files or tensors that are missing, malformed, misshapen or unknown.
+/// As [`describe`]; files or tensors that are missing, malformed, misshapen or unknown.
 pub fn load(dir: &Path, options: &LoadOptions, device: &Device) -> Result<Loaded> {
     let mut opened = open(dir, options.weights.as_deref())?;
     options.configure(&mut opened.description.network);

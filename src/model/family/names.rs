@@ -153,6 +153,9 @@ fn block(family: Family, i: &str, owner: &str, leaf: &str, group: Option<usize>)
 
 /// The canonical names of the embedding and of a head of its own: a network whose head is its embedding may be stored with
 /// both, or with either.
+///
+/// # Panics
+/// Where a family stores one of them as several tensors, which none does.
 pub fn embedding_and_head(family: Family) -> [String; 2] {
     let name = |path: &str| match outer(family, path) {
         Source::Whole(name) => name,

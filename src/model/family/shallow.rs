@@ -63,6 +63,9 @@ pub fn shallow(from: &Path, to: &Path, description: &Description, keep: &[usize]
 }
 
 /// Refuses kept blocks that do not fill the groups that the checkpoint in `from` stores its blocks in.
+///
+/// # Errors
+/// Such blocks (usage); a config.json that cannot be read (input).
 pub fn fills_groups(from: &Path, keep: &[usize]) -> Result<()> {
     let (_, config) = read_config(from)?;
     match block_group(&config).filter(|size| !keep.len().is_multiple_of(*size)) {
@@ -120,6 +123,9 @@ fn beside(from: &Path, to: &Path) -> Result<()> {
 }
 
 /// The description of the model that [`shallow`] writes.
+///
+/// # Errors
+/// A config.json without the number of blocks (input).
 pub fn described(description: &Description, keep: &[usize]) -> Result<Description> {
     let mut new = description.clone();
     new.network = new.network.with_layers(keep);

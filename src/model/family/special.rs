@@ -14,6 +14,9 @@ use crate::fs::read_limited;
 const GENERATION: &str = "generation_config.json";
 
 /// The tokenizer of a model's directory, if it has one.
+///
+/// # Errors
+/// As [`Tokenizer::load_dir`].
 pub fn tokenizer(dir: &Path) -> Result<Option<Tokenizer>> {
     Tokenizer::load_dir(dir)
 }
@@ -25,8 +28,7 @@ pub fn tokenizer(dir: &Path) -> Result<Option<Tokenizer>> {
 /// A mask that the tokenizer does not call so is noted.
 ///
 /// # Errors
-/// Input: where one of these files is no JSON, or the
-/// tokenizer names a token outside of the vocabulary.
+/// A file of these that is not JSON, or a token outside of the vocabulary that the tokenizer names (input).
 pub fn settle(dir: &Path, description: &mut Description, tokenizer: Option<&Tokenizer>) -> Result<()> {
     let (family, vocab) = (description.family, description.vocab);
     let mut special = description.special;

@@ -63,7 +63,7 @@ impl Rows {
     /// known) for data of the tokenizer `ours`.
     ///
     /// # Errors
-    /// Input: where the policy does not let the two go together.
+    /// A tokenizer and a checkpoint that the policy does not let go together (input).
     pub fn find(
         policy: Vocabulary,
         theirs: Option<&Tokenizer>,
@@ -125,6 +125,9 @@ impl Rows {
     }
 
     /// Refuses data in which tokens occur (`counts` by id) that the checkpoint lacks, with their share.
+    ///
+    /// # Errors
+    /// Such data (input).
     pub fn check(&self, counts: &[u64], decode: impl Fn(u32) -> String) -> Result<()> {
         let lacking: Vec<u32> = self.missing().into_iter().filter(|id| counts[*id as usize] > 0).collect();
         if lacking.is_empty() {

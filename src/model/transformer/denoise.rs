@@ -164,6 +164,9 @@ impl Transformer {
 
     /// Features [B, w, D] of the positions of `window` alone, in a network that sees everything: the keys and values of all
     /// others are as the cache has them, and those of the window are renewed in it. The first window is the whole canvas.
+    ///
+    /// # Panics
+    /// For a network that does not see everything, for padded input, and where the first window is not the whole canvas.
     pub fn features_window(&self, input: &Noised, window: Range<usize>, cache: &mut Cache) -> Tensor<3> {
         assert!(self.config.visibility == Visibility::Full, "a causal network keeps a prefix: `features_cached`");
         assert!(input.padding.keys.is_none() && input.padding.positions.is_none(), "windows have no padding");

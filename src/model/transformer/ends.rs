@@ -129,6 +129,9 @@ impl Transformer {
 
     /// What a denoiser says of x_t [B, M, d] at times t [B M], as vectors [B, M, d]; `s` [B M] are the times it is to reach, for
     /// a network of two times.
+    ///
+    /// # Panics
+    /// Where times or condition tokens are too few or too many, and where phases stand beside condition tokens.
     pub fn says(&self, x: Tensor<3>, t: &[f64], s: Option<&[f64]>, given: &Given) -> Tensor<3> {
         let (ends, config) = self.vector_ends();
         let [b, m, _] = x.dims();
@@ -228,6 +231,9 @@ impl Transformer {
 
     /// Features [B, L, D] of the positions of a text with latents z [B, M, d]; an autoregressive decoder, and one in phases, is given
     /// the text [B L] and predicts each position from what is before it.
+    ///
+    /// # Panics
+    /// Where an autoregressive decoder, or one in phases, is given no text.
     pub fn decode(&self, z: Tensor<3>, text: Option<&[u32]>) -> Tensor<3> {
         let (ends, config) = self.halves();
         let (b, l) = (z.dims()[0], self.length);

@@ -39,6 +39,9 @@ pub struct LoraConfig {
 
 impl LoraConfig {
     /// Checks ranges; `key` is the dotted place of this table in the recipe.
+    ///
+    /// # Errors
+    /// A setting out of range, or an empty list of targets (usage).
     pub fn validate(&self, key: &str) -> Result<()> {
         whole_within(&format!("{key}.rank"), self.rank, 1..=4096)?;
         within(&format!("{key}.alpha"), self.alpha, 1e-6..=1e6)?;
@@ -54,10 +57,10 @@ impl LoraConfig {
         self.alpha / self.rank as f64
     }
 
-    /// The sites of a network that it names, out of all of them.
+    /// The sites of a network that it names, out of all of them; `key` is the table's place.
     ///
     /// # Errors
-    /// Usage: with the list of names where one of `targets` is no module; `key` is the table's place.
+    /// One of `targets` that is not a module (usage), with the list of names.
     pub fn plan(&self, key: &str, all: &[Site]) -> Result<Plan> {
         let mut known: Vec<&str> = Vec::new();
         all.iter().for_each(|s| {
@@ -198,7 +201,7 @@ impl Transformer {
     /// The same network, its weights shared and without gradients, with the given adapters on `device`.
     ///
     /// # Errors
-    /// Input: where they are not those of the plan; `place` names their file.
+    /// Adapters that are not those of the plan (input).
     pub fn with_adapters(&self, plan: &Plan, adapters: &Named, place: &str, device: &Device) -> Result<Self> {
         let found = adapters.iter().map(|(name, t)| (name.clone(), t.shape.clone())).collect();
         match_shapes(&plan.shapes(), &found, false)
@@ -288,8 +291,8 @@ fn merge(dense: &mut Dense) {
 /// Checks a subset of the blocks of a network; `key` is the recipe's key.
 ///
 /// # Errors
-/// Usage: none, one that is not there or not above the one before it, and subsets that would move a block to where
-/// the network treats it as another kind (first blocks without a norm, local windows).
+/// No block, one that is not there or not above the one before it, and subsets that would move a block to where the network
+/// treats it as another kind: first blocks without a norm, local windows (usage).
 pub fn check_layers(keep: &[usize], config: &TransformerConfig, key: &str) -> Result<()> {
     let ascending = keep.windows(2).all(|w| w[0] < w[1]);
     if keep.is_empty() || !ascending || keep[keep.len() - 1] >= config.layers {

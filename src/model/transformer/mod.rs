@@ -137,6 +137,9 @@ impl Transformer {
     }
 
     /// The same weights under a configuration that differs in what needs no parameters: visibility, shift, reading of time.
+    ///
+    /// # Panics
+    /// Where `change` alters the number of parameters.
     pub fn reconfigured(self, change: impl FnOnce(&mut TransformerConfig)) -> Self {
         let mut config = self.config.clone();
         change(&mut config);
@@ -538,6 +541,9 @@ impl Transformer {
     /// Gradients with respect to all parameters but the head's, block by block, from those [r, D] that `head` makes of
     /// the wanted feature rows [r, D]: only the blocks' inputs are kept (Chen et al. 2016), for devices without the
     /// fused block's own `checkpoint`.
+    ///
+    /// # Panics
+    /// Where a block's input gets no gradient, which cannot be.
     pub fn backward_by_blocks(
         &self,
         input: &Noised,
@@ -587,7 +593,7 @@ impl Transformer {
     /// A network with the given weights; `place` names their file in errors.
     ///
     /// # Errors
-    /// When names or shapes differ from what the configuration asks for.
+    /// Names or shapes that differ from what the configuration asks for (input).
     pub fn from_weights(
         config: &TransformerConfig,
         vocab: usize,

@@ -37,6 +37,9 @@ impl Sampler {
     }
 
     /// Checks ranges; `key` names it in errors.
+    ///
+    /// # Errors
+    /// A setting out of range (usage).
     pub fn validate(&self, key: &str) -> Result<()> {
         within(&format!("{key}.eta"), self.eta, 0.0..=1.0)?;
         match self.top_p {

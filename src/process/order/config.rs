@@ -133,6 +133,9 @@ impl OrderConfig {
     }
 
     /// Checks that it can be walked; `key` names it in errors.
+    ///
+    /// # Errors
+    /// A number out of range, or an order inside of one that cannot hold it (usage).
     pub fn validate(&self, key: &str) -> Result<()> {
         let wrong = |why: &str| Err(Error::usage(format!("`{key} = {}` {why}", self.shown())));
         let largest = match self {

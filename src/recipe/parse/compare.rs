@@ -17,7 +17,7 @@ type Flat = Vec<(Vec<String>, Value)>;
 /// Every value of the TOML `text` under its dotted key, in the order of the text; an empty table is a value too.
 ///
 /// # Errors
-/// Usage if the text is not TOML.
+/// Text that is not TOML (usage).
 pub fn flatten(text: &str) -> Result<IndexMap<String, Value>> {
     Ok(flat(text, "recipe")?.into_iter().map(|(path, value)| (keys::join(&path), value)).collect())
 }
@@ -25,7 +25,7 @@ pub fn flatten(text: &str) -> Result<IndexMap<String, Value>> {
 /// The lines `- key = old` and `+ key = new` for every key whose value differs, below the two names; empty if none.
 ///
 /// # Errors
-/// Usage if either text is not TOML.
+/// A text that is not TOML (usage).
 pub fn diff(a_text: &str, b_text: &str, a_name: &str, b_name: &str) -> Result<String> {
     let changes = changes(&flat(a_text, a_name)?, &flat(b_text, b_name)?);
     if changes.is_empty() {
@@ -37,7 +37,7 @@ pub fn diff(a_text: &str, b_text: &str, a_name: &str, b_name: &str) -> Result<St
 /// The dotted keys whose values differ between the two texts.
 ///
 /// # Errors
-/// Usage if either text is not TOML.
+/// A text that is not TOML (usage).
 pub fn changed(old_text: &str, new_text: &str) -> Result<Vec<String>> {
     let changes = changes(&flat(old_text, "the old recipe")?, &flat(new_text, "the new recipe")?);
     Ok(changes.iter().map(|c| keys::join(&c.path)).collect())
@@ -47,7 +47,7 @@ pub fn changed(old_text: &str, new_text: &str) -> Result<Vec<String>> {
 /// in `without`, and what is below them.
 ///
 /// # Errors
-/// Usage if the text is not TOML.
+/// Text that is not TOML (usage).
 pub fn lines(prefix: &[&str], text: &str, without: &[&str]) -> Result<BTreeMap<String, String>> {
     let all = flat(text, "recipe")?.into_iter();
     let decisive = all.filter(|(path, _)| !without.iter().any(|key| covers(key, path)));
@@ -150,7 +150,7 @@ fn descend(value: Value, path: &mut Vec<String>, out: &mut Flat) {
 /// The tree as plain values.
 ///
 /// # Errors
-/// With the range of a number outside i64 or f64.
+/// The range of a number outside i64 or f64.
 pub(super) fn to_table(table: &DeTable<'_>) -> std::result::Result<toml::Table, Range<usize>> {
     table.iter().map(|(k, v)| Ok((k.get_ref().to_string(), to_value(v.get_ref(), v.span())?))).collect()
 }

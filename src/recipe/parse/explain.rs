@@ -12,7 +12,7 @@ use crate::error::{Error, Result, nearest};
 /// The tree of the file's text.
 ///
 /// # Errors
-/// Usage for a fault of syntax, among them a key given twice.
+/// A fault of syntax, a key given twice among them (usage).
 pub(super) fn document<'a>(source: &Source<'a>) -> Result<DeTable<'a>> {
     DeTable::parse(source.text).map(Spanned::into_inner).map_err(|e| syntax(&e, source))
 }

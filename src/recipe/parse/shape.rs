@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 /// Checks that each array of the tree was read as one.
 ///
 /// # Errors
-/// Usage with the place of the array that was taken for a table.
+/// An array that was taken for a table (usage), with its place.
 pub(super) fn check<T: Serialize>(root: &DeTable<'_>, value: &T, source: &Source<'_>) -> Result<()> {
     // What cannot be written down as TOML is not of a recipe.
     let Ok(read) = Table::try_from(value) else { return Ok(()) };

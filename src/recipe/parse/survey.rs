@@ -27,7 +27,7 @@ const EMPTY_TABLE: usize = 3;
 /// Reads the tree as a `T`.
 ///
 /// # Errors
-/// Usage; unknown names come first, and every fault after the first is a cause line.
+/// Keys or values that do not fit (usage); unknown names come first, and every fault after the first is a cause line.
 pub(super) fn deserialize<T: DeserializeOwned>(root: &DeTable<'_>, source: &Source<'_>) -> Result<T> {
     let mut raw = match read::<T>(root) {
         Ok(value) => return Ok(value),

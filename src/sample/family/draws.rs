@@ -30,7 +30,7 @@ impl Draws {
     /// The next `n` uniforms.
     ///
     /// # Errors
-    /// Where the record has none left, or another number of them.
+    /// A record that has none left, or another number of them (input).
     pub fn next(&mut self, n: usize) -> Result<Vec<f64>> {
         match self {
             Draws::Seeded(rng) => Ok((0..n).map(|_| rng.random::<f64>()).collect()),

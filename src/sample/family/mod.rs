@@ -147,7 +147,7 @@ pub struct Walked {
 /// Walks the canvas `x` [B L] by the plan.
 ///
 /// # Errors
-/// Usage: where the network cannot be read as the plan wants it, and (input) where recorded draws run out.
+/// A network that cannot be read as the plan wants it (usage); recorded draws that run out (input).
 pub fn walk(model: &Transformer, x: &[u32], plan: &Plan, draws: &mut Draws) -> Result<Walked> {
     if plan.blocks.is_empty() && plan.steps > 0 {
         // Given tokens that fill the canvas are all there is.

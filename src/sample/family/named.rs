@@ -104,7 +104,7 @@ impl Sampler {
     /// The sampler of this name.
     ///
     /// # Errors
-    /// Usage: with the nearest one.
+    /// A name that is not known (usage), with the nearest one.
     pub fn named(name: &str) -> Result<Sampler> {
         NAMES.into_iter().find(|(_, n)| *n == name).map(|(sampler, _)| sampler).ok_or_else(|| {
             let error = Error::usage(format!("no sampler `{name}`"));
@@ -180,7 +180,7 @@ impl Sampler {
     /// The plan for one text of `length` of which the positions before `start` are given.
     ///
     /// # Errors
-    /// Usage: a model it does not fit, and settings that it has not.
+    /// A model that it does not fit, and settings that it does not have (usage).
     pub fn plan(self, d: &Description, start: usize, length: usize, settings: &Settings) -> Result<Plan> {
         if !self.fits(d) {
             let others = Self::list(|s| s.fits(d));

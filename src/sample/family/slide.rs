@@ -13,7 +13,7 @@ use crate::model::config::Visibility;
 /// Walks the canvas `x` [B L] by the plan, L longer than the network's W.
 ///
 /// # Errors
-/// As [`walk`], and (usage) where the network does not see block by block or the plan is none of aligned blocks.
+/// As [`walk`]; a network that does not see block by block, or a plan that is not one of aligned blocks (usage).
 pub(super) fn run(model: &Transformer, x: &[u32], plan: &Plan, draws: &mut Draws) -> Result<Walked> {
     let batch = plan.blocks[0].len();
     let (length, width) = (x.len() / batch, model.length());

@@ -140,7 +140,7 @@ fn end(walk: &mut Walk, rule: &Transition, kept: Option<Vec<f32>>, draws: &mut D
 /// `method::distill::teacher_times`.
 ///
 /// # Errors
-/// Where recorded draws run out.
+/// Recorded draws that run out (input).
 pub fn sdtt_targets(
     teacher: &Transformer,
     xt: &[u32],

@@ -13,6 +13,9 @@ use crate::kernels::simd::sum_parts;
 
 impl Block<'_> {
     /// The gradients from that of y [r, D].
+    ///
+    /// # Panics
+    /// Where a forward pass that keeps its tape gives none, which cannot be.
     pub fn backward(&self, grad: &[f32], x: &[f32], tape: Option<Tape>) -> Grads {
         let tape = match tape {
             Some(tape) => tape,
