@@ -38,8 +38,8 @@ fn main() {
     for step in 0..2 {
         let begin = std::time::Instant::now();
         let orders = distill::Orders::same(Order::parallel(length));
-        let rows =
-            distill::rows(&config, &teacher, &x0, length, config.dt(0), orders, (StepRng::new(1), step)).expect("rows");
+        let rows = distill::rows(&config, &teacher, &x0, length, config.dt(0), orders, StepRng::new(1).of_step(step))
+            .expect("rows");
         let (loss, grads) = method::backward(&student, &rows);
         println!(
             "step {step}: {} masked rows of {}, loss {loss:.4}, {} gradients, {:.1} s",

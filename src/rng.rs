@@ -59,6 +59,25 @@ impl StepRng {
         key[24..].copy_from_slice(b"fewstep\x01");
         ChaCha8Rng::from_seed(key)
     }
+
+    /// Its generators of `step`.
+    pub fn of_step(self, step: u64) -> Generators {
+        Generators { rng: self, step }
+    }
+}
+
+/// The generators of one step, or of one part of a step, by stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Generators {
+    pub rng: StepRng,
+    pub step: u64,
+}
+
+impl Generators {
+    /// [`StepRng::at`] this step.
+    pub fn at(&self, stream: Stream) -> ChaCha8Rng {
+        self.rng.at(self.step, stream)
+    }
 }
 
 #[cfg(test)]

@@ -197,8 +197,9 @@ pub fn measure(s: &Sizes, name: &str) -> (Spread, f64) {
         "distill" => {
             let (mut training, teacher, sdtt) = (Training::new(s), s.teacher(), sdtt());
             let spread = time(s, s.repeats, |i| {
-                let rows = distill::rows(&sdtt, &teacher, &x0, s.length, sdtt.dt(0), parallel(s), (StepRng::new(1), i))
-                    .expect("rows");
+                let rows =
+                    distill::rows(&sdtt, &teacher, &x0, s.length, sdtt.dt(0), parallel(s), StepRng::new(1).of_step(i))
+                        .expect("rows");
                 training.update(&rows);
             });
             (spread, tokens)
@@ -228,8 +229,9 @@ pub fn measure(s: &Sizes, name: &str) -> (Spread, f64) {
             let windows = rows / s.length.min(rows);
             let x: Vec<u32> = (0..windows * s.length).map(|_| vocab as u32).collect();
             let spread = time(s, s.repeats.min(5), |i| {
-                let all = distill::rows(&sdtt, &teacher, &x, s.length, sdtt.dt(0), parallel(s), (StepRng::new(1), i))
-                    .expect("rows");
+                let all =
+                    distill::rows(&sdtt, &teacher, &x, s.length, sdtt.dt(0), parallel(s), StepRng::new(1).of_step(i))
+                        .expect("rows");
                 method::backward(&student, &all);
             });
             (spread, x.len() as f64)

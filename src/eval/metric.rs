@@ -42,7 +42,8 @@ pub enum Direction {
 fn with_older_names(schema: &mut Schema) {
     if let Some(Value::Array(names)) = schema.get_mut("oneOf") {
         for older in ["oracle_nll", "judge_nll", "judge_nll_per_character"] {
-            names.push(serde_json::json!({ "const": older, "type": "string", "description": "Another name of `nll`." }));
+            names
+                .push(serde_json::json!({ "const": older, "type": "string", "description": "Another name of `nll`." }));
         }
     }
 }

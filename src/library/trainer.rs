@@ -318,7 +318,7 @@ impl<'a, N: Network> Trainer<'a, N> {
                 )));
             };
             let teacher: &dyn Teach = now.1.as_ref().map_or(teacher, |student| student);
-            method::sdtt_rows(&config, teacher, &batch.x0, length, config.dt(now.0), orders, batch.stream())
+            method::sdtt_rows(&config, teacher, &batch.x0, length, config.dt(now.0), orders, batch.generators())
         });
         self.walk("sdtt", format, &mut rows)
     }
@@ -376,8 +376,10 @@ impl<'a, N: Network> Trainer<'a, N> {
             what.due(&at)?;
             let mut part = |i: usize| {
                 let part = (step * config.accumulate + i) as u64;
-                let (x0, order) =
-                    (self.data.batch(self.seed, part, config.batch), crate::train::order_of(&orders, (rng, part)));
+                let (x0, order) = (
+                    self.data.batch(self.seed, part, config.batch),
+                    crate::train::order_of(&orders, rng.of_step(part)),
+                );
                 let batch = Batch { x0, length, order, rng, part };
                 what.part(&at, &batch)
             };

@@ -123,7 +123,8 @@ pub fn variances(
     length: usize,
     order: Order,
     ranges: &[NoiseRange],
-    (rng, part): (StepRng, u64),
+    rng: StepRng,
+    part: u64,
 ) -> Vec<f64> {
     let one = |range: &NoiseRange, x0: &[u32], draw: u64| {
         let gens = (rng.at(2 * draw, Stream::Clip), rng.at(2 * draw + 1, Stream::Clip));
@@ -152,10 +153,11 @@ pub fn search(
     batches: &[Vec<u32>],
     length: usize,
     order: Order,
-    draws: (StepRng, u64),
+    rng: StepRng,
+    part: u64,
 ) -> NoiseRange {
     let ranges = grid(order.block);
-    let found = variances(model, batches, length, order, &ranges, draws);
+    let found = variances(model, batches, length, order, &ranges, rng, part);
     let best = (1..found.len()).fold(0, |best, i| if found[i] < found[best] { i } else { best });
     ranges[best]
 }
@@ -257,14 +259,14 @@ mod tests {
         let (model, order) = (model(4, 8), Order::in_blocks(4));
         let batches: Vec<Vec<u32>> = (0..6).map(|i| tokens(16 * 8 + i)[i..].to_vec()).collect();
         let ranges = grid(4);
-        let draws = (StepRng::new(5), 40);
-        let found = variances(&model, &batches, 8, order, &ranges, draws);
-        let best = search(&model, &batches, 8, order, draws);
+        let (rng, part) = (StepRng::new(5), 40);
+        let found = variances(&model, &batches, 8, order, &ranges, rng, part);
+        let best = search(&model, &batches, 8, order, rng, part);
         let least = found.iter().copied().fold(f64::INFINITY, f64::min);
         assert_eq!(found[ranges.iter().position(|r| *r == best).unwrap()], least);
         // An untrained model loses about ln V everywhere, so what varies is the weights: much noise varies least.
         assert!(best.high == 1.0 && best.low >= 0.45 && least < found[0] / 2.0, "{best:?}, {least} of {}", found[0]);
-        assert_eq!(search(&model, &batches, 8, order, draws), best);
+        assert_eq!(search(&model, &batches, 8, order, rng, part), best);
     }
 
     #[test]

@@ -26,7 +26,7 @@ use crate::error::{Error, Result, within};
 use crate::loss::{self, Divergence, RowLoss, Target};
 use crate::model::{Noised, Teach, Transformer, TransformerConfig};
 use crate::process::{Corruption, Schedule, corruption};
-use crate::rng::{StepRng, Stream};
+use crate::rng::{Generators, Stream};
 
 /// The configuration of the objective.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -92,11 +92,11 @@ pub fn rows(
     x0: &[u32],
     length: usize,
     mask: u32,
-    (rng, step): (StepRng, u64),
+    rng: Generators,
 ) -> RowLoss {
     let (n, batch, vocab) = (x0.len(), x0.len() / length, average.vocab());
     let (schedule, absorbs) = (config.schedule, config.corruption.absorbs());
-    let mut times = rng.at(step, Stream::Times);
+    let mut times = rng.at(Stream::Times);
     let offset = times.random::<f64>();
     let u = |i: usize| 1.0 - (offset + i as f64 / batch as f64).fract();
     let levels: Vec<Level> = (0..batch).map(|i| Level::of_time(schedule, u(i))).collect();
@@ -104,11 +104,11 @@ pub fn rows(
     let pairs: Vec<[f64; 2]> =
         (0..batch).map(|i| t_of(u(i))).map(|t| [t, t * (1.0 - config.reach * times.random::<f64>())]).collect();
     let [t, s] = [0, 1].map(|end| (0..n).map(|r| pairs[r / length][end]).collect::<Vec<f64>>());
-    let mut noise = rng.at(step, Stream::Corrupt);
+    let mut noise = rng.at(Stream::Corrupt);
     let lost: Vec<bool> = (0..n).map(|r| noise.random::<f64>() >= levels[r / length].alpha).collect();
     let token = |noise: &mut _| if absorbs { mask } else { corruption::any(vocab, noise) };
     let zt: Vec<u32> = (0..n).map(|r| if lost[r] { token(&mut noise) } else { x0[r] }).collect();
-    let zs = config.corruption.bridge((&zt, x0), (&t, &s), schedule, (mask, vocab), &mut rng.at(step, Stream::Teacher));
+    let zs = config.corruption.bridge((&zt, x0), (&t, &s), schedule, (mask, vocab), &mut rng.at(Stream::Teacher));
     let rows: Vec<usize> = (0..n).filter(|r| !absorbs || lost[*r]).collect();
     let input = Noised::tokens(&zt, &t, length);
     if rows.is_empty() {
@@ -184,7 +184,7 @@ struct Averaged<'a> {
 impl Training for Averaged<'_> {
     fn step(&self, nets: &Nets, batch: &Batch) -> Result<(f64, GradientsParams)> {
         let Some(average) = &self.average else { panic!("the average is taken before each step") };
-        let rows = rows(self.config, average, &batch.x0, batch.length, self.mask, batch.stream());
+        let rows = rows(self.config, average, &batch.x0, batch.length, self.mask, batch.generators());
         Ok(loss::backward(nets.model, &rows))
     }
 
@@ -205,6 +205,7 @@ mod tests {
     use crate::method::{backward, evaluate};
     use crate::model::TransformerConfig;
     use crate::model::config::Visibility;
+    use crate::rng::StepRng;
     use burn::prelude::*;
 
     fn config(text: &str) -> ConsistencyConfig {
@@ -224,7 +225,7 @@ mod tests {
         let trained = network(&Device::flex().autodiff(), 3);
         for corruption in ["absorb", "uniform"] {
             let c = config(&format!("corruption = \"{corruption}\""));
-            let loss = rows(&c, &average, &x0, 12, 11, (StepRng::new(1), 2));
+            let loss = rows(&c, &average, &x0, 12, 11, StepRng::new(1).of_step(2));
             let Target::Several(all) = &loss.target else { panic!("several targets") };
             assert_eq!(all.len(), if corruption == "absorb" { 2 } else { 3 });
             let parts: f64 = all
@@ -245,7 +246,7 @@ mod tests {
         for corruption in ["absorb", "uniform"] {
             let of = |reach: f64| {
                 let c = ConsistencyConfig { reach, ..config(&format!("corruption = \"{corruption}\"")) };
-                let loss = rows(&c, &model, &x0, 12, 11, (StepRng::new(1), 2));
+                let loss = rows(&c, &model, &x0, 12, 11, StepRng::new(1).of_step(2));
                 let Target::Several(all) = &loss.target else { panic!("several targets") };
                 let (weights, target) = all[0].clone();
                 evaluate(&model, &RowLoss { weights, target, ..loss }).0
@@ -260,7 +261,7 @@ mod tests {
         let x0: Vec<u32> = (0..120).map(|i| i * 7 % 11).collect();
         let model = network(&Device::flex(), 3);
         let c = config("max_step = 0.0");
-        let loss = rows(&c, &model, &x0, 12, 11, (StepRng::new(1), 2));
+        let loss = rows(&c, &model, &x0, 12, 11, StepRng::new(1).of_step(2));
         let Target::Several(all) = &loss.target else { panic!("several targets") };
         let input = &loss.input;
         let mean = 1.0 / loss.rows.len() as f64;

@@ -22,7 +22,7 @@ use crate::process::d3pm::{Matrices, Matrix};
 use crate::process::duality::Ends;
 use crate::process::order::OrderConfig;
 use crate::process::{Corruption, Order, Schedule};
-use crate::rng::{StepRng, Stream};
+use crate::rng::{Generators, StepRng, Stream};
 
 /// What comes of a training.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -229,12 +229,13 @@ pub struct Batch {
 impl Batch {
     /// The generators of its times and of its noise.
     pub fn draws(&self) -> (impl rand::Rng + use<>, impl rand::Rng + use<>) {
-        (self.rng.at(self.part, Stream::Times), self.rng.at(self.part, Stream::Corrupt))
+        let rng = self.generators();
+        (rng.at(Stream::Times), rng.at(Stream::Corrupt))
     }
 
     /// Its generators by stream.
-    pub fn stream(&self) -> (StepRng, u64) {
-        (self.rng, self.part)
+    pub fn generators(&self) -> Generators {
+        self.rng.of_step(self.part)
     }
 }
 

@@ -23,7 +23,7 @@ use crate::model::{Noised, Teach, Transformer, TransformerConfig};
 use crate::process::d3pm::Matrix;
 use crate::process::duality::{Duality, Ends};
 use crate::process::{Corruption, Schedule};
-use crate::rng::{StepRng, Stream};
+use crate::rng::{Generators, Stream};
 
 /// How the step grows from round to round.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
@@ -110,10 +110,10 @@ pub fn rows(
     x0: &[u32],
     length: usize,
     dt: f64,
-    (rng, step): (StepRng, u64),
+    rng: Generators,
 ) -> RowLoss {
     let n = x0.len();
-    let (student, ahead) = inputs(config, duality, (x0, length), teacher.vocab(), dt, (rng, step));
+    let (student, ahead) = inputs(config, duality, (x0, length), teacher.vocab(), dt, rng);
     let rows: Vec<usize> = (0..n).collect();
     let target = Target::Teacher(teacher.head(), teacher.features_at(&ahead, &rows), config.divergence);
     RowLoss { input: student, weights: vec![1.0 / n as f64; n], target, rows, alpha: None }
@@ -126,16 +126,16 @@ fn inputs(
     (x0, length): (&[u32], usize),
     vocab: usize,
     dt: f64,
-    (rng, step): (StepRng, u64),
+    rng: Generators,
 ) -> (Noised, Noised) {
     let (n, batch, vocab) = (x0.len(), x0.len() / length, vocab as u32);
-    let offset = rng.at(step, Stream::Times).random::<f64>();
+    let offset = rng.at(Stream::Times).random::<f64>();
     let u = |i: usize| 1.0 - (offset + i as f64 / batch as f64).fract();
     // As published: what would begin behind the end begins there.
     let pairs: Vec<[f64; 2]> = (0..batch).map(|i| (u(i) + dt).min(1.0)).map(|t| [t, (t - dt).max(0.0)]).collect();
     let (low, high) = duality.range();
     let gamma = |time: f64| low + (high - low) * time;
-    let mut noise = rng.at(step, Stream::Corrupt);
+    let mut noise = rng.at(Stream::Corrupt);
     let draws: Vec<(f64, u32)> =
         x0.iter().map(|x| (noise.random(), (x + 1 + noise.random_range(0..vocab - 1)) % vocab)).collect();
     let input = |end: usize| {
@@ -237,7 +237,7 @@ impl Training for Dcd<'_> {
     fn step(&self, nets: &Nets, batch: &Batch) -> Result<(f64, GradientsParams)> {
         let dt = self.config.dt(self.teacher.round());
         let of = (self.teacher.network(), &self.duality);
-        let rows = rows(self.config, of.0, of.1, &batch.x0, batch.length, dt, batch.stream());
+        let rows = rows(self.config, of.0, of.1, &batch.x0, batch.length, dt, batch.generators());
         Ok(loss::backward(nets.model, &rows))
     }
 
@@ -269,6 +269,7 @@ mod tests {
     use super::*;
     use crate::model::TransformerConfig;
     use crate::model::config::Visibility;
+    use crate::rng::StepRng;
     use burn::prelude::*;
 
     fn config() -> DcdConfig {
@@ -300,7 +301,7 @@ mod tests {
     fn the_teacher_reads_the_same_noise_at_an_earlier_time() {
         let (teacher, duality) = (network(), Duality::new(11, config().ends()));
         let x0: Vec<u32> = (0..1200).map(|i| i * 7 % 11).collect();
-        let (c, at) = (config(), (StepRng::new(3), 5));
+        let (c, at) = (config(), StepRng::new(3).of_step(5));
         let of = |dt: f64| rows(&c, &teacher, &duality, &x0, 12, dt, at);
         let loss = of(0.25);
         assert_eq!(loss.rows.len(), 1200);

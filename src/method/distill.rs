@@ -37,7 +37,7 @@ use crate::model::canvas::{Canvas, shares_host};
 use crate::model::draw::Filter;
 use crate::model::{Noised, State, Teach, Transformer, index_tensor};
 use crate::process::{Context, Corruption, Order, Phases, Schedule};
-use crate::rng::{StepRng, Stream};
+use crate::rng::{Generators, Stream};
 
 /// The configuration of the objective.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -132,7 +132,7 @@ pub fn rows(
     length: usize,
     dt: f64,
     orders: Orders,
-    rng: (StepRng, u64),
+    rng: Generators,
 ) -> Result<RowLoss> {
     rows_at(config, teacher, x0, length, dt, orders, rng, !shares_host(&teacher.device()))
 }
@@ -184,19 +184,19 @@ fn rows_at(
     length: usize,
     dt: f64,
     orders: Orders,
-    (rng, step): (StepRng, u64),
+    rng: Generators,
     on_device: bool,
 ) -> Result<RowLoss> {
     let (batch, mask, order) = (x0.len() / length, teacher.mask(), orders.student);
     if let Some(phases) = order.phases(length, &[]) {
-        return phase_rows(config, teacher, x0, &phases, (rng, step), on_device);
+        return phase_rows(config, teacher, x0, &phases, rng, on_device);
     }
     let k = config.steps_per_step;
-    let left = stratified_steps(batch, (dt, k), rng.at(step, Stream::Times).random());
+    let left = stratified_steps(batch, (dt, k), rng.at(Stream::Times).random());
     let one_time = order.context == Context::Clean || order.blocks(length) == 1;
     let steps = Steps { order, length, one_time, schedule: config.schedule, left };
     let t_row: Vec<f64> = (0..batch).flat_map(|i| steps.row(i, 0)).collect();
-    let xt = Corruption::Absorb.corrupt(x0, &t_row, config.schedule, (mask, 0), &mut rng.at(step, Stream::Corrupt));
+    let xt = Corruption::Absorb.corrupt(x0, &t_row, config.schedule, (mask, 0), &mut rng.at(Stream::Corrupt));
     let falls = |r: usize| one_time || steps.time(r / length, k, r % length) < t_row[r];
     let rows: Vec<usize> = (0..xt.len()).filter(|i| xt[*i] == mask && falls(*i)).collect();
     // Over blocks the finished text stands beside the noise.
@@ -208,8 +208,7 @@ fn rows_at(
     // The text beside the noise is on the host.
     let device = (on_device && !beside(orders.teacher, length)).then(|| teacher.device().inner());
     let canvas = Canvas::new(xt, length, device.as_ref());
-    let theirs =
-        revealed_features((teacher, orders.teacher), x0, canvas, &rows, &steps, rng.at(step, Stream::Teacher))?;
+    let theirs = revealed_features((teacher, orders.teacher), x0, canvas, &rows, &steps, rng.at(Stream::Teacher))?;
     let target = Target::Teacher(teacher.head(), theirs, config.divergence);
     Ok(RowLoss { input, weights: vec![1.0 / rows.len() as f64; rows.len()], target, rows, alpha: None })
 }
@@ -297,12 +296,12 @@ fn phase_rows(
     teacher: &dyn Teach,
     x0: &[u32],
     phases: &Phases,
-    (rng, step): (StepRng, u64),
+    rng: Generators,
     on_device: bool,
 ) -> Result<RowLoss> {
     let (length, k) = (phases.len(), config.steps_per_step);
     let batch = x0.len() / length;
-    let offset = rng.at(step, Stream::Times).random::<f64>();
+    let offset = rng.at(Stream::Times).random::<f64>();
     let phase = |i: usize| ((offset + i as f64 / batch as f64).fract() * phases.count() as f64) as usize;
     // The step of the teacher, of those of all phases, in which a position is revealed.
     let fine = |l: usize| {
@@ -317,7 +316,7 @@ fn phase_rows(
     let t: Vec<f64> = (0..x0.len()).map(|r| f64::from(u8::from(!known(r, phase(r / length) * k)))).collect();
     let rows: Vec<usize> = (0..x0.len()).filter(|r| phases.phase(r % length) == Some(phase(r / length))).collect();
 
-    let mut draws = rng.at(step, Stream::Teacher);
+    let mut draws = rng.at(Stream::Teacher);
     let device = on_device.then(|| teacher.device().inner());
     let mut canvas = Canvas::new(xt.clone(), length, device.as_ref());
     let mut target_of = vec![usize::MAX; xt.len()];
@@ -549,7 +548,7 @@ impl Training for Sdtt<'_> {
         };
         let dt = self.config.dt(round);
         let teacher = self.teacher.network();
-        let rows = rows(self.config, teacher, &batch.x0, batch.length, dt, orders, batch.stream())?;
+        let rows = rows(self.config, teacher, &batch.x0, batch.length, dt, orders, batch.generators())?;
         Ok(loss::backward(nets.model, &rows))
     }
 
@@ -581,6 +580,7 @@ mod tests {
     use super::*;
     use crate::model::config::Visibility;
     use crate::model::{Denoise, TransformerConfig, params};
+    use crate::rng::StepRng;
     use crate::weights::{HostTensor, Weights};
 
     fn sdtt(teacher_steps: usize, steps_per_step: usize, rounds: usize) -> SdttConfig {
@@ -636,7 +636,7 @@ mod tests {
         let sdtt = sdtt(4, 4, 1);
         let x0: Vec<u32> = (0..60).map(|i| i % 11).collect();
         let of = |on_device: bool| {
-            let at = (StepRng::new(3), 7);
+            let at = StepRng::new(3).of_step(7);
             let rows = rows_at(&sdtt, &teacher, &x0, 12, 0.25, parallel(), at, on_device).unwrap();
             let Target::Teacher(_, features, _) = rows.target else { panic!("a teacher's target") };
             (rows.rows, params::floats(features))
@@ -648,9 +648,10 @@ mod tests {
     #[test]
     fn a_teacher_without_finite_predictions_is_an_error() {
         let teacher = teacher(|_, t| t.data.fill(f32::NAN));
-        let error = rows(&sdtt(2, 2, 1), &teacher, &[1; 24], 12, 0.5, parallel(), (StepRng::new(3), 7)).unwrap_err();
+        let error =
+            rows(&sdtt(2, 2, 1), &teacher, &[1; 24], 12, 0.5, parallel(), StepRng::new(3).of_step(7)).unwrap_err();
         let there =
-            rows_at(&sdtt(2, 2, 1), &teacher, &[1; 24], 12, 0.5, parallel(), (StepRng::new(3), 7), true).unwrap();
+            rows_at(&sdtt(2, 2, 1), &teacher, &[1; 24], 12, 0.5, parallel(), StepRng::new(3).of_step(7), true).unwrap();
         assert!(crate::method::evaluate(&self::teacher(|_, _| ()), &there).0.is_nan());
         assert_eq!(error.kind.exit_code(), 5, "{error}");
     }
@@ -675,7 +676,8 @@ mod tests {
         let order = Order { window: 2, context: Context::Noisy, ..Order::in_blocks(3) };
         let (teacher, config) = (over_blocks(), sdtt(8, 2, 1));
         let x0: Vec<u32> = (0..120).map(|i| i * 7 % 11).collect();
-        let loss = rows(&config, &teacher, &x0, 12, config.dt(0), Orders::same(order), (StepRng::new(3), 7)).unwrap();
+        let loss =
+            rows(&config, &teacher, &x0, 12, config.dt(0), Orders::same(order), StepRng::new(3).of_step(7)).unwrap();
         assert!(loss.rows.len() > 20);
         let xt = loss.input.token_ids();
         for (i, t) in loss.input.t.chunks(12).enumerate() {
@@ -704,7 +706,7 @@ mod tests {
         let x0: Vec<u32> = (0..120).map(|i| i * 7 % 11).collect();
         let value = |student: Order, teacher_order: Order| {
             let orders = Orders { student, teacher: teacher_order };
-            let loss = rows(&config, &teacher, &x0, 12, 0.125, orders, (StepRng::new(3), 7)).unwrap();
+            let loss = rows(&config, &teacher, &x0, 12, 0.125, orders, StepRng::new(3).of_step(7)).unwrap();
             super::super::evaluate(&teacher, &loss).0
         };
         for order in [pipelined, ar_diffusion, Order::in_blocks(3), Order::left_to_right(), Order::parallel(12)] {

@@ -136,7 +136,7 @@ impl Elbo<'_> {
             return Err(self.ground.lacks("a model of finer phases, each of its own phases some of those"));
         };
         let orders = (fine, batch.order);
-        shared::rows(finer, orders, &batch.x0, batch.length, self.config.schedule, batch.stream())
+        shared::rows(finer, orders, &batch.x0, batch.length, self.config.schedule, batch.generators())
     }
 }
 
@@ -159,7 +159,7 @@ impl Training for Elbo<'_> {
         let part = (nets.step / search.every * search.batches) as u64;
         let batches: Vec<Vec<u32>> = (part..part + search.batches as u64).map(|i| (nets.draw)(SEARCHED + i)).collect();
         let (length, rng) = (self.ground.length, StepRng::new(self.ground.seed));
-        let range = clip::search(&model, &batches, length, self.ground.orders[0], (rng, part));
+        let range = clip::search(&model, &batches, length, self.ground.orders[0], rng, part);
         if range != self.range {
             let (name, step) = (self.ground.name, nets.step);
             term::note(&format!("{name}: step {step}, noise from {:.2} to {:.2}", range.low, range.high));

@@ -28,7 +28,7 @@ use crate::process::ar_diffusion::{END, timesteps};
 use crate::process::ddpm;
 use crate::process::gaussian::Mix;
 use crate::process::order::OrderConfig;
-use crate::rng::{StepRng, Stream};
+use crate::rng::{Generators, Stream};
 
 /// The embeddings [B, L, d] of tokens x0 [B L].
 pub fn embedded(codebook: Tensor<2>, x0: &[u32], length: usize) -> Tensor<3> {
@@ -69,34 +69,28 @@ pub fn denoise(
     model: &Transformer,
     x0: &[u32],
     anchored: bool,
-    (rng, step): (StepRng, u64),
+    rng: Generators,
 ) -> (f64, GradientsParams) {
-    finish(loss(config, model, x0, anchored, (rng, step)), model)
+    finish(loss(config, model, x0, anchored, rng), model)
 }
 
 /// The loss `[1]` of that step.
 ///
 /// # Panics
 /// Where the network has no codebook.
-pub fn loss(
-    config: &EmbeddingConfig,
-    model: &Transformer,
-    x0: &[u32],
-    anchored: bool,
-    (rng, step): (StepRng, u64),
-) -> Tensor<1> {
+pub fn loss(config: &EmbeddingConfig, model: &Transformer, x0: &[u32], anchored: bool, rng: Generators) -> Tensor<1> {
     let (l, device) = (model.length(), model.device());
     let b = x0.len() / l;
     let Some((codebook, offsets)) = model.codebook() else { panic!("a diffusion of embeddings has a codebook") };
     let alphas = config.alphas();
     let last = config.levels - 1;
     let clean = embedded(codebook.clone(), x0, l);
-    let mut noise = rng.at(step, Stream::Corrupt);
+    let mut noise = rng.at(Stream::Corrupt);
     let start = clean.clone() + normals(clean.dims(), &mut noise, &device) * (1.0 - alphas[0]).sqrt() as f32;
     let eps = normals(clean.dims(), &mut noise, &device);
-    let mut draws = rng.at(step, Stream::Times);
+    let mut draws = rng.at(Stream::Times);
     let level = levels(config, [b, l], anchored, &mut draws);
-    let mut drop = rng.at(step, Stream::Drop);
+    let mut drop = rng.at(Stream::Drop);
     let given: Vec<bool> = (0..b).map(|_| config.given > 0 && drop.random::<f64>() < config.given_share).collect();
     let free = free(&given, l, config.given);
     let own_time = model.config().time == TimeInput::Position;
@@ -161,15 +155,15 @@ pub fn classify(
     model: &Transformer,
     of: &Transformer,
     x0: &[u32],
-    (rng, step): (StepRng, u64),
+    rng: Generators,
 ) -> (f64, GradientsParams) {
     let l = model.length();
     let b = x0.len() / l;
     let Some((codebook, _)) = of.codebook() else { panic!("a diffusion of embeddings has a codebook") };
     let clean = embedded(codebook, x0, l);
     let alphas = config.alphas();
-    let level = levels(config, [b, l], false, &mut rng.at(step, Stream::Times));
-    let noise = normals(clean.dims(), &mut rng.at(step, Stream::Corrupt), &clean.device());
+    let level = levels(config, [b, l], false, &mut rng.at(Stream::Times));
+    let noise = normals(clean.dims(), &mut rng.at(Stream::Corrupt), &clean.device());
     let mix = |t: f64| Mix { x: alphas[t as usize].sqrt(), out: (1.0 - alphas[t as usize]).sqrt() };
     let times: Vec<f64> = level.iter().map(|t| *t as f64).collect();
     let xt = mixed(&times, mix, clean, noise);
@@ -250,7 +244,7 @@ impl Method for EmbeddingConfig {
     fn begin<'a>(&'a self, _ground: &Ground<'a>) -> Result<Box<dyn Training + 'a>> {
         let step = |nets: &Nets, batch: &Batch| {
             let anchored = batch.order.levels > 0;
-            Ok(denoise(self, nets.model, &batch.x0, anchored, batch.stream()))
+            Ok(denoise(self, nets.model, &batch.x0, anchored, batch.generators()))
         };
         Ok(Box::new(FromStep(step)))
     }
@@ -303,7 +297,8 @@ impl Method for ClassifierConfig {
         let Some((of, config)) = ground.parents.classified else {
             return Err(ground.lacks("the diffusion of embeddings that it classifies"));
         };
-        let step = move |nets: &Nets, batch: &Batch| Ok(classify(config, nets.model, of, &batch.x0, batch.stream()));
+        let step =
+            move |nets: &Nets, batch: &Batch| Ok(classify(config, nets.model, of, &batch.x0, batch.generators()));
         Ok(Box::new(FromStep(step)))
     }
 }

@@ -34,9 +34,9 @@ use crate::error::{Error, Result};
 use crate::model::transformer::ends::Given;
 use crate::model::{Transformer, TransformerConfig, params};
 use crate::optim::{Decay, Optimizer, TrainConfig};
-use crate::process::gaussian::{Mix, Path, Prediction};
+use crate::process::gaussian::{Denoising, Mix, Prediction};
 use crate::process::order::OrderConfig;
-use crate::rng::{StepRng, Stream};
+use crate::rng::{Generators, StepRng, Stream};
 
 /// The step of a central difference in t: the slowest that f32 resolves well.
 const H: f64 = 4e-3;
@@ -49,13 +49,13 @@ pub struct Step<'a> {
     /// The average of the weights, where it is kept.
     pub average: Option<&'a Transformer>,
     pub teacher: &'a Transformer,
-    pub process: (Path, Prediction),
+    pub process: Denoising,
     pub batch: &'a Batch,
     /// This step of all.
     pub step: usize,
     pub steps: usize,
     pub round: usize,
-    pub rng: (StepRng, u64),
+    pub rng: Generators,
 }
 
 /// Times [B M] of sequences with one time each.
@@ -70,13 +70,13 @@ fn stratified(b: usize, rng: &mut impl Rng) -> Vec<f64> {
 }
 
 /// The step from t to s as a sum of x_t and of what the network says: x_s = x x_t + out out.
-pub fn jump((path, predict): (Path, Prediction), t: f64, s: f64) -> Mix {
-    let (step, x0) = (path.step(t, s, 0.0), path.x0(predict, t));
+pub fn jump(process: Denoising, t: f64, s: f64) -> Mix {
+    let (step, x0) = (process.path.step(t, s, 0.0), process.x0(t));
     Mix { x: step.x + step.x0 * x0.x, out: step.x0 * x0.out }
 }
 
 /// The jumps' coefficients of x_t and of what the network said, as factors of vectors [B, M, d].
-fn factors(process: (Path, Prediction), t: &[f64], s: &[f64], like: &Tensor<3>) -> (Tensor<3>, Tensor<3>) {
+fn factors(process: Denoising, t: &[f64], s: &[f64], like: &Tensor<3>) -> (Tensor<3>, Tensor<3>) {
     let [b, m, _] = like.dims();
     let (x, out): (Vec<f64>, Vec<f64>) =
         t.iter().zip(s).map(|(t, s)| jump(process, *t, *s)).map(|mix| (mix.x, mix.out)).unzip();
@@ -85,13 +85,13 @@ fn factors(process: (Path, Prediction), t: &[f64], s: &[f64], like: &Tensor<3>) 
 }
 
 /// x_s [B, M, d] after the deterministic step from t to s [B M] by what the network said.
-pub fn jumped(process: (Path, Prediction), t: &[f64], s: &[f64], x: Tensor<3>, out: Tensor<3>) -> Tensor<3> {
+pub fn jumped(process: Denoising, t: &[f64], s: &[f64], x: Tensor<3>, out: Tensor<3>) -> Tensor<3> {
     let (of_x, of_out) = factors(process, t, s, &x);
     x * of_x + out * of_out
 }
 
 /// What a network would have to say at x_t for its one step to lead to x_s.
-fn answer(process: (Path, Prediction), t: &[f64], s: &[f64], x: Tensor<3>, xs: Tensor<3>) -> Tensor<3> {
+fn answer(process: Denoising, t: &[f64], s: &[f64], x: Tensor<3>, xs: Tensor<3>) -> Tensor<3> {
     let (of_x, of_out) = factors(process, t, s, &x);
     (xs - x * of_x) / of_out
 }
@@ -104,20 +104,18 @@ impl Step<'_> {
         if self.round > 0 || !self.teacher.vectors().is_some_and(|v| v.self_conditioning) {
             return self.teacher.says(x.clone(), t, None, &given);
         }
-        let (path, predict) = self.process;
         let out = self.teacher.says(x.clone(), t, None, &given);
-        let first = mixed(t, |t| path.x0(predict, t), x.clone(), out);
+        let first = mixed(t, |t| self.process.x0(t), x.clone(), out);
         self.teacher.says(x.clone(), t, None, &Given { estimate: Some(first), ..given })
     }
 
     fn x0(&self, x: Tensor<3>, t: &[f64], out: Tensor<3>) -> Tensor<3> {
-        let (path, predict) = self.process;
-        mixed(t, |t| path.x0(predict, t), x, out)
+        mixed(t, |t| self.process.x0(t), x, out)
     }
 
     /// The path's direction d x/d phi (or d x/d t) at x_t: the teacher's, or that of the data and its noise.
     fn direction(&self, distill: bool, x: &Tensor<3>, t: &[f64]) -> Tensor<3> {
-        let (path, predict) = self.process;
+        let path = self.process.path;
         let velocity = |x0, eps| {
             let mix = |t| {
                 let (x, out) = path.velocity(t);
@@ -130,7 +128,7 @@ impl Step<'_> {
         }
         let out = self.teacher_says(x, t);
         let x0 = self.x0(x.clone(), t, out.clone());
-        velocity(x0, mixed(t, |t| path.noise(predict, t), x.clone(), out))
+        velocity(x0, mixed(t, |t| self.process.noise(t), x.clone(), out))
     }
 
     /// d out/d t of the student along the direction `dx` = d x/d t, and with `s` held, by central differences.
@@ -145,11 +143,11 @@ impl Step<'_> {
     fn progressive(&self, c: &Progressive) -> Tensor<1> {
         let [b, m] = self.batch.dims();
         let steps = c.steps >> (self.round + 1);
-        let mut rng = self.rng.0.at(self.rng.1, Stream::Times);
+        let mut rng = self.rng.at(Stream::Times);
         let t: Vec<f64> = stratified(b, &mut rng).iter().map(|t| (t * steps as f64).ceil() / steps as f64).collect();
         let at = |back: f64| spread(&t.iter().map(|t| (t - back / steps as f64).max(0.0)).collect::<Vec<_>>(), m);
         let (t, half, s) = (at(0.0), at(0.5), at(1.0));
-        let xt = self.batch.at(self.process.0, &t);
+        let xt = self.batch.at(self.process.path, &t);
         let x = jumped(self.process, &t, &half, xt.clone(), self.teacher_says(&xt, &t));
         let xs = jumped(self.process, &half, &s, x.clone(), self.teacher_says(&x, &half));
         let wanted = answer(self.process, &t, &s, xt.clone(), xs);
@@ -161,11 +159,11 @@ impl Step<'_> {
         let doublings = (c.last_grid as f64 / c.first_grid as f64).log2();
         let done = self.step as f64 / self.steps.max(1) as f64;
         let grid = (c.first_grid as f64 * 2f64.powf((done * (doublings + 1.0)).floor().min(doublings))).round();
-        let mut rng = self.rng.0.at(self.rng.1, Stream::Times);
+        let mut rng = self.rng.at(Stream::Times);
         let t: Vec<f64> = stratified(b, &mut rng).iter().map(|t| (t * grid).ceil() / grid).collect();
         let s: Vec<f64> = t.iter().map(|t| (t - 1.0 / grid).max(0.0)).collect();
         let (t, s) = (spread(&t, m), spread(&s, m));
-        let (path, given) = (self.process.0, self.batch.given());
+        let (path, given) = (self.process.path, self.batch.given());
         let xt = self.batch.at(path, &t);
         let xs = match c.distill {
             true => jumped(self.process, &t, &s, xt.clone(), self.teacher_says(&xt, &t)),
@@ -187,14 +185,14 @@ impl Step<'_> {
 
     fn continuous(&self, c: &Continuous) -> Result<Tensor<1>> {
         let [b, m] = self.batch.dims();
-        let mut rng = self.rng.0.at(self.rng.1, Stream::Times);
+        let mut rng = self.rng.at(Stream::Times);
         let normal = Normal::new(c.mean, c.deviation)
             .map_err(|e| Error::usage(format!("`method.continuous.deviation`: {e}")))?;
         let t: Vec<f64> = (0..b).map(|_| normal.sample(&mut rng).exp().atan() / FRAC_PI_2).collect();
         // The difference must not leave the path's ends.
         let t: Vec<f64> = t.iter().map(|t| t.clamp(2.0 * H, 1.0 - 2.0 * H)).collect();
         let t = spread(&t, m);
-        let (path, predict) = self.process;
+        let Denoising { path, predict } = self.process;
         let xt = self.batch.at(path, &t);
         let direction = self.direction(c.distill, &xt, &t);
         // In angles: d x/d t = pi/2 d x/d phi. F is the velocity that the network's answer means.
@@ -202,7 +200,7 @@ impl Step<'_> {
             Prediction::V => out,
             _ => {
                 let (eps, x0) =
-                    (mixed(t, |t| path.noise(predict, t), x.clone(), out.clone()), self.x0(x.clone(), t, out));
+                    (mixed(t, |t| self.process.noise(t), x.clone(), out.clone()), self.x0(x.clone(), t, out));
                 mixed(t, |t| Mix { x: path.velocity(t).0, out: path.velocity(t).1 }, x0, eps)
             }
         };
@@ -233,7 +231,7 @@ impl Step<'_> {
 
     fn shortcut(&self, c: &Shortcut) -> Tensor<1> {
         let [b, m] = self.batch.dims();
-        let mut rng = self.rng.0.at(self.rng.1, Stream::Times);
+        let mut rng = self.rng.at(Stream::Times);
         let levels = c.finest.ilog2() as usize;
         let drawn = stratified(b, &mut rng);
         // A step of 2^-j, from a multiple of it, by two halves; or none.
@@ -253,10 +251,10 @@ impl Step<'_> {
             .collect();
         let to = |part: f64| spread(&t.iter().zip(&size).map(|(t, d)| (t - part * d).max(0.0)).collect::<Vec<_>>(), m);
         let (t, half, s) = (to(0.0), to(0.5), to(1.0));
-        let (path, predict) = self.process;
+        let path = self.process.path;
         let xt = self.batch.at(path, &t);
         let given = self.batch.given();
-        let truth = mixed(&t, |t| path.target(predict, t), self.batch.z.clone(), self.batch.eps.clone());
+        let truth = mixed(&t, |t| self.process.target(t), self.batch.z.clone(), self.batch.eps.clone());
         let wanted = match own {
             0 => truth,
             own => {
@@ -284,7 +282,7 @@ impl Step<'_> {
 
     fn mean_flow(&self, c: &MeanFlow) -> Tensor<1> {
         let [b, m] = self.batch.dims();
-        let mut rng = self.rng.0.at(self.rng.1, Stream::Times);
+        let mut rng = self.rng.at(Stream::Times);
         let apart: Vec<bool> = (0..b).map(|_| rng.random::<f64>() < c.share).collect();
         let pair = |apart: &bool| {
             let (one, two) = (rng.random::<f64>(), rng.random::<f64>());
@@ -293,7 +291,7 @@ impl Step<'_> {
         };
         let (t, s): (Vec<f64>, Vec<f64>) = apart.iter().map(pair).unzip();
         let (t, s) = (spread(&t, m), spread(&s, m));
-        let (path, predict) = self.process;
+        let Denoising { path, predict } = self.process;
         let xt = self.batch.at(path, &t);
         let v = self.direction(c.distill, &xt, &t);
         // u = v - (t - s) du/dt with du/dt = v du/dx + du/dt: on the linear path the answer is a velocity or means one.
@@ -312,8 +310,8 @@ impl Step<'_> {
     /// The student's samples at their times: x_0 as it says it from what its own earlier steps left.
     fn drawn(&self, c: &Matching) -> (Tensor<3>, Vec<f64>) {
         let [b, m] = self.batch.dims();
-        let mut rng = self.rng.0.at(self.rng.1, Stream::Times);
-        let (path, device) = (self.process.0, self.batch.z.device());
+        let mut rng = self.rng.at(Stream::Times);
+        let (path, device) = (self.process.path, self.batch.z.device());
         let time = |k: usize| vec![1.0 - k as f64 / c.steps as f64; b * m];
         let last = rng.random_range(0..c.steps);
         let mut noise = rng;
@@ -333,11 +331,11 @@ impl Step<'_> {
         let (x, t) = self.drawn(c);
         let x0 = self.x0(x.clone(), &t, self.model.says(x, &t, None, &self.batch.given()));
         let plain = x0.clone().inner();
-        let mut rng = self.rng.0.at(self.rng.1, Stream::Teacher);
+        let mut rng = self.rng.at(Stream::Teacher);
         let times: Vec<f64> = stratified(b, &mut rng).iter().map(|t| 0.02 + 0.96 * t).collect();
         let times = spread(&times, m);
         let eps = normals(plain.dims(), &mut rng, &plain.device());
-        let xt = Batch { z: plain.clone(), eps, condition: None }.at(self.process.0, &times);
+        let xt = Batch { z: plain.clone(), eps, condition: None }.at(self.process.path, &times);
         let given = self.batch.given();
         let real = estimate(self.teacher, self.process, &xt, &times, &given);
         let fake = estimate(critic, self.process, &xt, &times, &given);
@@ -352,11 +350,11 @@ impl Step<'_> {
         let [b, m] = self.batch.dims();
         let (x, t) = self.drawn(c);
         let sample = self.x0(x.clone(), &t, self.plain.says(x, &t, None, &self.batch.given()));
-        let mut rng = self.rng.0.at(part, Stream::Critic);
+        let mut rng = self.rng.rng.at(part, Stream::Critic);
         let times = spread(&stratified(b, &mut rng), m);
         let eps = normals(sample.dims(), &mut rng, &sample.device());
-        let (path, predict) = self.process;
-        let wanted = mixed(&times, |t| path.target(predict, t), sample.clone(), eps.clone());
+        let path = self.process.path;
+        let wanted = mixed(&times, |t| self.process.target(t), sample.clone(), eps.clone());
         let batch = Batch { z: sample, eps, condition: None };
         let xt = batch.at(path, &times);
         let mut given = self.batch.given();
@@ -391,8 +389,8 @@ impl Step<'_> {
 }
 
 /// The process that a latent teacher was trained for.
-pub fn process(config: &LatentConfig) -> (Path, Prediction) {
-    (config.path, config.predict)
+pub fn process(config: &LatentConfig) -> Denoising {
+    Denoising { path: config.path, predict: config.predict }
 }
 
 impl Method for LatentDistillConfig {
@@ -517,12 +515,12 @@ impl Student<'_> {
             step: nets.step,
             steps: nets.config.steps,
             round: self.teacher.round(),
-            rng: (self.rng, part),
+            rng: self.rng.of_step(part),
         }
     }
 
     fn batch(&self, nets: &Nets, x0: &[u32], part: u64) -> Batch {
-        Batch::of(self.latent.0, nets.model, x0, self.latent.1.drop_condition, (self.rng, part))
+        Batch::of(self.latent.0, nets.model, x0, self.latent.1.drop_condition, self.rng.of_step(part))
     }
 
     /// The critic follows the student before its step.

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::refresh::{Refresh, round};
 use crate::error::{Error, Result, whole_within, within};
-use crate::process::gaussian::{Path, Prediction};
+use crate::process::gaussian::{Denoising, Path, Prediction};
 
 /// A few-step student of latents.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -220,12 +220,12 @@ impl LatentDistillConfig {
         }
     }
 
-    /// Checks ranges; `key` is the dotted place of the table.
+    /// Checks ranges; `key` is the dotted place of the table, and `process` the teacher's.
     ///
     /// # Errors
     /// A teacher that predicts noise or has another path than the method's, or a setting out of range (usage).
-    pub fn validate(&self, key: &str, (path, predict): (Path, Prediction)) -> Result<()> {
-        if predict == Prediction::Noise {
+    pub fn validate(&self, key: &str, process: Denoising) -> Result<()> {
+        if process.predict == Prediction::Noise {
             return Err(Error::usage(format!("`{key}` needs a teacher of `predict = \"v\"` or `\"x0\"`"))
                 .cause("predicted noise says nothing of the data at t = 1, where a student begins")
                 .hint("train the denoiser of latents with `predict = \"v\"`"));
@@ -260,7 +260,7 @@ impl LatentDistillConfig {
                 whole_within(&at("consistency.last_grid"), c.last_grid, c.first_grid..=1 << 16)
             }
             FewStep::Continuous(c) => {
-                if path != Path::Trigonometric {
+                if process.path != Path::Trigonometric {
                     return teacher("continuous", "path = \"trigonometric\"");
                 }
                 share("continuous.warmup", c.warmup)?;
@@ -280,10 +280,10 @@ impl LatentDistillConfig {
                 }
             }
             FewStep::MeanFlow(c) => {
-                if path != Path::Linear {
+                if process.path != Path::Linear {
                     return teacher("mean_flow", "path = \"linear\"");
                 }
-                if predict != Prediction::V {
+                if process.predict != Prediction::V {
                     return teacher("mean_flow", "predict = \"v\"");
                 }
                 share("mean_flow.share", c.share)

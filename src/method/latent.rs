@@ -22,10 +22,10 @@ use crate::kernels;
 use crate::model::config::{TimeInput, Visibility};
 use crate::model::transformer::ends::Given;
 use crate::model::{Denoise, Transformer, TransformerConfig};
-use crate::process::gaussian::{Mix, Path, Prediction};
+use crate::process::gaussian::{Denoising, Mix, Path};
 use crate::process::order::OrderConfig;
 use crate::process::{Context, Order};
-use crate::rng::{StepRng, Stream};
+use crate::rng::{Generators, Stream};
 
 /// Standard normal numbers of `shape`, on a plain device.
 pub fn normals<const D: usize>(shape: [usize; D], rng: &mut impl Rng, device: &Device) -> Tensor<D> {
@@ -65,17 +65,11 @@ pub struct Batch {
 
 impl Batch {
     /// The latents of x0 [B L] and noise for them.
-    pub fn of(
-        codec: &Transformer,
-        model: &Transformer,
-        x0: &[u32],
-        drop_condition: f64,
-        (rng, step): (StepRng, u64),
-    ) -> Self {
+    pub fn of(codec: &Transformer, model: &Transformer, x0: &[u32], drop_condition: f64, rng: Generators) -> Self {
         let z = codec.encode(x0);
-        let eps = normals(z.dims(), &mut rng.at(step, Stream::Corrupt), &z.device());
+        let eps = normals(z.dims(), &mut rng.at(Stream::Corrupt), &z.device());
         let c = model.vectors().map_or(0, |v| v.condition);
-        let mut drop = rng.at(step, Stream::Drop);
+        let mut drop = rng.at(Stream::Drop);
         let condition = (c > 0).then(|| {
             x0.chunks(codec.length())
                 .flat_map(|text| match drop.random::<f64>() < drop_condition {
@@ -113,15 +107,15 @@ pub fn autoencoder(
     config: &AutoencoderConfig,
     model: &Transformer,
     x0: &[u32],
-    (rng, step): (StepRng, u64),
+    rng: Generators,
 ) -> (f64, GradientsParams) {
     let z = model.encode(x0);
     let [b, m, _] = z.dims();
-    let mut draws = rng.at(step, Stream::Corrupt);
+    let mut draws = rng.at(Stream::Corrupt);
     let sigma: Vec<f64> = (0..b).map(|_| config.noise * draws.random::<f64>()).collect();
     let sigma: Vec<f64> = sigma.iter().flat_map(|s| std::iter::repeat_n(*s, m)).collect();
     let noise = normals(z.dims(), &mut draws, &z.device()) * column(&sigma, [b, m], &z.device());
-    let mut drop = rng.at(step, Stream::Drop);
+    let mut drop = rng.at(Stream::Drop);
     let lost = |x: &u32, rng: &mut dyn rand::RngCore| match rng.random::<f64>() < config.token_dropout {
         true => model.mask(),
         false => *x,
@@ -168,16 +162,10 @@ pub fn times(order: Order, [b, m]: [usize; 2], rng: &mut impl Rng) -> (Vec<f64>,
 }
 
 /// x_0 as a network on a plain device sees it from x_t [B, M, d] at times [B M]; one that reads its own estimate is asked twice.
-pub fn estimate(
-    model: &Transformer,
-    (path, predict): (Path, Prediction),
-    x: &Tensor<3>,
-    t: &[f64],
-    given: &Given,
-) -> Tensor<3> {
+pub fn estimate(model: &Transformer, process: Denoising, x: &Tensor<3>, t: &[f64], given: &Given) -> Tensor<3> {
     let once = |given: &Given| {
         let out = model.says(x.clone(), t, None, given);
-        mixed(t, |t| path.x0(predict, t), x.clone(), out)
+        mixed(t, |t| process.x0(t), x.clone(), out)
     };
     let first = once(given);
     match model.vectors().is_some_and(|v| v.self_conditioning) && given.estimate.is_none() {
@@ -193,11 +181,11 @@ pub fn denoise(
     codec: &Transformer,
     x0: &[u32],
     order: Order,
-    (rng, step): (StepRng, u64),
+    rng: Generators,
 ) -> (f64, GradientsParams) {
-    let batch = Batch::of(codec, model, x0, config.drop_condition, (rng, step));
+    let batch = Batch::of(codec, model, x0, config.drop_condition, rng);
     let [b, m] = batch.dims();
-    let mut draws = rng.at(step, Stream::Times);
+    let mut draws = rng.at(Stream::Times);
     let (t, counts) = times(order, [b, m], &mut draws);
     let xt = batch.at(config.path, &t);
     let clean = beside(order, m).then(|| batch.z.clone());
@@ -310,7 +298,7 @@ impl Method for AutoencoderConfig {
     }
 
     fn begin<'a>(&'a self, _ground: &Ground<'a>) -> Result<Box<dyn Training + 'a>> {
-        let step = |nets: &Nets, data: &Data| Ok(autoencoder(self, nets.model, &data.x0, data.stream()));
+        let step = |nets: &Nets, data: &Data| Ok(autoencoder(self, nets.model, &data.x0, data.generators()));
         Ok(Box::new(FromStep(step)))
     }
 }
@@ -381,8 +369,9 @@ impl Method for LatentConfig {
         let Some((codec, _)) = ground.parents.latent else {
             return Err(ground.lacks("the autoencoder of its latents"));
         };
-        let step =
-            move |nets: &Nets, data: &Data| Ok(denoise(self, nets.model, codec, &data.x0, data.order, data.stream()));
+        let step = move |nets: &Nets, data: &Data| {
+            Ok(denoise(self, nets.model, codec, &data.x0, data.order, data.generators()))
+        };
         Ok(Box::new(FromStep(step)))
     }
 }

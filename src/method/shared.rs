@@ -25,7 +25,7 @@ use crate::loss::RowLoss;
 use crate::model::draw;
 use crate::model::{Denoise, Noised, Transformer, TransformerConfig};
 use crate::process::{Order, Schedule};
-use crate::rng::{StepRng, Stream};
+use crate::rng::{Generators, Stream};
 
 /// Where the uniforms come from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -70,12 +70,12 @@ pub fn rows(
     x0: &[u32],
     length: usize,
     schedule: Schedule,
-    (rng, step): (StepRng, u64),
+    rng: Generators,
 ) -> Result<RowLoss> {
-    let gens = || (rng.at(step, Stream::Times), rng.at(step, Stream::Corrupt));
+    let gens = || (rng.at(Stream::Times), rng.at(Stream::Corrupt));
     let asked = elbo(x0, length, finer.mask(), fine, schedule, gens());
     let features = finer.features_at(&asked.input, &asked.rows);
-    let mut draws = rng.at(step, Stream::Shared);
+    let mut draws = rng.at(Stream::Shared);
     let within: Vec<f64> = asked.rows.iter().map(|_| draws.random()).collect();
     let of = |row: usize, scores: &[f32]| recovered(scores, x0[asked.rows[row]], within[row]);
     let found = draw::map_rows(finer, features, of)?;
@@ -141,6 +141,7 @@ mod tests {
     use super::*;
     use crate::process::Pattern;
     use crate::process::order::phases::List;
+    use crate::rng::StepRng;
 
     #[test]
     fn phases_nest_where_each_is_a_run_of_finer_ones() {

@@ -161,6 +161,30 @@ impl Path {
     }
 }
 
+/// What a denoiser is trained for: its path, and what it says of x_t.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Denoising {
+    pub path: Path,
+    pub predict: Prediction,
+}
+
+impl Denoising {
+    /// [`Path::x0`] of what it says.
+    pub fn x0(self, t: f64) -> Mix {
+        self.path.x0(self.predict, t)
+    }
+
+    /// [`Path::noise`] of what it says.
+    pub fn noise(self, t: f64) -> Mix {
+        self.path.noise(self.predict, t)
+    }
+
+    /// [`Path::target`]: what it should say.
+    pub fn target(self, t: f64) -> Mix {
+        self.path.target(self.predict, t)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -20,7 +20,7 @@ use crate::model::{Transformer, TransformerConfig};
 use crate::optim::gather;
 pub use crate::optim::{Decay, TrainConfig, lr};
 use crate::process::Order;
-use crate::rng::{StepRng, Stream};
+use crate::rng::{Generators, StepRng, Stream};
 use crate::term::{self, Interrupt};
 use crate::weights::Weights;
 pub use fingerprint::Fingerprint;
@@ -196,10 +196,10 @@ pub fn first_step(job: &Job) -> Result<(f64, f64)> {
 }
 
 /// The order of a mixture that a step is in.
-pub fn order_of(orders: &[Order], (rng, step): (StepRng, u64)) -> Order {
+pub fn order_of(orders: &[Order], rng: Generators) -> Order {
     match orders {
         [one] => *one,
-        several => several[rng.at(step, Stream::Order).random_range(0..several.len())],
+        several => several[rng.at(Stream::Order).random_range(0..several.len())],
     }
 }
 
@@ -220,7 +220,7 @@ fn step<'a>(job: &Job<'a>, mut state: TrainState<'a>) -> Result<(TrainState<'a>,
     let mut part = |i: usize| {
         let part = (state.step * parts + i) as u64;
         let rng = StepRng::new(job.draws.seed);
-        let (x0, order) = ((job.draws.batch)(part), order_of(job.orders, (rng, part)));
+        let (x0, order) = ((job.draws.batch)(part), order_of(job.orders, rng.of_step(part)));
         state.training.step(&nets, &Batch { x0, length: job.network.length, order, rng, part })
     };
     let gathered = gather(&state.model, parts, &mut part)?;

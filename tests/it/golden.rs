@@ -10,7 +10,7 @@ use fewstep::model::transformer::ends::Given;
 use fewstep::model::{Cache, Denoise, Head, Noised, Transformer, TransformerConfig, params};
 use fewstep::process::Schedule;
 use fewstep::process::d3pm::{Matrices, Matrix};
-use fewstep::process::gaussian::{Path, Prediction};
+use fewstep::process::gaussian::{Denoising, Path, Prediction};
 use fewstep::rng::StepRng;
 use serde_json::Value;
 use std::ops::Range;
@@ -214,7 +214,11 @@ fn paths_of_vectors_are_those_of_another_program() {
         near(&format!("{what}: target"), target, &wanted["target"]);
         let x0 = latent::mixed(&t, |t| path.x0(predict, t), xt.clone(), says.clone());
         near(&format!("{what}: x0"), x0, &wanted["x0"]);
-        near(&format!("{what}: xs"), few_step::jumped((path, predict), &t, &s, xt, says.clone()), &wanted["xs"]);
+        near(
+            &format!("{what}: xs"),
+            few_step::jumped(Denoising { path, predict }, &t, &s, xt, says.clone()),
+            &wanted["xs"],
+        );
     }
 }
 
@@ -229,10 +233,10 @@ fn losses_of_few_step_students_are_those_of_another_program() {
     let mut methods = std::collections::BTreeSet::new();
     for wanted in all {
         let method: FewStep = serde_json::from_value(wanted["method"].clone()).unwrap();
-        let process = (
-            serde_json::from_value(wanted["path"].clone()).unwrap(),
-            serde_json::from_value(wanted["predict"].clone()).unwrap(),
-        );
+        let process = Denoising {
+            path: serde_json::from_value(wanted["path"].clone()).unwrap(),
+            predict: serde_json::from_value(wanted["predict"].clone()).unwrap(),
+        };
         methods.insert(wanted["method"].as_object().unwrap().keys().next().unwrap());
         let step = few_step::Step {
             model: &model,
@@ -244,7 +248,7 @@ fn losses_of_few_step_students_are_those_of_another_program() {
             step: 0,
             steps: 10,
             round: 0,
-            rng: (StepRng::new(3), 0),
+            rng: StepRng::new(3).of_step(0),
         };
         let (got, _) = step.backward(&method, Some(&critic)).unwrap();
         let want = wanted["loss"].as_f64().unwrap();

@@ -1,4 +1,5 @@
 use super::*;
+use crate::rng::StepRng;
 use crate::model::TransformerConfig;
 use crate::model::params::{self, floats};
 use crate::process::ddpm::Sampler;
@@ -34,8 +35,8 @@ fn texts(b: usize) -> Vec<u32> {
     (0..b * L).map(|i| ((i * 7 + i / L) % V) as u32).collect()
 }
 
-fn rng() -> (StepRng, u64) {
-    (StepRng::new(5), 3)
+fn rng() -> Generators {
+    StepRng::new(5).of_step(3)
 }
 
 /// A model that says nothing: the loss is then a sum over what it was given, computed here on the host.
@@ -55,13 +56,13 @@ fn the_loss_of_a_model_that_says_zero_is_its_formula_over_the_draws() {
         let got = f64::from(floats(loss(&config, &model, &x0, false, rng()))[0]);
 
         let (alphas, book) = (config.alphas(), &named["vectors.codebook"].data);
-        let (rng, step) = rng();
-        let mut noise = rng.at(step, Stream::Corrupt);
+        let rng = rng();
+        let mut noise = rng.at(Stream::Corrupt);
         let mut normals = || -> Vec<f64> {
             (0..b * L * d).map(|_| f64::from(Distribution::<f32>::sample(&StandardNormal, &mut noise))).collect()
         };
         let (n, eps) = (normals(), normals());
-        let offset: f64 = rng.at(step, Stream::Times).random();
+        let offset: f64 = rng.at(Stream::Times).random();
         let (mut squares, mut prior, mut round) = (0.0, 0.0, 0.0);
         for (i, token) in x0.iter().enumerate() {
             let level = ((((i / L) as f64 + offset) / b as f64) * levels as f64) as usize;
@@ -192,7 +193,7 @@ fn a_classifier_learns_what_the_noisy_embeddings_say() {
     };
     let mut losses = Vec::new();
     for step in 0..60 {
-        let (value, grads) = classify(&config, &model, &of, &batch(step), (StepRng::new(1), step));
+        let (value, grads) = classify(&config, &model, &of, &batch(step), StepRng::new(1).of_step(step));
         losses.push(value);
         model = optimizer.step(model, grads, &train, step as usize, 1.0);
     }

@@ -9,6 +9,7 @@ use crate::model::config::{TimeInput, VectorsConfig, Visibility};
 use crate::model::params::floats;
 use crate::model::{Denoise, TransformerConfig};
 use crate::optim::Optimizer;
+use crate::process::gaussian::Path;
 use crate::train::TrainConfig;
 
 const B: usize = 64;
@@ -73,7 +74,7 @@ fn teacher(path: Path, two_times: bool) -> Transformer {
 }
 
 /// How far one-step samples are from the nearer point, and the share of them that is nearer to the first.
-fn one_step(model: &Transformer, process: (Path, Prediction), two_times: bool) -> (f64, f64) {
+fn one_step(model: &Transformer, process: Denoising, two_times: bool) -> (f64, f64) {
     let mut rng = StepRng::new(77).at(0, Stream::Noise);
     let x = normals([256, 1, 2], &mut rng, &Device::flex());
     let (t, s) = (vec![1.0; 256], vec![0.0; 256]);
@@ -103,7 +104,8 @@ fn every_method_brings_one_step_to_the_data_where_its_teacher_lands_between() {
     for method in methods {
         let linear = matches!(method, FewStep::Shortcut(_) | FewStep::MeanFlow(_));
         let base = if linear { &straight } else { &curved };
-        let process = (if linear { Path::Linear } else { Path::Trigonometric }, Prediction::V);
+        let path = if linear { Path::Linear } else { Path::Trigonometric };
+        let process = Denoising { path, predict: Prediction::V };
         let before = one_step(base, process, linear).0;
         assert!(before > 0.5, "{method:?}: the teacher's one step lands between: {before}");
         let distill = LatentDistillConfig { teacher: String::new(), method: method.clone() };
@@ -128,16 +130,16 @@ fn every_method_brings_one_step_to_the_data_where_its_teacher_lands_between() {
                 step,
                 steps: total.steps,
                 round,
-                rng: (StepRng::new(3), step as u64),
+                rng: StepRng::new(3).of_step(step as u64),
             };
             if let FewStep::Matching(c) = &method {
                 for i in 0..c.critic_steps {
-                    now.rng.1 = (1 << 40) + (step * c.critic_steps + i) as u64;
-                    let (_, grads) = finish(now.critic_loss(c, &critic.0, now.rng.1), &critic.0);
+                    now.rng.step = (1 << 40) + (step * c.critic_steps + i) as u64;
+                    let (_, grads) = finish(now.critic_loss(c, &critic.0, now.rng.step), &critic.0);
                     let settings = TrainConfig { ema: None, ..critic_config.clone() };
                     critic.0 = critic.1.step(critic.0.clone(), grads, &settings, step, 1.0);
                 }
-                now.rng.1 = step as u64;
+                now.rng.step = step as u64;
             }
             now.backward(&method, Some(&critic.0.valid())).unwrap()
         });
@@ -154,7 +156,7 @@ fn a_consistency_function_is_the_identity_at_the_data_whatever_the_weights() {
     let batch = batch(0);
     for path in [Path::Trigonometric, Path::Linear] {
         for predict in [Prediction::V, Prediction::X0, Prediction::Noise] {
-            let x0 = latent::estimate(&model, (path, predict), &batch.z, &[0.0; B], &Given::default());
+            let x0 = latent::estimate(&model, Denoising { path, predict }, &batch.z, &[0.0; B], &Given::default());
             assert_eq!(floats(x0), floats(batch.z.clone()), "{path:?} {predict:?}");
         }
     }
@@ -167,8 +169,8 @@ fn the_answer_to_a_step_is_what_leads_to_it() {
     for path in [Path::Trigonometric, Path::Linear] {
         for predict in [Prediction::V, Prediction::X0, Prediction::Noise] {
             let (xt, xs) = (batch.at(path, &t), batch.at(path, &s));
-            let said = answer((path, predict), &t, &s, xt.clone(), xs.clone());
-            let back = jumped((path, predict), &t, &s, xt.clone(), said.clone());
+            let said = answer(Denoising { path, predict }, &t, &s, xt.clone(), xs.clone());
+            let back = jumped(Denoising { path, predict }, &t, &s, xt.clone(), said.clone());
             let worst = |x: Tensor<3>| floats(x).iter().map(|v| v.abs()).fold(0.0, f32::max);
             assert!(worst(back - xs) < 1e-5, "{path:?} {predict:?}");
             // Both points lie on one path from z to eps, so the answer is what the path asks for.
