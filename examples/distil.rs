@@ -5,6 +5,9 @@ use fewstep::prelude::*;
 use std::sync::Arc;
 
 /// Trains a masked diffusion, distils it twice, compares the three, and writes a report and the student into `out`.
+///
+/// # Errors
+/// A device that is not there (device); a loss that is not finite (non-finite); a refused write (I/O).
 pub fn run(steps: usize, out: &str) -> Result<Results> {
     // Stories of 32 tokens, whose likelihood is known.
     let data = Data::Story(Arc::new(Story::new(&StoryConfig::default())?));

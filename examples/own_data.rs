@@ -39,6 +39,9 @@ impl Dataset for Counting {
 }
 
 /// Trains on it, judged by an autoregressive network of another seed; returns the share of steps by one in samples of 8 steps.
+///
+/// # Errors
+/// A device that is not there (device); a loss that is not finite (non-finite).
 pub fn run(steps: usize) -> Result<f64> {
     let (data, device) = (Counting { length: 16 }, training_device()?);
     let trainer = |config: TransformerConfig, seed| {

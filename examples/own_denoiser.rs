@@ -63,6 +63,9 @@ impl Teach for Mixer {
 impl Network for Mixer {}
 
 /// Trains it, distils it into 8 steps, and returns the negative log-likelihood of samples in 8 steps before and after distillation.
+///
+/// # Errors
+/// A device that is not there (device); a loss that is not finite (non-finite).
 pub fn run(steps: usize) -> Result<[f64; 2]> {
     let data = Data::Story(Arc::new(Story::new(&StoryConfig::default())?));
     let new = Mixer::new(data.vocab(), data.length(), 64, &training_device()?);

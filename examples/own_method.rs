@@ -30,6 +30,9 @@ fn spans(model: &Transformer, batch: &Batch) -> RowLoss {
 }
 
 /// Trains by it, next to the negative ELBO; returns the negative log-likelihood of both models' samples in 8 steps.
+///
+/// # Errors
+/// A device that is not there (device); a loss that is not finite (non-finite).
 pub fn run(steps: usize) -> Result<[f64; 2]> {
     let data = Data::Story(Arc::new(Story::new(&StoryConfig::default())?));
     let config = TransformerConfig { learned_positions: true, ..TransformerConfig::new(48, 2, 4, Visibility::Full) };

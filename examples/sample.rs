@@ -3,6 +3,9 @@
 use fewstep::prelude::*;
 
 /// Draws and prints three texts.
+///
+/// # Errors
+/// A model that cannot be read (input); steps that its order cannot be walked in (usage).
 pub fn run(path: &str, steps: usize) -> Result<()> {
     let model = Model::load(path)?;
     let sampler = model.sampler().steps(steps).seed(1);

@@ -3,6 +3,9 @@
 use fewstep::prelude::*;
 
 /// Trains, evaluates, reports and exports what is missing, and prints a line for each row.
+///
+/// # Errors
+/// A recipe that contradicts itself (usage); data that cannot be read (input); I/O.
 pub fn run(recipe: &str, out: &str) -> Result<()> {
     let results = Study::open(recipe)?.set("eval.speed_repeats=1").out(out).run()?;
     for model in &results.models {

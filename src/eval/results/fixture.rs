@@ -199,6 +199,9 @@ fn study(seed: u64) -> Results {
 
 /// A study on pictures: an autoregressive model and a hybrid of few and many steps, with samples of which one in four has
 /// lost all its things.
+///
+/// # Panics
+/// Where the task cannot be built, which cannot be.
 pub fn pictures(seed: u64) -> Results {
     let config = PicturesConfig::default();
     let task = Pictures::new(&config).unwrap_or_else(|e| panic!("{e}"));
@@ -316,6 +319,9 @@ pub fn with_flexibility(mut results: Results) -> Results {
 }
 
 /// The same study trained with each of the seeds `seeds`.
+///
+/// # Panics
+/// Where `seeds` is empty.
 pub fn several(seeds: &[u64]) -> Results {
     let each: Vec<(u64, Results)> = seeds
         .iter()
