@@ -134,13 +134,7 @@ fn warmed(head: Head, temperature: f64) -> Head {
 }
 
 /// The head's losses of feature rows `from ..`, weighted and summed, as a tensor [1].
-fn head_loss(
-    head: &Head,
-    rows: Tensor<2>,
-    (loss, weights): (&RowLoss, &[f64]),
-    from: usize,
-    composed: bool,
-) -> Tensor<1> {
+fn head_loss(head: &Head, rows: Tensor<2>, loss: &RowLoss, weights: &[f64], from: usize, composed: bool) -> Tensor<1> {
     let weights = &weights[from..from + rows.dims()[0]];
     let parts = loss.target.parts(from, weights, 1.0).into_iter();
     let values = parts.map(|part| {
@@ -164,7 +158,7 @@ pub fn backward<N: Network>(model: &N, loss: &RowLoss) -> (f64, GradientsParams)
     }
     let features = model.features_at(&loss.input, &loss.rows);
     let weights = weights(model, &features, loss);
-    let value = head_loss(&model.head(), features, (loss, &weights), 0, false);
+    let value = head_loss(&model.head(), features, loss, &weights, 0, false);
     let number = f64::from(value.clone().inner().into_scalar::<f32>());
     (number, GradientsParams::from_grads(value.backward(), model))
 }
@@ -182,7 +176,7 @@ fn backward_in_chunks<N: Network>(model: &N, loss: &RowLoss) -> (f64, GradientsP
         for from in (0..n).step_by(chunk) {
             let size = chunk.min(n - from);
             let leaf = plain.clone().slice([from..from + size, 0..d]).autodiff().require_grad();
-            let part = head_loss(&model.head(), leaf.clone(), (loss, &weights), from, true);
+            let part = head_loss(&model.head(), leaf.clone(), loss, &weights, from, true);
             value += f64::from(part.clone().inner().into_scalar::<f32>());
             let mut grads = part.backward();
             row_grads.push(match leaf.grad_remove(&mut grads) {

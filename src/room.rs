@@ -118,7 +118,7 @@ fn group_room(cgroup: &str, root: &Path) -> Option<u64> {
     let of = |line: &str| {
         let mut parts = line.splitn(3, ':');
         let (controllers, path) = (parts.nth(1)?, parts.next()?);
-        let (roots, names): (Vec<_>, _) = match controllers {
+        let (roots, (limit, used, prefix)): (Vec<_>, _) = match controllers {
             "" => (vec![root.to_path_buf(), root.join("unified")], ("memory.max", "memory.current", "")),
             of if of.split(',').any(|c| c == "memory") => {
                 (vec![root.join("memory")], ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_"))
@@ -128,13 +128,13 @@ fn group_room(cgroup: &str, root: &Path) -> Option<u64> {
         let path = Path::new(path.trim_start_matches('/'));
         // In a container the path may be one of the world outside; the root is then the container's own group.
         let places = roots.iter().flat_map(|root| path.ancestors().map(move |p| root.join(p)));
-        places.filter_map(|dir| room_of(&dir, names)).min()
+        places.filter_map(|dir| room_of(&dir, limit, used, prefix)).min()
     };
     cgroup.lines().filter_map(of).min()
 }
 
 /// Limit less use of one group. Pages of files count as used there, and are given up when memory is needed.
-fn room_of(dir: &Path, (limit, used, prefix): (&str, &str, &str)) -> Option<u64> {
+fn room_of(dir: &Path, limit: &str, used: &str, prefix: &str) -> Option<u64> {
     let number = |name: &str| system_text(&dir.join(name))?.trim().parse::<u64>().ok();
     let (limit, used) = (number(limit)?, number(used)?);
     let stat = system_text(&dir.join("memory.stat")).unwrap_or_default();

@@ -66,7 +66,7 @@ pub fn run(study: &Study, request: &Request) -> Result<()> {
         study.not_stopped(request.model)
     };
     let of = Search { steps, period, tries: request.tries, seed: request.seed };
-    let found = search(&done.model, &process, of, (&texts, &held_out), told)?;
+    let found = search(&done.model, &process, of, &texts, &held_out, told)?;
     match request.json {
         true => term::out_json(serde_json::json!({ "model": request.model, "steps": steps, "orders": found })),
         false => found.iter().for_each(|f| term::out_text(line(f))),

@@ -165,7 +165,7 @@ pub fn check(place: &str, sets: &[String], device: &Device, as_json: bool) -> Re
     let mut total = 0.0;
     for (name, shape, need, forwards) in planned {
         let model = recipe.model(name)?;
-        let Some((loss, one)) = dry_run(recipe, name, &shape, (&data, &loaded.base), device)? else { continue };
+        let Some((loss, one)) = dry_run(recipe, name, &shape, &data, &loaded.base, device)? else { continue };
         let seconds = one * model.train.steps as f64 * model.train.accumulate as f64;
         total += times as f64 * seconds;
         match as_json {

@@ -39,9 +39,8 @@ pub fn run(args: &cli::Sample, json: bool, device: &Device) -> Result<()> {
     checkpoint::whole::verify(&dir)?;
     let printer = Printer { args, json };
     let wide = args.beam.map(|width| Beams { width, length_penalty: args.length_penalty.unwrap_or(1.0) });
-    let candidates = (request.batch, request.candidates());
     if is_foreign(&dir)? {
-        return foreign(&printer, &dir, (&request, wide), device);
+        return foreign(&printer, &dir, &request, wide, device);
     }
     if let Some(option) = args.public.given() {
         return Err(Error::usage(format!(
@@ -51,8 +50,8 @@ pub fn run(args: &cli::Sample, json: bool, device: &Device) -> Result<()> {
         .hint(format!("leave `{option}` out")));
     }
     let loaded = checkpoint::read(&dir, device)?;
-    let shape = (loaded.card.vocab_size, loaded.card.max_position_embeddings);
-    ask::samples(&loaded.card.network, shape, 0, candidates, device)?;
+    let (vocab, length) = (loaded.card.vocab_size, loaded.card.max_position_embeddings);
+    ask::samples(&loaded.card.network, vocab, length, 0, request.batch, request.candidates(), device)?;
     match wide {
         Some(wide) => {
             let (drawing, found) = own_search(&loaded, &request, wide)?;
@@ -64,7 +63,7 @@ pub fn run(args: &cli::Sample, json: bool, device: &Device) -> Result<()> {
 }
 
 /// The same of a public checkpoint.
-fn foreign(printer: &Printer, dir: &Path, (request, wide): (&Request, Option<Beams>), device: &Device) -> Result<()> {
+fn foreign(printer: &Printer, dir: &Path, request: &Request, wide: Option<Beams>, device: &Device) -> Result<()> {
     let options = &printer.args.public;
     let tokenizer = match (&options.tokenizer, options.ids) {
         (_, true) => Wanted::Ids,
@@ -76,7 +75,7 @@ fn foreign(printer: &Printer, dir: &Path, (request, wide): (&Request, Option<Bea
     let d = public.description();
     let length = given.length.min(d.length);
     let weights = 4 * d.network.parameters(d.vocab, length);
-    ask::samples(&d.network, (d.vocab, given.length), weights, (request.batch, request.candidates()), device)?;
+    ask::samples(&d.network, d.vocab, given.length, weights, request.batch, request.candidates(), device)?;
     let load = LoadOptions {
         non_finite: if options.allow_non_finite { NonFinite::Allow } else { NonFinite::Refuse },
         ignore_extra: options.ignore_extra,
@@ -86,7 +85,7 @@ fn foreign(printer: &Printer, dir: &Path, (request, wide): (&Request, Option<Bea
     let model = public.load(load, device)?;
     match wide {
         Some(wide) => {
-            let (drawing, found) = public.search(&model, given, (request, wide))?;
+            let (drawing, found) = public.search(&model, given, request, wide)?;
             printer.hypotheses(&drawing, &found);
             Ok(())
         }

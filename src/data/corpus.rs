@@ -54,7 +54,8 @@ impl Corpus {
     /// Reads and encodes texts that are no files of rows, as [`Corpus::prepare`] does.
     pub(super) fn of_text(
         config: &TextConfig,
-        (paths, others): (&[PathBuf], Option<&[PathBuf]>),
+        paths: &[PathBuf],
+        others: Option<&[PathBuf]>,
         base: &Path,
         cache_dir: Option<&Path>,
     ) -> Result<(Corpus, Tokenizer)> {
@@ -77,7 +78,7 @@ impl Corpus {
             (None, TokenizerConfig::Train { bpe }) => {
                 cache_dir.map_or(Ok(()), create_dir)?;
                 let path = cache_dir.map(|dir| dir.join(KEPT));
-                kept(path.as_deref(), (&train.sha256, *bpe), || train.words())?
+                kept(path.as_deref(), &train.sha256, *bpe, || train.words())?
             }
             (None, other) => Tokenizer::build(other, &[], base)?,
         };
@@ -95,7 +96,7 @@ impl Corpus {
             cached(path.as_deref(), of, || part.encode(&tokenizer, end))
         };
         let tokens = [tokens("train.tok", &train)?, tokens("valid.tok", &valid)?];
-        Ok((Corpus::of(tokens, (tokenizer.vocab_size(), end, config.length))?, tokenizer))
+        Ok((Corpus::of(tokens, tokenizer.vocab_size(), end, config.length)?, tokenizer))
     }
 
     /// The corpus of the tokens of both splits with their hashes, in windows of `length`; `end` is behind each document.
@@ -104,7 +105,9 @@ impl Corpus {
     /// A split without a window (usage).
     pub(super) fn of(
         [(train, a), (valid, b)]: [(Tokens, String); 2],
-        (vocab, end, length): (usize, Option<u32>, usize),
+        vocab: usize,
+        end: Option<u32>,
+        length: usize,
     ) -> Result<Corpus> {
         let documents = end.map(|end| {
             Box::new(Documents {
@@ -146,7 +149,7 @@ impl Corpus {
             Some(documents) => {
                 let starts = documents.train.starts();
                 let start = |row| {
-                    let (epoch, slot) = drawn((step, batch as u64, row), starts);
+                    let (epoch, slot) = drawn(step, batch as u64, row, starts);
                     permute(slot, starts, &mut StepRng::new(seed).at(epoch, Stream::Batch))
                 };
                 rows.flat_map(|row| documents.train.window(&self.train, start(row))).collect()
@@ -162,7 +165,7 @@ impl Corpus {
     fn start(&self, seed: u64, step: u64, batch: u64, row: u64, length: usize) -> usize {
         let windows = self.train_windows(length) as u64;
         assert!(windows > 0, "{} training tokens hold no window of {length}", self.train.len());
-        let (epoch, slot) = drawn((step, batch, row), windows);
+        let (epoch, slot) = drawn(step, batch, row, windows);
         let mut rng = StepRng::new(seed).at(epoch, Stream::Batch);
         let free = self.train.len() - windows as usize * length;
         let offset = (rng.next_u64() % (free.min(length - 1) as u64 + 1)) as usize;
@@ -199,7 +202,7 @@ impl Corpus {
 }
 
 /// The epoch of a draw, and which of the epoch's `windows` it is. The draws of all steps are one line, cut into epochs.
-fn drawn((step, batch, row): (u64, u64, u64), windows: u64) -> (u64, u64) {
+fn drawn(step: u64, batch: u64, row: u64, windows: u64) -> (u64, u64) {
     // u128, since step * batch need not fit 64 bits.
     let draw = u128::from(step) * u128::from(batch) + u128::from(row);
     ((draw / u128::from(windows)) as u64, (draw % u128::from(windows)) as u64)
@@ -339,7 +342,7 @@ impl<'a> Part<'a> {
                 ends_inside |= Some(id) == end;
                 tokens.push(id);
             };
-            hashes.push(self.encode_part(range, &mut encoder, (&mut out, &reading))?);
+            hashes.push(self.encode_part(range, &mut encoder, &mut out, &reading)?);
             if let Some(end) = end {
                 if ends_inside {
                     return Err(self.text.misfit(end_inside(&tokenizer.decode(&[end]), range.start)));
@@ -358,7 +361,8 @@ impl<'a> Part<'a> {
         &self,
         range: &Range<u64>,
         encoder: &mut Encoder,
-        (out, reading): (&mut dyn FnMut(u32), &Reading),
+        out: &mut dyn FnMut(u32),
+        reading: &Reading,
     ) -> Result<String> {
         if encoder.takes_any_bytes() {
             // A byte is its own id, and need not be text.

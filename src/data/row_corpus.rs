@@ -52,8 +52,11 @@ pub fn is_rows(paths: &[PathBuf], valid: Option<&[PathBuf]>) -> bool {
 fn tokenizer_of(
     config: &TextConfig,
     train: &Source,
-    (part, sha, bytes): (&Range<u64>, &str, u64),
-    (base, cache_dir): (&Path, Option<&Path>),
+    part: &Range<u64>,
+    sha: &str,
+    bytes: u64,
+    base: &Path,
+    cache_dir: Option<&Path>,
 ) -> Result<Tokenizer> {
     match config.tokenizer {
         TokenizerConfig::Char => {
@@ -68,7 +71,7 @@ fn tokenizer_of(
         TokenizerConfig::Train { bpe } => {
             cache_dir.map_or(Ok(()), create_dir)?;
             let path = cache_dir.map(|dir| dir.join(KEPT));
-            kept(path.as_deref(), (sha, bpe), || {
+            kept(path.as_deref(), sha, bpe, || {
                 let mut words = Words::new(bytes);
                 train.each("counting the words of", part, &mut |_, text| words.add(text))?;
                 Ok(words)
@@ -97,8 +100,8 @@ impl Corpus {
         let paths = files(base, &config.path)?;
         let others = config.valid_path.as_ref().map(|others| files(base, others)).transpose()?;
         match is_rows(&paths, others.as_deref()) {
-            true => prepare(config, (&paths, others.as_deref()), base, cache_dir),
-            false => Corpus::of_text(config, (&paths, others.as_deref()), base, cache_dir),
+            true => prepare(config, &paths, others.as_deref(), base, cache_dir),
+            false => Corpus::of_text(config, &paths, others.as_deref(), base, cache_dir),
         }
     }
 }
@@ -110,7 +113,8 @@ impl Corpus {
 /// As [`Corpus::prepare`]; rows that are not what they should be, with their number.
 pub fn prepare(
     config: &TextConfig,
-    (paths, valid): (&[PathBuf], Option<&[PathBuf]>),
+    paths: &[PathBuf],
+    valid: Option<&[PathBuf]>,
     base: &Path,
     cache_dir: Option<&Path>,
 ) -> Result<(Corpus, Tokenizer)> {
@@ -153,7 +157,7 @@ pub fn prepare(
             ((0..cut, sha("train")), (train, cut..u64::MAX, sha("valid")))
         }
     };
-    let tokenizer = tokenizer_of(config, &train, (&train_part, &train_sha, survey.bytes), (base, cache_dir))?;
+    let tokenizer = tokenizer_of(config, &train, &train_part, &train_sha, survey.bytes, base, cache_dir)?;
     let end = config.documents.as_ref().map(|_| tokenizer.end()).transpose()?;
     let tokenizer_sha = sha256_hex(tokenizer.to_json()?.as_bytes());
     cache_dir.map_or(Ok(()), create_dir)?;
@@ -169,7 +173,7 @@ pub fn prepare(
     };
     let tokens =
         [tokens("train.tok", train, train_part, &train_sha)?, tokens("valid.tok", other, valid_part, &valid_sha)?];
-    Ok((Corpus::of(tokens, (tokenizer.vocab_size(), end, config.length))?, tokenizer))
+    Ok((Corpus::of(tokens, tokenizer.vocab_size(), end, config.length)?, tokenizer))
 }
 
 impl Source<'_> {
@@ -182,7 +186,7 @@ impl Source<'_> {
         for path in self.paths {
             let (before, column) = (rows, self.column);
             let mut has_text = false;
-            let without = each((path, column), &reading("reading", path)?, &mut |_, text| {
+            let without = each(path, column, &reading("reading", path)?, &mut |_, text| {
                 bytes += text.len() as u64;
                 rows += 1;
                 has_text |= !text.is_empty();
@@ -206,7 +210,7 @@ impl Source<'_> {
     fn each(&self, doing: &str, part: &Range<u64>, f: EachRow) -> Result<()> {
         let mut at = 0;
         for path in self.paths {
-            each((path, self.column), &reading(doing, path)?, &mut |row, text| {
+            each(path, self.column, &reading(doing, path)?, &mut |row, text| {
                 let begin = at;
                 at += text.len() as u64;
                 if part.contains(&begin) && !text.is_empty() { f((path, row), text) } else { Ok(()) }

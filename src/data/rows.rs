@@ -48,7 +48,7 @@ pub type Each<'a> = &'a mut dyn FnMut(u64, &str) -> Result<()>;
 ///
 /// # Errors
 /// A file or row that is not what it should be (kind input, with the row), and those of `each`.
-pub fn each((path, column): (&Path, &str), reading: &Reading, each: Each) -> Result<u64> {
+pub fn each(path: &Path, column: &str, reading: &Reading, each: Each) -> Result<u64> {
     match Format::of(path) {
         Format::Text => {
             let bytes = read_limited(path, MAX_TEXT)?;
@@ -56,12 +56,12 @@ pub fn each((path, column): (&Path, &str), reading: &Reading, each: Each) -> Res
                 utf8(&bytes).map_err(|e| Error { message: format!("{}: {}", path.display(), e.message), ..e })?;
             each(1, text).map(|()| 0)
         }
-        Format::Jsonl => lines((path, column), reading, each),
-        Format::Parquet => columns::each((path, column), reading, each),
+        Format::Jsonl => lines(path, column, reading, each),
+        Format::Parquet => columns::each(path, column, reading, each),
     }
 }
 
-fn lines((path, column): (&Path, &str), reading: &Reading, each: Each) -> Result<u64> {
+fn lines(path: &Path, column: &str, reading: &Reading, each: Each) -> Result<u64> {
     let (file, length) = open(path)?;
     let mut reader = BufReader::with_capacity(1 << 20, file);
     // Room for the longest line at once, of which a system gives what is written to: a list that grows takes three times its

@@ -13,7 +13,7 @@ use super::*;
 
 fn all(path: &Path, column: &str) -> Result<(Vec<(u64, String)>, u64)> {
     let mut rows = Vec::new();
-    let without = each((path, column), &Reading::begin("reading", path, 0), &mut |n, text| {
+    let without = each(path, column, &Reading::begin("reading", path, 0), &mut |n, text| {
         rows.push((n, text.to_string()));
         Ok(())
     })?;

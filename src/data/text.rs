@@ -38,7 +38,7 @@ impl Misfit {
     }
 
     /// As an error (kind input), at this line and column.
-    pub fn error(self, (line, column): (usize, usize)) -> Error {
+    pub fn error(self, line: usize, column: usize) -> Error {
         let (what, behind) = self.what;
         Error::input(format!("{what} at byte {} (line {line}, column {column}){behind}", self.at)).hint(self.hint)
     }
@@ -239,7 +239,7 @@ impl Source {
         if let Err(e) = walked {
             return e;
         }
-        let e = wrong.error((line, String::from_utf8_lossy(&column).chars().count() + 1));
+        let e = wrong.error(line, String::from_utf8_lossy(&column).chars().count() + 1);
         Error { message: format!("{}: {}", self.path.display(), e.message), ..e }
     }
 }

@@ -71,7 +71,7 @@ pub fn cached(path: Option<&Path>, of: Of, encode: impl FnOnce() -> Result<Token
         let reading = Reading::begin("reading", path, bytes);
         let (header, begin) = read_header(path, &mut file, bytes)?;
         if header.source_sha256 == source_sha256 && header.tokenizer_sha256 == tokenizer_sha256 {
-            let tokens = read_tokens(path, &header, (&mut file, begin), &|at| reading.at(at))?;
+            let tokens = read_tokens(path, &header, &mut file, begin, &|at| reading.at(at))?;
             return Ok((tokens, header.sha256));
         }
     }
@@ -184,7 +184,7 @@ fn read_header(path: &Path, file: &mut dyn Read, bytes: u64) -> Result<(Header, 
 }
 
 /// The tokens behind a header, every byte of them checked; `at` is given the bytes that are done.
-fn read_tokens(path: &Path, header: &Header, (file, begin): (&mut dyn Read, u64), at: &dyn Fn(u64)) -> Result<Tokens> {
+fn read_tokens(path: &Path, header: &Header, file: &mut dyn Read, begin: u64, at: &dyn Fn(u64)) -> Result<Tokens> {
     let size = header.dtype.size();
     let (mut tokens, mut hash, mut bytes) = (Tokens::new(header.vocab), Sha256::new(), vec![0; PIECE * size]);
     while tokens.len() < header.length {

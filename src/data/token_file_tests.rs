@@ -7,7 +7,7 @@ use proptest::prelude::*;
 fn parse(bytes: &[u8]) -> Result<Vec<u32>> {
     let (path, mut file) = (Path::new("c.tok"), bytes);
     let (header, begin) = read_header(path, &mut file, bytes.len() as u64)?;
-    read_tokens(path, &header, (&mut file, begin), &|_| {}).map(|tokens| tokens.iter().collect())
+    read_tokens(path, &header, &mut file, begin, &|_| {}).map(|tokens| tokens.iter().collect())
 }
 
 /// A token file with `change` made to its header before it is written.

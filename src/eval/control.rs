@@ -142,7 +142,8 @@ pub struct Drawn {
 pub fn measure(
     generator: &Generator,
     config: &ControlConfig,
-    (seed, batch): (u64, usize),
+    seed: u64,
+    batch: usize,
     pairs: &Pairs,
     judge: &Transformer,
     guidance: Option<(&Transformer, &GuidanceConfig)>,
@@ -157,8 +158,8 @@ pub fn measure(
     for arm in std::iter::once(arm).chain(unasked.then_some(Arm::Unasked)) {
         for k in &steps {
             let drawn = match generator {
-                Generator::Embedding(of) => draw_together(of, *k, (seed, batch), pairs, &asks, arm)?,
-                _ => draw(generator, *k, (seed, batch), pairs, &asks, arm)?,
+                Generator::Embedding(of) => draw_together(of, *k, seed, batch, pairs, &asks, arm)?,
+                _ => draw(generator, *k, seed, batch, pairs, &asks, arm)?,
             };
             rows.push(row(arm, *k, &drawn, &asks, pairs, judge)?);
         }
@@ -170,8 +171,7 @@ pub fn measure(
         let conditions: Vec<Vec<u32>> = asks.iter().map(|ask| pairs.condition(Some(*ask))).collect();
         let steering = Some(Steering { classifier, config, conditions: &conditions });
         for k in &steps {
-            let drawn =
-                draw_together(&Embedding { steering, ..*free }, *k, (seed, batch), pairs, &asks, Arm::Guidance)?;
+            let drawn = draw_together(&Embedding { steering, ..*free }, *k, seed, batch, pairs, &asks, Arm::Guidance)?;
             rows.push(row(Arm::Guidance, *k, &drawn, &asks, pairs, judge)?);
         }
     }
@@ -193,7 +193,8 @@ fn given(pairs: &Pairs, ask: Ask, arm: Arm) -> Vec<Option<u32>> {
 fn draw_together(
     of: &Embedding,
     steps: usize,
-    (seed, batch): (u64, usize),
+    seed: u64,
+    batch: usize,
     pairs: &Pairs,
     asks: &[Ask],
     arm: Arm,
@@ -207,7 +208,8 @@ fn draw_together(
 fn draw(
     generator: &Generator,
     steps: usize,
-    (seed, batch): (u64, usize),
+    seed: u64,
+    batch: usize,
     pairs: &Pairs,
     asks: &[Ask],
     arm: Arm,

@@ -162,7 +162,8 @@ pub fn measure(
     model: &dyn Denoise,
     process: &Process,
     config: &FlexibilityConfig,
-    (seed, batch): (u64, usize),
+    seed: u64,
+    batch: usize,
     texts: &[Vec<u32>],
     story: Option<&Story>,
 ) -> Result<Flexibility> {

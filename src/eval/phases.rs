@@ -99,7 +99,8 @@ pub fn search(
     model: &dyn Denoise,
     process: &Process,
     search: Search,
-    (texts, held_out): (&[Vec<u32>], &[Vec<u32>]),
+    texts: &[Vec<u32>],
+    held_out: &[Vec<u32>],
     mut told: impl FnMut(usize, f64) -> Result<()>,
 ) -> Result<Vec<Found>> {
     let cost = |list: &[usize], texts: &[Vec<u32>]| -> Result<Vec<f64>> {
@@ -178,7 +179,7 @@ mod tests {
             (0..24).map(|_| story.sample(&mut rng)).collect()
         };
         let of = Search { steps: 3, period: 8, tries: 40, seed: 1 };
-        let run = || search(&oracle, &process, of, (&texts(1), &texts(2)), |_, _| Ok(())).unwrap();
+        let run = || search(&oracle, &process, of, &texts(1), &texts(2), |_, _| Ok(())).unwrap();
         let found = run();
         let of = |name: &str| found.iter().find(|f| f.name == name).unwrap();
         let best = of("strided").searched.min(of("dilated").searched).min(of("growing").searched);

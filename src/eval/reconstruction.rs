@@ -19,7 +19,8 @@ pub const SIGMAS: [f64; 8] = [0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5];
 /// Where there are no texts, or no latents.
 pub fn measure(
     texts: &[Vec<u32>],
-    (latents, width): (usize, usize),
+    latents: usize,
+    width: usize,
     sigmas: &[f64],
     mut decode: impl FnMut(f64) -> Result<Vec<Vec<u32>>>,
 ) -> Result<Reconstruction> {
@@ -49,7 +50,7 @@ mod tests {
     #[test]
     fn tokens_and_whole_texts_that_come_back_are_counted_at_each_noise() {
         let texts = [vec![1, 2, 3, 4], vec![5, 6, 7, 8]];
-        let found = measure(&texts, (2, 16), &[0.0, 1.0], |sigma| {
+        let found = measure(&texts, 2, 16, &[0.0, 1.0], |sigma| {
             // Without noise all comes back; with it one token of the first text and the end of the second are lost.
             Ok(if sigma == 0.0 { texts.to_vec() } else { vec![vec![1, 2, 3, 9], vec![5, 6]] })
         })
@@ -63,7 +64,7 @@ mod tests {
 
     #[test]
     fn a_decoder_that_fails_fails_the_measurement() {
-        let found = measure(&[vec![1]], (1, 1), &[0.5], |_| Err(Error::input("no latents")));
+        let found = measure(&[vec![1]], 1, 1, &[0.5], |_| Err(Error::input("no latents")));
         assert!(found.unwrap_err().message.contains("no latents"));
     }
 }

@@ -153,7 +153,7 @@ fn exact(model: &dyn Denoise, process: &Process, grid: &Grid, texts: Texts) -> V
         let layout = process.order.layout();
         let step = |l: usize| grid.phases().map_or_else(|| layout.index(l), |phases| phases.phase(l).unwrap_or(0));
         let steps: Vec<usize> = (0..length).map(step).collect();
-        return texts.tokens.iter().map(|text| partitioned(model, process, grid, (text, &steps), texts)).collect();
+        return texts.tokens.iter().map(|text| partitioned(model, process, grid, text, &steps, texts)).collect();
     }
     let order = process.order.in_steps(length, grid.steps());
     let mut out = Vec::with_capacity(texts.tokens.len());
@@ -189,7 +189,7 @@ fn drawn(model: &dyn Denoise, process: &Process, grid: &Grid, texts: Texts, r: u
             }
             now = next;
         }
-        partitioned(model, process, grid, (text, &step_of), texts)
+        partitioned(model, process, grid, text, &step_of, texts)
     })
     .collect()
 }
@@ -199,7 +199,8 @@ fn partitioned(
     model: &dyn Denoise,
     process: &Process,
     grid: &Grid,
-    (text, step_of): (&[u32], &[usize]),
+    text: &[u32],
+    step_of: &[usize],
     texts: Texts,
 ) -> f64 {
     let (length, counted) = (text.len(), (texts.counted)(text));

@@ -25,7 +25,7 @@ pub struct Progress {
 impl Progress {
     /// That of a file of `total` bytes of which `before` are there.
     pub fn new(name: &str, total: u64, before: u64) -> Progress {
-        let bar = Bar::new(name, Counts::Bytes, (before, total));
+        let bar = Bar::new(name, Counts::Bytes, before, total);
         let now = Instant::now();
         if bar.is_none() && total >= SMALL {
             let rest = match before {

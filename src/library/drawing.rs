@@ -88,11 +88,6 @@ impl Request {
         }
     }
 
-    /// What is given of a text: a prompt, and a template with gaps.
-    pub fn texts(&self) -> (Option<&str>, Option<&str>) {
-        (self.prompt.as_deref(), self.infill.as_deref())
-    }
-
     /// Candidates of each text.
     pub fn candidates(&self) -> usize {
         self.mbr.unwrap_or(1)
@@ -199,9 +194,11 @@ pub struct Beams {
 
 /// The most probable continuations of what is pinned, which ends with one of `ends`.
 pub(super) fn beams(
-    (model, process): (&Transformer, &Process),
+    model: &Transformer,
+    process: &Process,
     pinned: &[Option<u32>],
-    (beams, ends): (Beams, &[u32]),
+    beams: Beams,
+    ends: &[u32],
 ) -> Result<Vec<beam::Hypothesis>> {
     let prompt: Vec<u32> = pinned.iter().map_while(|p| *p).collect();
     if pinned.iter().skip(prompt.len()).any(Option::is_some) {

@@ -208,7 +208,7 @@ impl Sampler<'_> {
         let Request { batch, .. } = self.request;
         let request = Request { batch: batch.clamp(1, n.max(1)), ..self.request.clone() };
         let room = |vocab: usize, length: usize| {
-            ask::samples(self.model.network(), (vocab, length), 0, (request.batch, 1), &self.model.device)
+            ask::samples(self.model.network(), vocab, length, 0, request.batch, 1, &self.model.device)
         };
         let drawing = match &self.model.of {
             Of::Own(own) => {

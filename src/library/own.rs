@@ -45,8 +45,9 @@ fn ready(loaded: &LoadedModel, request: &Request) -> Result<Ready> {
     // What follows a whole caption is its picture, which begins at a fixed place.
     let padded = |prompt: &String| loaded.card.picture.map_or_else(|| prompt.clone(), |shape| shape.padded(prompt));
     let prompt = request.prompt.as_ref().map(padded);
-    let texts = (prompt.as_deref(), request.infill.as_deref());
-    let pinned = filled(given(texts, &|text| tokenizer.encode(text.as_bytes()), words)?, process.length)?;
+    let encode = |text: &str| tokenizer.encode(text.as_bytes());
+    let pinned = given(prompt.as_deref(), request.infill.as_deref(), &encode, words)?;
+    let pinned = filled(pinned, process.length)?;
     Ok(Ready { process, pinned })
 }
 
@@ -102,7 +103,7 @@ pub fn search<'a>(
     if of_vectors(loaded) {
         return Err(refused(loaded, "--beam"));
     }
-    let found = beams((&loaded.model, &process), &pinned, (wide, &[]))?;
+    let found = beams(&loaded.model, &process, &pinned, wide, &[])?;
     Ok((shown(loaded, process.length, Box::new(|_| Ok(Default::default())))?, found))
 }
 

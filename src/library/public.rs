@@ -156,10 +156,11 @@ impl Public {
             sampler.plan(d, 0, d.length.max(1), &Settings::default())?;
         }
         let ids = matches!(self.speech, Speech::Ids(_));
-        let mut pinned = given(request.texts(), &|text| self.speech.encode(text), ids)?;
+        let mut pinned =
+            given(request.prompt.as_deref(), request.infill.as_deref(), &|text| self.speech.encode(text), ids)?;
         let start = beginning(d, &self.speech, &mut pinned)?;
         let slides = sampler.is_some_and(Sampler::slides);
-        let length = length_of(request.length, (&self.dir, d), slides, pinned.len())?;
+        let length = length_of(request.length, &self.dir, d, slides, pinned.len())?;
         Ok(Given { pinned: filled(pinned, length)?, start, length, sampler })
     }
 
@@ -218,13 +219,13 @@ impl Public {
                         .cause("a published sampler has an order of its own")
                         .hint("leave `--decode` out"));
                 }
-                let plan = planned(request, (d, model), sampler, &given.pinned, length)?;
+                let plan = planned(request, d, model, sampler, &given.pinned, length)?;
                 let blocks = plan.blocks.len();
                 let among = if blocks > 1 { format!(" in {blocks} blocks") } else { String::new() };
                 let how = format!("sampler {}, {} steps{among}", sampler.name(), plan.steps * blocks);
                 let pinned = given.pinned.clone();
                 let draw = move |texts: Range<usize>| {
-                    Ok(request.chosen(published(request, d, model, (&plan, &pinned), (length, texts))?, &answer))
+                    Ok(request.chosen(published(request, d, model, &plan, &pinned, length, texts)?, &answer))
                 };
                 Ok(self.shown(&given, how, Box::new(draw)))
             }
@@ -249,11 +250,12 @@ impl Public {
         &'a self,
         model: &Transformer,
         given: Given,
-        (request, wide): (&Request, Beams),
+        request: &Request,
+        wide: Beams,
     ) -> Result<(Drawing<'a>, Vec<beam::Hypothesis>)> {
         let d = &self.description;
         let process = decoded(request, d, exact_process(d, given.length, None)?)?;
-        let found = beams((model, &process), &given.pinned, (wide, &d.ends))?;
+        let found = beams(model, &process, &given.pinned, wide, &d.ends)?;
         Ok((self.shown(&given, String::new(), Box::new(|_| Ok(Samples::default()))), found))
     }
 }
@@ -266,7 +268,7 @@ impl Given {
 }
 
 /// Tokens of the texts: as many as are `asked` for, or those that the model reads behind what is given.
-fn length_of(asked: Option<usize>, (dir, d): (&Path, &Description), slides: bool, given: usize) -> Result<usize> {
+fn length_of(asked: Option<usize>, dir: &Path, d: &Description, slides: bool, given: usize) -> Result<usize> {
     match asked {
         Some(length) if length > d.length && !slides => {
             let blocks = matches!(d.network.visibility, Visibility::Blocks(_));
@@ -343,7 +345,8 @@ fn decoded(request: &Request, d: &Description, process: Process) -> Result<Proce
 /// How a published sampler writes the texts that are asked for.
 fn planned(
     request: &Request,
-    (d, model): (&Description, &Transformer),
+    d: &Description,
+    model: &Transformer,
     sampler: Sampler,
     pinned: &[Option<u32>],
     length: usize,
@@ -372,8 +375,10 @@ fn published(
     request: &Request,
     d: &Description,
     model: &Transformer,
-    (plan, pinned): (&Plan, &[Option<u32>]),
-    (length, texts): (usize, Range<usize>),
+    plan: &Plan,
+    pinned: &[Option<u32>],
+    length: usize,
+    texts: Range<usize>,
 ) -> Result<Samples> {
     let begin = Instant::now();
     let mut out = Samples::default();

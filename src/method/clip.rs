@@ -54,11 +54,11 @@ fn default_batches() -> usize {
 }
 
 impl Clip {
-    /// Checks the settings; `key` is their place in the recipe and `order` the order's.
+    /// Checks the settings; `key` is their place in the recipe and `place` the order's.
     ///
     /// # Errors
     /// An order that is not over blocks, another schedule, or a setting out of range (usage).
-    pub fn validate(&self, key: &str, (place, order): (&str, &OrderConfig), schedule: Schedule) -> Result<()> {
+    pub fn validate(&self, key: &str, place: &str, order: &OrderConfig, schedule: Schedule) -> Result<()> {
         if !matches!(order, OrderConfig::Blocks(_)) {
             return Err(Error::usage(format!("`{key}` needs `{place} = {{ blocks = N }}`"))
                 .hint("clipped noise is for models over blocks; leave `clip` out"));
@@ -273,7 +273,7 @@ mod tests {
     fn what_cannot_be_clipped_is_refused() {
         let range = |low, high| Clip::Range(NoiseRange { low, high });
         let of = |clip: &Clip, order: &OrderConfig, schedule| {
-            clip.validate("m.clip", ("m.order", order), schedule).map_err(|e| e.to_string())
+            clip.validate("m.clip", "m.order", order, schedule).map_err(|e| e.to_string())
         };
         let (blocks, linear) = (&OrderConfig::Blocks(4), Schedule::LogLinear);
         assert!(of(&range(0.3, 0.8), blocks, linear).is_ok() && of(&range(1.0, 1.0), blocks, linear).is_ok());

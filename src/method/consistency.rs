@@ -25,7 +25,8 @@ use super::uniform::{self, EDGE, Level};
 use crate::error::{Error, Result, within};
 use crate::loss::{self, Divergence, RowLoss, Target};
 use crate::model::{Noised, Teach, Transformer, TransformerConfig};
-use crate::process::{Corruption, Schedule, corruption};
+use crate::process::corruption::{self, Alphabet, Times};
+use crate::process::{Corruption, Schedule};
 use crate::rng::{Generators, Stream};
 
 /// The configuration of the objective.
@@ -108,7 +109,9 @@ pub fn rows(
     let lost: Vec<bool> = (0..n).map(|r| noise.random::<f64>() >= levels[r / length].alpha).collect();
     let token = |noise: &mut _| if absorbs { mask } else { corruption::any(vocab, noise) };
     let zt: Vec<u32> = (0..n).map(|r| if lost[r] { token(&mut noise) } else { x0[r] }).collect();
-    let zs = config.corruption.bridge((&zt, x0), (&t, &s), schedule, (mask, vocab), &mut rng.at(Stream::Teacher));
+    let alphabet = Alphabet { mask, vocab };
+    let zs =
+        config.corruption.bridge(&zt, x0, Times { t: &t, s: &s }, schedule, alphabet, &mut rng.at(Stream::Teacher));
     let rows: Vec<usize> = (0..n).filter(|r| !absorbs || lost[*r]).collect();
     let input = Noised::tokens(&zt, &t, length);
     if rows.is_empty() {
@@ -165,7 +168,7 @@ impl Method for ConsistencyConfig {
         let own = (site.key("objective"), "\"consistency\"".to_string());
         let noise = (site.at("corruption"), format!("\"{}\"", self.corruption.name()));
         let (key, has) = if self.corruption.absorbs() { own } else { noise };
-        diffusion::fits_noise(site, network, (&key, &has))?;
+        diffusion::fits_noise(site, network, &key, &has)?;
         diffusion::fits(site, network)
     }
 

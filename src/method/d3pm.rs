@@ -162,7 +162,7 @@ impl Method for D3pmConfig {
     }
 
     fn fits(&self, site: &Site, network: &TransformerConfig) -> Result<()> {
-        diffusion::fits_noise(site, network, (&site.key("objective"), "\"d3pm\""))?;
+        diffusion::fits_noise(site, network, &site.key("objective"), "\"d3pm\"")?;
         diffusion::fits(site, network)
     }
 

@@ -113,7 +113,7 @@ pub fn rows(
     rng: Generators,
 ) -> RowLoss {
     let n = x0.len();
-    let (student, ahead) = inputs(config, duality, (x0, length), teacher.vocab(), dt, rng);
+    let (student, ahead) = inputs(config, duality, x0, length, teacher.vocab(), dt, rng);
     let rows: Vec<usize> = (0..n).collect();
     let target = Target::Teacher(teacher.head(), teacher.features_at(&ahead, &rows), config.divergence);
     RowLoss { input: student, weights: vec![1.0 / n as f64; n], target, rows, alpha: None }
@@ -123,7 +123,8 @@ pub fn rows(
 fn inputs(
     config: &DcdConfig,
     duality: &Duality,
-    (x0, length): (&[u32], usize),
+    x0: &[u32],
+    length: usize,
     vocab: usize,
     dt: f64,
     rng: Generators,
@@ -217,7 +218,7 @@ impl Method for DcdConfig {
     }
 
     fn fits(&self, site: &Site, network: &TransformerConfig) -> Result<()> {
-        diffusion::fits_noise(site, network, (&site.key("objective"), "\"dcd\""))?;
+        diffusion::fits_noise(site, network, &site.key("objective"), "\"dcd\"")?;
         diffusion::fits(site, network)
     }
 
@@ -309,7 +310,7 @@ mod tests {
         assert!(lost > 300 && lost < 1100, "{lost}");
         // Without a step a network reads what the teacher reads with one: the same draws, at the end of the step.
         let (mut earlier, mut kept) = (0, 0);
-        let (student, ahead) = inputs(&c, &duality, (&x0, 12), 11, 0.25, at);
+        let (student, ahead) = inputs(&c, &duality, &x0, 12, 11, 0.25, at);
         assert_eq!(student.token_ids(), loss.input.token_ids());
         let tokens = student.token_ids().iter().zip(ahead.token_ids()).zip(&x0);
         for (i, ((z, s), x)) in tokens.enumerate() {

@@ -104,7 +104,7 @@ fn fits_phases(at: &Site, network: &TransformerConfig) -> Result<()> {
 ///
 /// # Errors
 /// An order that is not parallel, and a network that does not see everything or is not told the time (usage).
-pub fn fits_noise(at: &Site, network: &TransformerConfig, (key, has): (&str, &str)) -> Result<()> {
+pub fn fits_noise(at: &Site, network: &TransformerConfig, key: &str, has: &str) -> Result<()> {
     if *at.order != OrderConfig::Parallel {
         return Err(contradiction(key, has, &at.key("order"), "\"parallel\""));
     }

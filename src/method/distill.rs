@@ -36,6 +36,7 @@ use crate::loss::{self, Divergence, RowLoss, Target};
 use crate::model::canvas::{Canvas, shares_host};
 use crate::model::draw::Filter;
 use crate::model::{Noised, State, Teach, Transformer, index_tensor};
+use crate::process::corruption::Alphabet;
 use crate::process::{Context, Corruption, Order, Phases, Schedule};
 use crate::rng::{Generators, Stream};
 
@@ -144,7 +145,7 @@ fn read_beside(order: Order, input: Noised, clean: Vec<u32>) -> Noised {
 }
 
 /// The times of a teacher's k steps of size dt, for each of `batch` sequences: stratified over (0, 1] by one uniform.
-fn stratified_steps(batch: usize, (dt, k): (f64, usize), offset: f64) -> Vec<Vec<f64>> {
+fn stratified_steps(batch: usize, dt: f64, k: usize, offset: f64) -> Vec<Vec<f64>> {
     let t = |i: usize| 1.0 - (offset + i as f64 / batch as f64).fract();
     (0..batch).map(|i| teacher_times(t(i), dt, k)).collect()
 }
@@ -192,11 +193,17 @@ fn rows_at(
         return phase_rows(config, teacher, x0, &phases, rng, on_device);
     }
     let k = config.steps_per_step;
-    let left = stratified_steps(batch, (dt, k), rng.at(Stream::Times).random());
+    let left = stratified_steps(batch, dt, k, rng.at(Stream::Times).random());
     let one_time = order.context == Context::Clean || order.blocks(length) == 1;
     let steps = Steps { order, length, one_time, schedule: config.schedule, left };
     let t_row: Vec<f64> = (0..batch).flat_map(|i| steps.row(i, 0)).collect();
-    let xt = Corruption::Absorb.corrupt(x0, &t_row, config.schedule, (mask, 0), &mut rng.at(Stream::Corrupt));
+    let xt = Corruption::Absorb.corrupt(
+        x0,
+        &t_row,
+        config.schedule,
+        Alphabet { mask, vocab: 0 },
+        &mut rng.at(Stream::Corrupt),
+    );
     let falls = |r: usize| one_time || steps.time(r / length, k, r % length) < t_row[r];
     let rows: Vec<usize> = (0..xt.len()).filter(|i| xt[*i] == mask && falls(*i)).collect();
     // Over blocks the finished text stands beside the noise.
@@ -208,7 +215,7 @@ fn rows_at(
     // The text beside the noise is on the host.
     let device = (on_device && !beside(orders.teacher, length)).then(|| teacher.device().inner());
     let canvas = Canvas::new(xt, length, device.as_ref());
-    let theirs = revealed_features((teacher, orders.teacher), x0, canvas, &rows, &steps, rng.at(Stream::Teacher))?;
+    let theirs = revealed_features(teacher, orders.teacher, x0, canvas, &rows, &steps, rng.at(Stream::Teacher))?;
     let target = Target::Teacher(teacher.head(), theirs, config.divergence);
     Ok(RowLoss { input, weights: vec![1.0 / rows.len() as f64; rows.len()], target, rows, alpha: None })
 }
@@ -246,7 +253,8 @@ impl Steps {
 
 /// The teacher's features [n, D] of the masked positions `rows` [n], each from the step in which it is revealed.
 fn revealed_features(
-    (teacher, order): (&dyn Teach, Order),
+    teacher: &dyn Teach,
+    order: Order,
     x0: &[u32],
     mut canvas: Canvas,
     rows: &[usize],

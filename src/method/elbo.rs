@@ -75,11 +75,11 @@ impl Method for ElboConfig {
             if !self.corruption.absorbs() {
                 return Err(contradiction(&at.at("clip"), "..", &at.at("corruption"), "\"absorb\""));
             }
-            clip.validate(&at.at("clip"), (&at.key("order"), at.order), self.schedule)?;
+            clip.validate(&at.at("clip"), &at.key("order"), at.order, self.schedule)?;
         }
         if !self.corruption.absorbs() {
             let has = format!("\"{}\"", self.corruption.name());
-            diffusion::fits_noise(at, network, (&at.at("corruption"), &has))?;
+            diffusion::fits_noise(at, network, &at.at("corruption"), &has)?;
         }
         diffusion::fits(at, network)
     }
@@ -135,8 +135,8 @@ impl Elbo<'_> {
         let Some(fine) = shared::finer(batch.order, theirs, batch.length) else {
             return Err(self.ground.lacks("a model of finer phases, each of its own phases some of those"));
         };
-        let orders = (fine, batch.order);
-        shared::rows(finer, orders, &batch.x0, batch.length, self.config.schedule, batch.generators())
+        let (x0, order, schedule) = (&batch.x0, batch.order, self.config.schedule);
+        shared::rows(finer, fine, order, x0, batch.length, schedule, batch.generators())
     }
 }
 

@@ -37,7 +37,7 @@ pub fn embedded(codebook: Tensor<2>, x0: &[u32], length: usize) -> Tensor<3> {
 }
 
 /// Logits [n, V] of vectors [n, d].
-pub fn rounding(vectors: Tensor<2>, (codebook, offsets): (Tensor<2>, Tensor<1>)) -> Tensor<2> {
+pub fn rounding(vectors: Tensor<2>, codebook: Tensor<2>, offsets: Tensor<1>) -> Tensor<2> {
     vectors.matmul(codebook.transpose()) + offsets.unsqueeze::<2>()
 }
 
@@ -127,7 +127,7 @@ pub fn loss(config: &EmbeddingConfig, model: &Transformer, x0: &[u32], anchored:
     let squares = ((says - wanted).square() * rest + at_zero) * open;
     let prior = start.clone().square().mean() * alphas[last] as f32;
     let d = start.dims()[2];
-    let round = cross_entropy(rounding(start.reshape([b * l, d]), (codebook, offsets)), x0);
+    let round = cross_entropy(rounding(start.reshape([b * l, d]), codebook, offsets), x0);
     squares.mean() / share + prior + round
 }
 
@@ -142,8 +142,8 @@ pub fn log_probability(classifier: &Transformer, x: Tensor<3>, told: &[f64], con
     let hidden: Vec<f64> = (0..b * l).map(|i| f64::from(u8::from(i % l >= c))).collect();
     let read = x.clone() * column(&hidden, [b, l], &x.device());
     let says = classifier.says(read, told, None, &Given::default()).narrow(1, 0, c);
-    let Some(book) = classifier.codebook() else { panic!("a classifier has a codebook") };
-    cross_entropy(rounding(says.reshape([b * c, d]), book), condition).neg() * (b * c) as f32
+    let Some((codebook, offsets)) = classifier.codebook() else { panic!("a classifier has a codebook") };
+    cross_entropy(rounding(says.reshape([b * c, d]), codebook, offsets), condition).neg() * (b * c) as f32
 }
 
 /// The training step of a classifier on x0 [B L], of which the first `given` tokens are the class: nats per token of it.

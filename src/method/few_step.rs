@@ -502,7 +502,8 @@ impl Student<'_> {
         &'s self,
         nets: &'s Nets,
         batch: &'s Batch,
-        (plain, average): (&'s Transformer, Option<&'s Transformer>),
+        plain: &'s Transformer,
+        average: Option<&'s Transformer>,
         part: u64,
     ) -> Step<'s> {
         Step {
@@ -534,7 +535,7 @@ impl Student<'_> {
             // Texts and noise that the student's own steps do not use.
             let own = CRITIC + part;
             let batch = self.batch(nets, &(nets.draw)(own), own);
-            let step = self.at(nets, &batch, (&plain, None), own);
+            let step = self.at(nets, &batch, &plain, None, own);
             let (loss, grads) = finish(step.critic_loss(matching, &critic.model, part), &critic.model);
             let norm = params::gradient_norm(&critic.model, &grads);
             if !loss.is_finite() || !norm.is_finite() {
@@ -554,7 +555,7 @@ impl Training for Student<'_> {
         let batch = self.batch(nets, &data.x0, data.part);
         let (plain, average) = (nets.model.valid(), (nets.average)());
         let critic = self.critic.as_ref().map(|c| c.model.valid());
-        let step = self.at(nets, &batch, (&plain, average.as_ref()), data.part);
+        let step = self.at(nets, &batch, &plain, average.as_ref(), data.part);
         step.backward(&self.config.method, critic.as_ref())
     }
 

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::loss::{RowLoss, Target};
 use crate::model::{Noised, State};
+use crate::process::corruption::Alphabet;
 use crate::process::order::Context;
 use crate::process::{Corruption, Order, Schedule};
 
@@ -82,7 +83,7 @@ pub fn elbo_within(
         }
     };
     let (t, rate): (Vec<f64>, Vec<f64>) = t.into_iter().unzip();
-    let xt = Corruption::Absorb.corrupt(x0, &t, schedule, (mask, 0), &mut noise);
+    let xt = Corruption::Absorb.corrupt(x0, &t, schedule, Alphabet { mask, vocab: 0 }, &mut noise);
     let rows: Vec<usize> = (0..xt.len()).filter(|i| xt[*i] == mask && rate[*i] > 0.0).collect();
     let weight = |r: usize| if single(r % length) { 1.0 } else { schedule.elbo_weight(t[r]) * rate[r] };
     let weights = rows.iter().map(|r| weight(*r) / x0.len() as f64).collect();

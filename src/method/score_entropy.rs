@@ -14,6 +14,7 @@ use crate::loss::{RowLoss, Target};
 use crate::model::TransformerConfig;
 use crate::model::config::TimeInput;
 use crate::model::transformer::sigma;
+use crate::process::corruption::Alphabet;
 use crate::process::order::OrderConfig;
 use crate::process::{Order, Schedule};
 
@@ -42,12 +43,12 @@ fn yes() -> bool {
 pub fn score_entropy(
     x0: &[u32],
     length: usize,
-    (mask, vocab): (u32, usize),
+    alphabet: Alphabet,
     scaled: bool,
     gens: (impl Rng, impl Rng),
 ) -> RowLoss {
-    let rows = elbo(x0, length, mask, Order::parallel(length), Schedule::LogLinear, gens);
-    let offset = |t: f64| if scaled { ((vocab - 1) as f64).ln() } else { -sigma(t).exp_m1().ln() };
+    let rows = elbo(x0, length, alphabet.mask, Order::parallel(length), Schedule::LogLinear, gens);
+    let offset = |t: f64| if scaled { ((alphabet.vocab - 1) as f64).ln() } else { -sigma(t).exp_m1().ln() };
     let Target::Tokens(ids) = rows.target else { panic!("the elbo is of tokens") };
     let offsets = rows.rows.iter().map(|r| offset(rows.input.t[*r])).collect();
     RowLoss { target: Target::Scores(ids, offsets), ..rows }
@@ -75,7 +76,7 @@ impl Method for ScoreEntropyConfig {
     }
 
     fn begin<'a>(&'a self, ground: &Ground<'a>) -> Result<Box<dyn Training + 'a>> {
-        let of = (ground.mask, ground.vocab);
+        let of = Alphabet { mask: ground.mask, vocab: ground.vocab };
         let rows = move |batch: &Batch| Ok(score_entropy(&batch.x0, batch.length, of, self.scaled, batch.draws()));
         Ok(Box::new(FromRows(rows)))
     }

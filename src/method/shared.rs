@@ -66,7 +66,8 @@ pub fn recovered(scores: &[f32], token: u32, within: f64) -> f64 {
 /// Predictions of the finer model that are not a distribution (non-finite).
 pub fn rows(
     finer: &Transformer,
-    (fine, coarse): (Order, Order),
+    fine: Order,
+    coarse: Order,
     x0: &[u32],
     length: usize,
     schedule: Schedule,

@@ -29,6 +29,21 @@ pub enum Corruption {
     GaussianArgmax,
 }
 
+/// The tokens that there are: V of them, and the id of the mask, which uniform noise never looks at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Alphabet {
+    pub mask: u32,
+    /// V; absorbing noise never looks at it.
+    pub vocab: usize,
+}
+
+/// The times of each position before a step and behind it.
+#[derive(Debug, Clone, Copy)]
+pub struct Times<'a> {
+    pub t: &'a [f64],
+    pub s: &'a [f64],
+}
+
 impl Corruption {
     /// Its name in recipes.
     pub fn name(self) -> &'static str {
@@ -46,7 +61,7 @@ impl Corruption {
 
     /// x_t drawn from q(x_t | x_0): each token is lost independently with probability 1 - alpha(t of its position).
     ///
-    /// `x0` and `t` are [B x L]; `mask` is the mask id and V the number of tokens. A position at t = 0 is never lost.
+    /// `x0` and `t` are [B x L]. A position at t = 0 is never lost.
     ///
     /// # Panics
     /// Where `x0` and `t` differ in length.
@@ -55,11 +70,11 @@ impl Corruption {
         x0: &[u32],
         t: &[f64],
         schedule: Schedule,
-        (mask, vocab): (u32, usize),
+        alphabet: Alphabet,
         rng: &mut impl Rng,
     ) -> Vec<u32> {
         assert_eq!(x0.len(), t.len(), "one time for each token");
-        let noise = |rng: &mut _| if self.absorbs() { mask } else { any(vocab, rng) };
+        let noise = |rng: &mut _| if self.absorbs() { alphabet.mask } else { any(alphabet.vocab, rng) };
         let each = x0.iter().zip(t);
         each.map(|(&x, &t)| if rng.random::<f64>() < 1.0 - schedule.alpha(t) { noise(rng) } else { x }).collect()
     }
@@ -81,12 +96,14 @@ impl Corruption {
     /// Where `xt`, `x0`, `t` and `s` differ in length.
     pub fn bridge(
         self,
-        (xt, x0): (&[u32], &[u32]),
-        (t, s): (&[f64], &[f64]),
+        xt: &[u32],
+        x0: &[u32],
+        times: Times,
         schedule: Schedule,
-        (mask, vocab): (u32, usize),
+        alphabet: Alphabet,
         rng: &mut impl Rng,
     ) -> Vec<u32> {
+        let (Times { t, s }, Alphabet { mask, vocab }) = (times, alphabet);
         assert!(xt.len() == x0.len() && xt.len() == t.len() && xt.len() == s.len(), "one of each for each token");
         let step = |i: usize| {
             // Drawn whatever it is for, so that a position's draws do not depend on its neighbours' tokens.
@@ -181,7 +198,13 @@ mod tests {
         for schedule in [Schedule::LogLinear, Schedule::Cosine] {
             for t in [0.0, 0.1, 0.5, 0.9, 1.0] {
                 let n = 1_000_000;
-                let xt = Corruption::Absorb.corrupt(&vec![3; n], &vec![t; n], schedule, (7, 7), &mut rng);
+                let xt = Corruption::Absorb.corrupt(
+                    &vec![3; n],
+                    &vec![t; n],
+                    schedule,
+                    Alphabet { mask: 7, vocab: 7 },
+                    &mut rng,
+                );
                 let kept = xt.iter().filter(|x| **x == 3).count() as f64;
                 let (p, n) = (schedule.alpha(t), n as f64);
                 assert!((kept - n * p).abs() <= 4.0 * (n * p * (1.0 - p)).sqrt() + 1e-6, "{schedule:?} {t}");
@@ -240,8 +263,9 @@ mod tests {
             for (t, s) in [(1.0, 0.4), (0.8, 0.7), (0.5, 0.0)] {
                 let text = vec![x0; n];
                 let (ts, ss) = (vec![t; n], vec![s; n]);
-                let xt = corruption.corrupt(&text, &ts, Schedule::Cosine, (5, vocab), &mut rng);
-                let xs = corruption.bridge((&xt, &text), (&ts, &ss), Schedule::Cosine, (5, vocab), &mut rng);
+                let (times, alphabet) = (Times { t: &ts, s: &ss }, Alphabet { mask: 5, vocab });
+                let xt = corruption.corrupt(&text, &ts, Schedule::Cosine, alphabet, &mut rng);
+                let xs = corruption.bridge(&xt, &text, times, Schedule::Cosine, alphabet, &mut rng);
                 let alpha = Schedule::Cosine.alpha(s);
                 for y in 0..=5 {
                     let lost = match corruption.absorbs() {

@@ -172,19 +172,19 @@ fn frame<B: DrawingBackend>(canvas: &Canvas<B>, figure: &Figure, map: &Map) -> D
         let text = number(tick);
         let half = canvas.width(&text, 13.0) / 2.0;
         if x - half > last + 6.0 {
-            canvas.text(&text, (x, bottom + 8.0), 13.0, INK, (HPos::Center, VPos::Top))?;
+            canvas.text(&text, (x, bottom + 8.0), 13.0, INK, HPos::Center, VPos::Top)?;
             last = x + half;
         }
     }
     for &tick in &map.y.ticks {
         let y = map.y.at(tick, bottom, top);
         canvas.path(&[(left, y), (right, y)], GRID, 1.0, 1.0)?;
-        canvas.text(&number(tick), (left - 8.0, y), 13.0, INK, (HPos::Right, VPos::Center))?;
+        canvas.text(&number(tick), (left - 8.0, y), 13.0, INK, HPos::Right, VPos::Center)?;
     }
     canvas.path(&[(left, top), (left, bottom), (right, bottom)], INK, 1.2, 1.0)?;
     let middle = (left + right) / 2.0;
-    canvas.text(&figure.title, (left, 16.0), 16.0, INK, (HPos::Left, VPos::Top))?;
-    canvas.text(&figure.x.label, (middle, bottom + 36.0), 14.0, INK, (HPos::Center, VPos::Top))?;
+    canvas.text(&figure.title, (left, 16.0), 16.0, INK, HPos::Left, VPos::Top)?;
+    canvas.text(&figure.x.label, (middle, bottom + 36.0), 14.0, INK, HPos::Center, VPos::Top)?;
     canvas.upright(&figure.y.label, (18.0, (top + bottom) / 2.0), 14.0)
 }
 
@@ -256,7 +256,7 @@ fn tag<B: DrawingBackend>(canvas: &Canvas<B>, p: &Point, color: Rgb, at: Place, 
         let space = Boxed { at: (place.0 - 1.0, place.1 - 1.0), to: (place.0 + w + 1.0, place.1 + h + 1.0) };
         if !space.leaves_frame() && !taken.iter().any(|t| t.meets(&space)) {
             taken.push(space);
-            return canvas.text(&p.tag, place, 12.0, color, (HPos::Left, VPos::Top));
+            return canvas.text(&p.tag, place, 12.0, color, HPos::Left, VPos::Top);
         }
     }
     Ok(())
@@ -268,7 +268,7 @@ fn legend<B: DrawingBackend>(canvas: &Canvas<B>, figure: &Figure) -> Drawn<B> {
     let mut label = |canvas: &Canvas<B>, name: &str| -> std::result::Result<f64, Fault<B>> {
         let at = y;
         let name = canvas.fitted(name, 13.0, size(figure).0 - left - 44.0);
-        canvas.text(&name, (left + 38.0, at), 13.0, INK, (HPos::Left, VPos::Center))?;
+        canvas.text(&name, (left + 38.0, at), 13.0, INK, HPos::Left, VPos::Center)?;
         y += LINE;
         Ok(at)
     };
@@ -533,7 +533,7 @@ impl<B: DrawingBackend> Canvas<B> {
         (FONT, size * 1.24 * self.scale).into_font().color(&ink(color))
     }
 
-    pub(super) fn text(&self, text: &str, at: Place, size: f64, color: Rgb, (h, v): (HPos, VPos)) -> Drawn<B> {
+    pub(super) fn text(&self, text: &str, at: Place, size: f64, color: Rgb, h: HPos, v: VPos) -> Drawn<B> {
         let at = self.pixel((at.0, at.1 + self.drop * size));
         self.area.draw_text(&Self::drawable(text), &self.style(size, color).pos(Pos::new(h, v)), at)
     }

@@ -58,7 +58,7 @@ fn size(gallery: &Gallery) -> Place {
 fn paint<B: DrawingBackend>(canvas: &Canvas<B>, gallery: &Gallery) -> Drawn<B> {
     let (width, height) = size(gallery);
     canvas.rectangle((0.0, 0.0), (width, height), (255, 255, 255), 1.0)?;
-    canvas.text(&gallery.title, (MARGIN, 16.0), 16.0, INK, (HPos::Left, VPos::Top))?;
+    canvas.text(&gallery.title, (MARGIN, 16.0), 16.0, INK, HPos::Left, VPos::Top)?;
     let middle = 48.0;
     mark(canvas, (MARGIN + 6.0, middle), true)?;
     canvas.text(
@@ -66,17 +66,18 @@ fn paint<B: DrawingBackend>(canvas: &Canvas<B>, gallery: &Gallery) -> Drawn<B> {
         (MARGIN + 20.0, middle),
         12.0,
         SOFT,
-        (HPos::Left, VPos::Center),
+        HPos::Left,
+        VPos::Center,
     )?;
     mark(canvas, (MARGIN + 306.0, middle), false)?;
     let wrong = "something is not; a caption in red has a fault of its own";
-    canvas.text(wrong, (MARGIN + 320.0, middle), 12.0, SOFT, (HPos::Left, VPos::Center))?;
+    canvas.text(wrong, (MARGIN + 320.0, middle), 12.0, SOFT, HPos::Left, VPos::Center)?;
     let mut top = HEAD;
     for strip in &gallery.strips {
         let name = canvas.fitted(&strip.model, 14.0, LABEL - 14.0);
-        canvas.text(&name, (MARGIN, top), 14.0, INK, (HPos::Left, VPos::Top))?;
+        canvas.text(&name, (MARGIN, top), 14.0, INK, HPos::Left, VPos::Top)?;
         for (i, note) in strip.notes.iter().enumerate() {
-            canvas.text(note, (MARGIN, top + 22.0 + 17.0 * i as f64), 12.0, SOFT, (HPos::Left, VPos::Top))?;
+            canvas.text(note, (MARGIN, top + 22.0 + 17.0 * i as f64), 12.0, SOFT, HPos::Left, VPos::Top)?;
         }
         for (i, panel) in strip.panels.iter().enumerate() {
             draw_panel(canvas, gallery, panel, (MARGIN + LABEL + STRIDE * i as f64, top))?;
@@ -116,7 +117,7 @@ fn draw_panel<B: DrawingBackend>(canvas: &Canvas<B>, gallery: &Gallery, panel: &
             }
             Cell::Word(word) => {
                 let word = canvas.fitted(word, 8.0, side - 2.0);
-                canvas.text(&word, middle, 8.0, BAD, (HPos::Center, VPos::Center))?;
+                canvas.text(&word, middle, 8.0, BAD, HPos::Center, VPos::Center)?;
             }
         }
     }
@@ -126,7 +127,7 @@ fn draw_panel<B: DrawingBackend>(canvas: &Canvas<B>, gallery: &Gallery, panel: &
     let ink = if panel.valid { INK } else { BAD };
     for (i, line) in wrapped(canvas, &panel.caption, PANEL - 20.0).iter().enumerate() {
         let at = (left + 20.0, bottom + 9.0 + CAPTION.1 * i as f64);
-        canvas.text(line, at, CAPTION.0, ink, (HPos::Left, VPos::Top))?;
+        canvas.text(line, at, CAPTION.0, ink, HPos::Left, VPos::Top)?;
     }
     Ok(())
 }

@@ -228,7 +228,7 @@ fn texts(
     if !finite {
         return Err(draw::not_finite());
     }
-    let best = rounding(x.reshape([b * l, d]), (codebook, offsets)).argmax(1).into_data().convert::<i32>();
+    let best = rounding(x.reshape([b * l, d]), codebook, offsets).argmax(1).into_data().convert::<i32>();
     let Ok(best) = best.try_into_vec::<i32>() else { panic!("places of maxima are integers") };
     let token = |(i, id): (usize, &i32)| pinned[i].unwrap_or(*id as u32);
     let all: Vec<u32> = best.iter().enumerate().map(token).collect();

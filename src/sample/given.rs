@@ -7,7 +7,8 @@ use crate::error::{Error, Result};
 /// # Errors
 /// A prompt beside a template (usage); those of `encode`.
 pub fn given(
-    (prompt, infill): (Option<&str>, Option<&str>),
+    prompt: Option<&str>,
+    infill: Option<&str>,
     encode: &dyn Fn(&str) -> Result<Vec<u32>>,
     words: bool,
 ) -> Result<Vec<Option<u32>>> {

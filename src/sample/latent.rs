@@ -191,7 +191,7 @@ fn vectors(
             layout: Some(latent.order.layout()),
             phases: grid.phases().cloned(),
         };
-        let says = guided(model, process, (&read, &t, &s), &given);
+        let says = guided(model, process, &read, &t, &s, &given);
         if process.guidance != 1.0 && told.is_some() {
             passes += 1;
             positions += (c + end) as u64;
@@ -247,7 +247,9 @@ fn drawn_noise(noise: &mut [ChaCha8Rng], [m, d]: [usize; 2], scale: f64, device:
 fn guided(
     model: &Transformer,
     process: LatentProcess,
-    (read, t, s): (&Tensor<3>, &[f64], &[f64]),
+    read: &Tensor<3>,
+    t: &[f64],
+    s: &[f64],
     given: &Given,
 ) -> Tensor<3> {
     // Only a mean velocity is told where the step ends: all else was trained on no distance.
@@ -318,7 +320,7 @@ fn in_phases(
     let (mut cache, mut finished, mut z) = (Cache::default(), Vec::new(), Some(z));
     for n in 0..phases.count() {
         let ranks = phases.ranks_of(n);
-        let features = codec.write_phase(phases, n, (z.take(), &finished), &mut cache);
+        let features = codec.write_phase(phases, n, z.take(), &finished, &mut cache);
         let d = features.dims()[2];
         let draws = tokens.iter_mut().flat_map(|rng| ranks.clone().map(|_| rng.random::<f64>()).collect::<Vec<_>>());
         let picks: Vec<(usize, f64)> = draws.enumerate().collect();

@@ -255,6 +255,17 @@ struct Batch {
     finite: Vec<Tensor<1, Bool>>,
 }
 
+/// A pass of the network, in a step of the table.
+struct Pass<'a> {
+    process: &'a Process,
+    spec: &'a SampleSpec,
+    grid: &'a Grid,
+    /// The row of the table before the step.
+    now: &'a [f64],
+    /// The flat positions that the step reveals.
+    opened: &'a [usize],
+}
+
 impl Batch {
     /// The samples of these numbers, with their canvas on `device` or on the host.
     fn new(
@@ -327,11 +338,12 @@ impl Batch {
                 }
             }
             if !opened.is_empty() {
+                let pass = Pass { process, spec, grid: &grid, now: &now, opened: &opened };
                 match reading {
-                    Reading::Whole => self.step_full(model, process, spec, (&now, &grid), &opened)?,
+                    Reading::Whole => self.step_full(model, &pass)?,
                     _ => {
-                        let read = grid.read(k, reading, cache.filled);
-                        self.step_cached(model, process, spec, (&now, &grid), read, &opened, &mut cache)?
+                        let (read, kept) = grid.read(k, reading, cache.filled);
+                        self.step_cached(model, &pass, read, kept, &mut cache)?
                     }
                 }
             }
@@ -351,14 +363,8 @@ impl Batch {
     ///
     /// Samples with the same canvas (all of them in the first step) have the same features, which are computed once; and
     /// only the rows that are revealed are computed to the end.
-    fn step_full(
-        &mut self,
-        model: &dyn Denoise,
-        process: &Process,
-        spec: &SampleSpec,
-        (now, grid): (&[f64], &Grid),
-        opened: &[usize],
-    ) -> Result<()> {
+    fn step_full(&mut self, model: &dyn Denoise, pass: &Pass) -> Result<()> {
+        let Pass { process, spec, grid, now, opened } = *pass;
         let l = process.length;
         let mut samples: Vec<usize> = opened.iter().map(|r| r / l).collect();
         samples.dedup();
@@ -417,17 +423,15 @@ impl Batch {
     /// One pass over the positions not yet in the cache, of which those before `kept` are text that stays in it.
     ///
     /// A sample that reveals nothing is passed over, unless the cache of all is to grow.
-    #[allow(clippy::too_many_arguments)]
     fn step_cached(
         &mut self,
         model: &dyn Denoise,
-        process: &Process,
-        spec: &SampleSpec,
-        (now, grid): (&[f64], &Grid),
-        (read, kept): (Range<usize>, usize),
-        opened: &[usize],
+        pass: &Pass,
+        read: Range<usize>,
+        kept: usize,
         cache: &mut Cache,
     ) -> Result<()> {
+        let Pass { process, spec, grid, now, opened } = *pass;
         let (l, all) = (process.length, self.nfe.len());
         let mut samples: Vec<usize> = (0..all).collect();
         if model.over_blocks() && kept == cache.filled {

@@ -319,9 +319,11 @@ fn sampling(network: &TransformerConfig, vocab: usize, length: usize, batch: usi
 /// Too little memory (device).
 pub fn samples(
     network: &TransformerConfig,
-    (vocab, length): (usize, usize),
+    vocab: usize,
+    length: usize,
     weights: u128,
-    (together, candidates): (usize, usize),
+    together: usize,
+    candidates: usize,
     device: &Device,
 ) -> Result<()> {
     if !shares_host(device) {

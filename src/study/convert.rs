@@ -56,14 +56,15 @@ pub fn model_directory(path: &Path) -> Result<Option<PathBuf>> {
 pub fn convert(from: &Path, to: &Path, storage: Storage, device: &Device) -> Result<Option<Change>> {
     checkpoint::whole::verify(from)?;
     let (_, config) = family::read_config(from)?;
-    fs::new_dir(to, |out| converted(from, &config, (out, to), storage, device))
+    fs::new_dir(to, |out| converted(from, &config, out, to, storage, device))
 }
 
 /// [`convert`] into the temporary directory `out`, which becomes `to`.
 fn converted(
     from: &Path,
     config: &Value,
-    (out, to): (&Path, &Path),
+    out: &Path,
+    to: &Path,
     storage: Storage,
     device: &Device,
 ) -> Result<Option<Change>> {

@@ -24,7 +24,8 @@ pub fn dry_run(
     recipe: &Recipe,
     name: &str,
     shape: &Shape,
-    (data, base): (&Data, &Path),
+    data: &Data,
+    base: &Path,
     device: &Device,
 ) -> Result<Option<(f64, f64)>> {
     let config = recipe.model(name)?;

@@ -41,6 +41,13 @@ struct Way<'a> {
     file: String,
 }
 
+/// A row of results: the model that it is of, what it is called, and where what is kept of it lies.
+struct Called<'a> {
+    name: &'a str,
+    shown: &'a str,
+    file: &'a str,
+}
+
 impl Study {
     /// Evaluates what is missing and writes results.json.
     ///
@@ -90,12 +97,12 @@ impl Study {
                     steers.map(|g| Ok::<_, Error>(self.finished(&g.classifier)?.weights_sha256)).transpose()?;
                 let how = format!("{:?} {}", way.decode, steers.unwrap_or_default());
                 let key = self.eval_key(&[&done.weights_sha256, &by.hash, &how])?;
-                models.push(self.cached((name, &way.file), &key, || self.one(&way, model, &done, &by))?);
+                models.push(self.cached(name, &way.file, &key, || self.one(&way, model, &done, &by))?);
             }
         }
         if let (Data::Story(story), true) = (&self.data, config.oracle) {
             let key = self.eval_key(&["oracle"])?;
-            models.push(self.cached(("oracle", "eval"), &key, || self.oracle(story, &summary.sha256, &by))?);
+            models.push(self.cached("oracle", "eval", &key, || self.oracle(story, &summary.sha256, &by))?);
         }
         let results = Results {
             format: eval::results::FORMAT,
@@ -152,7 +159,7 @@ impl Study {
                 _ if ar => vec![process.length],
                 generator => taken(generator, &self.recipe.eval.steps),
             };
-            rows = self.rows((name, &way.shown, &way.file), &generator, &steps, by, true)?;
+            rows = self.rows(Called { name, shown: &way.shown, file: &way.file }, &generator, &steps, by, true)?;
             if tokens {
                 rows = self.with_sampler_nll(rows, &done.model, &process, by.scorer)?;
             }
@@ -166,7 +173,7 @@ impl Study {
         };
         let control = match writes {
             false => None,
-            true => self.control((name, &way.shown), done, &done.generator(process.clone())?, by.judge)?,
+            true => self.control(name, &way.shown, done, &done.generator(process.clone())?, by.judge)?,
         };
         let extra = fs::verify_manifest(&self.final_dir(name))?.extra;
         let cost = self.recipe.train_cost(name, self.data.length())?;
@@ -219,8 +226,7 @@ impl Study {
         let Some(shape) = done.model.bottleneck() else { return Ok(None) };
         let seed = self.recipe.eval.seed;
         let back = |sigma| latent::reconstructed(&done.model, held_out, sigma, seed);
-        let size = (shape.latents, shape.width);
-        reconstruction::measure(held_out, size, &reconstruction::SIGMAS, back).map(Some)
+        reconstruction::measure(held_out, shape.latents, shape.width, &reconstruction::SIGMAS, back).map(Some)
     }
 
     /// The exact posterior of the story language, sampled like a model.
@@ -228,7 +234,7 @@ impl Study {
         let oracle = Oracle::new(Arc::clone(story.chain()), self.device.clone());
         let process = Process::new(crate::process::Order::parallel(story.length()), story.length());
         let (generator, steps) = (Generator::Tokens(&oracle, process.clone()), &self.recipe.eval.steps);
-        let rows = self.rows(("oracle", "oracle", "eval"), &generator, steps, by, false)?;
+        let rows = self.rows(Called { name: "oracle", shown: "oracle", file: "eval" }, &generator, steps, by, false)?;
         Ok(ModelResult {
             name: "oracle".into(),
             role: Role::Oracle,
@@ -314,7 +320,8 @@ impl Study {
     /// A file that was changed since it was written.
     fn cached(
         &self,
-        (name, file): (&str, &str),
+        name: &str,
+        file: &str,
         key: &str,
         make: impl FnOnce() -> Result<ModelResult>,
     ) -> Result<ModelResult> {
@@ -350,13 +357,13 @@ impl Study {
 
     fn rows(
         &self,
-        (name, shown, file): (&str, &str, &str),
+        called: Called,
         generator: &Generator,
         steps: &[usize],
         judges: &Judges,
         timed: bool,
     ) -> Result<Vec<Row>> {
-        let scorer = judges.scorer;
+        let (Called { name, shown, file }, scorer) = (called, judges.scorer);
         let (mut rows, mut drawn) = (Vec::new(), Vec::new());
         let mut texts = String::new();
         for k in steps {
@@ -429,7 +436,7 @@ impl Study {
         let story = if let Data::Story(story) = &self.data { Some(story.as_ref()) } else { None };
         let texts = self.data.held_out(config.samples);
         let (seed, batch) = (self.recipe.eval.seed, self.recipe.eval.drawn_together());
-        let found = flexibility::measure(model, process, config, (seed, batch), &texts, story)?;
+        let found = flexibility::measure(model, process, config, seed, batch, &texts, story)?;
         let gone =
             found.remasked.as_ref().map_or(String::new(), |r| format!("  errors gone {:.3}", r.scores["gone"].mean));
         term::note(&format!("eval {name:<10} infill accuracy {:.3}{gone}", found.infill.scores["accuracy"].mean));
@@ -439,7 +446,8 @@ impl Study {
     /// Generation under conditions, where the recipe has `eval.control`.
     fn control(
         &self,
-        (name, shown): (&str, &str),
+        name: &str,
+        shown: &str,
         done: &LoadedModel,
         generator: &Generator,
         judge: Option<&LoadedModel>,
@@ -471,7 +479,7 @@ impl Study {
         let device = self.device.clone().autodiff();
         let classifier = guidance.map(|g| checkpoint::read(&self.final_dir(&g.classifier), &device)).transpose()?;
         let guided = classifier.as_ref().map(|c| &c.model).zip(guidance);
-        let found = control::measure(generator, config, (seed, batch), pairs, &judge.model, guided)?;
+        let found = control::measure(generator, config, seed, batch, pairs, &judge.model, guided)?;
         for row in &found.rows {
             term::note(&format!(
                 "eval {shown:<10} {:>5} steps  {}: told {:5.1} %  nll {:.3}",

@@ -170,7 +170,7 @@ impl Study {
         }
         let done = self.finished(name)?;
         let shape = self.shape(name)?;
-        let card = self.card(name, model, &shape, (done.card.train_tokens, 0.0))?;
+        let card = self.card(name, model, &shape, done.card.train_tokens, 0.0)?;
         let card = ModelCard { neighbours: done.card.neighbours.clone(), ..card };
         let own = self.card_of_results(wish);
         let described = shape.from.as_ref().map(|from| family::look(from)).transpose()?;

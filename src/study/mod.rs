@@ -243,7 +243,7 @@ impl Study {
         if model.from.is_some() {
             say_of_checkpoint(name, &shape);
         }
-        let card = ModelCard { neighbours: self.neighbours(model)?, ..self.card(name, model, &shape, (0, 0.0))? };
+        let card = ModelCard { neighbours: self.neighbours(model)?, ..self.card(name, model, &shape, 0, 0.0)? };
         let matrices = card.matrices()?;
         let latent = self.recipe.latent(name)?;
         let codec = latent.map(|(_, config)| self.finished(&config.codec)).transpose()?;
@@ -299,7 +299,7 @@ impl Study {
             let _busy = alloc::training(size);
             Some(self.ask().advised(name, || train::train(&job))?)
         };
-        self.finish(name, trained, (card, &shape), codec.as_ref(), &fingerprint)
+        self.finish(name, trained, card, &shape, codec.as_ref(), &fingerprint)
     }
 
     /// Writes what a training left as the finished model.
@@ -307,7 +307,8 @@ impl Study {
         &self,
         name: &str,
         trained: Option<Trained>,
-        (card, shape): (ModelCard, &Shape),
+        card: ModelCard,
+        shape: &Shape,
         codec: Option<&LoadedModel>,
         fingerprint: &train::Fingerprint,
     ) -> Result<()> {
@@ -376,7 +377,7 @@ impl Study {
         })
     }
 
-    fn card(&self, name: &str, model: &ModelConfig, shape: &Shape, (tokens, seconds): (u64, f64)) -> Result<ModelCard> {
+    fn card(&self, name: &str, model: &ModelConfig, shape: &Shape, tokens: u64, seconds: f64) -> Result<ModelCard> {
         let facts = model.objective.facts();
         Ok(ModelCard {
             architectures: vec!["FewstepTransformer".into()],

@@ -13,7 +13,7 @@ pub enum Counts {
 #[cfg(feature = "cli")]
 impl Bar {
     /// A bar that stands `at` so many of `total`; nothing where bars do not belong on stderr.
-    pub fn new(name: &str, counts: Counts, (at, total): (u64, u64)) -> Option<Bar> {
+    pub fn new(name: &str, counts: Counts, at: u64, total: u64) -> Option<Bar> {
         let template = match counts {
             Counts::Steps => "{prefix} {wide_bar} {pos}/{len}  {msg}  {eta} left",
             Counts::Bytes => {
@@ -54,7 +54,7 @@ impl Bar {
 #[cfg(not(feature = "cli"))]
 impl Bar {
     /// Without the feature `cli` nothing is drawn.
-    pub fn new(_: &str, _: Counts, _: (u64, u64)) -> Option<Bar> {
+    pub fn new(_: &str, _: Counts, _: u64, _: u64) -> Option<Bar> {
         None
     }
 

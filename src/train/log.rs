@@ -65,7 +65,7 @@ impl Log {
         };
         fs::not_a_link(&path)?;
         let file = fs::Appender::open(&path)?;
-        let bar = Bar::new(name, Counts::Steps, (step as u64, config.steps as u64));
+        let bar = Bar::new(name, Counts::Steps, step as u64, config.steps as u64);
         if step > 0 && step < config.steps {
             term::note(&format!("{name}: resumed at step {step} of {}", config.steps));
         }

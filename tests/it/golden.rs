@@ -269,7 +269,7 @@ fn rounding_and_levels_of_embeddings_are_those_of_another_program() {
     let golden = Golden(golden.0["rounding"].clone());
     let offsets: Vec<f32> = golden.floats("offsets").iter().map(|x| *x as f32).collect();
     let offsets = Tensor::<1>::from_data(&offsets[..], &Device::flex());
-    let logits = embedding::rounding(golden.rows("vectors"), (golden.rows("codebook"), offsets));
+    let logits = embedding::rounding(golden.rows("vectors"), golden.rows("codebook"), offsets);
     let tokens = golden.ids("tokens");
     let each = params::floats(burn::tensor::activation::log_softmax(logits, 1));
     let nll = tokens.iter().enumerate().map(|(i, x)| -f64::from(each[i * 5 + *x as usize])).sum::<f64>()

@@ -186,8 +186,8 @@ fn an_allocation_that_fails_ends_with_a_message_and_exit_code_6() {
 fn a_model_or_a_batch_that_does_not_fit_is_not_sampled_and_what_the_hint_names_fits() {
     let network = TransformerConfig::new(1024, 8, 8, Visibility::Full);
     let device = Device::flex();
-    let shape = (50_000, 1024);
-    let ask = |weights: u128, batch: usize| room::samples(&network, shape, weights, (batch, 1), &device);
+    let (vocab, length) = (50_000, 1024);
+    let ask = |weights: u128, batch: usize| room::samples(&network, vocab, length, weights, batch, 1, &device);
     assert!(ask(1 << 20, 1).is_ok());
     let e = ask(1 << 60, 1).unwrap_err();
     assert!(e.kind == Kind::Device && e.to_string().contains("left") && e.hint.unwrap().contains("smaller model"));
@@ -197,7 +197,7 @@ fn a_model_or_a_batch_that_does_not_fit_is_not_sampled_and_what_the_hint_names_f
     assert!(n > 1 && ask(1 << 20, n).is_ok(), "{hint}");
     // Each text may be one of several candidates, which are drawn too.
     let (room, fits) = (n, |n: usize, candidates: usize| {
-        room::samples(&network, shape, 1 << 20, (n * candidates, candidates), &device)
+        room::samples(&network, vocab, length, 1 << 20, n * candidates, candidates, &device)
     });
     for candidates in [2, room / 2, room, 2 * room] {
         let hint = fits(100_000_000, candidates).unwrap_err().hint.unwrap();

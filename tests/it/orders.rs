@@ -263,7 +263,7 @@ fn flexibility_is_measured_however_a_model_is_sampled() {
     ] {
         let decode: DecodeConfig = toml::from_str(decode).unwrap();
         let process = decode.process(process(Order::parallel(L), true));
-        let found = flexibility::measure(&model, &process, &config, (1, 2), &held_out, None).unwrap();
+        let found = flexibility::measure(&model, &process, &config, 1, 2, &held_out, None).unwrap();
         for (key, task) in found.tasks() {
             assert_eq!(task.n, 3, "{key} of {}", decode.name());
             assert!(task.nfe >= 1.0 && task.scores.values().all(|e| e.mean.is_finite()));

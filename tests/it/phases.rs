@@ -453,7 +453,7 @@ fn uniforms_that_are_recovered_lie_between_the_borders_of_their_tokens_in_the_fi
         Order::in_phases(Pattern::Listed(fewstep::process::order::phases::List::new(&[0, 0, 1, 1]).unwrap()), L);
     let fine = shared::finer(coarse, &[strided(2), strided(4)], L).unwrap();
     assert_eq!(fine, strided(4));
-    let loss = shared::rows(&finer, (fine, coarse), &x0, L, Schedule::LogLinear, StepRng::new(1).of_step(3)).unwrap();
+    let loss = shared::rows(&finer, fine, coarse, &x0, L, Schedule::LogLinear, StepRng::new(1).of_step(3)).unwrap();
     let uniforms = loss.input.uniforms.clone().unwrap();
     // Each lies between the borders of its token in the finer model's prediction behind all finer phases before.
     let asked = elbo(&x0, finer.mask(), fine);
@@ -501,7 +501,7 @@ fn positions_of_one_step_that_share_their_uniforms_agree_where_independent_ones_
     let finer = trained(network(false), 150, |model, x0, _| elbo(x0, model.mask(), fine)).valid();
     let plain = trained(network(false), 60, |model, x0, _| elbo(x0, model.mask(), coarse)).valid();
     let told = trained(network(true), 400, |_, x0, step| {
-        shared::rows(&finer, (fine, coarse), x0, L, Schedule::LogLinear, StepRng::new(1).of_step(step)).unwrap()
+        shared::rows(&finer, fine, coarse, x0, L, Schedule::LogLinear, StepRng::new(1).of_step(step)).unwrap()
     })
     .valid();
     let agree = |model: &Transformer, order: Order, steps: usize| {

@@ -36,7 +36,7 @@ fn guarded<T>(wrong: impl Fn(String) -> Error, work: impl FnOnce() -> parquet::e
 }
 
 /// Gives every text of a column to `each`, as [`super::each`].
-pub fn each((path, column): (&Path, &str), reading: &Reading, each: Each) -> Result<u64> {
+pub fn each(path: &Path, column: &str, reading: &Reading, each: Each) -> Result<u64> {
     let (file, length) = open(path)?;
     let wrong = |why: String| {
         Error::input(format!("{} is not a Parquet file that can be read", path.display()))

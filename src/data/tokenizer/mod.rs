@@ -138,8 +138,8 @@ impl Tokenizer {
         let mut ids = Vec::new();
         let mut out = |id: u32| ids.push(id);
         let misfit = |wrong: Misfit| {
-            let at = place(text, wrong.at as usize);
-            wrong.error(at)
+            let (line, column) = place(text, wrong.at as usize);
+            wrong.error(line, column)
         };
         match self {
             Tokenizer::Bytes => text.iter().for_each(|b| out(u32::from(*b))),
@@ -354,7 +354,8 @@ fn directory(base: &Path, path: &Path) -> Result<PathBuf> {
 pub fn utf8(bytes: &[u8]) -> Result<&str> {
     std::str::from_utf8(bytes).map_err(|e| {
         let at = e.valid_up_to();
-        Misfit::not_utf8(at as u64).error(place(bytes, at))
+        let (line, column) = place(bytes, at);
+        Misfit::not_utf8(at as u64).error(line, column)
     })
 }
 

@@ -393,7 +393,7 @@ fn a_text_that_comes_in_pieces_has_the_ids_of_the_whole() {
         let place = std::cell::Cell::new(0);
         let misfit = |wrong: Misfit| {
             place.set(wrong.at);
-            wrong.error((1, 1))
+            wrong.error(1, 1)
         };
         let mut go = |piece: &str| encoder.add(piece, &mut |_| {}, &misfit);
         let first = go("mia has ").and_then(|()| go("€")).and_then(|()| go(" mia"));

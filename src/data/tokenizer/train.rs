@@ -263,7 +263,8 @@ const TRAINER: u32 = 1;
 /// A kept one that was changed (input), and those of `bpe` and of `count`.
 pub fn kept(
     path: Option<&Path>,
-    (source_sha256, vocab): (&str, usize),
+    source_sha256: &str,
+    vocab: usize,
     count: impl FnOnce() -> Result<Words>,
 ) -> Result<Tokenizer> {
     if let Some(path) = path.filter(|path| path.exists()) {
@@ -363,15 +364,15 @@ mod tests {
             let mut all = Words::new(0);
             all.add(&text).map(|()| all)
         };
-        let first = kept(Some(&path), ("aa", 300), count).unwrap().to_json().unwrap();
-        let again = kept(Some(&path), ("aa", 300), || panic!("it is there")).unwrap();
+        let first = kept(Some(&path), "aa", 300, count).unwrap().to_json().unwrap();
+        let again = kept(Some(&path), "aa", 300, || panic!("it is there")).unwrap();
         assert_eq!(again.to_json().unwrap(), first);
-        let e = kept(Some(&path), ("bb", 300), || Err(Error::input("another text"))).unwrap_err();
+        let e = kept(Some(&path), "bb", 300, || Err(Error::input("another text"))).unwrap_err();
         assert_eq!(e.message, "another text");
-        assert_eq!(kept(Some(&path), ("aa", 310), count).unwrap().vocab_size(), 310);
+        assert_eq!(kept(Some(&path), "aa", 310, count).unwrap().vocab_size(), 310);
         let changed = std::fs::read_to_string(&path).unwrap().replacen("310", "311", 1);
         std::fs::write(&path, changed).unwrap();
-        let e = kept(Some(&path), ("aa", 310), count).unwrap_err();
+        let e = kept(Some(&path), "aa", 310, count).unwrap_err();
         assert!(e.message.contains("was changed") && e.hint.unwrap().contains("delete the cache file"));
     }
 

@@ -63,7 +63,7 @@ fn both_arms_keep_the_condition_and_draw_the_same_whatever_the_batch() {
         let (model, process) = (network(&pairs, cached), process(&pairs, cached));
         let k = if cached { pairs.length() } else { 4 };
         let generator = Generator::Tokens(&model, process);
-        let all = |batch: usize, asks: &[Ask]| draw(&generator, k, (5, batch), &pairs, asks, Arm::Infilling).unwrap();
+        let all = |batch: usize, asks: &[Ask]| draw(&generator, k, 5, batch, &pairs, asks, Arm::Infilling).unwrap();
         let drawn = all(4, &asks);
         for (tokens, ask) in drawn.tokens.iter().zip(&asks) {
             assert_eq!(tokens[..pairs.width()], pairs.condition(Some(*ask)));
@@ -73,14 +73,14 @@ fn both_arms_keep_the_condition_and_draw_the_same_whatever_the_batch() {
         assert_eq!(drawn.tokens[..4], all(4, &asks[..4]).tokens[..]);
         let config = ControlConfig { samples: 9, steps: vec![2, 4], ..ControlConfig::default() };
         let judge = network(&pairs, true);
-        let found = measure(&generator, &config, (5, 4), &pairs, &judge, None).unwrap();
+        let found = measure(&generator, &config, 5, 4, &pairs, &judge, None).unwrap();
         assert_eq!(found.rows.len(), if cached { 2 } else { 4 });
         assert_eq!(found.rows[0].arm, if cached { Arm::Prefix } else { Arm::Infilling });
         assert!(found.rows.iter().all(|r| r.n == 9 && r.samples["judge_nll"].len() == 9 && r.nfe > 0.0));
         // The floor: nothing is asked, and the same conditions are scored.
         let floor = found.rows.last().unwrap();
         assert_eq!((floor.arm, floor.samples["attribute"].len()), (Arm::Unasked, 9));
-        let free = draw(&generator, k, (5, 4), &pairs, &asks, Arm::Unasked).unwrap();
+        let free = draw(&generator, k, 5, 4, &pairs, &asks, Arm::Unasked).unwrap();
         assert!(free.tokens.iter().all(|t| t[..pairs.width()] == pairs.condition(None)));
         // What is given is not drawn: the passes are those of the rest.
         if cached {

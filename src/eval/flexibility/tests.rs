@@ -61,7 +61,7 @@ fn the_oracle_reaches_the_entropy_of_the_posterior_where_it_draws_one_position_a
     let s = noisy_story(0.1);
     let (texts, oracle, l) = (texts(&s, 500), oracle(&s), s.length());
     for (order, gap) in [(Order::parallel(l), 1), (Order::left_to_right(), 6)] {
-        let found = measure(&oracle, &process(order, l, false), &config(gap, 1, 1), (1, 32), &texts, Some(&s)).unwrap();
+        let found = measure(&oracle, &process(order, l, false), &config(gap, 1, 1), 1, 32, &texts, Some(&s)).unwrap();
         assert_eq!((found.sees, found.infill.n), (Sees::Whole, 500));
         for (own, best) in [("nll", "posterior_entropy"), ("accuracy", "oracle_accuracy")] {
             let z = apart(&found.infill, own, best);
@@ -76,8 +76,7 @@ fn the_oracle_reaches_the_entropy_of_the_posterior_where_it_draws_one_position_a
 fn a_gap_filled_at_once_by_the_oracle_costs_more_than_the_entropy_of_the_posterior() {
     let s = story();
     let (texts, oracle, l) = (texts(&s, 200), oracle(&s), s.length());
-    let at_once =
-        measure(&oracle, &process(Order::parallel(l), l, false), &config(20, 1, 1), (1, 32), &texts, Some(&s));
+    let at_once = measure(&oracle, &process(Order::parallel(l), l, false), &config(20, 1, 1), 1, 32, &texts, Some(&s));
     let found = at_once.unwrap().infill;
     assert!(apart(&found, "nll", "posterior_entropy") > 4.0 && found.scores["valid"].mean < 0.9);
 }
@@ -138,7 +137,7 @@ fn words_stay_wrong_without_remasking_and_the_oracle_takes_them_back_with_it() {
     let (texts, l) = (texts(&s, 60), s.length());
     let at = process(Order::parallel(l), l, false);
     let run =
-        |model: &dyn Denoise, at: &Process| measure(model, at, &config(4, 2, 32), (3, 8), &texts, Some(&s)).unwrap();
+        |model: &dyn Denoise, at: &Process| measure(model, at, &config(4, 2, 32), 3, 8, &texts, Some(&s)).unwrap();
     let found = run(&oracle(&s), &at);
     let remasked = found.remasked.unwrap();
     let mean = |task: &Task, key: &str| task.scores[key].mean;
@@ -235,7 +234,7 @@ fn text_without_an_oracle_has_shares_alone() {
     let (texts, l) = (texts(&s, 3), s.length());
     let network = network(&s, "visibility = \"full\"");
     let found =
-        measure(&network, &process(Order::parallel(l), l, false), &config(4, 2, 2), (3, 8), &texts, None).unwrap();
+        measure(&network, &process(Order::parallel(l), l, false), &config(4, 2, 2), 3, 8, &texts, None).unwrap();
     let keys = |task: &Task| task.scores.keys().cloned().collect::<Vec<_>>();
     assert_eq!(keys(&found.infill), ["accuracy"]);
     assert_eq!(keys(&found.recovery), ["gone", "restored", "kept"]);

@@ -1,9 +1,9 @@
 use super::*;
-use crate::rng::StepRng;
 use crate::model::TransformerConfig;
 use crate::model::params::{self, floats};
 use crate::process::ddpm::Sampler;
 use crate::process::gaussian::Prediction;
+use crate::rng::StepRng;
 use rand_distr::{Distribution, StandardNormal};
 
 const L: usize = 6;

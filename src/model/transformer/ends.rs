@@ -295,7 +295,8 @@ impl Transformer {
         &self,
         phases: &Arc<Phases>,
         n: usize,
-        (z, finished): (Option<Tensor<3>>, &[u32]),
+        z: Option<Tensor<3>>,
+        finished: &[u32],
         cache: &mut Cache,
     ) -> Tensor<3> {
         let here = phases.ranks_of(n);
@@ -440,7 +441,7 @@ mod tests {
             assert_eq!(phases.given(), 3);
             let (mut cache, mut finished, mut z) = (Cache::default(), Vec::new(), Some(z));
             for n in 0..phases.count() {
-                let features = model.write_phase(&phases, n, (z.take(), &finished), &mut cache);
+                let features = model.write_phase(&phases, n, z.take(), &finished, &mut cache);
                 let places: Vec<usize> = phases.ranks_of(n).map(|rank| phases.place(rank) - 3).collect();
                 let want = whole.clone().select(1, index_tensor(&places, &Device::flex()));
                 let change = floats(features - want).iter().map(|v| v.abs()).fold(0.0, f32::max);

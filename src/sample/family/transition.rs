@@ -145,7 +145,8 @@ pub fn sdtt_targets(
     teacher: &Transformer,
     xt: &[u32],
     t: &[f64],
-    (dt, k): (f64, usize),
+    dt: f64,
+    k: usize,
     draws: &mut Draws,
 ) -> Result<Vec<f32>> {
     let length = xt.len() / t.len();
@@ -225,7 +226,7 @@ fn step(
                 let p = if is_mask { subs(walk, logits, at).collect() } else { one_hot(v, walk.x[at]) };
                 let p = top_p(p, *nucleus);
                 proposed.clone_from(&p);
-                match remask_step(remask, p, remasked[at], is_mask, mask, (t, dt)) {
+                match remask_step(remask, p, remasked[at], is_mask, mask, t, dt) {
                     Some(weights) => weights,
                     None => continue,
                 }
@@ -384,7 +385,8 @@ fn remask_step(
     rate: f64,
     is_mask: bool,
     mask: usize,
-    (t, dt): (f64, f64),
+    t: f64,
+    dt: f64,
 ) -> Option<Vec<f64>> {
     let (mut at, mut as_) = (1.0 - t, 1.0 - (t - dt));
     if let Remask::Loop { t_on, t_off, alpha_on, .. } = remask {
