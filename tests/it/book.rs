@@ -37,6 +37,11 @@ fn every_key_of_a_recipe_is_documented_with_its_values_and_its_default() {
             if !table.one_of && !key.needed && key.default.is_none() && !told {
                 lacking.push(format!("{place}: no default: {}", key.about));
             }
+            // What stands in the column of defaults would be told twice, and once wrongly some day.
+            let shown = key.default.as_ref().is_some_and(|default| default != "none");
+            if shown && key.about.to_lowercase().contains("default") {
+                lacking.push(format!("{place}: the default twice: {}", key.about));
+            }
             if key.values == "any" || key.values == "list" {
                 lacking.push(format!("{place}: its values are {}", key.values));
             }
@@ -116,4 +121,34 @@ fn the_book_builds_and_its_rust_is_compiled_as_doc_tests() {
         let rust = std::fs::read_to_string(&page).unwrap().contains("```rust");
         assert!(!rust || library.contains(&format!("docs/src/{name}")), "the Rust of {name} is compiled by nobody");
     }
+}
+
+#[test]
+fn the_schema_takes_every_shipped_recipe_and_refuses_what_the_program_refuses() {
+    let schema = jsonschema::validator_for(&reference::schema()).unwrap();
+    for (name, text, _) in builtin::ALL {
+        let recipe = serde_json::to_value(text.parse::<toml::Table>().unwrap()).unwrap();
+        let wrong: Vec<String> = schema.iter_errors(&recipe).map(|e| format!("{}: {e}", e.instance_path())).collect();
+        assert!(wrong.is_empty(), "{name}: {wrong:?}");
+        let object = recipe.as_object().unwrap();
+        for key in object.keys() {
+            // A typo, and a number where a table or a text is wanted.
+            let mut typo = object.clone();
+            let value = typo.remove(key).unwrap();
+            typo.insert(format!("{key}x"), value);
+            let mut number = object.clone();
+            number.insert(key.clone(), serde_json::json!(-1.5));
+            for bad in [typo, number] {
+                let text = toml::to_string(&bad).unwrap();
+                assert!(toml::from_str::<fewstep::prelude::Recipe>(&text).is_err(), "{name}: {key}");
+                assert!(!schema.is_valid(&bad.into()), "{name}: {key}");
+            }
+        }
+    }
+    // Older names of a metric are names still.
+    let recipe: toml::Table = builtin::ALL[0].1.parse().unwrap();
+    let mut recipe = serde_json::to_value(recipe).unwrap();
+    recipe["gate"] = serde_json::json!({ "rules": [{ "metric": "oracle_nll", "relative": 0.1 }] });
+    assert!(toml::from_str::<fewstep::prelude::Recipe>(&toml::to_string(&recipe).unwrap()).is_ok());
+    assert!(schema.is_valid(&recipe));
 }
