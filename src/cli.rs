@@ -133,9 +133,10 @@ pub enum Command {
         #[arg(long, value_name = "FILE")]
         notes: Option<PathBuf>,
     },
-    /// Compare results with a baseline; exit code 1 unless quality is shown to be within its limits
+    /// Compare results with a baseline; exit code 1 where quality fell
     #[command(after_help = "Examples:
   fewstep gate runs/tiny --baseline runs/tiny/results.json
+  fewstep gate runs/tiny --baseline old.json --model student --steps 4,8 --rule nll=3%
   fewstep gate runs/tiny --baseline old.json --strict --junit gate.xml")]
     Gate {
         /// Directory of a run, or its results.json
@@ -143,7 +144,25 @@ pub enum Command {
         /// Results to compare with
         #[arg(long, value_name = "RESULTS.JSON")]
         baseline: PathBuf,
-        /// Close the gate on inconclusive speed metrics too
+        /// Judge this model; may be repeated [default: the students]
+        #[arg(long, value_name = "NAME")]
+        model: Vec<String>,
+        /// Judge every model of the baseline
+        #[arg(long, conflicts_with = "model")]
+        all_models: bool,
+        /// Judge rows of these numbers of steps [default: all]
+        #[arg(long, value_name = "K,...", value_delimiter = ',')]
+        steps: Vec<usize>,
+        /// Judge this metric; may be repeated [default: all that have a rule]
+        #[arg(long, value_name = "METRIC")]
+        metric: Vec<String>,
+        /// Allow this much: `nll=5%`, `unique=0.1`, or a table as in gate.rules; may be repeated
+        #[arg(long, value_name = "RULE")]
+        rule: Vec<String>,
+        /// Print every comparison
+        #[arg(long)]
+        details: bool,
+        /// Close the gate on everything inconclusive, speed among it
         #[arg(long)]
         strict: bool,
         /// Compare although the data, its length, vocabulary or judge differ

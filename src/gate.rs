@@ -1,10 +1,18 @@
 //! The quality gate: did a candidate get worse than a baseline, row by row, and is the answer certain?
 //!
 //! Each (model, steps, metric) is a bootstrap of the change of the mean, paired where sample i had the same seed on both
-//! sides. Three verdicts: pass (the whole 95 % interval is inside the limit), fail (wholly outside), else inconclusive
-//! with the number of samples that would settle it. Of studies with several training seeds it is Student's t over the means
-//! of the seeds, paired where both sides have the same seeds. Likelihood is never judged without entropy: a student that repeats
-//! itself scores well. A limit far below the noise cannot be judged: at limit 0 one comparison of equals in 40 fails.
+//! sides. Of studies with several training seeds it is Student's t over the means of the seeds, paired where both sides have the
+//! same seeds. Three verdicts:
+//!
+//! | verdict | holds where |
+//! |---|---|
+//! | pass | the whole 95 % interval is inside the limit |
+//! | fail | the change is beyond the limit, and chance alone would hardly make one to the worse of its size |
+//! | inconclusive | neither; it closes the gate only where samples are too few to see a change of three times the limit |
+//!
+//! Chance is Holm's (1979): over all comparisons of single seeds together, a candidate that changed nothing fails with at most the probability
+//! `false_alarms`. Of several training seeds, whose t is of a handful of numbers, it is that of each comparison.
+//! Likelihood is never judged without entropy: a student that repeats itself scores well.
 
 mod render;
 
@@ -14,9 +22,15 @@ use crate::error::{Error, Result, nearest, whole_within, within};
 use crate::eval::copies::COPIES;
 use crate::eval::metric::Slack;
 use crate::eval::results::{DataKind, Direction, Metric, ModelResult, Results, Role, Row, Speed};
-use crate::eval::stats::{Change, Estimate, Pairing, RESAMPLES, Spread, change_interval, mean, seeds_change};
+use crate::eval::stats::{
+    Change, Estimate, Pairing, RESAMPLES, Spread, change_interval, mean, outside, seeds_change, student_t, student_t_at,
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
+
+/// A comparison is blind where it cannot see a change of so many times its limit.
+const SEEN: f64 = 3.0;
 
 /// Most resamples of a comparison.
 const MOST_RESAMPLES: usize = 100_000;
@@ -25,13 +39,16 @@ const MOST_RESAMPLES: usize = 100_000;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct GateConfig {
-    /// Rules; of several that match a row and metric, the last one holds. Default: nll and sampler_nll may rise by 5 %, valid and agreement
-    /// may drop by 0.05, entropy may move by 2 % either way, the share of copies may rise by 0.1, latency may rise by 25 %.
+    /// Rules; of several that match a row and metric, the last one holds. Default: nll and sampler_nll may rise by 5 %, valid, agreement and the
+    /// share of unique samples may drop by 0.05, entropy and pooled_entropy may move by 2 % either way, the share of copies may rise by 0.1,
+    /// latency may rise by 25 %.
     pub rules: Vec<GateRule>,
     /// Bootstrap resamples per comparison, 100 to 100,000.
     pub resamples: usize,
     /// Bootstrap seed.
     pub seed: u64,
+    /// Probability that a candidate in which nothing changed fails, over all comparisons together; of several training seeds, in each.
+    pub false_alarms: f64,
 }
 
 /// One limit: how much worse a metric may get.
@@ -61,10 +78,12 @@ impl Default for GateConfig {
             Metric::Valid,
             Metric::Agreement,
             Metric::Entropy,
+            Metric::Unique,
+            Metric::PooledEntropy,
             Metric::Copies,
             Metric::Latency,
         ];
-        GateConfig { rules: metrics.map(GateRule::of).to_vec(), resamples: RESAMPLES, seed: 0 }
+        GateConfig { rules: metrics.map(GateRule::of).to_vec(), resamples: RESAMPLES, seed: 0, false_alarms: 0.01 }
     }
 }
 
@@ -108,7 +127,8 @@ impl GateConfig {
             }
         }
         // Fewer give no 95 % interval, and more take minutes for each comparison.
-        whole_within("gate.resamples", self.resamples, 100..=MOST_RESAMPLES)
+        whole_within("gate.resamples", self.resamples, 100..=MOST_RESAMPLES)?;
+        within("gate.false_alarms", self.false_alarms, 1e-6..=0.5)
     }
 
     /// The rule for one metric of one row. Entropy has its default rule wherever likelihood is judged.
@@ -159,7 +179,72 @@ pub struct Finding {
     pub n: usize,
     /// Samples that would about settle an inconclusive comparison; None where samples would not.
     pub needed: Option<usize>,
+    /// The probability of a change to the worse of this size where nothing changed, for the number of comparisons.
+    pub chance: Option<f64>,
+    /// It cannot see a change of three times its limit, so that it closes the gate although it is inconclusive.
+    pub blind: bool,
     pub note: Option<String>,
+}
+
+/// What is judged of the results.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Selection {
+    /// These models. None: the students, or all where the baseline has no student, and those that a rule names.
+    pub models: Vec<String>,
+    /// Every model.
+    pub all: bool,
+    /// Rows of these steps; none: all.
+    pub steps: Vec<usize>,
+    /// These metrics; none: all that have a rule.
+    pub metrics: Vec<Metric>,
+}
+
+impl Selection {
+    /// All that the rules cover.
+    pub fn everything() -> Self {
+        Selection { all: true, ..Selection::default() }
+    }
+
+    fn row(&self, steps: usize) -> bool {
+        self.steps.is_empty() || self.steps.contains(&steps)
+    }
+
+    fn metric(&self, metric: Metric) -> bool {
+        self.metrics.is_empty() || self.metrics.contains(&metric)
+    }
+
+    /// The models of the baseline that are judged.
+    ///
+    /// # Errors
+    /// A model, steps or a metric that the baseline lacks (usage).
+    fn models<'r>(&self, baseline: &'r Results, config: &GateConfig) -> Result<Vec<&'r ModelResult>> {
+        let with_rows = || baseline.models.iter().filter(|m| !m.rows.is_empty());
+        let names = || with_rows().map(|m| m.name.as_str());
+        if let Some(name) = self.models.iter().find(|name| !names().any(|known| known == *name)) {
+            return Err(unknown_model("`--model`: the baseline has", name, names()));
+        }
+        if let Some(steps) = self.steps.iter().find(|steps| !with_rows().any(|m| m.row(**steps).is_some())) {
+            let mut known: Vec<usize> = with_rows().flat_map(|m| m.rows.iter().map(|r| r.steps)).collect();
+            known.sort_unstable();
+            known.dedup();
+            let known: Vec<String> = known.iter().map(usize::to_string).collect();
+            return Err(Error::usage(format!("`--steps`: the baseline has no row with {steps} steps"))
+                .hint(format!("it has {}", known.join(", "))));
+        }
+        let lacks = |metric: &&Metric| !with_rows().flat_map(|m| &m.rows).any(|row| has(baseline, row, **metric));
+        if let Some(metric) = self.metrics.iter().find(lacks) {
+            let key = metric.key(&baseline.data.nll_name);
+            return Err(Error::usage(format!("`--metric`: the baseline has no `{key}`")));
+        }
+        let student = |m: &&ModelResult| m.role == Role::Student;
+        let any = with_rows().any(|m| student(&m));
+        let ruled = |m: &ModelResult| config.rules.iter().any(|r| r.model.as_deref() == Some(&m.name));
+        let wanted = |m: &&ModelResult| match self.models.is_empty() {
+            false => self.models.contains(&m.name),
+            true => self.all || !any || student(m) || ruled(m),
+        };
+        Ok(with_rows().filter(wanted).collect())
+    }
 }
 
 /// All comparisons and what follows from them.
@@ -174,17 +259,24 @@ impl Finding {
     pub fn is_speed(&self) -> bool {
         self.metric.is_some_and(Metric::is_speed)
     }
+
+    /// True where this comparison alone closes the gate.
+    pub fn closes(&self, strict: bool) -> bool {
+        match self.outcome {
+            Outcome::Pass => false,
+            Outcome::Fail => true,
+            Outcome::Inconclusive => strict || self.blind,
+        }
+    }
 }
 
 impl Verdict {
-    /// The answer to all comparisons: fail if any quality metric failed, inconclusive if one is, else pass; doubts about
-    /// speed count only when `strict`.
+    /// The answer to all comparisons: fail if any quality metric failed, inconclusive if one is blind, else pass; other doubts, those about
+    /// speed among them, count only when `strict`.
     pub fn outcome(&self, strict: bool) -> Outcome {
         if self.count(Outcome::Fail, false) > 0 {
             Outcome::Fail
-        } else if self.count(Outcome::Inconclusive, false) > 0
-            || (strict && self.count(Outcome::Inconclusive, true) > 0)
-        {
+        } else if self.findings.iter().any(|f| f.closes(strict)) {
             Outcome::Inconclusive
         } else {
             Outcome::Pass
@@ -208,7 +300,13 @@ impl Verdict {
 /// # Errors
 /// Rules that cannot be meant or match nothing, and results of different data, vocabulary, length or judge unless
 /// `allow_mismatch` (usage).
-pub fn judge(baseline: &Results, candidate: &Results, config: &GateConfig, allow_mismatch: bool) -> Result<Verdict> {
+pub fn judge(
+    baseline: &Results,
+    candidate: &Results,
+    config: &GateConfig,
+    selection: &Selection,
+    allow_mismatch: bool,
+) -> Result<Verdict> {
     config.check()?;
     baseline.check()?;
     candidate.check()?;
@@ -218,33 +316,33 @@ pub fn judge(baseline: &Results, candidate: &Results, config: &GateConfig, allow
     let same_machine = machine.is_empty();
     warnings.extend(machine);
 
-    let mut findings = Vec::new();
-    let mut unpaired = 0;
-    for model in &baseline.models {
+    let (mut all, mut unpaired) = (Vec::new(), 0);
+    let models = selection.models(baseline, config)?;
+    for &model in &models {
         let other = candidate.model(&model.name);
-        for row in &model.rows {
+        for row in model.rows.iter().filter(|row| selection.row(row.steps)) {
             let rules = Metric::all().filter_map(|m| config.rule(m, &model.name, row.steps));
-            let rules: Vec<GateRule> = rules.filter(|r| has(baseline, row, r.metric)).collect();
-            let Some(other_row) = other.and_then(|m| m.row(row.steps)) else {
-                findings.extend(missing_row(model, row, other.is_some(), &rules));
+            let rules: Vec<GateRule> =
+                rules.filter(|r| selection.metric(r.metric) && has(baseline, row, r.metric)).collect();
+            let Some((other_model, other_row)) = other.and_then(|m| Some((m, m.row(row.steps)?))) else {
+                all.extend(missing_row(model, row, other.is_some(), &rules).map(|finding| (finding, None)));
                 continue;
             };
-            if !paired(row, other_row) && !rules.is_empty() {
-                unpaired += 1;
-            }
-            let same_weights = other.is_some_and(|m| m.weights_sha256 == model.weights_sha256);
-            let Some(other_model) = other else { continue };
+            unpaired += usize::from(!paired(row, other_row) && !rules.is_empty());
+            let same_weights = other_model.weights_sha256 == model.weights_sha256;
             let pair = Pair { baseline, candidate, model, other_model, row, other_row, same_weights, same_machine };
-            let mut judged: Vec<Finding> = rules.iter().map(|r| pair.compare(r, config)).collect();
-            mark_collapse(&mut judged);
-            findings.extend(judged);
+            all.extend(rules.iter().map(|rule| pair.compare(rule, config)));
         }
     }
+    settle(&mut all, config.false_alarms);
+    let mut findings: Vec<Finding> = all.into_iter().map(|(finding, _)| finding).collect();
+    mark_collapse(&mut findings);
     if unpaired > 0 {
         let message =
             format!("{unpaired} rows differ in n or sampling seed, so they are compared unpaired (wider intervals)");
         warnings.push(message);
     }
+    warnings.extend(not_measured(baseline, candidate, &models));
     warnings.extend(copied(candidate));
     warnings.extend(not_judged(baseline, candidate));
     if findings.is_empty() {
@@ -252,6 +350,75 @@ pub fn judge(baseline: &Results, candidate: &Results, config: &GateConfig, allow
             .hint("delete `gate.rules` to use the default rules"));
     }
     Ok(Verdict { findings, warnings })
+}
+
+/// What a comparison of quality is settled by, once the number of all is known.
+#[derive(Debug, Clone, Copy)]
+struct Trial {
+    /// How far it moved to the worse.
+    worse: f64,
+    /// Standard error of the change, and the degrees of freedom that this is of.
+    error: f64,
+    freedom: usize,
+    /// The limit.
+    size: f64,
+    better: Direction,
+    /// It is one of those that Holm's correction is over: of a single training seed.
+    one_seed: bool,
+    /// What it has too few samples for was found already.
+    flat: bool,
+}
+
+impl Trial {
+    /// The probability of a change to the worse of this size, or a larger one, where there is none.
+    fn chance(&self) -> f64 {
+        if self.worse <= 0.0 {
+            return 1.0;
+        }
+        let both = outside(self.worse / self.error, self.freedom);
+        if self.better == Direction::Near { both } else { 0.5 * both }
+    }
+
+    /// The smallest change to the worse that has at most this probability.
+    fn visible(&self, chance: f64) -> f64 {
+        let both = if self.better == Direction::Near { chance } else { 2.0 * chance };
+        student_t_at(self.freedom, both.min(0.999)) * self.error
+    }
+}
+
+/// Says which comparisons fail, by Holm's step-down over those of single training seeds, and which see too little.
+fn settle(all: &mut [(Finding, Option<Trial>)], level: f64) {
+    let mut family: Vec<(usize, f64)> = Vec::new();
+    for (i, (_, trial)) in all.iter().enumerate() {
+        family.extend(trial.filter(|t| t.one_seed).map(|t| (i, t.chance())));
+    }
+    family.sort_by(|a, b| a.1.total_cmp(&b.1));
+    let (count, mut reached) = (family.len(), 0.0f64);
+    for (rank, (i, chance)) in family.iter().enumerate() {
+        reached = reached.max((count - rank) as f64 * chance).min(1.0);
+        all[*i].0.chance = Some(reached);
+    }
+    for (finding, trial) in all.iter_mut().filter_map(|(f, t)| t.map(|t| (f, t))) {
+        let chance = finding.chance.unwrap_or(trial.chance());
+        finding.chance = Some(chance);
+        if finding.outcome == Outcome::Pass || trial.flat {
+            continue;
+        }
+        let alone = if trial.one_seed { level / count as f64 } else { level };
+        if trial.worse > trial.size && chance < level {
+            finding.outcome = Outcome::Fail;
+            (finding.needed, finding.note) = (None, None);
+            continue;
+        }
+        finding.outcome = Outcome::Inconclusive;
+        let visible = trial.visible(alone);
+        finding.blind = visible > SEEN * trial.size;
+        if finding.blind && trial.one_seed {
+            let needed = finding.n as f64 * (visible / (SEEN * trial.size.max(1e-12))).powi(2);
+            finding.needed = rounded_up(needed, finding.n);
+            finding.note = Some(format!("a change of {} times the limit would not be seen", SEEN));
+        }
+    }
 }
 
 /// Everything one comparison reads.
@@ -267,7 +434,7 @@ struct Pair<'a> {
 }
 
 impl Pair<'_> {
-    fn compare(&self, rule: &GateRule, config: &GateConfig) -> Finding {
+    fn compare(&self, rule: &GateRule, config: &GateConfig) -> (Finding, Option<Trial>) {
         let mut finding = Finding {
             model: self.model.name.clone(),
             steps: self.row.steps,
@@ -281,24 +448,26 @@ impl Pair<'_> {
             pairing: None,
             n: self.row.n.min(self.other_row.n),
             needed: None,
+            chance: None,
+            blind: false,
             note: None,
         };
         if rule.metric.is_speed() {
             self.compare_speed(rule, &mut finding);
-        } else {
-            self.compare_quality(rule, config, &mut finding);
+            return (finding, None);
         }
-        finding
+        let trial = self.compare_quality(rule, config, &mut finding);
+        (finding, trial)
     }
 
-    fn compare_quality(&self, rule: &GateRule, config: &GateConfig, finding: &mut Finding) {
+    fn compare_quality(&self, rule: &GateRule, config: &GateConfig, finding: &mut Finding) -> Option<Trial> {
         let limit = rule.limit();
         let base = scores(self.baseline, self.row, rule.metric).unwrap_or_default();
         finding.baseline = Some(mean(base));
         let Some(cand) = scores(self.candidate, self.other_row, rule.metric) else {
             finding.outcome = Outcome::Fail;
             finding.note = Some("the candidate has no such score".into());
-            return;
+            return None;
         };
         let (own, other, alike) = match rule.metric {
             // The same held-out texts, where they are as many.
@@ -313,7 +482,8 @@ impl Pair<'_> {
                 if kind(self.row) != kind(self.other_row) {
                     finding.candidate = Some(mean(cand));
                     finding.note = Some("one is the likelihood and the other a bound of it".into());
-                    return;
+                    finding.blind = true;
+                    return None;
                 }
                 (own, other, alike)
             }
@@ -324,35 +494,50 @@ impl Pair<'_> {
         };
         let pairing = if alike { Pairing::Paired } else { Pairing::Unpaired };
         let seeds = own.len().max(other.len());
+        let by_seed = if own == other { pairing } else { Pairing::Unpaired };
         let change = match seeds > 1 {
-            true => {
-                let pairing = if own == other { pairing } else { Pairing::Unpaired };
-                seeds_change(&means(base, &own), &means(cand, &other), limit.change, pairing)
-            }
+            true => seeds_change(&means(base, &own), &means(cand, &other), limit.change, by_seed),
             false => change_interval(base, cand, limit.change, pairing, config.resamples, config.seed),
         };
         finding.candidate = Some(mean(cand));
         finding.change = Some(change);
         finding.pairing = Some(pairing);
         let better = rule.metric.better();
-        finding.outcome = decide(better, change, limit.size);
+        finding.outcome = if inside(better, change, limit.size) { Outcome::Pass } else { Outcome::Inconclusive };
+        // The degrees of freedom that the interval is of.
+        let (a, b, pairs) = match seeds > 1 {
+            true => (own.len(), other.len(), by_seed),
+            false => (base.len(), cand.len(), pairing),
+        };
+        let freedom = if pairs == Pairing::Paired { a - 1 } else { a + b - 2 }.max(1);
 
         // Scores that never vary give an interval of no width, however few they are. By the rule of three, no event in n
         // samples leaves room for a rate of 3/n; equal weights need no such doubt.
         let fewest = (3.0 / limit.size.max(1e-6)).ceil() as usize;
         let flat = change.low == change.high && limit.change == Change::Absolute && finding.n < fewest;
-        if finding.outcome == Outcome::Pass && (flat || finding.n < 2) && !self.same_weights {
-            finding.outcome = Outcome::Inconclusive;
+        let flat = finding.outcome == Outcome::Pass && (flat || finding.n < 2) && !self.same_weights;
+        if flat {
+            (finding.outcome, finding.blind) = (Outcome::Inconclusive, true);
             finding.needed = Some(fewest.max(2));
             finding.note = Some("too few samples to see any variation".into());
         } else if finding.outcome == Outcome::Inconclusive && seeds > 1 {
             finding.note = Some(format!("{seeds} training seeds do not settle it: add to `seeds` of the recipe"));
         } else if finding.outcome == Outcome::Inconclusive {
             finding.needed = samples_needed(better, change, limit.size, finding.n);
-            if finding.needed.is_none() {
-                finding.note = Some("the change lies at the limit, more samples will not settle it".into());
-            }
+            finding.note = Some("the change is about the limit".into());
         }
+        let half = match seeds > 1 {
+            true => student_t(freedom),
+            // What a percentile interval is of many values.
+            false => student_t(100_000),
+        };
+        let worse = match better {
+            Direction::Lower => change.mean,
+            Direction::Higher => -change.mean,
+            Direction::Near => change.mean.abs(),
+        };
+        let error = 0.5 * (change.high - change.low) / half;
+        Some(Trial { worse, error, freedom, size: limit.size, better, one_seed: seeds == 1, flat })
     }
 
     fn compare_speed(&self, rule: &GateRule, finding: &mut Finding) {
@@ -405,11 +590,18 @@ fn means(values: &[f64], groups: &[usize]) -> Vec<f64> {
     groups.iter().map(&mut next).collect()
 }
 
-/// The three verdicts: whole interval inside the limit, wholly outside, or across it.
-fn decide(better: Direction, change: Estimate, limit: f64) -> Outcome {
+/// True where the whole interval of a change is inside the limit.
+fn inside(better: Direction, change: Estimate, limit: f64) -> bool {
     let slack = 1e-12; // a change that equals the limit up to rounding is inside
     let (floor, ceiling) = allowed(better, limit);
-    if change.low >= floor - slack && change.high <= ceiling + slack {
+    change.low >= floor - slack && change.high <= ceiling + slack
+}
+
+/// Where the interval of a time lies: inside the limit, wholly outside, or across it.
+fn decide(better: Direction, change: Estimate, limit: f64) -> Outcome {
+    let slack = 1e-12;
+    let (floor, ceiling) = allowed(better, limit);
+    if inside(better, change, limit) {
         Outcome::Pass
     } else if change.high < floor - slack || change.low > ceiling + slack {
         Outcome::Fail
@@ -434,6 +626,11 @@ fn samples_needed(better: Direction, change: Estimate, limit: f64, n: usize) -> 
     let margin = (change.mean - floor).abs().min((change.mean - ceiling).abs());
     let half = (change.high - change.mean).max(change.mean - change.low);
     let needed = n as f64 * (half / margin).powi(2);
+    rounded_up(needed, n)
+}
+
+/// A number of samples above `n`, rounded up to two digits; None beyond a million.
+fn rounded_up(needed: f64, n: usize) -> Option<usize> {
     if !needed.is_finite() || needed > 1e6 {
         return None;
     }
@@ -442,12 +639,17 @@ fn samples_needed(better: Direction, change: Estimate, limit: f64, n: usize) -> 
     Some(((needed / unit).ceil() * unit) as usize)
 }
 
-/// Too good is suspicious: likelihood that improves while entropy leaves its limit downwards is collapse.
+/// Too good is suspicious: likelihood that improves while entropy leaves its limit downwards, within samples or between them, is collapse.
 fn mark_collapse(findings: &mut [Finding]) {
     let change = |f: &Finding| f.change.map_or(0.0, |c| c.mean);
-    let improved = findings.iter().any(|f| f.metric == Some(Metric::Nll) && change(f) < 0.0);
-    for f in findings.iter_mut().filter(|f| f.metric == Some(Metric::Entropy)) {
-        if improved && change(f) < 0.0 {
+    let improved: HashSet<(String, usize)> = findings
+        .iter()
+        .filter(|f| f.metric == Some(Metric::Nll) && change(f) < 0.0)
+        .map(|f| (f.model.clone(), f.steps))
+        .collect();
+    let varied = [Some(Metric::Entropy), Some(Metric::PooledEntropy), Some(Metric::Unique)];
+    for f in findings.iter_mut().filter(|f| varied.contains(&f.metric)) {
+        if improved.contains(&(f.model.clone(), f.steps)) && change(f) < 0.0 {
             match f.outcome {
                 Outcome::Fail => f.note = Some("collapse: likelihood improves because text repeats itself".into()),
                 Outcome::Inconclusive => {
@@ -477,6 +679,8 @@ fn missing_row(model: &ModelResult, row: &Row, has_model: bool, rules: &[GateRul
         pairing: None,
         n: row.n,
         needed: None,
+        chance: None,
+        blind: false,
         note: Some(what.into()),
     })
 }
@@ -581,6 +785,7 @@ fn machine_differences(baseline: &Results, candidate: &Results) -> Vec<String> {
         ("dtype", a.dtype.clone(), b.dtype.clone()),
         ("threads", a.threads.to_string(), b.threads.to_string()),
         ("burn version", a.burn.clone(), b.burn.clone()),
+        ("cpu_features", a.cpu_features.clone(), b.cpu_features.clone()),
     ];
     let line = |(name, a, b): (&str, String, String)| format!("{name} differs: baseline `{a}`, candidate `{b}`");
     fields.into_iter().filter(|(_, a, b)| a != b).map(line).collect()
@@ -602,6 +807,21 @@ fn copied(candidate: &Results) -> Vec<String> {
         )
     };
     above.map(line).collect()
+}
+
+/// Scores that a gate knows by now and the baseline was written without.
+fn not_measured(baseline: &Results, candidate: &Results, models: &[&ModelResult]) -> Option<String> {
+    let rows = |of: &Results, m: &ModelResult, metric| {
+        of.model(&m.name).is_some_and(|m| m.rows.iter().any(|row| has(of, row, metric)))
+    };
+    let newer = |metric: &Metric| {
+        models.iter().any(|m| rows(candidate, m, *metric)) && !models.iter().any(|m| rows(baseline, m, *metric))
+    };
+    let lacking: Vec<&str> =
+        [Metric::Unique, Metric::PooledEntropy].into_iter().filter(newer).map(|metric| metric.facts().key).collect();
+    (!lacking.is_empty()).then(|| {
+        format!("the baseline does not have {} of each sample, so it is not judged: measure it again", lacking.join(" and "))
+    })
 }
 
 /// What only the candidate has.

@@ -2,55 +2,121 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::error::{Error, Kind, Result};
-use crate::eval::results::Results;
-use crate::gate::{self, GateConfig, Verdict};
+use serde::Deserialize;
+
+use crate::error::{Error, Kind, Result, nearest};
+use crate::eval::results::{Metric, Results};
+use crate::gate::{self, GateConfig, GateRule, Outcome, Selection, Verdict};
 use crate::{fs, recipe as recipes, term};
 
 /// What the command line asks for.
 #[derive(Debug, Clone)]
-pub struct Request {
+pub struct Request<'a> {
     pub candidate: PathBuf,
     pub baseline: PathBuf,
-    /// Doubts about speed count too.
+    /// The models, steps and metrics that are judged; none: as [`Selection`].
+    pub models: &'a [String],
+    pub all_models: bool,
+    pub steps: &'a [usize],
+    pub metrics: &'a [String],
+    /// Rules behind those of the recipe.
+    pub rules: &'a [String],
+    /// Every comparison is printed.
+    pub details: bool,
+    /// Doubts count too.
     pub strict: bool,
     /// Compare although the data or the judge differ.
     pub allow_mismatch: bool,
     /// Where the verdicts are also written as JUnit XML.
-    pub junit: Option<PathBuf>,
+    pub junit: Option<&'a Path>,
     pub json: bool,
 }
 
-/// Judges, says so, and fails where quality is not shown to be within its limits.
+/// Judges, says so, and fails where quality fell.
 ///
 /// # Errors
-/// Results that cannot be read (input) or compared (usage); the verdict (gate), which holds whatever could not be written.
+/// Results that cannot be read or compared; the verdict (exit 1), which holds whatever could not be written.
 pub fn run(request: &Request) -> Result<()> {
-    let junit = request.junit.as_deref().map(fs::Named::open).transpose()?;
+    let junit = request.junit.map(fs::Named::open).transpose()?;
     let (candidate, baseline) = (Results::load(&request.candidate)?, Results::load(&request.baseline)?);
     // The limits are the candidate recipe's own; results of a program without a recipe have the usual ones.
     let limits = |text: &str, place: &str| match text.is_empty() {
         true => Ok(GateConfig::default()),
         false => recipes::parse::parse::<recipes::Recipe>(text, place, &[]).map(|read| read.value.gate),
     };
-    let config = limits(&candidate.recipe, "the recipe in results.json")?;
+    let mut config = limits(&candidate.recipe, "the recipe in results.json")?;
     if limits(&baseline.recipe, "the recipe in the baseline").is_ok_and(|other| other != config) {
         term::warn("the `gate` table differs from the baseline's: the limits are the candidate's");
     }
-    let verdict = gate::judge(&baseline, &candidate, &config, request.allow_mismatch)?;
+    let mut metrics: Vec<Metric> = request.metrics.iter().map(|name| metric("--metric", name)).collect::<Result<_>>()?;
+    let own = request.rules.iter().map(|text| rule(text)).collect::<Result<Vec<_>>>()?;
+    // What is asked for by name is judged, whether or not the recipe has a rule for it.
+    let ruled = |metric: &&Metric| config.rules.iter().chain(&own).all(|rule| rule.metric != **metric);
+    let lacking: Vec<GateRule> = metrics.iter().filter(ruled).map(|metric| GateRule::of(*metric)).collect();
+    config.rules.extend(lacking.into_iter().chain(own));
+    metrics.dedup();
+    let selection = Selection {
+        models: request.models.to_vec(),
+        all: request.all_models,
+        steps: request.steps.to_vec(),
+        metrics,
+    };
+    let verdict = gate::judge(&baseline, &candidate, &config, &selection, request.allow_mismatch)?;
     verdict.warnings.iter().for_each(|w| term::warn(w));
     let kept = keep(&verdict, junit, request.strict);
     match request.json {
         true => term::out_json(gate::json(&verdict, request.strict)?),
-        false => term::out_text(gate::text(&verdict, request.strict)),
+        false => term::out_text(gate::text(&verdict, request.strict, request.details)),
     }
     match (verdict.passes(request.strict), kept) {
         (true, kept) => kept,
         (false, kept) => {
-            let e = Error::new(Kind::Gate, "the gate is closed: quality is not shown to be within its limits");
+            let e = Error::new(
+                Kind::Gate,
+                match verdict.outcome(request.strict) {
+                    Outcome::Fail => "the gate is closed: quality fell by more than its limits",
+                    _ => "the gate is closed: the samples do not show whether quality is within its limits",
+                },
+            );
             Err(kept.err().map_or(e.clone(), |lost| e.cause(lost.message).cause(lost.causes.join("\n"))))
         }
     }
+}
+
+/// The metric of this name.
+fn metric(option: &str, name: &str) -> Result<Metric> {
+    serde_json::from_value(serde_json::Value::String(name.to_string())).map_err(|_| {
+        let known = || Metric::all().map(|metric| metric.facts().key);
+        let e = Error::usage(format!("`{option}`: no metric `{name}`"));
+        match nearest(name, known()) {
+            Some(near) => e.hint(format!("did you mean `{near}`?")),
+            None => e.hint(format!("there are `{}`", known().collect::<Vec<_>>().join("`, `"))),
+        }
+    })
+}
+
+/// What `--rule` says: `METRIC=SIZE` in the metric's own unit, `METRIC=SIZE%` of the baseline's mean, or a table as in a recipe.
+fn rule(text: &str) -> Result<GateRule> {
+    #[derive(Deserialize)]
+    struct Given {
+        rule: GateRule,
+    }
+    let wrong = |why: &str| {
+        Error::usage(format!("`--rule {text}`: {why}"))
+            .hint("write `nll=5%` for a share of the baseline, `unique=0.1` in the metric's own unit, or a table as in `gate.rules`")
+    };
+    if text.trim_start().starts_with('{') {
+        return toml::from_str::<Given>(&format!("rule = {text}")).map(|given| given.rule).map_err(|e| wrong(e.message()));
+    }
+    let (name, size) = text.split_once('=').ok_or_else(|| wrong("it has no `=`"))?;
+    let metric = metric("--rule", name.trim())?;
+    let (size, share) = size.trim().strip_suffix('%').map_or((size.trim(), false), |size| (size.trim(), true));
+    let size: f64 = size.parse().map_err(|_| wrong("its size is not a number"))?;
+    let rule = GateRule::of(metric);
+    Ok(match share {
+        true => GateRule { relative: Some(size / 100.0), ..rule },
+        false => GateRule { absolute: Some(size), ..rule },
+    })
 }
 
 /// Writes the verdicts where they are asked for as files.

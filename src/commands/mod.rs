@@ -55,12 +55,30 @@ pub fn dispatch(cli: Cli) -> Result<()> {
         }
         Command::Sample(args) => sample::run(args, global.json, &open()?),
         Command::Report { results, out, notes } => report(results, out.as_deref(), notes.as_deref(), global.json),
-        Command::Gate { results, baseline, strict, allow_mismatch, junit } => gate::run(&gate::Request {
+        Command::Gate {
+            results,
+            baseline,
+            model,
+            all_models,
+            steps,
+            metric,
+            rule,
+            details,
+            strict,
+            allow_mismatch,
+            junit,
+        } => gate::run(&gate::Request {
             candidate: results_file(results),
             baseline: results_file(baseline),
+            models: model,
+            all_models: *all_models,
+            steps,
+            metrics: metric,
+            rules: rule,
+            details: *details,
             strict: *strict,
             allow_mismatch: *allow_mismatch,
-            junit: junit.clone(),
+            junit: junit.as_deref(),
             json: global.json,
         }),
         Command::Export { run, model, out, dtype, adapters } => {

@@ -77,6 +77,10 @@ pub enum Metric {
     Repetition,
     /// How much a sample resembles others: the mean BLEU over pairs.
     SelfBleu,
+    /// Share of samples that differ from every earlier one.
+    Unique,
+    /// Unigram entropy of all samples together.
+    PooledEntropy,
     /// Share of samples with 64 characters or more of the training text in them.
     Copies,
     /// Milliseconds for one sample at batch 1.
@@ -156,7 +160,7 @@ use Slack::{Absolute, Relative};
 
 /// All metrics, in the order of a report's columns.
 #[rustfmt::skip] // a table
-pub const TABLE: [Facts; 14] = [
+pub const TABLE: [Facts; 16] = [
     row(Metric::SamplerNll, "sampler_nll", "sampler nll ↓", Lower, Relative(0.05), Sampler),
     row(Metric::Nll, "nll", "nll ↓", Lower, Relative(0.05), Samples),
     row(Metric::SecondJudgeNll, SECOND_NLL, "second judge ↓", Lower, Relative(0.05), SecondJudge),
@@ -168,6 +172,8 @@ pub const TABLE: [Facts; 14] = [
     share(variety(|t| each(t, quality::distinct_2), row(Metric::Distinct2, "distinct_2", "distinct-2", Near, Relative(0.05), Samples))),
     share(variety(|t| each(t, quality::repetition), row(Metric::Repetition, "repetition", "repetition", Near, Absolute(0.02), Samples))),
     share(variety(quality::self_bleu, row(Metric::SelfBleu, "self_bleu", "self-BLEU", Near, Relative(0.05), Samples))),
+    share(variety(quality::firsts, row(Metric::Unique, "unique", "unique ↑", Higher, Absolute(0.05), Samples))),
+    variety(quality::pooled_parts, row(Metric::PooledEntropy, "pooled_entropy", "pooled entropy", Near, Relative(0.02), Samples)),
     Facts { variety: true, ..share(row(Metric::Copies, COPIES, "copies ↓", Lower, Absolute(0.1), Kind(Text))) },
     row(Metric::Latency, "latency", "latency ms ↓", Lower, Relative(0.25), Time),
     row(Metric::Throughput, "throughput", "tok/s ↑", Higher, Relative(0.25), Time),

@@ -3,7 +3,7 @@
 //! Unigram entropy is the one published next to generative perplexity (e.g. Zheng et al. 2024, arXiv 2409.02908); it sees
 //! repetition inside a sample only, so distinct bigrams over all samples stand beside it. L is the length of a sample.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use rayon::prelude::*;
 
@@ -61,9 +61,26 @@ pub fn self_distinct_2<'a>(samples: impl IntoIterator<Item = &'a [u32]>) -> f64 
     if total == 0 { 1.0 } else { seen.len() as f64 / total as f64 }
 }
 
+/// 1 for each text that differs from every earlier one, and 0 for a repeated one: their mean is [`unique`].
+pub fn firsts(samples: &[&[u32]]) -> Vec<f64> {
+    let mut seen = HashSet::new();
+    samples.iter().map(|text| f64::from(u8::from(seen.insert(*text)))).collect()
+}
+
+/// The part of each text in [`pooled_entropy`]: -ln of the pooled share of its tokens, summed, over the mean length of a text. Their mean
+/// is that entropy, and their spread is its own to the first order, for the derivative of -sum p ln p by the counts is -ln p up to a constant.
+pub fn pooled_parts(samples: &[&[u32]]) -> Vec<f64> {
+    let mut counts: HashMap<u32, f64> = HashMap::new();
+    let total = samples.iter().map(|text| text.len()).sum::<usize>() as f64;
+    samples.iter().flat_map(|text| text.iter()).for_each(|token| *counts.entry(*token).or_default() += 1.0);
+    let part = |text: &&[u32]| text.iter().map(|token| (total / counts[token]).ln()).sum::<f64>();
+    let mean_length = (total / samples.len().max(1) as f64).max(1.0);
+    samples.iter().map(|text| part(text) / mean_length).collect()
+}
+
 /// Share of texts that differ from every earlier one: falls where a model repeats itself between samples.
 pub fn unique<'a>(samples: impl IntoIterator<Item = &'a [u32]>) -> f64 {
-    let (mut seen, mut n) = (std::collections::HashSet::new(), 0usize);
+    let (mut seen, mut n) = (HashSet::new(), 0usize);
     for text in samples {
         seen.insert(text);
         n += 1;
@@ -122,6 +139,16 @@ mod tests {
         let said = draws.iter().map(|v| spread(v) / v.len() as f64).sum::<f64>() / draws.len() as f64;
         let ratio = said / spread(&means);
         assert!((0.75..1.5).contains(&ratio), "{ratio}");
+    }
+
+    #[test]
+    fn the_parts_of_single_texts_have_the_value_of_the_set_as_their_mean() {
+        let texts: [&[u32]; 4] = [&[1, 2, 3], &[1, 1], &[1, 2, 3], &[4, 4, 4, 5]];
+        assert_eq!(firsts(&texts), [1.0, 1.0, 0.0, 1.0]);
+        let mean = |values: Vec<f64>| values.iter().sum::<f64>() / values.len() as f64;
+        assert!((mean(firsts(&texts)) - unique(texts)).abs() < 1e-12);
+        assert!((mean(pooled_parts(&texts)) - pooled_entropy(texts)).abs() < 1e-12);
+        assert!(firsts(&[]).is_empty() && pooled_parts(&[]).is_empty() && pooled_parts(&[&[]]) == [0.0]);
     }
 
     #[test]

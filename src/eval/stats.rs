@@ -228,18 +228,41 @@ fn squares(values: &[f64]) -> f64 {
 
 /// The t that a Student variable with `freedom` >= 1 degrees of freedom exceeds in size with probability 0.05.
 ///
-/// By bisection of the exact finite sums for whole degrees (Abramowitz and Stegun 1964, 26.7.3 and 26.7.4).
-///
 /// # Panics
 /// Where `freedom` is 0.
 pub fn student_t(freedom: usize) -> f64 {
+    student_t_at(freedom, 0.05)
+}
+
+/// The t that a Student variable with `freedom` >= 1 degrees of freedom exceeds in size with probability `outside`, 1e-12 or more.
+///
+/// By bisection of the exact finite sums for whole degrees (Abramowitz and Stegun 1964, 26.7.3 and 26.7.4).
+///
+/// # Panics
+/// Where `freedom` is 0, or `outside` is not a probability.
+pub fn student_t_at(freedom: usize, outside: f64) -> f64 {
     assert!(freedom > 0, "a t of no degrees of freedom");
-    let (mut low, mut high) = (1.0, 16.0);
+    assert!(outside > 0.0 && outside < 1.0, "a probability");
+    let inside = 1.0 - outside.max(1e-12);
+    let (mut low, mut high) = (0.0, 16.0);
+    while within(high, freedom) < inside {
+        (low, high) = (high, 2.0 * high);
+    }
     for _ in 0..60 {
         let middle = 0.5 * (low + high);
-        if within(middle, freedom) < 0.95 { low = middle } else { high = middle }
+        if within(middle, freedom) < inside { low = middle } else { high = middle }
     }
     0.5 * (low + high)
+}
+
+/// The probability that a Student variable with `freedom` >= 1 degrees of freedom exceeds `t` in size.
+///
+/// # Panics
+/// Where `freedom` is 0.
+pub fn outside(t: f64, freedom: usize) -> f64 {
+    assert!(freedom > 0, "a t of no degrees of freedom");
+    // An infinite t comes of values that do not vary.
+    if t.is_infinite() { 0.0 } else { (1.0 - within(t.abs(), freedom)).max(0.0) }
 }
 
 /// The probability that a Student variable lies within `t` of 0.
@@ -356,6 +379,11 @@ mod tests {
             assert!((student_t(freedom) - t).abs() < 6e-4, "{freedom}: {}", student_t(freedom));
         }
         assert!((student_t(100_000) - 1.95996).abs() < 1e-4);
+        // Two-sided 1 % and 0.1 %.
+        for (freedom, p, t) in [(2, 0.01, 9.925), (1, 0.001, 636.6), (30, 0.001, 3.646)] {
+            assert!((student_t_at(freedom, p) / t - 1.0).abs() < 1e-3, "{freedom} {p}: {}", student_t_at(freedom, p));
+            assert!((outside(t, freedom) / p - 1.0).abs() < 5e-3);
+        }
         assert!((1..60).all(|n| student_t(n) > student_t(n + 1)));
     }
 

@@ -1,4 +1,4 @@
-//! A verdict as aligned text, Markdown, JUnit XML and JSON. `strict`: doubts about speed close the gate, too.
+//! A verdict as aligned text, Markdown, JUnit XML and JSON. `strict`: all doubts close the gate.
 
 use super::{Finding, Outcome, Verdict};
 use crate::error::{Error, Kind, Result};
@@ -8,13 +8,27 @@ use crate::shown::{self, markup};
 use serde::Serialize;
 use std::fmt::Write as _;
 
-/// One aligned line per comparison and the verdict with its exit code, without a final newline; warnings are left to the
-/// log.
-pub fn text(verdict: &Verdict, strict: bool) -> String {
-    let rows: Vec<[String; 6]> = verdict.findings.iter().map(cells).collect();
+/// Comparisons that are printed of those that close the gate, where not all are asked for.
+const SHOWN: usize = 8;
+
+/// Each model in a line with what is nearest to its limit, what closes the gate, and the verdict with its exit code, without a final
+/// newline; with `details` one line per comparison. Warnings are left to the log.
+pub fn text(verdict: &Verdict, strict: bool, details: bool) -> String {
+    let mut text = String::new();
+    if details {
+        aligned(&mut text, &verdict.findings.iter().collect::<Vec<_>>());
+    } else {
+        brief(&mut text, verdict, strict);
+    }
+    let _ = write!(text, "verdict   {}", summary(verdict, strict));
+    text
+}
+
+/// One aligned line per comparison.
+fn aligned(text: &mut String, findings: &[&Finding]) {
+    let rows: Vec<[String; 6]> = findings.iter().map(|f| cells(f)).collect();
     let width = |i: usize| rows.iter().map(|r| r[i].chars().count()).max().unwrap_or(0);
     let widths: [usize; 5] = std::array::from_fn(width);
-    let mut text = String::new();
     for row in &rows {
         let mut line = String::new();
         for (cell, width) in row.iter().zip(widths) {
@@ -22,8 +36,71 @@ pub fn text(verdict: &Verdict, strict: bool) -> String {
         }
         let _ = writeln!(text, "{}{}", line, row[5]);
     }
-    let _ = write!(text, "verdict   {}", summary(verdict, strict));
-    text
+}
+
+/// Models in a line each, and what closes the gate.
+fn brief(text: &mut String, verdict: &Verdict, strict: bool) {
+    let mut models: Vec<&str> = Vec::new();
+    for finding in &verdict.findings {
+        if !models.contains(&finding.model.as_str()) {
+            models.push(&finding.model);
+        }
+    }
+    let lines: Vec<[String; 3]> = models.iter().map(|model| of_model(verdict, model, strict)).collect();
+    let width = |i: usize| lines.iter().map(|l| l[i].chars().count()).max().unwrap_or(0);
+    let (first, second) = (width(0), width(1));
+    for [name, what, nearest] in &lines {
+        let _ = writeln!(text, "{}", format!("{name:first$}   {what:second$}   {nearest}").trim_end());
+    }
+    let mut closing: Vec<&Finding> = verdict.findings.iter().filter(|f| f.closes(strict)).collect();
+    // What failed before what is not known, and what moved most before the rest.
+    let far = |f: &Finding| f.outcome != Outcome::Fail;
+    closing.sort_by(|a, b| far(a).cmp(&far(b)).then(used(b).total_cmp(&used(a))));
+    if !closing.is_empty() {
+        text.push('\n');
+        let more = closing.len().saturating_sub(SHOWN);
+        closing.truncate(SHOWN);
+        aligned(text, &closing);
+        if more > 0 {
+            let _ = writeln!(text, "and {more} more; `--details` prints all");
+        }
+        text.push('\n');
+    }
+}
+
+/// The name of a model, how many of its comparisons are within their limits, and which of them is nearest to its limit.
+fn of_model(verdict: &Verdict, model: &str, strict: bool) -> [String; 3] {
+    let own = || verdict.findings.iter().filter(|f| f.model == model);
+    let (all, passed) = (own().count(), own().filter(|f| f.outcome == Outcome::Pass).count());
+    let word = match (own().any(|f| f.outcome == Outcome::Fail), own().any(|f| f.closes(strict))) {
+        (true, _) => "fail",
+        (false, true) => "inconclusive",
+        (false, false) => "pass",
+    };
+    let mut steps: Vec<usize> = own().map(|f| f.steps).collect();
+    steps.dedup();
+    let steps: Vec<String> = steps.iter().map(usize::to_string).collect();
+    let nearest = own().filter(|f| !f.is_speed() && f.change.is_some()).max_by(|a, b| used(a).total_cmp(&used(b)));
+    let nearest = nearest.map_or(String::new(), |f| {
+        let key = shown::line(&f.key);
+        format!("nearest its limit: {key} at {} steps, {}, {}, {}", f.steps, values(f, "->"), change(f), limit(f))
+    });
+    [
+        shown::line(model).into_owned(),
+        format!("{word}: {passed} of {all} within their limits, {} steps", steps.join(", ")),
+        nearest,
+    ]
+}
+
+/// The share of its limit that a change to the worse uses up.
+fn used(f: &Finding) -> f64 {
+    let (Some(change), Some(limit), Some(metric)) = (f.change, f.limit, f.metric) else { return f64::INFINITY };
+    let worse = match metric.better() {
+        Direction::Lower => change.mean,
+        Direction::Higher => -change.mean,
+        Direction::Near => change.mean.abs(),
+    };
+    worse / limit.size.max(1e-12)
 }
 
 /// The verdict in one line, e.g. `pass, 1 speed metric inconclusive (exit 0; --strict exits 1)`.
@@ -36,11 +113,11 @@ pub fn summary(verdict: &Verdict, strict: bool) -> String {
         }
     };
     add(verdict.count(Outcome::Fail, false), "quality", "failed");
-    add(verdict.count(Outcome::Inconclusive, false), "quality", "inconclusive");
-    let speed = verdict.count(Outcome::Inconclusive, true);
+    let (quality, speed) = (verdict.count(Outcome::Inconclusive, false), verdict.count(Outcome::Inconclusive, true));
+    add(quality, "quality", "inconclusive");
     add(speed, "speed", "inconclusive");
     let code = i32::from(!verdict.passes(strict));
-    let stricter = if code == 0 && speed > 0 { "; --strict exits 1" } else { "" };
+    let stricter = if code == 0 && quality + speed > 0 { "; --strict exits 1" } else { "" };
     format!("{} (exit {code}{stricter})", parts.join(", "))
 }
 
@@ -74,10 +151,10 @@ pub fn job_summary(verdict: &Verdict, strict: bool) -> String {
     text
 }
 
-/// JUnit XML: one test case per comparison; doubts about quality are failures of type `inconclusive`, doubts about speed
-/// are system output unless strict.
+/// JUnit XML: one test case per comparison; what closes the gate is a failure of type `fail` or `inconclusive`, other doubts are
+/// system output.
 pub fn junit(verdict: &Verdict, strict: bool) -> String {
-    let bad = |f: &&Finding| f.outcome != Outcome::Pass && (!f.is_speed() || strict);
+    let bad = |f: &&Finding| f.closes(strict);
     let failures = verdict.findings.iter().filter(bad).count();
     let count = verdict.findings.len();
     let mut text = String::from("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n");

@@ -10,7 +10,7 @@ use indexmap::IndexMap;
 use rand::Rng;
 
 fn gate(a: &Results, b: &Results) -> Verdict {
-    judge(a, b, &GateConfig::default(), false).unwrap()
+    judge(a, b, &GateConfig::default(), &Selection::everything(), false).unwrap()
 }
 
 fn of<'a>(v: &'a Verdict, model: &str, steps: usize, key: &str) -> &'a Finding {
@@ -66,7 +66,7 @@ fn simulated(seed: u64, n: usize, nll: f64, valid: f64) -> Results {
 #[test]
 fn an_identical_pair_passes_with_changes_of_exactly_zero() {
     for results in [fixture::story(1), fixture::text(1)] {
-        let verdict = judge(&results, &results, &GateConfig::default(), false).unwrap();
+        let verdict = judge(&results, &results, &GateConfig::default(), &Selection::everything(), false).unwrap();
         assert!(verdict.passes(true));
         assert!(verdict.findings.iter().all(|f| f.change == Some(Estimate::exact(0.0))));
         assert!(verdict.warnings.is_empty());
@@ -75,18 +75,118 @@ fn an_identical_pair_passes_with_changes_of_exactly_zero() {
 }
 
 #[test]
-fn resampling_the_same_model_fails_the_gate_in_at_most_2_percent_of_200_seeds() {
+fn an_unchanged_model_closes_the_gate_in_at_most_1_percent_of_200_seeds() {
     let config = GateConfig { resamples: 200, ..GateConfig::default() };
-    let (mut failed, mut findings) = (0, 0);
+    let (mut closed, mut findings) = (0, 0);
     for seed in 0..200 {
         let (a, b) = (simulated(2 * seed, 512, 1.5, 0.6), simulated(2 * seed + 1, 512, 1.5, 0.6));
-        let verdict = judge(&a, &b, &config, false).unwrap();
-        failed += usize::from(verdict.outcome(false) == Outcome::Fail);
+        let verdict = judge(&a, &b, &config, &Selection::everything(), false).unwrap();
+        closed += usize::from(!verdict.passes(false));
         findings = verdict.findings.len();
         assert!(verdict.findings.iter().all(|f| f.pairing == Some(Pairing::Unpaired)));
     }
     assert_eq!(findings, 24);
-    assert!(failed <= 4, "{failed} of 200 failed");
+    assert!(closed <= 2, "{closed} of 200 are closed");
+}
+
+/// One student with `n` texts a row, which says one of `texts` texts, the first of them most often.
+fn repeating(seed: u64, n: usize, texts: usize) -> Results {
+    let mut results = fixture::bare();
+    results.models[0].weights_sha256 = format!("{seed} {texts}");
+    for row in &mut results.models[0].rows {
+        let mut rng = StepRng::new(seed).at(row.steps as u64, Stream::Validation);
+        let text = |rng: &mut rand_chacha::ChaCha8Rng| {
+            // Zipf by a power of a uniform number; a text's words follow from its number.
+            let which = (texts as f64).powf(rng.random::<f64>()) as u32;
+            (0..12u32).map(|l| (which.wrapping_mul(2_654_435_761).rotate_left(l) >> 3) % 40).collect::<Vec<u32>>()
+        };
+        let drawn: Vec<Vec<u32>> = (0..n).map(|_| text(&mut rng)).collect();
+        let drawn: Vec<&[u32]> = drawn.iter().map(Vec::as_slice).collect();
+        (row.n, row.seed, row.speed) = (n, seed, None);
+        row.samples = IndexMap::from([
+            ("unique".to_string(), crate::eval::quality::firsts(&drawn)),
+            ("pooled_entropy".to_string(), crate::eval::quality::pooled_parts(&drawn)),
+        ]);
+    }
+    results
+}
+
+#[test]
+fn variety_between_samples_is_judged_and_its_intervals_are_as_wide_as_chance_moves_it() {
+    let config = GateConfig { resamples: 200, ..GateConfig::default() };
+    let verdict = |a: &Results, b: &Results| judge(a, b, &config, &Selection::everything(), false).unwrap();
+    for texts in [300, 100_000] {
+        let closed = (0..100)
+            .filter(|seed| !verdict(&repeating(2 * seed, 512, texts), &repeating(2 * seed + 1, 512, texts)).passes(false))
+            .count();
+        assert!(closed <= 1, "{closed} of 100 with {texts} texts");
+        // Half of the draws are of a few texts.
+        let fewer = verdict(&repeating(1, 512, texts), &repeating(2, 512, texts / 30));
+        assert_eq!(fewer.outcome(false), Outcome::Fail, "{texts}");
+        assert!(fewer.findings.iter().any(|f| f.metric == Some(Metric::Unique) && f.outcome == Outcome::Fail));
+    }
+}
+
+#[test]
+fn a_student_of_one_story_fails_and_a_baseline_without_single_samples_is_said() {
+    let mut base = fixture::story(1);
+    let firsts = |share: f64| (0..fixture::N).map(|i| f64::from(u8::from((i as f64) < share * fixture::N as f64)));
+    for row in base.models.iter_mut().flat_map(|m| &mut m.rows) {
+        row.samples.insert("unique".into(), firsts(0.32).collect());
+    }
+    let mut one = base.clone();
+    for row in &mut one.models.iter_mut().find(|m| m.name == "student").unwrap().rows {
+        row.samples.insert("unique".into(), firsts(0.01).collect());
+    }
+    let verdict = gate(&base, &one);
+    assert_eq!(verdict.outcome(false), Outcome::Fail);
+    assert!(verdict.findings.iter().all(|f| (f.outcome == Outcome::Fail) == (f.model == "student" && f.key == "unique")));
+    let older = gate(&fixture::story(1), &one);
+    assert!(older.passes(false) && older.warnings.iter().any(|w| w.contains("does not have unique of each sample")));
+}
+
+#[test]
+fn the_students_are_judged_unless_others_are_asked_for() {
+    let base = fixture::story(1);
+    let with = |selection: Selection| judge(&base, &base, &GateConfig::default(), &selection, false);
+    let names = |selection: Selection| {
+        let verdict = with(selection).unwrap();
+        verdict.findings.iter().map(|f| f.model.clone()).collect::<HashSet<_>>().into_iter().collect::<Vec<_>>()
+    };
+    let mut students = names(Selection::default());
+    students.sort();
+    assert_eq!(students, ["eager", "student"]);
+    assert_eq!(names(Selection { models: vec!["teacher".into()], ..Selection::default() }), ["teacher"]);
+    let narrow = Selection { models: vec!["student".into()], steps: vec![4, 8], metrics: vec![Metric::Nll], all: false };
+    let verdict = with(narrow.clone()).unwrap();
+    let found: Vec<_> = verdict.findings.iter().map(|f| (f.steps, f.metric)).collect();
+    assert_eq!(found, [(4, Some(Metric::Nll)), (8, Some(Metric::Nll))]);
+    let error = |selection: Selection| with(selection).unwrap_err().to_string();
+    assert!(error(Selection { models: vec!["studnet".into()], ..Selection::default() }).contains("did you mean `student`?"));
+    assert!(error(Selection { steps: vec![3], ..Selection::default() }).contains("no row with 3 steps"));
+    assert!(error(Selection { metrics: vec![Metric::Copies], ..Selection::default() }).contains("no `copies`"));
+    // A rule that names a model has it judged.
+    let json = r#"{"rules": [{"metric": "valid", "model": "teacher"}, {"metric": "nll"}]}"#;
+    let config: GateConfig = serde_json::from_str(json).unwrap();
+    let verdict = judge(&base, &base, &config, &Selection::default(), false).unwrap();
+    assert!(verdict.findings.iter().any(|f| f.model == "teacher"));
+}
+
+#[test]
+fn the_answer_for_one_student_fits_in_fifteen_lines() {
+    let base = fixture::story(1);
+    let mut worse = base.clone();
+    edit(&mut worse, "oracle_nll", |_, x| 1.2 * x);
+    edit(&mut worse, "valid", |_, _| 0.0);
+    edit(&mut worse, "entropy", |_, x| 0.9 * x);
+    let one = Selection { models: vec!["student".into()], ..Selection::default() };
+    let of = |other: &Results| judge(&base, other, &GateConfig::default(), &one, false).unwrap();
+    let text = render::text(&of(&worse), false, false);
+    assert!(text.lines().count() <= 15, "{text}");
+    assert!(text.starts_with("student   fail: "), "{text}");
+    assert!(text.contains("and 16 more; `--details` prints all") && text.contains("(exit 1)"), "{text}");
+    let text = render::text(&of(&base), false, false);
+    assert!(text.lines().count() == 2 && text.contains("within their limits, 1, 2, 4, 8"), "{text}");
 }
 
 #[test]
@@ -95,7 +195,7 @@ fn a_regression_of_twice_the_limit_hardly_ever_passes() {
     let (mut passed, mut cases) = (0, 0);
     for seed in 0..25 {
         let (a, b) = (simulated(2 * seed, 512, 1.5, 0.6), simulated(2 * seed + 1, 512, 1.65, 0.5));
-        let verdict = judge(&a, &b, &config, false).unwrap();
+        let verdict = judge(&a, &b, &config, &Selection::everything(), false).unwrap();
         let hurt = verdict.findings.iter().filter(|f| f.key != "entropy");
         passed += hurt.clone().filter(|f| f.outcome == Outcome::Pass).count();
         cases += hurt.count();
@@ -111,7 +211,7 @@ fn a_regression_of_exactly_the_limit_passes_in_at_most_5_percent() {
     let (mut passed, mut cases) = (0, 0);
     for seed in 100..130 {
         let (a, b) = (simulated(2 * seed, 256, 1.5, 0.6), simulated(2 * seed + 1, 256, 1.575, 0.55));
-        let verdict = judge(&a, &b, &config, false).unwrap();
+        let verdict = judge(&a, &b, &config, &Selection::everything(), false).unwrap();
         let hurt = verdict.findings.iter().filter(|f| f.key != "entropy");
         passed += hurt.clone().filter(|f| f.outcome == Outcome::Pass).count();
         cases += hurt.count();
@@ -144,7 +244,7 @@ fn an_inconclusive_comparison_names_the_samples_that_would_settle_it() {
     for f in &doubt {
         assert!(f.needed.is_none_or(|n| n > f.n) && (f.needed.is_some() || f.note.is_some()), "{f:?}");
     }
-    let text = render::text(&verdict, false);
+    let text = render::text(&verdict, false, true);
     assert!(text.contains("inconclusive: needs about ") && text.contains(" samples, had 40"), "{text}");
     assert!(verdict.warnings[0].contains("compared unpaired"));
 }
@@ -175,7 +275,7 @@ fn likelihood_that_improves_by_repetition_is_collapse_and_fails() {
     assert_eq!(of(&verdict, "student", 8, "oracle_nll").outcome, Outcome::Pass);
     // A recipe cannot judge likelihood and leave entropy out.
     let only_nll = GateConfig { rules: vec![GateRule::of(Metric::Nll)], ..GateConfig::default() };
-    let verdict = judge(&base, &repeats, &only_nll, false).unwrap();
+    let verdict = judge(&base, &repeats, &only_nll, &Selection::everything(), false).unwrap();
     assert_eq!((verdict.outcome(false), of(&verdict, "student", 8, "entropy").outcome), (Outcome::Fail, Outcome::Fail));
 }
 
@@ -229,7 +329,7 @@ fn other_data_is_refused_unless_allowed() {
     let mut other = base.clone();
     other.data.length = 128;
     other.data.sha256 = "00".into();
-    let e = judge(&base, &other, &GateConfig::default(), false).unwrap_err();
+    let e = judge(&base, &other, &GateConfig::default(), &Selection::everything(), false).unwrap_err();
     assert_eq!(e.kind, Kind::Usage);
     let text = e.to_string();
     assert!(
@@ -237,10 +337,10 @@ fn other_data_is_refused_unless_allowed() {
         "{text}"
     );
     assert!(text.contains("hint: `--allow-mismatch`"), "{text}");
-    assert_eq!(judge(&base, &other, &GateConfig::default(), true).unwrap().warnings.len(), 2);
+    assert_eq!(judge(&base, &other, &GateConfig::default(), &Selection::everything(), true).unwrap().warnings.len(), 2);
     let mut judge_moved = fixture::text(1);
     judge_moved.models[3].weights_sha256 = "11".into();
-    let e = judge(&fixture::text(1), &judge_moved, &GateConfig::default(), false).unwrap_err();
+    let e = judge(&fixture::text(1), &judge_moved, &GateConfig::default(), &Selection::everything(), false).unwrap_err();
     assert!(e.to_string().contains("judge weights differs"), "{e}");
 }
 
@@ -277,7 +377,7 @@ fn later_rules_override_earlier_ones_for_the_rows_they_match() {
     let json =
         r#"{"rules": [{"metric": "nll"}, {"metric": "nll", "model": "student", "steps": [1, 2], "relative": 0.2}]}"#;
     let config: GateConfig = serde_json::from_str(json).unwrap();
-    let verdict = judge(&base, &worse, &config, false).unwrap();
+    let verdict = judge(&base, &worse, &config, &Selection::everything(), false).unwrap();
     let outcomes = [1, 2, 4].map(|s| of(&verdict, "student", s, "oracle_nll").outcome);
     assert_eq!(outcomes, [Outcome::Pass, Outcome::Pass, Outcome::Fail]);
 }
@@ -287,7 +387,7 @@ fn rules_that_could_never_fail_are_refused() {
     let base = fixture::story(1);
     let error = |json: &str| {
         let config: GateConfig = serde_json::from_str(json).unwrap();
-        let e = judge(&base, &base, &config, false).unwrap_err();
+        let e = judge(&base, &base, &config, &Selection::everything(), false).unwrap_err();
         assert_eq!(e.kind, Kind::Usage);
         e.to_string()
     };
@@ -311,7 +411,7 @@ fn a_handful_of_samples_without_variation_settles_nothing() {
         r
     };
     let rule = GateConfig { rules: vec![GateRule::of(Metric::Valid)], ..GateConfig::default() };
-    let outcome = |a: &Results, b: &Results| judge(a, b, &rule, false).unwrap().outcome(false);
+    let outcome = |a: &Results, b: &Results| judge(a, b, &rule, &Selection::everything(), false).unwrap().outcome(false);
     assert_eq!(outcome(&valid(20, "a"), &valid(20, "b")), Outcome::Inconclusive);
     assert_eq!(outcome(&valid(80, "a"), &valid(80, "b")), Outcome::Pass);
     assert_eq!(outcome(&valid(20, "a"), &valid(20, "a")), Outcome::Pass);
@@ -322,7 +422,7 @@ fn text_lines_are_aligned_and_read_as_documented() {
     let base = fixture::story(1);
     let mut worse = base.clone();
     edit(&mut worse, "oracle_nll", |_, x| 1.2 * x);
-    let text = render::text(&gate(&base, &worse), false);
+    let text = render::text(&gate(&base, &worse), false, true);
     let line = text.lines().find(|l| l.starts_with("student   oracle_nll   steps 8 ")).unwrap();
     assert!(line.contains("change [+20.0 %, +20.0 %]  limit +5 %"), "{line}");
     assert!(line.ends_with("   fail"), "{line}");
@@ -372,7 +472,7 @@ fn no_name_leaves_its_cell_on_a_terminal_or_a_summary_page() {
         let mut candidate = base.clone();
         candidate.models[3].name = format!("new {name}");
         let config = GateConfig { resamples: 100, ..GateConfig::default() };
-        let verdict = judge(&base, &candidate, &config, false).unwrap();
+        let verdict = judge(&base, &candidate, &config, &Selection::everything(), false).unwrap();
         let summary = render::job_summary(&verdict, false);
         // One paragraph, one table and one list of warnings, between empty lines, and no markup but that of the page.
         assert_eq!(summary.trim_end().split("\n\n").count(), 3, "{summary}");
@@ -384,7 +484,7 @@ fn no_name_leaves_its_cell_on_a_terminal_or_a_summary_page() {
             let code = cell.starts_with("<tr><td><code>") || cell.contains("warning: ");
             assert!(code, "{cell}");
         }
-        let text = render::text(&verdict, false);
+        let text = render::text(&verdict, false, true);
         assert_eq!(text.lines().count(), verdict.findings.len() + 1, "{text}");
         assert!(!text.contains(|c| shown::is_hidden(c) && c != '\n'), "{text:?}");
     }

@@ -12,6 +12,9 @@ fn columns(results: &Results) -> Vec<(String, &'static str)> {
     if results.models.iter().flat_map(|m| &m.rows).any(|r| r.scores.contains_key("valid")) {
         out.push(("valid".to_string(), "valid ↑"));
     }
+    if results.models.iter().flat_map(|m| &m.rows).any(|r| r.corpus.contains_key("unique")) {
+        out.push(("unique".to_string(), Metric::Unique.label()));
+    }
     if results.data.kind == DataKind::Pictures {
         out.extend([Metric::CaptionValid, Metric::Agreement].map(|m| (m.key("").to_string(), m.label())));
     }
@@ -24,7 +27,8 @@ fn cell(row: &Row, key: &str) -> String {
     let mark = if bound { "≤ " } else { "" };
     match own.or_else(|| row.scores.get(key)) {
         Some(e) => format!("{mark}{:.3} [{:.3}, {:.3}]", e.mean, e.low, e.high),
-        None => "-".to_string(),
+        // Results of before have it of the whole set alone.
+        None => row.corpus.get(key).map_or("-".to_string(), |value| format!("{value:.3}")),
     }
 }
 

@@ -219,8 +219,9 @@ pub(super) fn corpus(results: &Results) -> Option<Table> {
     let models = shown(results);
     let mut keys: Vec<&String> = Vec::new();
     for key in models.iter().flat_map(|m| &m.rows).flat_map(|r| r.corpus.keys()) {
-        // A mean over samples, which has a table of its own.
-        if !keys.contains(&key) && key != copies::WITHOUT {
+        // A mean over samples, which has a table of its own, or a column of the main table.
+        let column = || models.iter().flat_map(|m| &m.rows).any(|row| row.scores.contains_key(key));
+        if !keys.contains(&key) && key != copies::WITHOUT && !column() {
             keys.push(key);
         }
     }

@@ -16,6 +16,11 @@ pub fn check(results: &Results) -> Result<()> {
         for row in &model.rows {
             let place = format!("model `{}`, steps {}", model.name, row.steps);
             means(&place, &row.scores, &row.samples)?;
+            // Of several seeds it is the mean over them.
+            let alike = row.by_seed.windows(2).all(|pair| pair[0].n == pair[1].n);
+            for (key, value) in row.corpus.iter().filter(|_| alike) {
+                row.samples.get(key).map_or(Ok(()), |samples| agrees(&place, key, *value, samples))?;
+            }
             let own = row.sampler_nll.as_ref();
             own.map_or(Ok(()), |own| agrees(&place, "sampler_nll", own.estimate.mean, &own.texts))?;
             let mut from = 0;
