@@ -23,7 +23,8 @@ use crate::eval::copies::COPIES;
 use crate::eval::metric::Slack;
 use crate::eval::results::{DataKind, Direction, Metric, ModelResult, Results, Role, Row, Speed};
 use crate::eval::stats::{
-    Change, Estimate, Pairing, RESAMPLES, Spread, change_interval, mean, outside, seeds_change, student_t, student_t_at,
+    Change, Estimate, Pairing, RESAMPLES, Spread, change_error, change_interval, mean, outside, seeds_change,
+    student_t, student_t_at,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -83,7 +84,7 @@ impl Default for GateConfig {
             Metric::Copies,
             Metric::Latency,
         ];
-        GateConfig { rules: metrics.map(GateRule::of).to_vec(), resamples: RESAMPLES, seed: 0, false_alarms: 0.01 }
+        GateConfig { rules: metrics.map(GateRule::of).to_vec(), resamples: RESAMPLES, seed: 0, false_alarms: 0.005 }
     }
 }
 
@@ -526,17 +527,15 @@ impl Pair<'_> {
             finding.needed = samples_needed(better, change, limit.size, finding.n);
             finding.note = Some("the change is about the limit".into());
         }
-        let half = match seeds > 1 {
-            true => student_t(freedom),
-            // What a percentile interval is of many values.
-            false => student_t(100_000),
+        let error = match seeds > 1 {
+            true => 0.5 * (change.high - change.low) / student_t(freedom),
+            false => change_error(base, cand, limit.change, pairing),
         };
         let worse = match better {
             Direction::Lower => change.mean,
             Direction::Higher => -change.mean,
             Direction::Near => change.mean.abs(),
         };
-        let error = 0.5 * (change.high - change.low) / half;
         Some(Trial { worse, error, freedom, size: limit.size, better, one_seed: seeds == 1, flat })
     }
 
@@ -820,7 +819,10 @@ fn not_measured(baseline: &Results, candidate: &Results, models: &[&ModelResult]
     let lacking: Vec<&str> =
         [Metric::Unique, Metric::PooledEntropy].into_iter().filter(newer).map(|metric| metric.facts().key).collect();
     (!lacking.is_empty()).then(|| {
-        format!("the baseline does not have {} of each sample, so it is not judged: measure it again", lacking.join(" and "))
+        format!(
+            "the baseline does not have {} of each sample, so it is not judged: measure it again",
+            lacking.join(" and ")
+        )
     })
 }
 

@@ -48,19 +48,16 @@ pub fn run(request: &Request) -> Result<()> {
     if limits(&baseline.recipe, "the recipe in the baseline").is_ok_and(|other| other != config) {
         term::warn("the `gate` table differs from the baseline's: the limits are the candidate's");
     }
-    let mut metrics: Vec<Metric> = request.metrics.iter().map(|name| metric("--metric", name)).collect::<Result<_>>()?;
+    let mut metrics: Vec<Metric> =
+        request.metrics.iter().map(|name| metric("--metric", name)).collect::<Result<_>>()?;
     let own = request.rules.iter().map(|text| rule(text)).collect::<Result<Vec<_>>>()?;
     // What is asked for by name is judged, whether or not the recipe has a rule for it.
     let ruled = |metric: &&Metric| config.rules.iter().chain(&own).all(|rule| rule.metric != **metric);
     let lacking: Vec<GateRule> = metrics.iter().filter(ruled).map(|metric| GateRule::of(*metric)).collect();
     config.rules.extend(lacking.into_iter().chain(own));
     metrics.dedup();
-    let selection = Selection {
-        models: request.models.to_vec(),
-        all: request.all_models,
-        steps: request.steps.to_vec(),
-        metrics,
-    };
+    let selection =
+        Selection { models: request.models.to_vec(), all: request.all_models, steps: request.steps.to_vec(), metrics };
     let verdict = gate::judge(&baseline, &candidate, &config, &selection, request.allow_mismatch)?;
     verdict.warnings.iter().for_each(|w| term::warn(w));
     let kept = keep(&verdict, junit, request.strict);
@@ -106,7 +103,9 @@ fn rule(text: &str) -> Result<GateRule> {
             .hint("write `nll=5%` for a share of the baseline, `unique=0.1` in the metric's own unit, or a table as in `gate.rules`")
     };
     if text.trim_start().starts_with('{') {
-        return toml::from_str::<Given>(&format!("rule = {text}")).map(|given| given.rule).map_err(|e| wrong(e.message()));
+        return toml::from_str::<Given>(&format!("rule = {text}"))
+            .map(|given| given.rule)
+            .map_err(|e| wrong(e.message()));
     }
     let (name, size) = text.split_once('=').ok_or_else(|| wrong("it has no `=`"))?;
     let metric = metric("--rule", name.trim())?;

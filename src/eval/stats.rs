@@ -197,11 +197,7 @@ pub fn shared_interval(seeds: &[Estimate]) -> Estimate {
 /// or one has none.
 pub fn seeds_change(baseline: &[f64], candidate: &[f64], change: Change, pairing: Pairing) -> Estimate {
     let (b, c) = (mean(baseline), mean(candidate));
-    // The change is c - b, or (c - b) / |b|: its slopes in c and in b.
-    let (up, down) = match change {
-        Change::Absolute => (1.0, 1.0),
-        Change::Relative => (1.0 / b.abs().max(1e-12), c * b.signum() / b.abs().max(1e-12).powi(2)),
-    };
+    let (up, down) = slopes(b, c, change);
     let half = match pairing {
         Pairing::Paired => {
             assert!(baseline.len() == candidate.len() && baseline.len() > 1, "pairs of seeds");
@@ -218,6 +214,32 @@ pub fn seeds_change(baseline: &[f64], candidate: &[f64], change: Change, pairing
     };
     let mean = change.between(b, c);
     Estimate { mean, low: mean - half, high: mean + half }
+}
+
+/// The standard error of the change of the mean from `baseline` to `candidate` (neither empty), by the spread of the samples; a relative
+/// change is linear in both sides near their means (the delta method).
+///
+/// # Panics
+/// Where paired sides differ in length.
+pub fn change_error(baseline: &[f64], candidate: &[f64], change: Change, pairing: Pairing) -> f64 {
+    let (up, down) = slopes(mean(baseline), mean(candidate), change);
+    let variance = |values: &[f64]| squares(values) / (values.len().max(2) - 1) as f64 / values.len() as f64;
+    match pairing {
+        Pairing::Paired => {
+            assert!(baseline.len() == candidate.len(), "paired sides differ in length");
+            let moved: Vec<f64> = baseline.iter().zip(candidate).map(|(b, c)| up * c - down * b).collect();
+            variance(&moved).sqrt()
+        }
+        Pairing::Unpaired => (down * down * variance(baseline) + up * up * variance(candidate)).sqrt(),
+    }
+}
+
+/// The slopes of a change in the candidate's mean `c`, and downwards in the baseline's `b`: of c - b, or (c - b) / |b|.
+fn slopes(b: f64, c: f64, change: Change) -> (f64, f64) {
+    match change {
+        Change::Absolute => (1.0, 1.0),
+        Change::Relative => (1.0 / b.abs().max(1e-12), c * b.signum() / b.abs().max(1e-12).powi(2)),
+    }
 }
 
 /// The sum of squared deviations from the mean.
@@ -352,6 +374,20 @@ mod tests {
             let share = covered / runs as f64;
             assert!((share - 0.95).abs() <= 0.025, "{pairing:?} covered {share}");
         }
+    }
+
+    #[test]
+    fn the_standard_error_of_a_change_is_that_of_its_interval() {
+        let (base, cand): (Vec<f64>, Vec<f64>) =
+            normals(3, 400).iter().zip(normals(4, 400)).map(|(b, x)| (5.0 + b, 5.2 + b + 0.3 * x)).unzip();
+        for change in [Change::Absolute, Change::Relative] {
+            for pairing in [Pairing::Paired, Pairing::Unpaired] {
+                let e = change_interval(&base, &cand, change, pairing, 4000, 1);
+                let ratio = change_error(&base, &cand, change, pairing) / ((e.high - e.low) / (2.0 * 1.959_964));
+                assert!((ratio - 1.0).abs() < 0.05, "{change:?} {pairing:?} {ratio}");
+            }
+        }
+        assert_eq!(change_error(&base, &base, Change::Relative, Pairing::Paired), 0.0);
     }
 
     #[test]

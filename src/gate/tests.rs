@@ -117,7 +117,9 @@ fn variety_between_samples_is_judged_and_its_intervals_are_as_wide_as_chance_mov
     let verdict = |a: &Results, b: &Results| judge(a, b, &config, &Selection::everything(), false).unwrap();
     for texts in [300, 100_000] {
         let closed = (0..100)
-            .filter(|seed| !verdict(&repeating(2 * seed, 512, texts), &repeating(2 * seed + 1, 512, texts)).passes(false))
+            .filter(|seed| {
+                !verdict(&repeating(2 * seed, 512, texts), &repeating(2 * seed + 1, 512, texts)).passes(false)
+            })
             .count();
         assert!(closed <= 1, "{closed} of 100 with {texts} texts");
         // Half of the draws are of a few texts.
@@ -130,7 +132,7 @@ fn variety_between_samples_is_judged_and_its_intervals_are_as_wide_as_chance_mov
 #[test]
 fn a_student_of_one_story_fails_and_a_baseline_without_single_samples_is_said() {
     let mut base = fixture::story(1);
-    let firsts = |share: f64| (0..fixture::N).map(|i| f64::from(u8::from((i as f64) < share * fixture::N as f64)));
+    let firsts = |share: f64| (0..fixture::N).map(move |i| f64::from(u8::from((i as f64) < share * fixture::N as f64)));
     for row in base.models.iter_mut().flat_map(|m| &mut m.rows) {
         row.samples.insert("unique".into(), firsts(0.32).collect());
     }
@@ -140,7 +142,9 @@ fn a_student_of_one_story_fails_and_a_baseline_without_single_samples_is_said() 
     }
     let verdict = gate(&base, &one);
     assert_eq!(verdict.outcome(false), Outcome::Fail);
-    assert!(verdict.findings.iter().all(|f| (f.outcome == Outcome::Fail) == (f.model == "student" && f.key == "unique")));
+    assert!(
+        verdict.findings.iter().all(|f| (f.outcome == Outcome::Fail) == (f.model == "student" && f.key == "unique"))
+    );
     let older = gate(&fixture::story(1), &one);
     assert!(older.passes(false) && older.warnings.iter().any(|w| w.contains("does not have unique of each sample")));
 }
@@ -157,12 +161,15 @@ fn the_students_are_judged_unless_others_are_asked_for() {
     students.sort();
     assert_eq!(students, ["eager", "student"]);
     assert_eq!(names(Selection { models: vec!["teacher".into()], ..Selection::default() }), ["teacher"]);
-    let narrow = Selection { models: vec!["student".into()], steps: vec![4, 8], metrics: vec![Metric::Nll], all: false };
+    let narrow =
+        Selection { models: vec!["student".into()], steps: vec![4, 8], metrics: vec![Metric::Nll], all: false };
     let verdict = with(narrow.clone()).unwrap();
     let found: Vec<_> = verdict.findings.iter().map(|f| (f.steps, f.metric)).collect();
     assert_eq!(found, [(4, Some(Metric::Nll)), (8, Some(Metric::Nll))]);
     let error = |selection: Selection| with(selection).unwrap_err().to_string();
-    assert!(error(Selection { models: vec!["studnet".into()], ..Selection::default() }).contains("did you mean `student`?"));
+    assert!(
+        error(Selection { models: vec!["studnet".into()], ..Selection::default() }).contains("did you mean `student`?")
+    );
     assert!(error(Selection { steps: vec![3], ..Selection::default() }).contains("no row with 3 steps"));
     assert!(error(Selection { metrics: vec![Metric::Copies], ..Selection::default() }).contains("no `copies`"));
     // A rule that names a model has it judged.
@@ -207,7 +214,7 @@ fn a_regression_of_twice_the_limit_hardly_ever_passes() {
 #[test]
 fn a_regression_of_exactly_the_limit_passes_in_at_most_5_percent() {
     let rules = vec![GateRule::of(Metric::Nll), GateRule::of(Metric::Valid)];
-    let config = GateConfig { resamples: 200, rules, seed: 3 };
+    let config = GateConfig { resamples: 200, rules, seed: 3, ..GateConfig::default() };
     let (mut passed, mut cases) = (0, 0);
     for seed in 100..130 {
         let (a, b) = (simulated(2 * seed, 256, 1.5, 0.6), simulated(2 * seed + 1, 256, 1.575, 0.55));
@@ -340,7 +347,8 @@ fn other_data_is_refused_unless_allowed() {
     assert_eq!(judge(&base, &other, &GateConfig::default(), &Selection::everything(), true).unwrap().warnings.len(), 2);
     let mut judge_moved = fixture::text(1);
     judge_moved.models[3].weights_sha256 = "11".into();
-    let e = judge(&fixture::text(1), &judge_moved, &GateConfig::default(), &Selection::everything(), false).unwrap_err();
+    let e =
+        judge(&fixture::text(1), &judge_moved, &GateConfig::default(), &Selection::everything(), false).unwrap_err();
     assert!(e.to_string().contains("judge weights differs"), "{e}");
 }
 
@@ -411,7 +419,8 @@ fn a_handful_of_samples_without_variation_settles_nothing() {
         r
     };
     let rule = GateConfig { rules: vec![GateRule::of(Metric::Valid)], ..GateConfig::default() };
-    let outcome = |a: &Results, b: &Results| judge(a, b, &rule, &Selection::everything(), false).unwrap().outcome(false);
+    let outcome =
+        |a: &Results, b: &Results| judge(a, b, &rule, &Selection::everything(), false).unwrap().outcome(false);
     assert_eq!(outcome(&valid(20, "a"), &valid(20, "b")), Outcome::Inconclusive);
     assert_eq!(outcome(&valid(80, "a"), &valid(80, "b")), Outcome::Pass);
     assert_eq!(outcome(&valid(20, "a"), &valid(20, "a")), Outcome::Pass);
