@@ -47,10 +47,9 @@ fn brief(text: &mut String, verdict: &Verdict, strict: bool) {
         }
     }
     let lines: Vec<[String; 3]> = models.iter().map(|model| of_model(verdict, model, strict)).collect();
-    let width = |i: usize| lines.iter().map(|l| l[i].chars().count()).max().unwrap_or(0);
-    let (first, second) = (width(0), width(1));
+    let width = lines.iter().map(|l| l[0].chars().count()).max().unwrap_or(0);
     for [name, what, nearest] in &lines {
-        let _ = writeln!(text, "{}", format!("{name:first$}   {what:second$}   {nearest}").trim_end());
+        let _ = writeln!(text, "{name:width$}   {what}\n{:width$}   {nearest}", "");
     }
     let mut closing: Vec<&Finding> = verdict.findings.iter().filter(|f| f.closes(strict)).collect();
     // What failed before what is not known, and what moved most before the rest.
@@ -80,14 +79,16 @@ fn of_model(verdict: &Verdict, model: &str, strict: bool) -> [String; 3] {
     let mut steps: Vec<usize> = own().map(|f| f.steps).collect();
     steps.dedup();
     let steps: Vec<String> = steps.iter().map(usize::to_string).collect();
-    let nearest = own().filter(|f| !f.is_speed() && f.change.is_some()).max_by(|a, b| used(a).total_cmp(&used(b)));
-    let nearest = nearest.map_or(String::new(), |f| {
-        let key = shown::line(&f.key);
-        format!("nearest its limit: {key} at {} steps, {}, {}, {}", f.steps, values(f, "->"), change(f), limit(f))
+    let nearest = own()
+        .filter(|f| !f.is_speed() && f.change.is_some() && used(f) > 0.0)
+        .max_by(|a, b| used(a).total_cmp(&used(b)));
+    let nearest = nearest.map_or("nothing moved to the worse".into(), |f| {
+        let (key, numbers) = (shown::line(&f.key), values(f, "->"));
+        format!("nearest: {key} at {} steps, {numbers}, {}, {}", f.steps, change(f), limit(f))
     });
     [
         shown::line(model).into_owned(),
-        format!("{word}: {passed} of {all} within their limits, {} steps", steps.join(", ")),
+        format!("{word}: {passed} of {all} within their limits in {} steps", steps.join(", ")),
         nearest,
     ]
 }

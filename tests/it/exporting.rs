@@ -5,12 +5,38 @@ use fewstep::eval::results::Results;
 use fewstep::model::{Denoise, Noised, Transformer, params};
 use fewstep::{checkpoint, weights};
 
-use super::binary::{Place, shared};
+use super::binary::{Place, Ran, shared};
 
 fn tiny() -> Place {
     let place = Place::new();
     place.run(&["run", "tiny", "--threads", "1"]).ok();
     place
+}
+
+/// By model, steps, metric and rule; runs/tiny is there, and a better baseline.
+fn the_gate_judges_what_it_is_asked_to(place: &Place) {
+    let gate = |args: &[&str]| place.run(&[&["gate", "runs/tiny", "--baseline", "better.json"], args].concat());
+    let names = |ran: Ran| {
+        let verdict: serde_json::Value = serde_json::from_str(&ran.out).unwrap();
+        let all = verdict["findings"].as_array().unwrap().iter();
+        all.map(|f| format!("{} {} {}", f["model"].as_str().unwrap(), f["steps"], f["key"].as_str().unwrap()))
+            .collect::<Vec<_>>()
+    };
+    let one = gate(&["--model", "student", "--steps", "4", "--metric", "unique", "--json"]).ok();
+    assert_eq!(names(one), ["student 4 unique"]);
+    let two = gate(&["--steps", "4", "--metric", "nll", "--metric", "self_bleu", "--rule", "nll=150%", "--json"]).ok();
+    assert_eq!(names(two), ["student 4 oracle_nll", "student 4 self_bleu"]);
+    gate(&["--metric", "nll", "--rule", "{ metric = \"nll\", absolute = 100.0 }"]).ok();
+    let all = names(gate(&["--all-models", "--json"]).fails(1, &["quality fell"]));
+    assert!(all.iter().any(|f| f.starts_with("teacher ")) && all.iter().any(|f| f.starts_with("ar ")), "{all:?}");
+    gate(&["--model", "studnet"]).fails(2, &["no model `studnet`", "did you mean `student`?"]);
+    gate(&["--steps", "3"]).fails(2, &["no row with 3 steps", "hint: it has "]);
+    gate(&["--metric", "uniqe"]).fails(2, &["no metric `uniqe`", "did you mean `unique`?"]);
+    for (rule, why) in
+        [("nll", "no `=`"), ("nll=much", "not a number"), ("{ metric = 1 }", "--rule"), ("nll=-3%", "between 0")]
+    {
+        gate(&["--rule", rule]).fails(2, &[why]);
+    }
 }
 
 #[test]
@@ -177,7 +203,8 @@ fn the_tiny_study_runs_to_a_report_and_its_export_samples_inspects_and_passes_it
         (e.mean, e.low, e.high) = (e.mean * 0.5, e.low * 0.5, e.high * 0.5);
     }
     better.save(&place.path("better.json")).unwrap();
-    place.run(&["gate", "runs/tiny", "--baseline", "better.json"]).fails(1, &["gate"]);
+    place.run(&["gate", "runs/tiny", "--baseline", "better.json"]).fails(1, &["quality fell"]);
+    the_gate_judges_what_it_is_asked_to(&place);
 
     // Report: same results in, same bytes out.
     for out in ["r1", "r2"] {

@@ -197,7 +197,7 @@ fn names_in_results_stay_in_their_line_of_the_gate_and_of_a_summary_page() {
     let place = Place::new();
     results(NAME).save(&place.path("baseline.json")).unwrap();
     results("other").save(&place.path("candidate.json")).unwrap();
-    let args = ["gate", "candidate.json", "--baseline", "baseline.json"];
+    let args = ["gate", "candidate.json", "--baseline", "baseline.json", "--all-models", "--details"];
     let summary = place.write("summary.md", "");
     let output = place.command(&args).env("GITHUB_STEP_SUMMARY", &summary).output().unwrap();
     let ran = Ran::from(output, &args).fails(1, &["the gate is closed"]);
