@@ -88,7 +88,7 @@ fn of_model(verdict: &Verdict, model: &str, strict: bool) -> [String; 3] {
     });
     [
         shown::line(model).into_owned(),
-        format!("{word}: {passed} of {all} within their limits in {} steps", steps.join(", ")),
+        format!("{word}: {passed} of {all} within limits at {} steps", steps.join(", ")),
         nearest,
     ]
 }

@@ -193,7 +193,7 @@ fn the_answer_for_one_student_fits_in_fifteen_lines() {
     assert!(text.starts_with("student   fail: "), "{text}");
     assert!(text.contains("and 16 more; `--details` prints all") && text.contains("(exit 1)"), "{text}");
     let text = render::text(&of(&base), false, false);
-    assert!(text.lines().count() == 3 && text.contains("within their limits in 1, 2, 4, 8"), "{text}");
+    assert!(text.lines().count() == 3 && text.contains("within limits at 1, 2, 4, 8"), "{text}");
     assert!(text.contains("nothing moved to the worse") && text.lines().all(|l| l.chars().count() <= 80), "{text}");
 }
 
