@@ -32,7 +32,7 @@ pub struct Cli {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Global options")]
 pub struct Global {
-    /// Device to compute on: flex, ndarray, cuda or cuda:N, wgpu, vulkan or metal
+    /// Device to compute on: flex (or cpu), ndarray, cuda or cuda:N, wgpu, vulkan or metal
     #[arg(long, global = true, value_name = "DEVICE", default_value = "flex", value_parser = device)]
     pub device: String,
     /// CPU threads to use [default: all]
@@ -216,6 +216,23 @@ pub enum Command {
     Recipe {
         #[command(subcommand)]
         command: RecipeCommand,
+    },
+    /// Print a script that completes commands and options in a shell
+    #[command(after_help = "Examples:
+  fewstep completions bash
+  fewstep completions zsh")]
+    Completions {
+        /// bash, elvish, fish, powershell or zsh
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page, or write one for each command
+    #[command(after_help = "Examples:
+  fewstep man
+  fewstep man --out man1")]
+    Man {
+        /// Directory to write to; must not exist
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
     },
 }
 
@@ -452,6 +469,9 @@ const ELSEWHERE: [(&str, &str); 5] =
 fn device(text: &str) -> Result<String, String> {
     let (name, index) = text.split_once(':').map_or((text, None), |(name, index)| (name, Some(index)));
     let indexed = index.is_none_or(|i| name == "cuda" && i.parse::<usize>().is_ok() && !i.starts_with('+'));
+    if text == "cpu" {
+        return Ok("flex".to_string());
+    }
     let elsewhere = ELSEWHERE.iter().find(|(other, _)| name.eq_ignore_ascii_case(other)).map(|(_, ours)| *ours);
     match DEVICES.contains(&name) && indexed {
         true => Ok(text.to_string()),
@@ -707,7 +727,7 @@ mod tests {
                 "fewstep sample x --infill abc",
                 "`--infill` cannot be `abc`\n\nhint: it has no word to fill in; write `_` for each",
             ),
-            ("fewstep eval x --device cpu", "`--device` cannot be `cpu`\n\nhint: did you mean `flex`?"),
+            ("fewstep eval x --device host", "`--device` cannot be `host`\n\nhint: did you mean `flex`?"),
             ("fewstep eval x --device GPU", "`--device` cannot be `GPU`\n\nhint: did you mean `cuda`?"),
             ("fewstep eval x --device cdua", "`--device` cannot be `cdua`\n\nhint: did you mean `cuda`?"),
             (

@@ -6,6 +6,7 @@ pub mod inspect;
 pub mod phases;
 pub mod recipe;
 pub mod sample;
+pub mod shell;
 
 use std::path::{Path, PathBuf};
 
@@ -90,6 +91,11 @@ pub fn dispatch(cli: Cli) -> Result<()> {
         Command::Inspect { path, model, against } => {
             inspect::run(path, model.as_deref(), against.as_deref(), global.json, &open()?)
         }
+        Command::Completions { shell } => {
+            shell::completions(*shell);
+            Ok(())
+        }
+        Command::Man { out } => shell::man(out.as_deref()),
         Command::Recipe { command } => match command {
             RecipeCommand::List => recipe::list(global.json),
             RecipeCommand::Copy { name, to } => recipe::copy(name, to.as_deref()),

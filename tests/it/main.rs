@@ -10,6 +10,7 @@ mod bound;
 mod checking;
 mod consistency;
 mod documents;
+mod door;
 mod downloads;
 mod embedding;
 mod exporting;

@@ -34,7 +34,7 @@ const fn case(args: &'static str, code: i32, hint: &'static str, with: With) -> 
 /// another vocabulary.
 pub const CASES: &[Case] = &[
     // Devices.
-    case("sample runs/tiny --device cpu", 2, "did you mean `flex`?", Command("sample runs/tiny --device flex -n 1")),
+    case("sample runs/tiny --device host", 2, "did you mean `flex`?", Command("sample runs/tiny --device flex -n 1")),
     case("sample runs/tiny --device flexx", 2, "did you mean `flex`?", Command("sample runs/tiny --device flex -n 1")),
     // Options that do not fit what is named.
     case("sample runs/tiny/export/student --model student", 2, "leave `--model` out", Letter),
