@@ -172,6 +172,29 @@ pub enum Command {
         #[arg(long, value_name = "FILE")]
         junit: Option<PathBuf>,
     },
+    /// Write what a gate compares with into a small file, to lie beside the code that it guards
+    #[command(after_help = "Examples:
+  fewstep baseline runs/tiny --out baseline.json.gz
+  fewstep baseline runs/tiny --out student.json.gz --model student --steps 4,8")]
+    Baseline {
+        /// Directory of a run, or its results.json
+        results: PathBuf,
+        /// File to write; packed where its name ends in .gz
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+        /// Keep this model; may be repeated [default: the students]
+        #[arg(long, value_name = "NAME")]
+        model: Vec<String>,
+        /// Keep every model
+        #[arg(long, conflicts_with = "model")]
+        all_models: bool,
+        /// Keep rows of these numbers of steps [default: all]
+        #[arg(long, value_name = "K,...", value_delimiter = ',')]
+        steps: Vec<usize>,
+        /// Keep this metric; may be repeated [default: those with a rule, and those judged by default]
+        #[arg(long, value_name = "METRIC")]
+        metric: Vec<String>,
+    },
     /// Write a model in the layout other tools read: weights, tokenizer, recipe
     #[command(after_help = "Examples:
   fewstep export runs/tiny --out student

@@ -14,8 +14,10 @@
 //! `false_alarms`. Of several training seeds, whose t is of a handful of numbers, it is that of each comparison.
 //! Likelihood is never judged without entropy: a student that repeats itself scores well.
 
+mod baseline;
 mod render;
 
+pub use baseline::baseline;
 pub use render::{job_summary, json, junit, summary, text};
 
 use crate::error::{Error, Result, nearest, whole_within, within};

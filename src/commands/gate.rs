@@ -14,11 +14,7 @@ use crate::{fs, recipe as recipes, term};
 pub struct Request<'a> {
     pub candidate: PathBuf,
     pub baseline: PathBuf,
-    /// The models, steps and metrics that are judged; none: as [`Selection`].
-    pub models: &'a [String],
-    pub all_models: bool,
-    pub steps: &'a [usize],
-    pub metrics: &'a [String],
+    pub wish: Wish<'a>,
     /// Rules behind those of the recipe.
     pub rules: &'a [String],
     /// Every comparison is printed.
@@ -32,6 +28,46 @@ pub struct Request<'a> {
     pub json: bool,
 }
 
+/// The models, steps and metrics of a [`Selection`] as they are typed.
+#[derive(Debug, Clone, Copy)]
+pub struct Wish<'a> {
+    pub models: &'a [String],
+    pub all_models: bool,
+    pub steps: &'a [usize],
+    pub metrics: &'a [String],
+}
+
+impl Wish<'_> {
+    fn selection(&self) -> Result<Selection> {
+        Ok(Selection {
+            models: self.models.to_vec(),
+            all: self.all_models,
+            steps: self.steps.to_vec(),
+            metrics: self.metrics.iter().map(|name| metric("--metric", name)).collect::<Result<_>>()?,
+        })
+    }
+}
+
+/// The limits of a recipe; results of a program without a recipe have the usual ones.
+fn limits(recipe: &str, place: &str) -> Result<GateConfig> {
+    match recipe.is_empty() {
+        true => Ok(GateConfig::default()),
+        false => recipes::parse::parse::<recipes::Recipe>(recipe, place, &[]).map(|read| read.value.gate),
+    }
+}
+
+/// Writes what a gate reads of results.
+///
+/// # Errors
+/// Results that cannot be read, a model, steps or a metric that they lack (usage), a refused write (I/O).
+pub fn baseline(results: &Path, out: &Path, wish: &Wish) -> Result<()> {
+    let whole = Results::load(results)?;
+    let config = limits(&whole.recipe, "the recipe in results.json")?;
+    gate::baseline(&whole, &config, &wish.selection()?)?.save(out)?;
+    term::note(&format!("baseline written to {}", out.display()));
+    Ok(())
+}
+
 /// Judges, says so, and fails where quality fell.
 ///
 /// # Errors
@@ -39,25 +75,17 @@ pub struct Request<'a> {
 pub fn run(request: &Request) -> Result<()> {
     let junit = request.junit.map(fs::Named::open).transpose()?;
     let (candidate, baseline) = (Results::load(&request.candidate)?, Results::load(&request.baseline)?);
-    // The limits are the candidate recipe's own; results of a program without a recipe have the usual ones.
-    let limits = |text: &str, place: &str| match text.is_empty() {
-        true => Ok(GateConfig::default()),
-        false => recipes::parse::parse::<recipes::Recipe>(text, place, &[]).map(|read| read.value.gate),
-    };
+    // The limits are the candidate recipe's own.
     let mut config = limits(&candidate.recipe, "the recipe in results.json")?;
     if limits(&baseline.recipe, "the recipe in the baseline").is_ok_and(|other| other != config) {
         term::warn("the `gate` table differs from the baseline's: the limits are the candidate's");
     }
-    let mut metrics: Vec<Metric> =
-        request.metrics.iter().map(|name| metric("--metric", name)).collect::<Result<_>>()?;
+    let selection = request.wish.selection()?;
     let own = request.rules.iter().map(|text| rule(text)).collect::<Result<Vec<_>>>()?;
     // What is asked for by name is judged, whether or not the recipe has a rule for it.
     let ruled = |metric: &&Metric| config.rules.iter().chain(&own).all(|rule| rule.metric != **metric);
-    let lacking: Vec<GateRule> = metrics.iter().filter(ruled).map(|metric| GateRule::of(*metric)).collect();
+    let lacking: Vec<GateRule> = selection.metrics.iter().filter(ruled).map(|metric| GateRule::of(*metric)).collect();
     config.rules.extend(lacking.into_iter().chain(own));
-    metrics.dedup();
-    let selection =
-        Selection { models: request.models.to_vec(), all: request.all_models, steps: request.steps.to_vec(), metrics };
     let verdict = gate::judge(&baseline, &candidate, &config, &selection, request.allow_mismatch)?;
     verdict.warnings.iter().for_each(|w| term::warn(w));
     let kept = keep(&verdict, junit, request.strict);

@@ -71,10 +71,7 @@ pub fn dispatch(cli: Cli) -> Result<()> {
         } => gate::run(&gate::Request {
             candidate: results_file(results),
             baseline: results_file(baseline),
-            models: model,
-            all_models: *all_models,
-            steps,
-            metrics: metric,
+            wish: gate::Wish { models: model, all_models: *all_models, steps, metrics: metric },
             rules: rule,
             details: *details,
             strict: *strict,
@@ -82,6 +79,10 @@ pub fn dispatch(cli: Cli) -> Result<()> {
             junit: junit.as_deref(),
             json: global.json,
         }),
+        Command::Baseline { results, out, model, all_models, steps, metric } => {
+            let wish = gate::Wish { models: model, all_models: *all_models, steps, metrics: metric };
+            gate::baseline(&results_file(results), out, &wish)
+        }
         Command::Export { run, model, out, dtype, adapters } => {
             // Before anything is read; what makes the directory asks again.
             fs::is_free(out)?;

@@ -403,7 +403,7 @@ impl Results {
         Ok(results)
     }
 
-    /// Writes the file whole or not at all.
+    /// Writes the file whole or not at all, packed where its name ends in `.gz`.
     ///
     /// # Errors
     /// As [`Results::check`]; a refused write (I/O).
@@ -412,7 +412,11 @@ impl Results {
         if let Some(dir) = path.parent().filter(|d| !d.as_os_str().is_empty()) {
             create_dir(dir)?;
         }
-        write_atomic(path, self.to_json()?.as_bytes())
+        let text = self.to_json()?;
+        match path.extension().is_some_and(|e| e == "gz") {
+            true => write_atomic(path, &crate::fs::packed(text.as_bytes())?),
+            false => write_atomic(path, text.as_bytes()),
+        }
     }
 
     /// The file's text: indented objects, arrays of numbers on one line, its own hash, a final newline.

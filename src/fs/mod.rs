@@ -24,7 +24,7 @@ pub use leftovers::{remove_leftovers_of, remove_stale_tmp};
 pub use manifest::{FileEntry, MANIFEST, Manifest, read_manifest, verify_manifest, write_manifest};
 pub use partial::{Partial, link, lock_file};
 pub use published::{Published, publish};
-pub use read::{contained, inside, open, read_limited, read_text, read_unpacked, unreadable};
+pub use read::{contained, inside, open, packed, read_limited, read_text, read_unpacked, unreadable};
 pub use seal::{Sealed, seal, sorted, sorted_json, unseal};
 
 use crate::error::{Error, Kind, Result, typed};

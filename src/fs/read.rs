@@ -4,7 +4,7 @@
 //! a pipe waits for its writer, so it is opened without waiting and refused by its type; what is read has a limit.
 
 use super::parent_of;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::room;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read};
@@ -91,6 +91,16 @@ pub fn read_limited(path: &Path, max_bytes: u64) -> Result<Vec<u8>> {
 
 /// How many times a gzip file may grow while it is unpacked.
 const GROWTH: u64 = 64;
+
+/// `bytes` as a gzip file that is the same on every machine at any time.
+///
+/// # Errors
+/// None in practice: it is written into memory (I/O).
+pub fn packed(bytes: &[u8]) -> Result<Vec<u8>> {
+    let mut writer = flate2::GzBuilder::new().mtime(0).write(Vec::new(), flate2::Compression::best());
+    let written = std::io::Write::write_all(&mut writer, bytes).and_then(|()| writer.finish());
+    written.map_err(|e| Error::new(Kind::Io, format!("cannot pack {} bytes: {e}", bytes.len())))
+}
 
 /// The whole file, unpacked where its name ends in `.gz`: at most `max_bytes`, and at most 64 times its length and a MiB.
 ///

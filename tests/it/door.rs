@@ -40,6 +40,22 @@ fn there_is_a_manual_page_for_each_command() {
 }
 
 #[test]
+fn a_baseline_is_small_and_is_what_its_study_passes() {
+    let place = Place::new();
+    let quickstart = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("reports/quickstart").display().to_string();
+    place.run(&["baseline", &quickstart, "--out", "b.json.gz"]).ok();
+    place.run(&["baseline", &quickstart, "--out", "again.json.gz"]).ok();
+    let bytes = |name: &str| std::fs::read(place.path(name)).unwrap();
+    assert!(bytes("b.json.gz").len() < 100_000 && bytes("b.json.gz") == bytes("again.json.gz"));
+    let gate = place.run(&["gate", &quickstart, "--baseline", "b.json.gz"]).ok();
+    assert!(gate.out.contains("student") && gate.out.contains("verdict   pass"), "{}", gate.out);
+    place.run(&["baseline", &quickstart, "--out", "one.json", "--model", "student", "--steps", "4,8"]).ok();
+    let one = fewstep::eval::results::Results::load(&place.path("one.json")).unwrap();
+    assert!(one.models.len() == 1 && one.models[0].rows.len() == 2);
+    place.run(&["baseline", &quickstart, "--out", "x", "--steps", "5"]).fails(2, &["no row with 5 steps"]);
+}
+
+#[test]
 fn cpu_is_a_name_of_flex() {
     let place = Place::new();
     let said = place.run(&["recipe", "check", "tiny", "--device", "cpu"]).ok();
