@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use crate::cli::{Cli, Command, Global, RecipeCommand};
 use crate::error::{Kind, Result};
 use crate::eval::results::Results;
-use crate::recipe as recipes;
+use crate::recipe::{self as recipes, Loaded};
 use crate::study::seeds::Seeds;
 use crate::study::{Study, device, stored};
 use crate::term::{self, Interrupt};
@@ -31,20 +31,7 @@ pub fn dispatch(cli: Cli) -> Result<()> {
         Command::Run { recipe, only, out, set, retrain } => {
             // The recipe is checked before any device is opened.
             let loaded = recipes::load(recipe, set)?;
-            if !loaded.recipe.seeds.is_empty() {
-                let study = Seeds::open(loaded, out.clone(), (open()?, &global.device), interrupt)?;
-                let study = study.retraining(retrain);
-                return match only {
-                    Some(name) => study.train(Some(name)),
-                    None => study.run(global.json),
-                };
-            }
-            let study = Study::open(loaded, out.clone(), (open()?, &global.device), interrupt)?;
-            let study = study.retraining(retrain, only.as_deref())?;
-            match only {
-                Some(name) => study.train(Some(name)),
-                None => study.run(global.json),
-            }
+            run(loaded, out.clone(), only.as_deref(), retrain, global, interrupt)
         }
         Command::Eval { run, only } => eval(run, only.as_deref(), global, interrupt),
         Command::Phases { run, model, steps, period, texts, tries, seed } => {
@@ -154,6 +141,30 @@ fn report(results: &Path, out: Option<&Path>, notes: Option<&Path>, as_json: boo
     }
     files.iter().for_each(|file| term::out(file.display()));
     Ok(())
+}
+
+/// Does what a study of one training seed or of several still lacks.
+fn run(
+    loaded: Loaded,
+    out: Option<PathBuf>,
+    only: Option<&str>,
+    retrain: &[String],
+    global: &Global,
+    interrupt: Interrupt,
+) -> Result<()> {
+    let device = (device::open(&global.device)?, global.device.as_str());
+    if loaded.recipe.seeds.is_empty() {
+        let study = Study::open(loaded, out, device, interrupt)?.retraining(retrain, only)?;
+        return match only {
+            Some(name) => study.train(Some(name)),
+            None => study.run(global.json),
+        };
+    }
+    let study = Seeds::open(loaded, out, device, interrupt)?.retraining(retrain);
+    match only {
+        Some(name) => study.train(Some(name)),
+        None => study.run(global.json),
+    }
 }
 
 /// results.json itself, or the one of a run directory.
