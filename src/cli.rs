@@ -8,6 +8,8 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::error::{Error, nearest};
+use crate::recipe::{builtin, reference};
+use crate::study::device;
 use crate::weights::Storage;
 
 /// Devices that `--device` may name; the build decides which of them exist.
@@ -523,7 +525,14 @@ fn features() -> String {
 
 /// What `--version` prints below the name; clap keeps it as long as the process lives.
 fn long_version() -> &'static str {
-    let text = format!("{}\nburn {}\nfeatures: {}", env!("CARGO_PKG_VERSION"), env!("FEWSTEP_BURN"), features());
+    let text = format!(
+        "{}\ncommit {}\nburn {}\nfeatures: {}\ndevices: {}",
+        env!("CARGO_PKG_VERSION"),
+        env!("FEWSTEP_COMMIT"),
+        env!("FEWSTEP_BURN"),
+        features(),
+        device::compiled().join(" ")
+    );
     Box::leak(text.into_boxed_str())
 }
 
@@ -541,7 +550,9 @@ pub fn usage_error(e: &clap::Error) -> Error {
     match e.kind() {
         ErrorKind::InvalidSubcommand => {
             let typed = one(ContextKind::InvalidSubcommand).unwrap_or_default();
-            let hint = match near_verb(&command, &typed).or_else(|| elsewhere(&typed)) {
+            let recipe = builtin::find(&typed).filter(|_| command == "fewstep").map(|_| format!("fewstep run {typed}"));
+            let other = || elsewhere(&typed).filter(|near| near.starts_with(&command));
+            let hint = match recipe.or_else(|| near_verb(&command, &typed)).or_else(other) {
                 Some(near) if near.contains(' ') => format!("did you mean `{near}`?"),
                 Some(near) => format!("did you mean `{command} {near}`?"),
                 None => help,
@@ -550,8 +561,17 @@ pub fn usage_error(e: &clap::Error) -> Error {
         }
         ErrorKind::UnknownArgument => {
             let what = if argument.starts_with('-') { "unknown option" } else { "unexpected argument" };
+            let key = argument.trim_start_matches('-');
             let hint = match one(ContextKind::SuggestedArg) {
                 Some(near) => format!("did you mean `{near}`?"),
+                None if command == "fewstep run" && matches!(key, "resume" | "continue") => {
+                    "leave it out: the same command resumes".to_string()
+                }
+                None if ["fewstep run", "fewstep recipe check"].contains(&command.as_str())
+                    && reference::find(key).is_ok() =>
+                {
+                    format!("`--set KEY=VALUE` sets a key of the recipe; `fewstep recipe explain {key}` tells which")
+                }
                 None => help,
             };
             Error::usage(format!("{what} `{argument}` of `{command}`")).hint(hint)
@@ -715,6 +735,20 @@ mod tests {
             ("fewstep smaple x", "error: unknown command `smaple`\n\nhint: did you mean `fewstep sample`?"),
             ("fewstep train x", "error: unknown command `train`\n\nhint: did you mean `fewstep run`?"),
             ("fewstep xyzzy", "error: unknown command `xyzzy`\n\nhint: `fewstep --help` shows what there is"),
+            ("fewstep tiny", "error: unknown command `tiny`\n\nhint: did you mean `fewstep run tiny`?"),
+            (
+                "fewstep recipe show",
+                "error: unknown command `show`\n\nhint: `fewstep recipe --help` shows what there is",
+            ),
+            (
+                "fewstep run tiny --resume",
+                "error: unknown option `--resume` of `fewstep run`\n\nhint: leave it out: the same command resumes",
+            ),
+            (
+                "fewstep run tiny --batch 64",
+                "error: unknown option `--batch` of `fewstep run`\n\nhint: `--set KEY=VALUE` sets a key of the recipe; \
+                 `fewstep recipe explain batch` tells which",
+            ),
             ("fewstep recipe lst", "error: unknown command `lst`\n\nhint: did you mean `fewstep recipe list`?"),
             (
                 "fewstep sample x --stpes 3",

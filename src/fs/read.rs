@@ -199,8 +199,23 @@ pub fn unreadable(path: &Path, cause: &io::Error) -> Error {
     let error = Error::input(format!("{} does not exist", path.display()));
     match nearest_entry(path) {
         Some(near) => error.hint(format!("did you mean `{near}`?")),
+        None if repository(path) => error.hint(format!("for a repository of the hub write `hf://{}`", path.display())),
         None => error.hint("check the path; relative paths start at the file that names them"),
     }
+}
+
+/// Whether a path that is not there reads like `owner/name`.
+fn repository(path: &Path) -> bool {
+    let parts: Vec<&str> = path.components().filter_map(|part| part.as_os_str().to_str()).collect();
+    let plain = |part: &&str| {
+        part.starts_with(|c: char| c.is_ascii_alphanumeric())
+            && part.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+    };
+    let file = [".json", ".toml", ".txt", ".safetensors", ".gz", ".jsonl", ".parquet"];
+    parts.len() == 2
+        && parts.iter().all(|part| plain(part))
+        && !Path::new(parts[0]).exists()
+        && !file.iter().any(|end| parts[1].ends_with(end))
 }
 
 fn nearest_entry(path: &Path) -> Option<String> {

@@ -58,6 +58,17 @@ fn a_baseline_is_small_and_is_what_its_study_passes() {
 }
 
 #[test]
+fn what_was_meant_is_told_where_other_tools_write_it_otherwise() {
+    let place = Place::new();
+    let meant = "`--set model.student.train.steps=500`";
+    place.run(&["recipe", "check", "tiny", "--set", "train.steps=500"]).fails(2, &["unknown key `train`", meant]);
+    place.run(&["inspect", "kuleshov-group/mdlm-owt"]).fails(3, &["does not exist", "`hf://kuleshov-group/mdlm-owt`"]);
+    place.run(&["inspect", "runs/student.json"]).fails(3, &["check the path"]);
+    let version = place.run(&["--version"]).ok().out;
+    assert!(version.contains("commit ") && version.contains("devices: flex"), "{version}");
+}
+
+#[test]
 fn cpu_is_a_name_of_flex() {
     let place = Place::new();
     let said = place.run(&["recipe", "check", "tiny", "--device", "cpu"]).ok();

@@ -87,6 +87,7 @@ impl Fault {
             let siblings = found.as_ref().map_or(Vec::new(), |f| f.siblings.clone());
             fault.message = format!("unknown key `{}` in {place}", shown(&name, 60));
             fault.explain_unknown(&name, &known, &siblings, source);
+            fault.hint = fault.of_a_model(&name, &known, root, source).or(fault.hint);
         } else if let Some(rest) = text.strip_prefix("unknown variant ") {
             let known = names(expected(rest));
             let on_value = found.as_ref().filter(|f| f.on_value).and_then(|f| f.value.as_str());
@@ -143,6 +144,23 @@ impl Fault {
             Some(near) if !siblings.contains(&near) => Mend::Rename(near),
             _ => Mend::Remove,
         };
+    }
+
+    /// The hint for a key of a model that stands beside the models, as in `--set train.steps=500`: of the last model that has it.
+    fn of_a_model(&self, name: &str, known: &[String], root: &DeTable<'_>, source: &Source<'_>) -> Option<String> {
+        if self.path.len() != 1 || near(name, known).is_some() {
+            return None;
+        }
+        let (_, models) = root.iter().find(|(key, _)| key.get_ref() == "model")?;
+        let has = |model: &Spanned<DeValue>| {
+            model.get_ref().as_table().is_some_and(|t| t.keys().any(|key| key.get_ref() == name))
+        };
+        let (model, _) = models.get_ref().as_table()?.iter().filter(|(_, model)| has(model)).last()?;
+        let whole = format!("model.{}.{name}", keys::join(&[model.get_ref()]));
+        Some(match source.piece(self.range.start) {
+            Piece::Set { text, at } => meant(text, at..at + self.range.len(), &whole),
+            Piece::File { .. } => format!("did you mean `{whole}`?"),
+        })
     }
 
     /// The hint for a table that a `--set` has made, where the recipe has one of nearly that name.
