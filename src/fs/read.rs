@@ -213,7 +213,7 @@ fn repository(path: &Path) -> bool {
     };
     let file = [".json", ".toml", ".txt", ".safetensors", ".gz", ".jsonl", ".parquet"];
     parts.len() == 2
-        && parts.iter().all(|part| plain(part))
+        && parts.iter().all(plain)
         && !Path::new(parts[0]).exists()
         && !file.iter().any(|end| parts[1].ends_with(end))
 }

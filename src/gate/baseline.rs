@@ -4,7 +4,7 @@ use indexmap::IndexMap;
 
 use super::{GateConfig, Selection};
 use crate::error::Result;
-use crate::eval::results::{Metric, ModelResult, Results, Role, Row};
+use crate::eval::results::{Metric, ModelResult, Results, Role, Row, SeedRow};
 use crate::eval::stats::{Estimate, mean};
 
 /// Significant digits that are kept of a score: what is rounded off is far inside of every interval.
@@ -56,12 +56,7 @@ fn reduced(row: &Row, keys: &[&str]) -> Row {
             },
         ),
         examples: Vec::new(),
-        by_seed: row
-            .by_seed
-            .iter()
-            .cloned()
-            .map(|part| crate::eval::results::SeedRow { scores: IndexMap::new(), ..part })
-            .collect(),
+        by_seed: row.by_seed.iter().map(|part| SeedRow { scores: IndexMap::new(), ..part.clone() }).collect(),
         samples,
         ..row.clone()
     }

@@ -155,7 +155,7 @@ impl Fault {
         let has = |model: &Spanned<DeValue>| {
             model.get_ref().as_table().is_some_and(|t| t.keys().any(|key| key.get_ref() == name))
         };
-        let (model, _) = models.get_ref().as_table()?.iter().filter(|(_, model)| has(model)).last()?;
+        let (model, _) = models.get_ref().as_table()?.iter().rfind(|(_, model)| has(model))?;
         let whole = format!("model.{}.{name}", keys::join(&[model.get_ref()]));
         Some(match source.piece(self.range.start) {
             Piece::Set { text, at } => meant(text, at..at + self.range.len(), &whole),
