@@ -584,7 +584,13 @@ pub fn usage_error(e: &clap::Error) -> Error {
             let reason = std::error::Error::source(e).map(|s| s.to_string()).unwrap_or_default();
             let name = argument.split([' ', '=']).next().unwrap_or_default();
             let error = Error::usage(format!("`{name}` cannot be `{value}`"));
-            if reason.is_empty() { error.hint(help) } else { error.hint(reason) }
+            match e.get(ContextKind::ValidValue) {
+                Some(ContextValue::Strings(valid)) if reason.is_empty() && !valid.is_empty() => {
+                    error.hint(format!("it is one of {}", valid.join(", ")))
+                }
+                _ if reason.is_empty() => error.hint(help),
+                _ => error.hint(reason),
+            }
         }
         ErrorKind::MissingRequiredArgument => {
             let missing = match e.get(ContextKind::InvalidArg) {

@@ -8,7 +8,7 @@ use crate::eval::results::{Metric, ModelResult, Results, Role, Row, SeedRow};
 use crate::eval::stats::{Estimate, mean};
 
 /// Significant digits that are kept of a score: what is rounded off is far inside of every interval.
-const DIGITS: i32 = 5;
+const DIGITS: usize = 5;
 
 /// The results that a gate compares with: the selected models, steps and metrics (of the rules, and those that are judged by default), and
 /// the judge's hash. Scores have five significant digits.
@@ -67,13 +67,9 @@ fn moved(estimate: Estimate, samples: &[f64]) -> Estimate {
     if samples.is_empty() { estimate } else { estimate.minus(estimate.mean - mean(samples)) }
 }
 
+/// A score with [`DIGITS`] digits, by way of its decimal text: no scale overflows.
 fn rounded(value: f64) -> f64 {
-    if value == 0.0 || !value.is_finite() {
-        return value;
-    }
-    let unit = 10f64.powi(DIGITS - 1 - value.abs().log10().floor() as i32);
-    let rounded = (value * unit).round() / unit;
-    if rounded.is_finite() { rounded } else { value }
+    format!("{value:.*e}", DIGITS - 1).parse().unwrap_or(value)
 }
 
 #[cfg(test)]
