@@ -69,7 +69,8 @@ fn moved(estimate: Estimate, samples: &[f64]) -> Estimate {
 
 /// A score with [`DIGITS`] digits, by way of its decimal text: no scale overflows.
 fn rounded(value: f64) -> f64 {
-    format!("{value:.*e}", DIGITS - 1).parse().unwrap_or(value)
+    let rounded = format!("{value:.*e}", DIGITS - 1).parse::<f64>();
+    rounded.ok().filter(|rounded| rounded.is_finite()).unwrap_or(value)
 }
 
 #[cfg(test)]
