@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use fewstep::error::Result;
 use fewstep::eval::results::Results;
 use fewstep::fs::{Manifest, seal, sha256_hex};
-use fewstep::gate::{self, GateConfig};
+use fewstep::gate::{self, GateConfig, Selection};
 use fewstep::recipe::{self, Loaded, Written};
 use fewstep::report::{self, html, markdown, summary};
 use fewstep::train::log::{self, Mark};
@@ -45,8 +45,9 @@ pub fn results(data: &[u8]) {
     let _ = html::render(&page);
     summary::summary(&results);
     let config = GateConfig { resamples: 16, ..GateConfig::default() };
-    if let Ok(verdict) = gate::judge(&results, &results, &config, true) {
-        let _ = (gate::text(&verdict, false), gate::job_summary(&verdict, false));
+    if let Ok(verdict) = gate::judge(&results, &results, &config, &Selection::everything(), true) {
+        let _ = (gate::text(&verdict, false, false), gate::text(&verdict, true, true), gate::job_summary(&verdict, false));
+        let _ = gate::baseline(&results, &config, &Selection::default());
     }
     let text = results.to_json().expect("what was read is written");
     assert_eq!(Results::parse(&text).expect("what was written is read").to_json().expect("twice"), text);
