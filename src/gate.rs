@@ -512,13 +512,17 @@ impl Pair<'_> {
             true => (own.len(), other.len(), by_seed),
             false => (base.len(), cand.len(), pairing),
         };
-        let freedom = if pairs == Pairing::Paired { a - 1 } else { a + b - 2 }.max(1);
+        let freedom = match pairs {
+            Pairing::Paired => a.saturating_sub(1).max(1),
+            Pairing::Unpaired => (a + b).saturating_sub(2).max(1),
+        };
 
         // Scores that never vary give an interval of no width, however few they are. By the rule of three, no event in n
         // samples leaves room for a rate of 3/n; equal weights need no such doubt.
         let fewest = (3.0 / limit.size.max(1e-6)).ceil() as usize;
         let flat = change.low == change.high && limit.change == Change::Absolute && finding.n < fewest;
-        let flat = finding.outcome == Outcome::Pass && (flat || finding.n < 2) && !self.same_weights;
+        let one = finding.n < 2 && (!self.same_weights || change.mean != 0.0);
+        let flat = one || finding.outcome == Outcome::Pass && flat && !self.same_weights;
         if flat {
             (finding.outcome, finding.blind) = (Outcome::Inconclusive, true);
             finding.needed = Some(fewest.max(2));
@@ -533,11 +537,7 @@ impl Pair<'_> {
             true => 0.5 * (change.high - change.low) / student_t(freedom),
             false => change_error(base, cand, limit.change, pairing),
         };
-        let worse = match better {
-            Direction::Lower => change.mean,
-            Direction::Higher => -change.mean,
-            Direction::Near => change.mean.abs(),
-        };
+        let worse = to_the_worse(better, change);
         Some(Trial { worse, error, freedom, size: limit.size, better, one_seed: seeds == 1, flat })
     }
 
@@ -589,6 +589,15 @@ fn means(values: &[f64], groups: &[usize]) -> Vec<f64> {
         mean(group)
     };
     groups.iter().map(&mut next).collect()
+}
+
+/// How far a change goes to the worse.
+fn to_the_worse(better: Direction, change: Estimate) -> f64 {
+    match better {
+        Direction::Lower => change.mean,
+        Direction::Higher => -change.mean,
+        Direction::Near => change.mean.abs(),
+    }
 }
 
 /// True where the whole interval of a change is inside the limit.

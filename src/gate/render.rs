@@ -1,6 +1,6 @@
 //! A verdict as aligned text, Markdown, JUnit XML and JSON. `strict`: all doubts close the gate.
 
-use super::{Finding, Outcome, Verdict};
+use super::{Finding, Outcome, Verdict, to_the_worse};
 use crate::error::{Error, Kind, Result};
 use crate::eval::results::Direction;
 use crate::eval::stats::Change;
@@ -96,12 +96,7 @@ fn of_model(verdict: &Verdict, model: &str, strict: bool) -> [String; 3] {
 /// The share of its limit that a change to the worse uses up.
 fn used(f: &Finding) -> f64 {
     let (Some(change), Some(limit), Some(metric)) = (f.change, f.limit, f.metric) else { return f64::INFINITY };
-    let worse = match metric.better() {
-        Direction::Lower => change.mean,
-        Direction::Higher => -change.mean,
-        Direction::Near => change.mean.abs(),
-    };
-    worse / limit.size.max(1e-12)
+    to_the_worse(metric.better(), change) / limit.size.max(1e-12)
 }
 
 /// The verdict in one line, e.g. `pass, 1 speed metric inconclusive (exit 0; --strict exits 1)`.

@@ -428,6 +428,18 @@ fn a_handful_of_samples_without_variation_settles_nothing() {
 }
 
 #[test]
+fn one_sample_settles_nothing_however_far_it_moved() {
+    let rule = GateConfig { rules: vec![GateRule::of(Metric::Nll)], ..GateConfig::default() };
+    let (a, b) = (simulated(1, 1, 1.5, 0.6), simulated(2, 1, 9.0, 0.6));
+    for (one, other) in [(&a, &b), (&b, &a), (&a, &simulated(1, 1, 9.0, 0.6)), (&simulated(1, 2, 1.5, 0.6), &b)] {
+        let verdict = judge(one, other, &rule, &Selection::everything(), false).unwrap();
+        assert_eq!(verdict.outcome(false), Outcome::Inconclusive);
+        assert!(verdict.findings.iter().filter(|f| !f.is_speed()).all(|f| f.blind && f.needed.is_some()));
+    }
+    assert!(judge(&a, &a, &rule, &Selection::everything(), false).unwrap().passes(true));
+}
+
+#[test]
 fn text_lines_are_aligned_and_read_as_documented() {
     let base = fixture::story(1);
     let mut worse = base.clone();
