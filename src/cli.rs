@@ -2,15 +2,18 @@
 //! where, how loud and on which device; what changes a trained result stands in the recipe, or in `--set`, which is
 //! recorded.
 
+mod misuse;
+
 use std::path::PathBuf;
 
-use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 
-use crate::error::{Error, nearest};
-use crate::recipe::{builtin, reference};
+use crate::error::nearest;
+use crate::eval::metric::Metric;
+use crate::gate::GateRule;
 use crate::study::device;
 use crate::weights::Storage;
+pub use misuse::usage_error;
 
 /// Devices that `--device` may name; the build decides which of them exist.
 pub const DEVICES: [&str; 6] = ["flex", "ndarray", "cuda", "wgpu", "vulkan", "metal"];
@@ -146,21 +149,11 @@ pub enum Command {
         /// Results to compare with
         #[arg(long, value_name = "RESULTS.JSON")]
         baseline: PathBuf,
-        /// Judge this model; may be repeated [default: the students]
-        #[arg(long, value_name = "NAME")]
-        model: Vec<String>,
-        /// Judge every model of the baseline
-        #[arg(long, conflicts_with = "model")]
-        all_models: bool,
-        /// Judge rows of these numbers of steps [default: all]
-        #[arg(long, value_name = "K,...", value_delimiter = ',')]
-        steps: Vec<usize>,
-        /// Judge this metric; may be repeated [default: all that have a rule]
-        #[arg(long, value_name = "METRIC")]
-        metric: Vec<String>,
+        #[command(flatten)]
+        selected: Selected,
         /// Allow this much: `nll=5%`, `unique=0.1`, or a table as in gate.rules; may be repeated
-        #[arg(long, value_name = "RULE")]
-        rule: Vec<String>,
+        #[arg(long, value_name = "RULE", value_parser = rule)]
+        rule: Vec<GateRule>,
         /// Print every comparison
         #[arg(long)]
         details: bool,
@@ -184,18 +177,8 @@ pub enum Command {
         /// File to write; packed where its name ends in .gz
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
-        /// Keep this model; may be repeated [default: the students]
-        #[arg(long, value_name = "NAME")]
-        model: Vec<String>,
-        /// Keep every model
-        #[arg(long, conflicts_with = "model")]
-        all_models: bool,
-        /// Keep rows of these numbers of steps [default: all]
-        #[arg(long, value_name = "K,...", value_delimiter = ',')]
-        steps: Vec<usize>,
-        /// Keep this metric; may be repeated [default: those with a rule, and those judged by default]
-        #[arg(long, value_name = "METRIC")]
-        metric: Vec<String>,
+        #[command(flatten)]
+        selected: Selected,
     },
     /// Write a model in the layout other tools read: weights, tokenizer, recipe
     #[command(after_help = "Examples:
@@ -259,6 +242,23 @@ pub enum Command {
         #[arg(long, value_name = "DIR")]
         out: Option<PathBuf>,
     },
+}
+
+/// Which rows and metrics of a baseline a gate reads.
+#[derive(Debug, Clone, Args)]
+pub struct Selected {
+    /// This model; may be repeated [default: the students]
+    #[arg(long, value_name = "NAME")]
+    pub model: Vec<String>,
+    /// Every model
+    #[arg(long, conflicts_with = "model")]
+    pub all_models: bool,
+    /// Rows of these numbers of steps [default: all]
+    #[arg(long, value_name = "K,...", value_delimiter = ',')]
+    pub steps: Vec<usize>,
+    /// This metric; may be repeated [default: all that have a rule]
+    #[arg(long, value_name = "METRIC", value_parser = metric)]
+    pub metric: Vec<Metric>,
 }
 
 /// What to do with recipes.
@@ -487,6 +487,43 @@ fn template(text: &str) -> Result<String, String> {
     }
 }
 
+/// The metric of this name.
+fn metric(name: &str) -> Result<Metric, String> {
+    serde_json::from_value(serde_json::Value::String(name.to_string())).map_err(|_| {
+        let known = || Metric::all().map(|metric| metric.facts().key);
+        match nearest(name, known()) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => format!("it is one of {}", known().collect::<Vec<_>>().join(", ")),
+        }
+    })
+}
+
+/// `METRIC=SIZE` in the metric's own unit, `METRIC=SIZE%` of the baseline's mean, or a table as in a recipe.
+fn rule(text: &str) -> Result<GateRule, String> {
+    #[derive(serde::Deserialize)]
+    struct Given {
+        rule: GateRule,
+    }
+    let form = |why: &str| {
+        format!(
+            "{why}; write `nll=5%` for a share of the baseline, `unique=0.1` in the metric's own unit, or a table as in `gate.rules`"
+        )
+    };
+    if text.trim_start().starts_with('{') {
+        return toml::from_str::<Given>(&format!("rule = {text}"))
+            .map(|given| given.rule)
+            .map_err(|e| form(e.message()));
+    }
+    let (name, size) = text.split_once('=').ok_or_else(|| form("it has no `=`"))?;
+    let (size, share) = size.trim().strip_suffix('%').map_or((size.trim(), false), |size| (size.trim(), true));
+    let size: f64 = size.parse().map_err(|_| form("its size is not a number"))?;
+    let rule = GateRule::of(metric(name.trim())?);
+    Ok(match share {
+        true => GateRule { relative: Some(size / 100.0), ..rule },
+        false => GateRule { absolute: Some(size), ..rule },
+    })
+}
+
 /// What the processor and a GPU are called elsewhere.
 const ELSEWHERE: [(&str, &str); 5] =
     [("cpu", "flex"), ("host", "flex"), ("processor", "flex"), ("gpu", "cuda"), ("nvidia", "cuda")];
@@ -494,6 +531,7 @@ const ELSEWHERE: [(&str, &str); 5] =
 fn device(text: &str) -> Result<String, String> {
     let (name, index) = text.split_once(':').map_or((text, None), |(name, index)| (name, Some(index)));
     let indexed = index.is_none_or(|i| name == "cuda" && i.parse::<usize>().is_ok() && !i.starts_with('+'));
+    // Results name the device that it is.
     if text == "cpu" {
         return Ok("flex".to_string());
     }
@@ -536,131 +574,10 @@ fn long_version() -> &'static str {
     Box::leak(text.into_boxed_str())
 }
 
-/// A misuse of the command line in this crate's form (exit 2); help and version are no misuse and none of its business.
-pub fn usage_error(e: &clap::Error) -> Error {
-    let one = |kind| match e.get(kind) {
-        Some(ContextValue::String(text)) => Some(text.clone()),
-        Some(ContextValue::Strings(texts)) => texts.first().cloned(),
-        _ => None,
-    };
-    let argument = one(ContextKind::InvalidArg).unwrap_or_default();
-    let value = one(ContextKind::InvalidValue).unwrap_or_default();
-    let command = misused(e);
-    let help = format!("`{command} --help` shows what there is");
-    match e.kind() {
-        ErrorKind::InvalidSubcommand => {
-            let typed = one(ContextKind::InvalidSubcommand).unwrap_or_default();
-            let recipe = builtin::find(&typed).filter(|_| command == "fewstep").map(|_| format!("fewstep run {typed}"));
-            let other = || elsewhere(&typed).filter(|near| near.starts_with(&command));
-            let hint = match recipe.or_else(|| near_verb(&command, &typed)).or_else(other) {
-                Some(near) if near.contains(' ') => format!("did you mean `{near}`?"),
-                Some(near) => format!("did you mean `{command} {near}`?"),
-                None => help,
-            };
-            Error::usage(format!("unknown command `{typed}`")).hint(hint)
-        }
-        ErrorKind::UnknownArgument => {
-            let what = if argument.starts_with('-') { "unknown option" } else { "unexpected argument" };
-            let key = argument.trim_start_matches('-');
-            let hint = match one(ContextKind::SuggestedArg) {
-                Some(near) => format!("did you mean `{near}`?"),
-                None if command == "fewstep run" && matches!(key, "resume" | "continue") => {
-                    "leave it out: the same command resumes".to_string()
-                }
-                None if ["fewstep run", "fewstep recipe check"].contains(&command.as_str())
-                    && reference::find(key).is_ok() =>
-                {
-                    format!("`--set KEY=VALUE` sets a key of the recipe; `fewstep recipe explain {key}` tells which")
-                }
-                None => help,
-            };
-            Error::usage(format!("{what} `{argument}` of `{command}`")).hint(hint)
-        }
-        ErrorKind::InvalidValue | ErrorKind::ValueValidation if value.is_empty() => {
-            let name = argument.split(' ').next().unwrap_or_default();
-            Error::usage(format!("`{name}` needs a value")).hint(format!("write `{argument}`"))
-        }
-        ErrorKind::InvalidValue | ErrorKind::ValueValidation => {
-            let reason = std::error::Error::source(e).map(|s| s.to_string()).unwrap_or_default();
-            let name = argument.split([' ', '=']).next().unwrap_or_default();
-            let error = Error::usage(format!("`{name}` cannot be `{value}`"));
-            match e.get(ContextKind::ValidValue) {
-                Some(ContextValue::Strings(valid)) if reason.is_empty() && !valid.is_empty() => {
-                    error.hint(format!("it is one of {}", valid.join(", ")))
-                }
-                _ if reason.is_empty() => error.hint(help),
-                _ => error.hint(reason),
-            }
-        }
-        ErrorKind::MissingRequiredArgument => {
-            let missing = match e.get(ContextKind::InvalidArg) {
-                Some(ContextValue::Strings(all)) => all.iter().map(|a| format!("`{a}`")).collect::<Vec<_>>().join(", "),
-                _ => format!("`{argument}`"),
-            };
-            Error::usage(format!("`{command}` lacks {missing}")).hint(format!("`{command} --help` shows examples"))
-        }
-        ErrorKind::ArgumentConflict => {
-            let prior = one(ContextKind::PriorArg).unwrap_or_default();
-            match prior == argument || prior.is_empty() {
-                true => Error::usage(format!("`{argument}` may be given only once")).hint(help),
-                false => {
-                    Error::usage(format!("`{argument}` and `{prior}` exclude each other")).hint("keep one of them")
-                }
-            }
-        }
-        _ => {
-            let text = e.render().to_string();
-            let line = text.lines().next().unwrap_or_default();
-            Error::usage(line.strip_prefix("error: ").unwrap_or(line)).hint(help)
-        }
-    }
-}
-
-/// The command whose use was wrong, as typed: `fewstep recipe copy`.
-fn misused(e: &clap::Error) -> String {
-    let usage = match e.get(ContextKind::Usage) {
-        Some(ContextValue::StyledStr(text)) => text.to_string(),
-        _ => String::new(),
-    };
-    let words: Vec<&str> = usage
-        .split_whitespace()
-        .skip_while(|word| *word != "fewstep")
-        .take_while(|word| word.chars().all(|c| c.is_ascii_lowercase()))
-        .collect();
-    if words.is_empty() { "fewstep".to_string() } else { words.join(" ") }
-}
-
-/// The nearest verb of `command`.
-fn near_verb(command: &str, typed: &str) -> Option<String> {
-    let mut at = Cli::command();
-    for word in command.split(' ').skip(1) {
-        at = at.find_subcommand(word)?.clone();
-    }
-    nearest(typed, at.get_subcommands().map(|verb| verb.get_name())).map(str::to_string)
-}
-
-/// Words that other tools have for these commands.
-fn elsewhere(typed: &str) -> Option<String> {
-    let near = match typed {
-        "train" | "distil" | "distill" | "resume" | "fit" => "fewstep run",
-        "generate" | "infill" => "fewstep sample",
-        "evaluate" | "test" | "bench" => "fewstep eval",
-        "plot" => "fewstep report",
-        "compare" => "fewstep gate",
-        "check" | "validate" => "fewstep recipe check",
-        "list" | "ls" => "fewstep recipe list",
-        "copy" | "cp" => "fewstep recipe copy",
-        "diff" => "fewstep recipe diff",
-        "show" | "info" => "fewstep inspect",
-        "help" => "fewstep --help",
-        _ => return None,
-    };
-    Some(near.to_string())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use clap::CommandFactory;
 
     fn parse(line: &str) -> Result<Cli, clap::Error> {
         Cli::try_parse_from(line.split_whitespace())

@@ -56,15 +56,19 @@ pub fn threads(count: usize) -> Result<()> {
 /// As many threads as have room, where one for each core has not.
 pub fn fewer_threads() -> Option<usize> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let fits = |count: &usize| threads(*count).is_ok();
-    if fits(&cores) {
+    fewer(cores, |count| threads(count).is_ok())
+}
+
+/// The same of so many cores: as many as fit, halved until they do, and one at least.
+fn fewer(cores: usize, fits: impl Fn(usize) -> bool) -> Option<usize> {
+    if fits(cores) {
         return None;
     }
-    Some(
-        std::iter::successors(Some(cores / 2), |count| Some(count / 2))
-            .find(|count| *count < 2 || fits(count))
-            .map_or(1, |count| count.max(1)),
-    )
+    let mut count = cores / 2;
+    while count > 1 && !fits(count) {
+        count /= 2;
+    }
+    Some(count.max(1))
 }
 
 /// The error of threads that do not start.
@@ -173,6 +177,15 @@ mod tests {
     use super::*;
 
     const GIB: u64 = 1 << 30;
+
+    #[test]
+    fn as_many_threads_start_by_themselves_as_have_room_and_one_at_least() {
+        let of = |cores, room| fewer(cores, |count| count <= room);
+        assert_eq!(
+            [of(8, 8), of(8, 7), of(8, 3), of(96, 1), of(1, 0), of(64, 0)],
+            [None, Some(4), Some(2), Some(1), Some(1), Some(1)]
+        );
+    }
 
     /// A system of these files.
     fn system(files: &[(&str, &str)]) -> Option<Room> {

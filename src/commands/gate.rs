@@ -2,9 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
-
-use crate::error::{Error, Kind, Result, nearest};
+use crate::cli::Selected;
+use crate::error::{Error, Kind, Result};
 use crate::eval::results::{Metric, Results};
 use crate::gate::{self, GateConfig, GateRule, Outcome, Selection, Verdict};
 use crate::{fs, recipe as recipes, term};
@@ -14,9 +13,9 @@ use crate::{fs, recipe as recipes, term};
 pub struct Request<'a> {
     pub candidate: PathBuf,
     pub baseline: PathBuf,
-    pub wish: Wish<'a>,
+    pub selected: &'a Selected,
     /// Rules behind those of the recipe.
-    pub rules: &'a [String],
+    pub rules: &'a [GateRule],
     /// Every comparison is printed.
     pub details: bool,
     /// Doubts count too.
@@ -28,23 +27,13 @@ pub struct Request<'a> {
     pub json: bool,
 }
 
-/// The models, steps and metrics of a [`Selection`] as they are typed.
-#[derive(Debug, Clone, Copy)]
-pub struct Wish<'a> {
-    pub models: &'a [String],
-    pub all_models: bool,
-    pub steps: &'a [usize],
-    pub metrics: &'a [String],
-}
-
-impl Wish<'_> {
-    fn selection(&self) -> Result<Selection> {
-        Ok(Selection {
-            models: self.models.to_vec(),
-            all: self.all_models,
-            steps: self.steps.to_vec(),
-            metrics: self.metrics.iter().map(|name| metric("--metric", name)).collect::<Result<_>>()?,
-        })
+/// What was typed as what a gate reads.
+fn selection(typed: &Selected) -> Selection {
+    Selection {
+        models: typed.model.clone(),
+        all: typed.all_models,
+        steps: typed.steps.clone(),
+        metrics: typed.metric.clone(),
     }
 }
 
@@ -60,10 +49,10 @@ fn limits(recipe: &str, place: &str) -> Result<GateConfig> {
 ///
 /// # Errors
 /// Results that cannot be read, a model, steps or a metric that they lack (usage), a refused write (I/O).
-pub fn baseline(results: &Path, out: &Path, wish: &Wish) -> Result<()> {
+pub fn baseline(results: &Path, out: &Path, selected: &Selected) -> Result<()> {
     let whole = Results::load(results)?;
     let config = limits(&whole.recipe, "the recipe in results.json")?;
-    gate::baseline(&whole, &config, &wish.selection()?)?.save(out)?;
+    gate::baseline(&whole, &config, &selection(selected))?.save(out)?;
     term::note(&format!("baseline written to {}", out.display()));
     Ok(())
 }
@@ -80,12 +69,11 @@ pub fn run(request: &Request) -> Result<()> {
     if limits(&baseline.recipe, "the recipe in the baseline").is_ok_and(|other| other != config) {
         term::warn("the `gate` table differs from the baseline's: the limits are the candidate's");
     }
-    let selection = request.wish.selection()?;
-    let own = request.rules.iter().map(|text| rule(text)).collect::<Result<Vec<_>>>()?;
+    let selection = selection(request.selected);
     // What is asked for by name is judged, whether or not the recipe has a rule for it.
-    let ruled = |metric: &&Metric| config.rules.iter().chain(&own).all(|rule| rule.metric != **metric);
+    let ruled = |metric: &&Metric| config.rules.iter().chain(request.rules).all(|rule| rule.metric != **metric);
     let lacking: Vec<GateRule> = selection.metrics.iter().filter(ruled).map(|metric| GateRule::of(*metric)).collect();
-    config.rules.extend(lacking.into_iter().chain(own));
+    config.rules.extend(lacking.into_iter().chain(request.rules.iter().cloned()));
     let verdict = gate::judge(&baseline, &candidate, &config, &selection, request.allow_mismatch)?;
     verdict.warnings.iter().for_each(|w| term::warn(w));
     let kept = keep(&verdict, junit, request.strict);
@@ -106,44 +94,6 @@ pub fn run(request: &Request) -> Result<()> {
             Err(kept.err().map_or(e.clone(), |lost| e.cause(lost.message).cause(lost.causes.join("\n"))))
         }
     }
-}
-
-/// The metric of this name.
-fn metric(option: &str, name: &str) -> Result<Metric> {
-    serde_json::from_value(serde_json::Value::String(name.to_string())).map_err(|_| {
-        let known = || Metric::all().map(|metric| metric.facts().key);
-        let e = Error::usage(format!("`{option}`: no metric `{name}`"));
-        match nearest(name, known()) {
-            Some(near) => e.hint(format!("did you mean `{near}`?")),
-            None => e.hint(format!("there are `{}`", known().collect::<Vec<_>>().join("`, `"))),
-        }
-    })
-}
-
-/// What `--rule` says: `METRIC=SIZE` in the metric's own unit, `METRIC=SIZE%` of the baseline's mean, or a table as in a recipe.
-fn rule(text: &str) -> Result<GateRule> {
-    #[derive(Deserialize)]
-    struct Given {
-        rule: GateRule,
-    }
-    let wrong = |why: &str| {
-        Error::usage(format!("`--rule {text}`: {why}"))
-            .hint("write `nll=5%` for a share of the baseline, `unique=0.1` in the metric's own unit, or a table as in `gate.rules`")
-    };
-    if text.trim_start().starts_with('{') {
-        return toml::from_str::<Given>(&format!("rule = {text}"))
-            .map(|given| given.rule)
-            .map_err(|e| wrong(e.message()));
-    }
-    let (name, size) = text.split_once('=').ok_or_else(|| wrong("it has no `=`"))?;
-    let metric = metric("--rule", name.trim())?;
-    let (size, share) = size.trim().strip_suffix('%').map_or((size.trim(), false), |size| (size.trim(), true));
-    let size: f64 = size.parse().map_err(|_| wrong("its size is not a number"))?;
-    let rule = GateRule::of(metric);
-    Ok(match share {
-        true => GateRule { relative: Some(size / 100.0), ..rule },
-        false => GateRule { absolute: Some(size), ..rule },
-    })
 }
 
 /// Writes the verdicts where they are asked for as files.

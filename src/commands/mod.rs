@@ -43,33 +43,20 @@ pub fn dispatch(cli: Cli) -> Result<()> {
         }
         Command::Sample(args) => sample::run(args, global.json, &open()?),
         Command::Report { results, out, notes } => report(results, out.as_deref(), notes.as_deref(), global.json),
-        Command::Gate {
-            results,
-            baseline,
-            model,
-            all_models,
-            steps,
-            metric,
-            rule,
-            details,
-            strict,
-            allow_mismatch,
-            junit,
-        } => gate::run(&gate::Request {
-            candidate: results_file(results),
-            baseline: results_file(baseline),
-            wish: gate::Wish { models: model, all_models: *all_models, steps, metrics: metric },
-            rules: rule,
-            details: *details,
-            strict: *strict,
-            allow_mismatch: *allow_mismatch,
-            junit: junit.as_deref(),
-            json: global.json,
-        }),
-        Command::Baseline { results, out, model, all_models, steps, metric } => {
-            let wish = gate::Wish { models: model, all_models: *all_models, steps, metrics: metric };
-            gate::baseline(&results_file(results), out, &wish)
+        Command::Gate { results, baseline, selected, rule, details, strict, allow_mismatch, junit } => {
+            gate::run(&gate::Request {
+                candidate: results_file(results),
+                baseline: results_file(baseline),
+                selected,
+                rules: rule,
+                details: *details,
+                strict: *strict,
+                allow_mismatch: *allow_mismatch,
+                junit: junit.as_deref(),
+                json: global.json,
+            })
         }
+        Command::Baseline { results, out, selected } => gate::baseline(&results_file(results), out, selected),
         Command::Export { run, model, out, dtype, adapters } => {
             // Before anything is read; what makes the directory asks again.
             fs::is_free(out)?;

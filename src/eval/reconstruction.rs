@@ -16,7 +16,7 @@ pub const SIGMAS: [f64; 8] = [0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5];
 /// Those of `decode`.
 ///
 /// # Panics
-/// Where there are no texts, or no latents.
+/// Where `texts` is empty, or `latents` is 0.
 pub fn measure(
     texts: &[Vec<u32>],
     latents: usize,

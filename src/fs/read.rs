@@ -139,7 +139,7 @@ pub fn read_text(path: &Path, max_bytes: u64) -> Result<String> {
     })
 }
 
-/// Refuses a model directory in which a file that is read by its name leads elsewhere, or is no regular file.
+/// Refuses a model directory in which a file that is read by its name leads elsewhere, or is not a regular file.
 ///
 /// Links may lead to files of the directory itself, or to the blob store beside a Hugging Face snapshot, which is made of
 /// links. To be asked before the first file is opened: opening a pipe can wait for ever, and what is copied beside an
@@ -159,7 +159,7 @@ pub fn contained(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Refuses the file `path` of the directory `dir` where it leads out of it, or is no regular file.
+/// Refuses the file `path` of the directory `dir` where it leads out of it, or is not a regular file.
 ///
 /// # Errors
 /// Such a file, or a link that leads nowhere (input); I/O.

@@ -1,6 +1,7 @@
 //! A verdict as aligned text, Markdown, JUnit XML and JSON. `strict`: all doubts close the gate.
 
-use super::{Finding, Outcome, Verdict, to_the_worse};
+use super::compare::to_the_worse;
+use super::{Finding, Outcome, Verdict};
 use crate::error::{Error, Kind, Result};
 use crate::eval::results::Direction;
 use crate::eval::stats::Change;

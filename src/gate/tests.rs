@@ -1,9 +1,11 @@
 //! The gate on invented results: identical, resampled, regressed, collapsed and incomparable ones.
 
+use super::compare::{decide, samples_needed};
 use super::*;
 use crate::error::Kind;
+use crate::eval::results::Direction;
 use crate::eval::results::fixture::{self, Level};
-use crate::eval::stats::mean_interval;
+use crate::eval::stats::{mean, mean_interval};
 use crate::rng::{StepRng, Stream};
 use crate::shown;
 use indexmap::IndexMap;

@@ -39,12 +39,11 @@ pub fn first() -> Result<Device> {
 
 const KNOWN: [&str; 6] = ["flex", "ndarray", "cuda", "wgpu", "vulkan", "metal"];
 
-/// Opens the device `name`, such as `flex` or `cuda:1`; `cpu` is `flex`.
+/// Opens the device `name`, such as `flex` or `cuda:1`.
 ///
 /// # Errors
 /// A name that is not known or a device that this binary was not built for (usage), a GPU that is not there (device).
 pub fn open(name: &str) -> Result<Device> {
-    let name = if name == "cpu" { "flex" } else { name };
     let (kind, index) = match name.split_once(':') {
         Some((kind, index)) => {
             let index = index.parse::<usize>().map_err(|_| {

@@ -31,7 +31,7 @@ fn the_gate_judges_what_it_is_asked_to(place: &Place) {
     assert!(all.iter().any(|f| f.starts_with("teacher ")) && all.iter().any(|f| f.starts_with("ar ")), "{all:?}");
     gate(&["--model", "studnet"]).fails(2, &["no model `studnet`", "did you mean `student`?"]);
     gate(&["--steps", "3"]).fails(2, &["no row with 3 steps", "hint: it has "]);
-    gate(&["--metric", "uniqe"]).fails(2, &["no metric `uniqe`", "did you mean `unique`?"]);
+    gate(&["--metric", "uniqe"]).fails(2, &["`--metric` cannot be `uniqe`", "did you mean `unique`?"]);
     for (rule, why) in
         [("nll", "no `=`"), ("nll=much", "not a number"), ("{ metric = 1 }", "--rule"), ("nll=-3%", "between 0")]
     {

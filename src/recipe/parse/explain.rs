@@ -146,7 +146,8 @@ impl Fault {
         };
     }
 
-    /// The hint for a key of a model that stands beside the models, as in `--set train.steps=500`: of the last model that has it.
+    /// The hint for a key that belongs into a model and stands at the top, such as `train` in `--set train.steps=500`: the whole key of the last
+    /// model that has it.
     fn of_a_model(&self, name: &str, known: &[String], root: &DeTable<'_>, source: &Source<'_>) -> Option<String> {
         if self.path.len() != 1 || near(name, known).is_some() {
             return None;
